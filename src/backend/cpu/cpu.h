@@ -1,0 +1,28 @@
+/* cpu.h - what the CPU's kernel files export to cpu.c: NULL-name-terminated rows, best first.
+ *
+ * simd_*.c files are compiled once per instruction set with -DHDL_ISA=generic|avx2|avx512 and the
+ * flags for it, and export exactly one symbol each through HDL_CPU_ROWS: a table of hdl_impl. No
+ * function that is not `static` may stand in a header they share (the linker would keep one copy,
+ * perhaps the AVX-512 one, for everybody). */
+#ifndef HDL_CPU_H
+#define HDL_CPU_H
+
+#include "backend/backend.h"
+
+#define HDL_PASTE3_(a, b, c) a##b##_##c
+#define HDL_PASTE3(a, b, c) HDL_PASTE3_(a, b, c)
+#define HDL_CPU_ROWS(part) HDL_PASTE3(hdl_cpu_, HDL_ISA, part)
+#define HDL_STR_(x) #x
+#define HDL_STR(x) HDL_STR_(x)
+#define HDL_ISA_SUFFIX "_" HDL_STR(HDL_ISA)
+
+/* The reference: naive, normative, accepts everything, never optimised. */
+extern const hdl_impl hdl_cpu_ref_linear[]; /* ref_linear.c: LINEAR */
+extern const hdl_impl hdl_cpu_ref_misc[];   /* ref_misc.c: EMBED NORM ROPE GLU */
+extern const hdl_impl hdl_cpu_ref_attend[]; /* ref_attend.c: APPEND ATTEND SELECT MERGE */
+extern const hdl_impl hdl_cpu_generic_linear[], hdl_cpu_avx2_linear[], hdl_cpu_avx512_linear[];
+extern const hdl_impl hdl_cpu_generic_attend[], hdl_cpu_avx2_attend[], hdl_cpu_avx512_attend[];
+extern const hdl_impl hdl_cpu_generic_route[], hdl_cpu_avx2_route[], hdl_cpu_avx512_route[];
+extern const hdl_impl hdl_cpu_generic_misc[], hdl_cpu_avx2_misc[], hdl_cpu_avx512_misc[];
+
+#endif
