@@ -1,0 +1,260 @@
+/* heddle.h - the public API: an engine for long contexts whose layers share the decision of which
+ * tokens are read.
+ *
+ * Objects and who owns them
+ *   heddle_engine   a model, mapped and immutable. Outlives everything made from it.
+ *   heddle_plan     which layers route, share and read what; immutable. Outlives its sessions.
+ *   heddle_session  one sequence of tokens with its KV state; one thread at a time.
+ *   heddle_batch    steps several sessions of one engine, plan and options together.
+ *
+ * The shape of a program
+ *   heddle_engine_open(&engine, "model.gguf", NULL);
+ *   heddle_plan_named(&plan, "anchor");
+ *   heddle_session_new(&session, engine, plan, NULL);
+ *   heddle_tokenize(engine, text, n, 0, &ids, &n_ids);
+ *   heddle_session_extend(session, ids, n_ids, progress, user);     // prefill
+ *   while (...) { id = heddle_sample(sampler, session); heddle_session_extend(session, &id, 1, ...); }
+ *
+ * Rules
+ *   Functions return a heddle_status; 0 is success. heddle_last_error() gives the sentence of the
+ *   last failure on this thread: it names the object, the value and the limit. On failure results
+ *   are NULL or zero and the objects are unchanged.
+ *   Texts returned through char ** are freed with heddle_string_free. Every *_free accepts NULL.
+ *   Option structs come from their _default function and carry their size, so that they may grow.
+ *   Token ids are int32, counts and offsets int64. Sizes are in bytes where the name says so.
+ *   The library prints nothing, never exits and reads four environment variables: HEDDLE_LOG
+ *   (error, warn, info, debug), HEDDLE_THREADS, HEDDLE_DEVICE, HEDDLE_IMPL. */
+#ifndef HEDDLE_H
+#define HEDDLE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "heddle_status.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- version, status, log -------------------------------------------------------------------- */
+
+const char *heddle_version(void);             /* "0.1.0" */
+const char *heddle_status_name(heddle_status status);
+const char *heddle_last_error(void);          /* never NULL; until the next failure on this thread */
+void heddle_string_free(char *text);
+
+/* level: 0 error, 1 warn, 2 info, 3 debug. NULL (the default) = silence. */
+typedef void (*heddle_log_fn)(int level, const char *text, void *user);
+void heddle_set_log(heddle_log_fn fn, void *user);
+
+/* The instruction set in use and the machine's measured peaks, as text for people: read bandwidth
+ * by working set, f32 FMA and int8 peaks. Takes about a second. */
+heddle_status heddle_device_describe(char **text);
+typedef struct heddle_device_peaks {
+    uint32_t struct_size;
+    char isa[16];                    /* "avx512" */
+    int32_t n_threads;
+    double read_bytes_per_s;         /* from memory, a working set of 256 MiB */
+    double read_small_bytes_per_s;   /* 16 MiB */
+    double fma_flops_per_s;          /* f32, multiply and add counted */
+    double int8_ops_per_s;
+} heddle_device_peaks;
+heddle_status heddle_device_measure(heddle_device_peaks *peaks);
+
+/* ---- engine ---------------------------------------------------------------------------------- */
+
+typedef struct heddle_engine heddle_engine;
+typedef struct heddle_engine_options {
+    uint32_t struct_size;
+    int32_t n_threads; /* 0 = HEDDLE_THREADS, else all processors */
+} heddle_engine_options;
+void heddle_engine_options_default(heddle_engine_options *options);
+
+/* model_path: a .gguf file, or a folder with config.json and safetensors. options may be NULL. */
+heddle_status heddle_engine_open(heddle_engine **out, const char *model_path, const heddle_engine_options *options);
+heddle_status heddle_engine_close(heddle_engine *engine); /* BUSY while sessions exist; NULL is fine */
+
+typedef struct heddle_model_info { /* strings live as long as the engine */
+    uint32_t struct_size;
+    const char *arch, *name;
+    const char *chat; /* "none", "unknown", "chatml", "llama3", "gemma" */
+    int32_t n_layers, hidden_size, n_heads, n_kv_heads, head_dim, v_head_dim, n_ff, n_vocab;
+    int32_t train_context; /* tokens; 0 = the file does not say */
+    int32_t n_windowed_layers, window; /* layers that read only the last `window` tokens */
+    int64_t weight_bytes, file_bytes, n_params;
+    const char *formats; /* "q4_1 (210), f32 (61)" */
+} heddle_model_info;
+void heddle_engine_model_info(const heddle_engine *engine, heddle_model_info *info);
+
+/* ---- tokens ---------------------------------------------------------------------------------- */
+
+enum heddle_tokenize_flags {
+    HEDDLE_TOKENIZE_SPECIAL = 1, /* spellings of special tokens in the text become these tokens */
+    HEDDLE_TOKENIZE_BOS = 2      /* begin-of-text and end-of-text as the model file says */
+};
+/* *ids is freed with heddle_ids_free. text: any bytes; broken UTF-8 does not fail. */
+heddle_status heddle_tokenize(const heddle_engine *engine, const char *text, int64_t n_bytes, uint32_t flags,
+                              int32_t **ids, int64_t *n_ids);
+void heddle_ids_free(int32_t *ids);
+/* *text is NUL-terminated, n_bytes (may be NULL) does not count that. */
+heddle_status heddle_detokenize(const heddle_engine *engine, const int32_t *ids, int64_t n_ids, int with_special,
+                                char **text, int64_t *n_bytes);
+/* One chat turn ("system", "user", "assistant") as tokens, in the model's own template; content is
+ * never parsed for special tokens. is_first: nothing precedes it. open_answer: end with the header
+ * that makes the model answer. UNSUPPORTED when the file has no template or an unknown one. */
+heddle_status heddle_chat_turn(const heddle_engine *engine, const char *role, const char *content, int64_t n_bytes,
+                               int is_first, int open_answer, int32_t **ids, int64_t *n_ids);
+int heddle_token_is_end(const heddle_engine *engine, int32_t id); /* ends an answer */
+
+/* ---- plans ----------------------------------------------------------------------------------- */
+
+typedef struct heddle_plan heddle_plan;
+int32_t heddle_preset_count(void);
+const char *heddle_preset_at(int32_t i); /* its name */
+/* JSON text of a plan file (docs/plan.md); `name` stands in messages. */
+heddle_status heddle_plan_parse(heddle_plan **out, const char *json, int64_t n_bytes, const char *name);
+/* "anchor", "path/to/plan.json", either with overrides: "anchor:top_k=256,window=64". */
+heddle_status heddle_plan_named(heddle_plan **out, const char *spec);
+void heddle_plan_free(heddle_plan *plan);
+const char *heddle_plan_name(const heddle_plan *plan);
+const char *heddle_plan_about(const heddle_plan *plan);
+heddle_status heddle_plan_format(const heddle_plan *plan, char **json); /* parse(format(p)) == p */
+/* HEDDLE_OK if the plan fits the model; else the sentence says what does not. */
+heddle_status heddle_plan_check(const heddle_plan *plan, const heddle_engine *engine);
+
+/* ---- sessions -------------------------------------------------------------------------------- */
+
+typedef struct heddle_session heddle_session;
+typedef struct heddle_session_options {
+    uint32_t struct_size;
+    int64_t context_tokens; /* most tokens the session can hold; memory follows what is used */
+    const char *kv_type;    /* "f16" (default), "bf16", "f32", "i8" */
+    const char *kv_layout;  /* "token" (default) or "head": order inside a page */
+    int32_t page_shift;     /* log2 tokens of a KV page; default 8 */
+    int32_t chunk_rows;     /* rows of a prefill step; default 512 */
+    int32_t is_invariant;   /* results do not depend on batch, chunk or thread count; slower */
+    int32_t plan_governs_all; /* prompt rows too take the plan's decode route (for quality figures) */
+} heddle_session_options;
+void heddle_session_options_default(heddle_session_options *options);
+
+/* What a session will take at most when it holds n_tokens. */
+typedef struct heddle_memory {
+    uint32_t struct_size;
+    int64_t weight_bytes, kv_bytes, workspace_bytes, total_bytes;
+    int64_t available_bytes; /* what the system can give now */
+} heddle_memory;
+heddle_status heddle_memory_plan(const heddle_engine *engine, const heddle_plan *plan,
+                                 const heddle_session_options *options, int64_t n_tokens, heddle_memory *memory);
+/* plan, compiled schedule, chosen and refused implementations, and every byte, as text. */
+heddle_status heddle_explain(const heddle_engine *engine, const heddle_plan *plan,
+                             const heddle_session_options *options, char **text);
+
+/* plan NULL = "dense"; options NULL = defaults (context_tokens 4096). CAPACITY, with the largest
+ * context that fits, when the machine's memory cannot hold it. */
+heddle_status heddle_session_new(heddle_session **out, heddle_engine *engine, const heddle_plan *plan,
+                                 const heddle_session_options *options);
+void heddle_session_free(heddle_session *session);
+
+/* Called between chunks with the tokens done; return non-zero to stop (CANCELLED, done ones kept). */
+typedef int (*heddle_progress_fn)(int64_t n_done, int64_t n_total, void *user);
+/* Appends n_ids >= 1 tokens; afterwards heddle_session_logits is that of the last one. */
+heddle_status heddle_session_extend(heddle_session *session, const int32_t *ids, int64_t n_ids,
+                                    heddle_progress_fn progress, void *user);
+/* Makes the session hold exactly ids: keeps the common prefix, reads the rest. *n_kept may be NULL. */
+heddle_status heddle_session_sync(heddle_session *session, const int32_t *ids, int64_t n_ids, int64_t *n_kept,
+                                  heddle_progress_fn progress, void *user);
+/* Appends ids and gives nll[i] = -log p(ids[i] | before), natural logarithm, f32; for the first
+ * token of an empty session NaN. first_scored: entries before it are not computed (NaN). */
+heddle_status heddle_session_score(heddle_session *session, const int32_t *ids, int64_t n_ids, int64_t first_scored,
+                                   float *nll, heddle_progress_fn progress, void *user);
+/* Appends ids and hands the logits [n_vocab] of each row from first_row on to fn, in order. */
+typedef int (*heddle_logits_fn)(int64_t row, const float *logits, void *user);
+heddle_status heddle_session_each_logits(heddle_session *session, const int32_t *ids, int64_t n_ids,
+                                         int64_t first_row, heddle_logits_fn fn, void *user);
+/* [n_vocab] of the last token, f32; NULL before the first. Until the session changes. */
+const float *heddle_session_logits(const heddle_session *session);
+int64_t heddle_session_len(const heddle_session *session);
+const int32_t *heddle_session_ids(const heddle_session *session); /* [len], until it changes */
+/* Keeps the first n tokens, or fewer where a sliding cache no longer holds them; *n_kept says. */
+heddle_status heddle_session_truncate(heddle_session *session, int64_t n, int64_t *n_kept);
+/* A second session over the same KV pages, copied when written. */
+heddle_status heddle_session_fork(heddle_session **out, const heddle_session *session);
+void heddle_session_cancel(heddle_session *session); /* from any thread: the call in flight stops */
+
+typedef struct heddle_stats {
+    uint32_t struct_size;
+    int64_t n_prefill_tokens, n_decode_tokens;
+    double prefill_s, decode_s;
+    int64_t kv_bytes, kv_peak_bytes, workspace_bytes;
+    /* K, V bytes read by decode steps, and what a dense plan would have read for the same rows. */
+    double decode_kv_bytes_read, decode_kv_bytes_dense;
+    double decode_tokens_read; /* mean over layers and steps of the tokens a layer attended to */
+} heddle_stats;
+void heddle_session_stats(const heddle_session *session, heddle_stats *stats);
+void heddle_session_stats_reset(heddle_session *session);
+/* The share of dense's K, V (and summary) bytes that the plan's decode route reads for the rows
+ * first..last-1 of a sequence, summed over layers and rows; bytes read twice count twice. */
+heddle_status heddle_plan_share_read(const heddle_engine *engine, const heddle_plan *plan, int64_t first_row,
+                                     int64_t last_row, double *share);
+
+/* ---- batches --------------------------------------------------------------------------------- */
+
+typedef struct heddle_batch heddle_batch;
+typedef struct heddle_batch_item {
+    heddle_session *session; /* made with the same engine, plan and options as the batch */
+    const int32_t *ids;      /* [n_ids >= 1] to append in this step */
+    int64_t n_ids;
+    /* [n_ids] for token trees: 1 = row i sees new row j ([n_ids, n_ids]); NULL = causal */
+    const uint8_t *mask;
+} heddle_batch_item;
+/* At most max_rows rows and max_sessions sessions a step. */
+heddle_status heddle_batch_new(heddle_batch **out, heddle_engine *engine, const heddle_plan *plan,
+                               const heddle_session_options *options, int32_t max_sessions, int64_t max_rows);
+void heddle_batch_free(heddle_batch *batch);
+/* One forward over all items; each session's logits are then those of its last new token. */
+heddle_status heddle_batch_step(heddle_batch *batch, const heddle_batch_item *items, int32_t n_items);
+
+/* ---- sampling -------------------------------------------------------------------------------- */
+
+typedef struct heddle_sampler heddle_sampler;
+typedef struct heddle_logit_bias {
+    int32_t id;
+    float bias; /* added to the logit; -inf forbids */
+} heddle_logit_bias;
+typedef struct heddle_sampler_options {
+    uint32_t struct_size;
+    float temperature;       /* 0 = greedy, the default */
+    int32_t sample_top_k;    /* 0 = all */
+    float top_p;             /* 1 = all */
+    float min_p;             /* 0 = all */
+    float repetition_penalty; /* 1 = none */
+    int32_t repetition_window; /* last tokens looked at; default 64 */
+    uint64_t seed;
+    const heddle_logit_bias *bias; /* [n_bias], copied */
+    int64_t n_bias;
+} heddle_sampler_options;
+void heddle_sampler_options_default(heddle_sampler_options *options);
+heddle_status heddle_sampler_new(heddle_sampler **out, const heddle_engine *engine,
+                                 const heddle_sampler_options *options);
+void heddle_sampler_free(heddle_sampler *sampler);
+/* mask: bit i of mask[i / 32] set = token i allowed; NULL = all. */
+heddle_status heddle_sample(heddle_sampler *sampler, const heddle_session *session, const uint32_t *mask, int32_t *id);
+
+/* ---- streaming text -------------------------------------------------------------------------- */
+
+/* Turns sampled ids into text: holds back incomplete UTF-8 and what may become a stop string. */
+typedef struct heddle_stream heddle_stream;
+heddle_status heddle_stream_new(heddle_stream **out, const heddle_engine *engine, const char *const *stops,
+                                int32_t n_stops);
+void heddle_stream_free(heddle_stream *stream);
+/* *text [*n_bytes]: what may be shown now (borrowed until the next call); *is_stopped: a stop string
+ * was met (it is not part of the text) or the id ends the answer. */
+heddle_status heddle_stream_push(heddle_stream *stream, int32_t id, const char **text, int64_t *n_bytes,
+                                 int *is_stopped);
+/* What was held back, at the end of an answer. */
+heddle_status heddle_stream_flush(heddle_stream *stream, const char **text, int64_t *n_bytes);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

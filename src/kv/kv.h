@@ -1,0 +1,76 @@
+/* kv.h - the paged KV store, and a sequence's page tables over it.
+ *
+ * A cache group is a set of layers whose rows live and die together (all global layers; all layers
+ * of one sliding window). One page of a group holds page_tokens tokens of every layer in it:
+ *
+ *   page   = [layer 0][layer 1]...                           layer_bytes each
+ *   layer  = token-major:  [slot][K of all heads | V of all heads]   then, for int8, scales
+ *            head-major:   [head][slot][K | V]                        then, for int8, scales
+ *   scales = f32 [slot][K heads] then f32 [slot][V heads]
+ *
+ * Walk: token 700 of a sequence, layer 4, head 1, 256-token pages: table entry 700 >> 8 = 2 points
+ * at a page; slot 700 & 255 = 188; K at page + 4 * layer_bytes + 188 * token_stride + 1 * head_stride.
+ *
+ * The store is one reserved address range: memory is committed by the first write to a page and
+ * given back when its last reference goes, so bytes follow the live context, and taking a page
+ * allocates nothing. Pages are reference-counted; a shared page is copied before it is written.
+ * Ids are logical: a rolling group keeps its table entries and frees the pages behind them. */
+#ifndef HDL_KV_H
+#define HDL_KV_H
+
+#include "backend/op.h"
+
+enum { HDL_KV_MAX_GROUPS = 4, HDL_KV_PAGE_SHIFT = 8 /* 256 tokens == HDL_KV_STRIDE */ };
+
+typedef struct hdl_kv_group_spec {
+    int32_t n_layers;
+    int32_t window;     /* > 0: rolling, only the last `window` tokens before a row are read */
+    int32_t n_kv_heads, head_dim, v_head_dim;
+    hdl_dtype dtype;    /* F32, F16, BF16, I8 */
+    bool is_head_major;
+    int32_t page_shift; /* log2 tokens per page, 4..40 */
+} hdl_kv_group_spec;
+
+typedef struct hdl_kv_layout { /* derived; all in bytes but page_tokens */
+    int64_t page_tokens, token_stride, head_stride, v_head_stride, k_offset, v_offset, k_scale_offset,
+        v_scale_offset, layer_bytes, page_bytes;
+    int64_t token_bytes; /* what one token of one layer costs, scales included */
+} hdl_kv_layout;
+
+heddle_status hdl_kv_layout_of(hdl_kv_layout *out, const hdl_kv_group_spec *spec);
+/* Pages that a sequence of n_tokens needs at most while chunks of chunk_rows are appended. */
+int64_t hdl_kv_pages_for(const hdl_kv_group_spec *spec, int64_t n_tokens, int64_t chunk_rows);
+
+typedef struct hdl_kv_store hdl_kv_store;
+/* n_pages[g]: capacity of group g. Reserves address space only. */
+heddle_status hdl_kv_store_new(hdl_kv_store **out, const hdl_kv_group_spec *specs, int32_t n_groups,
+                               const int64_t *n_pages);
+hdl_kv_store *hdl_kv_store_ref(hdl_kv_store *store);
+void hdl_kv_store_unref(hdl_kv_store *store); /* the last one frees it; NULL is fine */
+int64_t hdl_kv_store_live_bytes(const hdl_kv_store *store); /* pages in use, shared ones once */
+int64_t hdl_kv_store_peak_bytes(const hdl_kv_store *store);
+const hdl_kv_group_spec *hdl_kv_store_spec(const hdl_kv_store *store, int32_t group);
+const hdl_kv_layout *hdl_kv_store_layout(const hdl_kv_store *store, int32_t group);
+int32_t hdl_kv_store_n_groups(const hdl_kv_store *store);
+
+typedef struct hdl_kv_seq hdl_kv_seq;
+/* max_tokens bounds the page tables, booked here once. */
+heddle_status hdl_kv_seq_new(hdl_kv_seq **out, hdl_kv_store *store, int64_t max_tokens);
+void hdl_kv_seq_free(hdl_kv_seq *seq);
+int64_t hdl_kv_seq_len(const hdl_kv_seq *seq);
+/* Makes room for tokens kv_len .. kv_len + n_new - 1 in every group (copying a shared last page);
+ * on failure (CAPACITY) nothing is changed. The length grows with hdl_kv_seq_commit. */
+heddle_status hdl_kv_seq_reserve(hdl_kv_seq *seq, int64_t n_new);
+/* The n_new rows are written: the length grows, rolling pages wholly behind the window go. */
+void hdl_kv_seq_commit(hdl_kv_seq *seq, int64_t n_new);
+/* Keeps the first n tokens, or, where a rolling group no longer holds what row n would read, none;
+ * returns the length kept. */
+int64_t hdl_kv_seq_truncate(hdl_kv_seq *seq, int64_t n);
+/* A second sequence over the same pages, copied on write. */
+heddle_status hdl_kv_seq_fork(hdl_kv_seq **out, const hdl_kv_seq *seq);
+/* The cache of one layer (its index inside its group); borrowed until the next reserve. */
+hdl_kv_view hdl_kv_seq_view(const hdl_kv_seq *seq, int32_t group, int32_t layer_in_group);
+/* Bytes held by this sequence's tables, shared pages counted fully. */
+int64_t hdl_kv_seq_bytes(const hdl_kv_seq *seq);
+
+#endif

@@ -1,0 +1,347 @@
+/* pages.c - the store and the tables of kv.h.
+ *
+ * Free pages form a stack per group, lowest id on top, so that a fixed order of calls gives fixed
+ * addresses. Freed pages are given back to the system with madvise(DONTNEED). */
+#include <string.h>
+#include <sys/mman.h>
+
+#include "base/mem.h"
+#include "kv/kv.h"
+
+typedef struct page_pool {
+    hdl_kv_group_spec spec;
+    hdl_kv_layout layout;
+    uint8_t *base;      /* reserved range of n_pages * page_bytes */
+    int64_t n_pages, n_free, mapped_bytes;
+    int32_t *free_ids;  /* [n_pages] stack */
+    int32_t *n_refs;    /* [n_pages] */
+} page_pool;
+
+struct hdl_kv_store {
+    int32_t n_groups, n_refs;
+    int64_t live_bytes, peak_bytes;
+    page_pool groups[HDL_KV_MAX_GROUPS];
+};
+
+typedef struct page_table {
+    uint8_t **pages; /* [capacity] NULL where freed */
+    int32_t *ids;    /* [capacity] */
+    int64_t n, capacity, first_live;
+} page_table;
+
+struct hdl_kv_seq {
+    hdl_kv_store *store;
+    int64_t len, max_tokens;
+    page_table tables[HDL_KV_MAX_GROUPS];
+};
+
+heddle_status hdl_kv_layout_of(hdl_kv_layout *out, const hdl_kv_group_spec *spec)
+{
+    *out = (hdl_kv_layout){0};
+    if (spec->page_shift < 4 || spec->page_shift > 40)
+        return HDL_FAIL(HEDDLE_E_INVALID, "KV page_shift %d: must be in 4..40", spec->page_shift);
+    if (spec->dtype != HDL_F32 && spec->dtype != HDL_F16 && spec->dtype != HDL_BF16 && spec->dtype != HDL_I8)
+        return HDL_FAIL(HEDDLE_E_UNSUPPORTED, "KV type %s: must be f32, f16, bf16 or i8",
+                        hdl_dtype_of(spec->dtype)->name);
+    int64_t k = hdl_row_bytes(spec->dtype, spec->head_dim), v = hdl_row_bytes(spec->dtype, spec->v_head_dim);
+    int64_t heads = spec->n_kv_heads, scales = spec->dtype == HDL_I8 ? 2 * heads * 4 : 0;
+    out->page_tokens = (int64_t)1 << spec->page_shift;
+    out->token_bytes = heads * (k + v) + scales;
+    if (spec->is_head_major) {
+        out->token_stride = k + v;
+        out->head_stride = out->v_head_stride = out->page_tokens * (k + v);
+        out->v_offset = k;
+    } else {
+        out->token_stride = heads * (k + v);
+        out->head_stride = k;
+        out->v_head_stride = v;
+        out->v_offset = heads * k;
+    }
+    out->k_scale_offset = out->page_tokens * heads * (k + v);
+    out->v_scale_offset = out->k_scale_offset + out->page_tokens * heads * 4;
+    out->layer_bytes = HDL_ALIGN_UP(out->page_tokens * out->token_bytes, 64);
+    if (__builtin_mul_overflow(out->layer_bytes, (int64_t)spec->n_layers, &out->page_bytes) ||
+        out->page_bytes > (int64_t)1 << 46)
+        return HDL_FAIL(HEDDLE_E_CAPACITY, "a KV page of 2^%d tokens of %d layers is too large", spec->page_shift,
+                        spec->n_layers);
+    out->page_bytes = HDL_ALIGN_UP(out->page_bytes, 4096);
+    return HEDDLE_OK;
+}
+
+int64_t hdl_kv_pages_for(const hdl_kv_group_spec *spec, int64_t n_tokens, int64_t chunk_rows)
+{
+    int64_t page_tokens = (int64_t)1 << spec->page_shift;
+    int64_t whole = (n_tokens + page_tokens - 1) / page_tokens;
+    if (!spec->window) return whole;
+    return HDL_MIN(whole, (spec->window + chunk_rows + page_tokens - 1) / page_tokens + 2);
+}
+
+static heddle_status pool_init(page_pool *pool, const hdl_kv_group_spec *spec, int64_t n_pages)
+{
+    pool->spec = *spec;
+    pool->n_pages = pool->n_free = n_pages;
+    HDL_TRY(hdl_kv_layout_of(&pool->layout, spec));
+    if (n_pages > INT32_MAX || __builtin_mul_overflow(n_pages, pool->layout.page_bytes, &pool->mapped_bytes))
+        return HDL_FAIL(HEDDLE_E_CAPACITY, "%lld KV pages of %lld bytes are too many", (long long)n_pages,
+                        (long long)pool->layout.page_bytes);
+    if (!(pool->free_ids = hdl_calloc(n_pages, 4)) || !(pool->n_refs = hdl_calloc(n_pages, 4)))
+        return HEDDLE_E_NOMEM;
+    for (int64_t i = 0; i < n_pages; i++) pool->free_ids[i] = (int32_t)(n_pages - 1 - i);
+    if (!pool->mapped_bytes) return HEDDLE_OK;
+    void *base = mmap(NULL, (size_t)pool->mapped_bytes, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (base == MAP_FAILED)
+        return HDL_FAIL(HEDDLE_E_NOMEM, "%lld bytes of address space for KV pages cannot be had",
+                        (long long)pool->mapped_bytes);
+    pool->base = base;
+    return HEDDLE_OK;
+}
+
+static void store_free(hdl_kv_store *store)
+{
+    for (int32_t g = 0; g < store->n_groups; g++) {
+        page_pool *pool = &store->groups[g];
+        if (pool->base) munmap(pool->base, (size_t)pool->mapped_bytes);
+        hdl_free(pool->free_ids);
+        hdl_free(pool->n_refs);
+    }
+    hdl_free(store);
+}
+
+heddle_status hdl_kv_store_new(hdl_kv_store **out, const hdl_kv_group_spec *specs, int32_t n_groups,
+                               const int64_t *n_pages)
+{
+    *out = NULL;
+    HDL_ASSERT(n_groups <= HDL_KV_MAX_GROUPS);
+    hdl_kv_store *store = hdl_calloc(1, sizeof *store);
+    if (!store) return HEDDLE_E_NOMEM;
+    store->n_refs = 1;
+    store->n_groups = n_groups;
+    for (int32_t g = 0; g < n_groups; g++) {
+        heddle_status status = pool_init(&store->groups[g], &specs[g], n_pages[g]);
+        if (status) {
+            store_free(store);
+            return status;
+        }
+    }
+    *out = store;
+    return HEDDLE_OK;
+}
+
+hdl_kv_store *hdl_kv_store_ref(hdl_kv_store *store)
+{
+    store->n_refs++;
+    return store;
+}
+
+void hdl_kv_store_unref(hdl_kv_store *store)
+{
+    if (store && --store->n_refs == 0) store_free(store);
+}
+
+int64_t hdl_kv_store_live_bytes(const hdl_kv_store *store)
+{
+    return store->live_bytes;
+}
+
+int64_t hdl_kv_store_peak_bytes(const hdl_kv_store *store)
+{
+    return store->peak_bytes;
+}
+
+const hdl_kv_group_spec *hdl_kv_store_spec(const hdl_kv_store *store, int32_t group)
+{
+    return &store->groups[group].spec;
+}
+
+const hdl_kv_layout *hdl_kv_store_layout(const hdl_kv_store *store, int32_t group)
+{
+    return &store->groups[group].layout;
+}
+
+int32_t hdl_kv_store_n_groups(const hdl_kv_store *store)
+{
+    return store->n_groups;
+}
+
+/* The caller has checked n_free. */
+static void page_take(hdl_kv_store *store, int32_t group, page_table *table, int64_t slot)
+{
+    page_pool *pool = &store->groups[group];
+    int32_t id = pool->free_ids[--pool->n_free];
+    pool->n_refs[id] = 1;
+    table->ids[slot] = id;
+    table->pages[slot] = pool->base + (int64_t)id * pool->layout.page_bytes;
+    store->live_bytes += pool->layout.page_bytes;
+    store->peak_bytes = HDL_MAX(store->peak_bytes, store->live_bytes);
+}
+
+static void page_drop(hdl_kv_store *store, int32_t group, page_table *table, int64_t slot)
+{
+    page_pool *pool = &store->groups[group];
+    int32_t id = table->ids[slot];
+    if (!table->pages[slot]) return;
+    table->pages[slot] = NULL;
+    if (--pool->n_refs[id] > 0) return;
+    madvise(pool->base + (int64_t)id * pool->layout.page_bytes, (size_t)pool->layout.page_bytes, MADV_DONTNEED);
+    pool->free_ids[pool->n_free++] = id;
+    store->live_bytes -= pool->layout.page_bytes;
+}
+
+heddle_status hdl_kv_seq_new(hdl_kv_seq **out, hdl_kv_store *store, int64_t max_tokens)
+{
+    *out = NULL;
+    hdl_kv_seq *seq = hdl_calloc(1, sizeof *seq);
+    if (!seq) return HEDDLE_E_NOMEM;
+    seq->store = hdl_kv_store_ref(store);
+    seq->max_tokens = max_tokens;
+    for (int32_t g = 0; g < store->n_groups; g++) {
+        page_table *table = &seq->tables[g];
+        int64_t page_tokens = store->groups[g].layout.page_tokens;
+        table->capacity = (max_tokens + page_tokens - 1) / page_tokens;
+        table->pages = hdl_calloc(table->capacity, sizeof *table->pages);
+        table->ids = hdl_calloc(table->capacity, sizeof *table->ids);
+        if (!table->pages || !table->ids) {
+            hdl_kv_seq_free(seq);
+            return HEDDLE_E_NOMEM;
+        }
+    }
+    *out = seq;
+    return HEDDLE_OK;
+}
+
+void hdl_kv_seq_free(hdl_kv_seq *seq)
+{
+    if (!seq) return;
+    for (int32_t g = 0; g < seq->store->n_groups; g++) {
+        page_table *table = &seq->tables[g];
+        for (int64_t i = table->first_live; i < table->n; i++) page_drop(seq->store, g, table, i);
+        hdl_free(table->pages);
+        hdl_free(table->ids);
+    }
+    hdl_kv_store_unref(seq->store);
+    hdl_free(seq);
+}
+
+int64_t hdl_kv_seq_len(const hdl_kv_seq *seq)
+{
+    return seq->len;
+}
+
+/* True when the page that token `len` goes into holds rows already and others read it too. */
+static bool last_page_is_shared(const hdl_kv_seq *seq, int32_t group)
+{
+    const page_pool *pool = &seq->store->groups[group];
+    int64_t slot = seq->len >> pool->spec.page_shift;
+    const page_table *table = &seq->tables[group];
+    return slot < table->n && table->pages[slot] && pool->n_refs[table->ids[slot]] > 1;
+}
+
+heddle_status hdl_kv_seq_reserve(hdl_kv_seq *seq, int64_t n_new)
+{
+    hdl_kv_store *store = seq->store;
+    int64_t len = seq->len + n_new;
+    if (len > seq->max_tokens)
+        return HDL_FAIL(HEDDLE_E_CAPACITY, "the context is full: %lld tokens and %lld more, of %lld",
+                        (long long)seq->len, (long long)n_new, (long long)seq->max_tokens);
+    for (int32_t g = 0; g < store->n_groups; g++) {
+        page_pool *pool = &store->groups[g];
+        int64_t need = ((len + pool->layout.page_tokens - 1) >> pool->spec.page_shift) - seq->tables[g].n;
+        need = HDL_MAX(need, 0) + last_page_is_shared(seq, g);
+        if (need > pool->n_free)
+            return HDL_FAIL(HEDDLE_E_CAPACITY, "the KV store is full: %lld pages of group %d wanted, %lld free",
+                            (long long)need, g, (long long)pool->n_free);
+    }
+    for (int32_t g = 0; n_new > 0 && g < store->n_groups; g++) {
+        page_pool *pool = &store->groups[g];
+        page_table *table = &seq->tables[g];
+        if (last_page_is_shared(seq, g)) {
+            int64_t slot = seq->len >> pool->spec.page_shift;
+            uint8_t *from = table->pages[slot];
+            int32_t from_id = table->ids[slot];
+            page_take(store, g, table, slot);
+            memcpy(table->pages[slot], from, (size_t)pool->layout.page_bytes);
+            pool->n_refs[from_id]--;
+        }
+        int64_t n_pages = (len + pool->layout.page_tokens - 1) >> pool->spec.page_shift;
+        for (; table->n < n_pages; table->n++) page_take(store, g, table, table->n);
+    }
+    return HEDDLE_OK;
+}
+
+void hdl_kv_seq_commit(hdl_kv_seq *seq, int64_t n_new)
+{
+    seq->len += n_new;
+    for (int32_t g = 0; g < seq->store->n_groups; g++) {
+        const page_pool *pool = &seq->store->groups[g];
+        page_table *table = &seq->tables[g];
+        if (!pool->spec.window) continue;
+        int64_t first_token = HDL_MAX(seq->len - pool->spec.window + 1, 0); /* read by the next row */
+        int64_t first_page = first_token >> pool->spec.page_shift;
+        for (; table->first_live < first_page; table->first_live++)
+            page_drop(seq->store, g, table, table->first_live);
+    }
+}
+
+int64_t hdl_kv_seq_truncate(hdl_kv_seq *seq, int64_t n)
+{
+    if (n >= seq->len) return seq->len;
+    for (int32_t g = 0; g < seq->store->n_groups; g++) {
+        const hdl_kv_group_spec *spec = &seq->store->groups[g].spec;
+        int64_t first_token = HDL_MAX(n - spec->window + 1, 0);
+        if (spec->window && first_token < seq->tables[g].first_live << spec->page_shift) n = 0;
+    }
+    for (int32_t g = 0; g < seq->store->n_groups; g++) {
+        page_table *table = &seq->tables[g];
+        const page_pool *pool = &seq->store->groups[g];
+        int64_t n_pages = (n + pool->layout.page_tokens - 1) >> pool->spec.page_shift;
+        while (table->n > n_pages) page_drop(seq->store, g, table, --table->n);
+        table->first_live = HDL_MIN(table->first_live, table->n);
+    }
+    seq->len = n;
+    return n;
+}
+
+heddle_status hdl_kv_seq_fork(hdl_kv_seq **out, const hdl_kv_seq *seq)
+{
+    HDL_TRY(hdl_kv_seq_new(out, seq->store, seq->max_tokens));
+    hdl_kv_seq *copy = *out;
+    copy->len = seq->len;
+    for (int32_t g = 0; g < seq->store->n_groups; g++) {
+        const page_table *from = &seq->tables[g];
+        page_table *to = &copy->tables[g];
+        to->n = from->n;
+        to->first_live = from->first_live;
+        for (int64_t i = from->first_live; i < from->n; i++) {
+            to->pages[i] = from->pages[i];
+            to->ids[i] = from->ids[i];
+            if (to->pages[i]) seq->store->groups[g].n_refs[to->ids[i]]++;
+        }
+    }
+    return HEDDLE_OK;
+}
+
+hdl_kv_view hdl_kv_seq_view(const hdl_kv_seq *seq, int32_t group, int32_t layer_in_group)
+{
+    const page_pool *pool = &seq->store->groups[group];
+    const hdl_kv_layout *at = &pool->layout;
+    int64_t base = layer_in_group * at->layer_bytes;
+    return (hdl_kv_view){.pages = seq->tables[group].pages,
+                         .page_shift = pool->spec.page_shift,
+                         .dtype = pool->spec.dtype,
+                         .k_offset = base + at->k_offset,
+                         .v_offset = base + at->v_offset,
+                         .token_stride = at->token_stride,
+                         .head_stride = at->head_stride,
+                         .v_head_stride = at->v_head_stride,
+                         .k_scale_offset = base + at->k_scale_offset,
+                         .v_scale_offset = base + at->v_scale_offset};
+}
+
+int64_t hdl_kv_seq_bytes(const hdl_kv_seq *seq)
+{
+    int64_t bytes = 0;
+    for (int32_t g = 0; g < seq->store->n_groups; g++)
+        bytes += (seq->tables[g].n - seq->tables[g].first_live) * seq->store->groups[g].layout.page_bytes;
+    return bytes;
+}
