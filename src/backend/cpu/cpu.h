@@ -21,7 +21,10 @@ extern const hdl_impl hdl_cpu_ref_linear[]; /* ref_linear.c: LINEAR */
 extern const hdl_impl hdl_cpu_ref_misc[];   /* ref_misc.c: EMBED NORM ROPE GLU */
 extern const hdl_impl hdl_cpu_ref_attend[]; /* ref_attend.c: APPEND ATTEND SELECT MERGE */
 extern const hdl_impl hdl_cpu_generic_linear[], hdl_cpu_avx2_linear[], hdl_cpu_avx512_linear[];
-extern const hdl_impl hdl_cpu_generic_attend[], hdl_cpu_avx2_attend[], hdl_cpu_avx512_attend[];
+/* ATTEND, in this order: attend_row (one row per sequence, lists), then attend_rows (many rows). */
+extern const hdl_impl hdl_cpu_generic_attend_row[], hdl_cpu_avx2_attend_row[], hdl_cpu_avx512_attend_row[];
+extern const hdl_impl hdl_cpu_generic_attend_rows[], hdl_cpu_avx2_attend_rows[], hdl_cpu_avx512_attend_rows[];
+/* APPEND SELECT MERGE */
 extern const hdl_impl hdl_cpu_generic_route[], hdl_cpu_avx2_route[], hdl_cpu_avx512_route[];
 extern const hdl_impl hdl_cpu_generic_misc[], hdl_cpu_avx2_misc[], hdl_cpu_avx512_misc[];
 
