@@ -1,0 +1,117 @@
+/* attend_int.h - which tokens a query row reads, and where they lie: plain C, for attention's files.
+ *
+ * A *walk* is the ascending sequence of tokens that a row may read: every token for dense rows, the
+ * listed ones for lists. Step i of a walk is token i (dense), ids[i] (token lists) or token i % size
+ * of block ids[i / size] (block lists: every block but the last is full). KV is cut at multiples of
+ * HDL_KV_STRIDE steps. The visible steps are one interval [begin, end): causality cuts the end, the
+ * window the begin (positions ascend); a mask over the new rows may still hide steps in between. */
+#ifndef HDL_ATTEND_INT_H
+#define HDL_ATTEND_INT_H
+
+#include <math.h>
+
+#include "backend/op.h"
+
+typedef struct kv_walk {
+    const hdl_kv_view *kv;
+    const int32_t *ids;   /* NULL = dense */
+    int64_t size;         /* block size of ids; 1 for tokens */
+    int64_t begin, end;   /* visible steps */
+    const float *bias;    /* [ids] or NULL */
+    const uint8_t *mask;  /* [new tokens] visibility of token first_new + i for this row, or NULL */
+    int64_t first_new;
+} kv_walk;
+
+static inline int64_t walk_token(const kv_walk *walk, int64_t step)
+{
+    if (!walk->ids) return step;
+    if (walk->size == 1) return walk->ids[step];
+    return (int64_t)walk->ids[step / walk->size] * walk->size + step % walk->size;
+}
+
+static inline uint8_t *kv_page_of(const hdl_kv_view *kv, int64_t token, int64_t *slot)
+{
+    *slot = token & (((int64_t)1 << kv->page_shift) - 1);
+    return kv->pages[token >> kv->page_shift];
+}
+
+/* Where slot and page of the token begin; K and V offsets are added by the caller. */
+static inline uint8_t *kv_token_at(const hdl_kv_view *kv, int64_t token)
+{
+    int64_t slot;
+    uint8_t *page = kv_page_of(kv, token, &slot);
+    return page + slot * kv->token_stride;
+}
+
+/* The scales of the token's heads are floats at this address + k_scale_offset (v_scale_offset). */
+static inline uint8_t *kv_scale_at(const hdl_kv_view *kv, int64_t token, int32_t n_kv_heads)
+{
+    int64_t slot;
+    uint8_t *page = kv_page_of(kv, token, &slot);
+    return page + slot * n_kv_heads * (int64_t)sizeof(float);
+}
+
+/* The first token inside the window of the row at token `at`; positions ascend. */
+static inline int64_t window_begin(const hdl_kv_view *kv, int64_t at, int64_t window)
+{
+    if (window <= 0) return 0;
+    if (!kv->positions) return HDL_MAX(at - window + 1, 0);
+    int64_t low = 0, high = at, bound = kv->positions[at] - window;
+    while (low < high) {
+        int64_t middle = low + (high - low) / 2;
+        if (kv->positions[middle] > bound) high = middle;
+        else low = middle + 1;
+    }
+    return low;
+}
+
+/* The first step whose token is >= token. */
+static inline int64_t walk_lower_bound(const kv_walk *walk, int64_t n_steps, int64_t token)
+{
+    int64_t low = 0, high = n_steps;
+    while (low < high) {
+        int64_t middle = low + (high - low) / 2;
+        if (walk_token(walk, middle) >= token) high = middle;
+        else low = middle + 1;
+    }
+    return low;
+}
+
+/* Row i of the sequence through selection list `list` (ignored for dense rows). */
+static inline kv_walk row_walk(const hdl_attend_args *args, const hdl_attend_seq *seq, int64_t i, int32_t list)
+{
+    int64_t at = seq->kv_len - seq->q_len + i;
+    int64_t first = window_begin(&seq->kv, at, args->window);
+    kv_walk walk = {.kv = &seq->kv, .size = 1, .begin = first, .end = at + 1, .first_new = seq->kv_len - seq->q_len};
+    if (seq->mask) walk.mask = seq->mask + i * seq->q_len;
+    const hdl_selection *sel = args->selection;
+    if (sel) {
+        int64_t row = seq->first_row + i, n_ids = *hdl_selection_count(sel, row, list);
+        walk.ids = hdl_selection_ids(sel, row, list);
+        walk.size = sel->block_size;
+        if (sel->bias) walk.bias = sel->bias + (row * sel->n_lists + list) * sel->n_ids_max;
+        walk.end = walk_lower_bound(&walk, n_ids * walk.size, at + 1);
+        walk.begin = walk_lower_bound(&walk, walk.end, first);
+    }
+    return walk;
+}
+
+/* False where a mask over the new rows hides the token. */
+static inline bool walk_sees(const kv_walk *walk, int64_t token)
+{
+    return !walk->mask || token < walk->first_new || walk->mask[token - walk->first_new];
+}
+
+/* One row of a cache in int8, round to nearest even; returns the scale. Part of the contract: every
+ * APPEND writes the same bytes. */
+static inline float quantise_i8(const float *x, int8_t *q, int64_t n)
+{
+    float largest = 0;
+    for (int64_t i = 0; i < n; i++) largest = HDL_MAX(largest, fabsf(x[i]));
+    bool is_zero = !(largest > 0x1p-100f);
+    float inverse = is_zero ? 0 : 127.0f / largest;
+    for (int64_t i = 0; i < n; i++) q[i] = (int8_t)lrintf(x[i] * inverse);
+    return is_zero ? 0 : largest / 127.0f;
+}
+
+#endif

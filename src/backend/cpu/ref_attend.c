@@ -1,0 +1,256 @@
+/* ref_attend.c - the reference of APPEND, ATTEND, SELECT and MERGE: naive and normative.
+ *
+ * ATTEND walks the tokens of each (row, head) once with a streaming softmax in double and rounds at
+ * the end; it reads a K or V row only if the row may see it. Where op.h leaves room:
+ *   a selection's bias is added after the soft cap (it is a weight, log count, not a logit);
+ *   with kv.positions the window is measured in original positions, which ascend; causality is by
+ *   row order, which is the same thing;
+ *   a sink makes lse = sink of an empty list. */
+#include <string.h>
+
+#include "backend/cpu/attend_int.h"
+#include "backend/cpu/cpu.h"
+#include "base/pool.h"
+
+static double element(hdl_dtype dtype, const void *row, int64_t i, float scale)
+{
+    switch (dtype) {
+    case HDL_F32: return ((const float *)row)[i];
+    case HDL_F16: return hdl_f16_to_f32(((const uint16_t *)row)[i]);
+    case HDL_BF16: return hdl_bf16_to_f32(((const uint16_t *)row)[i]);
+    default: return (double)(((const int8_t *)row)[i] * scale);
+    }
+}
+
+static void append_head(const hdl_append_args *args, int64_t token, int32_t head, bool is_v)
+{
+    const hdl_kv_view *kv = &args->kv;
+    int64_t row = token - args->first_token, dim = is_v ? args->v_head_dim : args->head_dim;
+    const float *x = is_v ? args->v + row * args->v_stride + head * dim : args->k + row * args->k_stride + head * dim;
+    uint8_t *at = kv_token_at(kv, token) + (is_v ? kv->v_offset + head * kv->v_head_stride
+                                                 : kv->k_offset + head * kv->head_stride);
+    switch (kv->dtype) {
+    case HDL_F32: memcpy(at, x, (size_t)dim * sizeof *x); break;
+    case HDL_F16:
+        for (int64_t i = 0; i < dim; i++) ((uint16_t *)at)[i] = hdl_f32_to_f16(x[i]);
+        break;
+    case HDL_BF16:
+        for (int64_t i = 0; i < dim; i++) ((uint16_t *)at)[i] = hdl_f32_to_bf16(x[i]);
+        break;
+    default: {
+        float scale = quantise_i8(x, (int8_t *)at, dim);
+        uint8_t *scales = kv_scale_at(kv, token, args->n_kv_heads) + (is_v ? kv->v_scale_offset : kv->k_scale_offset);
+        ((float *)scales)[head] = scale;
+    }
+    }
+}
+
+static void append(const hdl_launch *launch, const void *op)
+{
+    (void)launch;
+    const hdl_append_args *args = op;
+    for (int64_t row = 0; row < args->n_rows; row++)
+        for (int32_t head = 0; head < args->n_kv_heads; head++) {
+            append_head(args, args->first_token + row, head, false);
+            append_head(args, args->first_token + row, head, true);
+        }
+}
+
+/* The K or V row of a KV head, and its scale. */
+static const uint8_t *kv_row(const hdl_attend_args *args, const hdl_kv_view *kv, int64_t token, int32_t kv_head,
+                             bool is_v, float *scale)
+{
+    *scale = 1;
+    if (kv->dtype == HDL_I8) {
+        const uint8_t *at = kv_scale_at(kv, token, args->n_kv_heads);
+        *scale = ((const float *)(at + (is_v ? kv->v_scale_offset : kv->k_scale_offset)))[kv_head];
+    }
+    return kv_token_at(kv, token) + (is_v ? kv->v_offset + kv_head * kv->v_head_stride
+                                          : kv->k_offset + kv_head * kv->head_stride);
+}
+
+static double score(const hdl_attend_args *args, const kv_walk *walk, int64_t step, const float *q, int32_t kv_head)
+{
+    float k_scale;
+    const uint8_t *k = kv_row(args, walk->kv, walk_token(walk, step), kv_head, false, &k_scale);
+    double dot = 0;
+    for (int64_t i = 0; i < args->head_dim; i++) dot += q[i] * element(walk->kv->dtype, k, i, k_scale);
+    dot *= args->scale;
+    if (args->soft_cap > 0) dot = args->soft_cap * tanh(dot / args->soft_cap);
+    if (walk->bias) dot += walk->bias[step / walk->size];
+    return dot;
+}
+
+typedef struct attend_call {
+    const hdl_attend_args *args;
+    double *lse; /* [n_rows, n_heads] */
+    double *o;   /* [n_threads, v_head_dim] */
+} attend_call;
+
+static const hdl_attend_seq *seq_of_row(const hdl_attend_args *args, int64_t row)
+{
+    const hdl_attend_seq *seq = args->seqs;
+    while (row >= seq->first_row + seq->q_len || row < seq->first_row) seq++;
+    return seq;
+}
+
+static kv_walk head_walk(const hdl_attend_args *args, int64_t row, int32_t head, int32_t *kv_head)
+{
+    const hdl_attend_seq *seq = seq_of_row(args, row);
+    *kv_head = (int32_t)((int64_t)head * args->n_kv_heads / args->n_heads);
+    int32_t list = args->selection ? (int32_t)((int64_t)*kv_head * args->selection->n_lists / args->n_kv_heads) : 0;
+    return row_walk(args, seq, row - seq->first_row, list);
+}
+
+static void attend_head(void *arg, int64_t task, int thread)
+{
+    const attend_call *call = arg;
+    const hdl_attend_args *args = call->args;
+    int64_t row = task / args->n_heads, v_dim = args->v_head_dim;
+    int32_t head = (int32_t)(task % args->n_heads), kv_head;
+    kv_walk walk = head_walk(args, row, head, &kv_head);
+    const float *q = args->q + row * args->q_stride + (int64_t)head * args->head_dim;
+    double *o = call->o + thread * v_dim, max = -INFINITY, sum = 0;
+    memset(o, 0, (size_t)v_dim * sizeof *o);
+    for (int64_t step = walk.begin; step < walk.end; step++) {
+        int64_t token = walk_token(&walk, step);
+        if (!walk_sees(&walk, token)) continue;
+        double s = score(args, &walk, step, q, kv_head);
+        if (s == -INFINITY) continue;
+        double old = s > max ? exp(max - s) : 1;
+        max = HDL_MAX(max, s);
+        double p = exp(s - max);
+        float v_scale;
+        const uint8_t *v = kv_row(args, walk.kv, token, kv_head, true, &v_scale);
+        sum = sum * old + p;
+        for (int64_t i = 0; i < v_dim; i++) o[i] = o[i] * old + p * element(walk.kv->dtype, v, i, v_scale);
+    }
+    double lse = sum > 0 ? max + log(sum) : -INFINITY, share = sum > 0 ? 1 / sum : 0;
+    if (args->sink) {
+        double sink = args->sink[head], top = HDL_MAX(lse, sink);
+        double all = top == -INFINITY ? -INFINITY : top + log(exp(lse - top) + exp(sink - top));
+        if (all > -INFINITY) share *= exp(lse - all);
+        lse = all;
+    }
+    float *out = args->o + row * args->o_stride + head * v_dim;
+    for (int64_t i = 0; i < v_dim; i++) out[i] = (float)(o[i] * share);
+    call->lse[row * args->n_heads + head] = lse;
+    if (args->lse) args->lse[row * args->n_heads + head] = (float)lse;
+}
+
+static void mass_row(void *arg, int64_t task, int thread)
+{
+    (void)thread;
+    const attend_call *call = arg;
+    const hdl_attend_args *args = call->args;
+    int64_t row = task / args->n_mass_lists;
+    int32_t list = (int32_t)(task % args->n_mass_lists), n = args->n_heads / args->n_mass_lists;
+    const hdl_attend_seq *seq = seq_of_row(args, row);
+    float *mass = args->mass + task * args->mass_stride;
+    memset(mass, 0, (size_t)(seq->kv_len - seq->q_len + row - seq->first_row + 1) * sizeof *mass);
+    for (int32_t head = list * n; head < (list + 1) * n; head++) {
+        int32_t kv_head;
+        kv_walk walk = head_walk(args, row, head, &kv_head);
+        const float *q = args->q + row * args->q_stride + (int64_t)head * args->head_dim;
+        double lse = call->lse[row * args->n_heads + head];
+        for (int64_t step = walk.begin; step < walk.end && lse > -INFINITY; step++) {
+            int64_t token = walk_token(&walk, step);
+            if (walk_sees(&walk, token)) mass[token] += (float)(exp(score(args, &walk, step, q, kv_head) - lse) / n);
+        }
+    }
+}
+
+static int64_t attend_workspace(const void *op, int n_threads)
+{
+    const hdl_attend_args *args = op;
+    return (args->n_rows * args->n_heads + (int64_t)n_threads * args->v_head_dim) * (int64_t)sizeof(double);
+}
+
+static void attend(const hdl_launch *launch, const void *op)
+{
+    const hdl_attend_args *args = op;
+    attend_call call = {args, launch->workspace, NULL};
+    call.o = call.lse + args->n_rows * args->n_heads;
+    hdl_parallel_for(launch->n_threads, args->n_rows * args->n_heads, attend_head, &call);
+    if (args->mass) hdl_parallel_for(launch->n_threads, args->n_rows * args->n_mass_lists, mass_row, &call);
+}
+
+/* Scores as integers in the same order; NaN below everything but equal to -inf, -0 equal to 0. */
+static uint32_t score_key(float score)
+{
+    if (isnan(score)) score = -INFINITY;
+    score += 0.0f;
+    uint32_t u;
+    memcpy(&u, &score, sizeof u);
+    return u >> 31 ? ~u : u | 0x80000000;
+}
+
+static int64_t count_at_least(const float *score, int64_t begin, int64_t end, uint32_t key)
+{
+    int64_t n = 0;
+    for (int64_t i = begin; i < end; i++) n += score_key(score[i]) >= key;
+    return n;
+}
+
+static void select_list(const hdl_select_args *args, int64_t row, int32_t list)
+{
+    const float *score = args->score + (row * args->n_lists + list) * args->score_stride;
+    int32_t *ids = hdl_selection_ids(args->out, row, list), n = 0;
+    int64_t n_visible = args->n_visible[row];
+    int64_t begin = HDL_MIN((int64_t)args->n_sink, n_visible), end = HDL_MAX(begin, n_visible - args->window);
+    bool takes_all = end - begin <= args->top_k;
+    uint32_t bound = 0; /* the largest key that at least top_k candidates reach */
+    int64_t n_ties = 0; /* how many of the candidates at the bound are taken, lowest ids first */
+    if (!takes_all) {
+        for (int bit = 31; bit >= 0; bit--) {
+            uint32_t higher = bound | (uint32_t)1 << bit;
+            if (count_at_least(score, begin, end, higher) >= args->top_k) bound = higher;
+        }
+        n_ties = args->top_k - (bound == UINT32_MAX ? 0 : count_at_least(score, begin, end, bound + 1));
+    }
+    for (int64_t i = 0; i < n_visible; i++) {
+        bool is_taken = takes_all || i < begin || i >= end;
+        if (!is_taken) {
+            uint32_t key = score_key(score[i]);
+            is_taken = key > bound || (key == bound && n_ties-- > 0);
+        }
+        if (is_taken) ids[n++] = (int32_t)i;
+    }
+    *hdl_selection_count(args->out, row, list) = n;
+}
+
+static void select(const hdl_launch *launch, const void *op)
+{
+    (void)launch;
+    const hdl_select_args *args = op;
+    for (int64_t row = 0; row < args->n_rows; row++)
+        for (int32_t list = 0; list < args->n_lists; list++) select_list(args, row, list);
+}
+
+static void merge(const hdl_launch *launch, const void *op)
+{
+    (void)launch;
+    const hdl_merge_args *args = op;
+    int64_t dim = args->v_head_dim;
+    for (int64_t row = 0; row < args->n_rows; row++) {
+        double max = -INFINITY, sum = 0;
+        for (int32_t p = 0; p < args->n_partials; p++) max = HDL_MAX(max, (double)args->lse[p][row]);
+        for (int32_t p = 0; p < args->n_partials && max > -INFINITY; p++) sum += exp(args->lse[p][row] - max);
+        double lse = sum > 0 ? max + log(sum) : -INFINITY;
+        for (int64_t i = 0; i < dim; i++) {
+            double o = 0;
+            for (int32_t p = 0; p < args->n_partials; p++)
+                if (args->lse[p][row] > -INFINITY) o += exp(args->lse[p][row] - lse) * args->o[p][row * dim + i];
+            args->o_out[row * dim + i] = (float)o;
+        }
+        if (args->lse_out) args->lse_out[row] = (float)lse; /* may be lse[0]: written last */
+    }
+}
+
+const hdl_impl hdl_cpu_ref_attend[] = {
+    {"append_ref", HDL_OP_APPEND, HDL_ISA_REF, NULL, NULL, append},
+    {"attend_ref", HDL_OP_ATTEND, HDL_ISA_REF, NULL, attend_workspace, attend},
+    {"select_ref", HDL_OP_SELECT, HDL_ISA_REF, NULL, NULL, select},
+    {"merge_ref", HDL_OP_MERGE, HDL_ISA_REF, NULL, NULL, merge},
+    {NULL, HDL_OP_ATTEND, HDL_ISA_REF, NULL, NULL, NULL},
+};
