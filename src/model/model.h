@@ -7,61 +7,9 @@
 #define HDL_MODEL_H
 
 #include "model/chat.h"
+#include "model/facts.h"
 #include "model/tokenizer.h"
 #include "tensor/tensor.h"
-
-typedef enum hdl_ffn_kind { HDL_FFN_GLU = 0 /* down(act(gate) * up) */ } hdl_ffn_kind; /* experts later */
-typedef enum hdl_act { HDL_ACT_SILU = 0, HDL_ACT_GELU_TANH = 1 } hdl_act;
-typedef enum hdl_rope_style {
-    HDL_ROPE_HALF = 0,  /* pairs (i, i + dim/2) */
-    HDL_ROPE_PAIRS = 1, /* pairs (2i, 2i + 1): GGUF files of the llama architecture are permuted so */
-    HDL_ROPE_NONE = 2
-} hdl_rope_style;
-
-typedef enum hdl_cache_kind { HDL_CACHE_FULL = 0, HDL_CACHE_ROLLING = 1 } hdl_cache_kind;
-
-typedef struct hdl_layer_facts {
-    int32_t window;      /* a query at p reads keys p - window + 1 .. p; 0 = all before it */
-    int32_t kv_source;   /* the layer whose K, V are read; == own index: has its own K, V weights */
-    int32_t cache_group; /* index into hdl_model_facts.groups of the cache that kv_source lives in */
-    int32_t rope;        /* index into hdl_model_facts.ropes */
-    hdl_ffn_kind ffn;
-} hdl_layer_facts;
-
-typedef struct hdl_cache_group_facts { /* layers whose KV rows share one page table */
-    hdl_cache_kind kind;
-    int32_t window;   /* ROLLING: pages wholly out of it may be freed */
-    int32_t n_layers; /* that own rows in this group */
-} hdl_cache_group_facts;
-
-enum { HDL_MAX_LAYERS = 512, HDL_MAX_GROUPS = 4, HDL_MAX_ROPES = 4, HDL_MAX_ROPE_DIM = 512 };
-
-typedef struct hdl_rope_facts {
-    hdl_rope_style style;
-    int32_t dim;                                /* rotated elements of a head; <= head_dim */
-    float inv_freq[HDL_MAX_ROPE_DIM / 2]; /* [dim / 2], scaling (linear, Llama 3) already applied */
-    float attn_factor;                          /* multiplies cos and sin; 1 normally */
-} hdl_rope_facts;
-
-typedef struct hdl_model_facts {
-    char arch[32];     /* row of the architecture table: "llama", "qwen2", "qwen3", "gemma3" */
-    char name[128];    /* as the file says; may be "" */
-    int32_t n_layers, hidden_size, n_heads, n_kv_heads, head_dim, v_head_dim, n_ff, n_vocab;
-    int32_t train_context; /* tokens the model was trained to; 0 = unknown */
-    float norm_eps;
-    float attn_scale;      /* multiplies q . k */
-    float attn_soft_cap;   /* 0 = none: s = cap * tanh(s / cap) */
-    float logit_soft_cap;  /* 0 = none */
-    float embed_scale;     /* multiplies embeddings */
-    float norm_offset;     /* RMS norm multiplies by (weight + norm_offset); 0, or 1 for Gemma safetensors */
-    hdl_act act;
-    bool has_qk_norm;      /* RMS norm of each q and k head before RoPE */
-    bool has_post_norms;   /* norms after attention and after the FFN, before the residual add */
-    hdl_layer_facts layers[HDL_MAX_LAYERS];
-    int32_t n_groups, n_ropes;
-    hdl_cache_group_facts groups[HDL_MAX_GROUPS];
-    hdl_rope_facts ropes[HDL_MAX_ROPES];
-} hdl_model_facts;
 
 typedef struct hdl_layer_weights { /* absent ones have data == NULL; norms and biases are F32 rows */
     hdl_tensor attn_norm;                      /* [1, hidden_size] */

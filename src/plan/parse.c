@@ -1,0 +1,376 @@
+/* parse.c - plan text to a validated document, and a document fitted to a model.
+ *
+ * The document is the plan: overrides change it, format prints it, resolve reads it. Everything that
+ * can be checked without a model is checked when it is parsed, with the path of the member
+ * ("variants[0].decode[1].router.top_k"); what needs the model (layer numbers, sliding layers) in
+ * resolve. The grammar is docs/plan.md. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/json.h"
+#include "base/mem.h"
+#include "plan/plan.h"
+#include "plan/presets.h"
+
+enum { MAX_PLAN_BYTES = 1 << 20, MAX_TOP_K = 1 << 24 };
+
+static const char *const score_names[] = {"none", "attention_mass", "random"};
+
+/* The integer members of a router: one table for parse, overrides and messages. */
+static const struct router_int {
+    const char *key;
+    int64_t min, max;
+    size_t offset;
+    bool is_wide;
+} router_ints[] = {
+    {"top_k", 0, MAX_TOP_K, offsetof(hdl_router_spec, top_k), true},
+    {"sinks", 0, 1 << 16, offsetof(hdl_router_spec, n_sink), false},
+    {"window", 0, 1 << 24, offsetof(hdl_router_spec, window), false},
+    {"refresh", 1, 1024, offsetof(hdl_router_spec, refresh), false},
+    {"seed", 0, INT32_MAX, offsetof(hdl_router_spec, seed), true},
+};
+
+static heddle_status read_router(const json_t *obj, const char *path, hdl_router_spec *out)
+{
+    static const char *const keys[] = {"score", "select", "lists", "top_k", "sinks", "window", "refresh", "seed", NULL};
+    const char *score = "attention_mass", *select = "top_k", *lists = "layer";
+    *out = (hdl_router_spec){.refresh = 1};
+    if (!json_is_object(obj)) return HDL_FAIL(HEDDLE_E_INVALID, "%s: must be an object", path);
+    HDL_TRY(hdl_json_only(obj, path, keys));
+    HDL_TRY(hdl_json_str(obj, path, "score", &score));
+    HDL_TRY(hdl_json_str(obj, path, "select", &select));
+    HDL_TRY(hdl_json_str(obj, path, "lists", &lists));
+    int kind = -1;
+    for (int i = 0; i < HDL_COUNT(score_names); i++)
+        if (!strcmp(score, score_names[i])) kind = i;
+    if (kind < 0)
+        return HDL_FAIL(HEDDLE_E_INVALID, "%s.score \"%s\": must be \"none\", \"attention_mass\" or \"random\"", path,
+                        score);
+    if (strcmp(select, "top_k"))
+        return HDL_FAIL(HEDDLE_E_INVALID, "%s.select \"%s\": must be \"top_k\"", path, select);
+    if (strcmp(lists, "layer") && strcmp(lists, "kv_head"))
+        return HDL_FAIL(HEDDLE_E_INVALID, "%s.lists \"%s\": must be \"layer\" or \"kv_head\"", path, lists);
+    out->score = (hdl_score_kind)kind;
+    out->is_per_kv_head = !strcmp(lists, "kv_head");
+    for (int i = 0; i < HDL_COUNT(router_ints); i++) {
+        const struct router_int *row = &router_ints[i];
+        char *at = (char *)out + row->offset;
+        int64_t value = row->is_wide ? *(int64_t *)at : *(int32_t *)at;
+        HDL_TRY(hdl_json_int(obj, path, row->key, row->min, row->max, &value));
+        if (row->is_wide)
+            *(int64_t *)at = value;
+        else
+            *(int32_t *)at = (int32_t)value;
+    }
+    if (out->score == HDL_SCORE_NONE && out->top_k)
+        return HDL_FAIL(HEDDLE_E_INVALID, "%s.top_k %lld: must be 0 when score is \"none\"", path,
+                        (long long)out->top_k);
+    if (out->top_k + out->n_sink + out->window < 1)
+        return HDL_FAIL(HEDDLE_E_INVALID, "%s: sinks + window + top_k is 0: a row could read nothing", path);
+    if (out->refresh > 1 && out->window < 1)
+        return HDL_FAIL(HEDDLE_E_INVALID, "%s.refresh %d: needs a window of at least 1 token", path, out->refresh);
+    return HEDDLE_OK;
+}
+
+typedef struct rule {
+    const json_t *layers; /* array, or a text */
+    hdl_operator_kind op;
+    bool has_router;
+    hdl_router_spec router;
+    int32_t share; /* -2 none, -1 previous, else a layer */
+} rule;
+
+static heddle_status read_rule(const json_t *obj, const char *path, rule *out)
+{
+    static const char *const keys[] = {"layers", "operator", "router", "share", NULL};
+    const char *op = "dense";
+    *out = (rule){.share = -2};
+    if (!json_is_object(obj)) return HDL_FAIL(HEDDLE_E_INVALID, "%s: must be an object", path);
+    HDL_TRY(hdl_json_only(obj, path, keys));
+    HDL_TRY(hdl_json_str(obj, path, "operator", &op));
+    if (strcmp(op, "dense") && strcmp(op, "token_list"))
+        return HDL_FAIL(HEDDLE_E_INVALID, "%s.operator \"%s\": must be \"dense\" or \"token_list\"", path, op);
+    out->op = strcmp(op, "dense") ? HDL_OPERATOR_TOKEN_LIST : HDL_OPERATOR_DENSE;
+    out->layers = json_object_get(obj, "layers");
+    const char *word = json_string_value(out->layers);
+    if (!json_is_array(out->layers) && (!word || (strcmp(word, "all") && strcmp(word, "rest"))))
+        return HDL_FAIL(HEDDLE_E_INVALID, "%s.layers: must be \"all\", \"rest\" or a list of layer numbers", path);
+    const json_t *share = json_object_get(obj, "share"), *router = json_object_get(obj, "router");
+    if (router) {
+        char router_path[256];
+        snprintf(router_path, sizeof router_path, "%s.router", path);
+        out->has_router = true;
+        HDL_TRY(read_router(router, router_path, &out->router));
+    }
+    if (share) {
+        if (json_is_integer(share) && json_integer_value(share) >= 0 && json_integer_value(share) < HDL_MAX_LAYERS)
+            out->share = (int32_t)json_integer_value(share);
+        else if (json_is_string(share) && !strcmp(json_string_value(share), "previous"))
+            out->share = -1;
+        else
+            return HDL_FAIL(HEDDLE_E_INVALID, "%s.share: must be \"previous\" or a layer number", path);
+    }
+    if (out->op == HDL_OPERATOR_TOKEN_LIST && out->has_router == (out->share != -2))
+        return HDL_FAIL(HEDDLE_E_INVALID, "%s: token_list needs either a router of its own or \"share\"", path);
+    if (out->op == HDL_OPERATOR_DENSE && out->share != -2)
+        return HDL_FAIL(HEDDLE_E_INVALID, "%s.share: a dense layer reads no list", path);
+    return HEDDLE_OK;
+}
+
+static const char *const route_keys[] = {"prefill", "decode"};
+
+static heddle_status check_variant(const json_t *variant, const char *path)
+{
+    static const char *const keys[] = {"when", "prefill", "decode", NULL};
+    static const char *const when_keys[] = {"arch", "n_layers", "hidden_size", NULL};
+    char at[256];
+    if (!json_is_object(variant)) return HDL_FAIL(HEDDLE_E_INVALID, "%s: must be an object", path);
+    HDL_TRY(hdl_json_only(variant, path, keys));
+    const json_t *when = json_object_get(variant, "when");
+    snprintf(at, sizeof at, "%s.when", path);
+    if (when && !json_is_object(when)) return HDL_FAIL(HEDDLE_E_INVALID, "%s: must be an object", at);
+    if (when) {
+        const char *arch = NULL;
+        int64_t n = 0;
+        HDL_TRY(hdl_json_only(when, at, when_keys));
+        HDL_TRY(hdl_json_str(when, at, "arch", &arch));
+        HDL_TRY(hdl_json_int(when, at, "n_layers", 1, HDL_MAX_LAYERS, &n));
+        HDL_TRY(hdl_json_int(when, at, "hidden_size", 1, 1 << 24, &n));
+    }
+    for (int r = 0; r < 2; r++) {
+        const json_t *rules = json_object_get(variant, route_keys[r]);
+        if (rules && !json_is_array(rules))
+            return HDL_FAIL(HEDDLE_E_INVALID, "%s.%s: must be a list of rules", path, route_keys[r]);
+        for (size_t i = 0; rules && i < json_array_size(rules); i++) {
+            rule one;
+            snprintf(at, sizeof at, "%s.%s[%zu]", path, route_keys[r], i);
+            HDL_TRY(read_rule(json_array_get(rules, i), at, &one));
+        }
+    }
+    return HEDDLE_OK;
+}
+
+static heddle_status check_doc(const json_t *doc, const char *source)
+{
+    static const char *const keys[] = {"heddle_plan", "name", "about", "cites", "variants", NULL};
+    int64_t version = 0;
+    const char *name = NULL, *about = NULL;
+    if (!json_is_object(doc)) return HDL_FAIL(HEDDLE_E_INVALID, "%s: a plan must be a JSON object", source);
+    HDL_TRY(hdl_json_only(doc, "", keys));
+    HDL_TRY(hdl_json_int(doc, "", "heddle_plan", HDL_PLAN_VERSION, HDL_PLAN_VERSION, &version));
+    if (!version) return HDL_FAIL(HEDDLE_E_INVALID, "heddle_plan: is missing; must be %d", HDL_PLAN_VERSION);
+    HDL_TRY(hdl_json_str(doc, "", "name", &name));
+    HDL_TRY(hdl_json_str(doc, "", "about", &about));
+    if (!name) return HDL_FAIL(HEDDLE_E_INVALID, "name: is missing");
+    const json_t *variants = json_object_get(doc, "variants");
+    if (!json_is_array(variants) || !json_array_size(variants))
+        return HDL_FAIL(HEDDLE_E_INVALID, "variants: must be a list of at least one variant");
+    for (size_t i = 0; i < json_array_size(variants); i++) {
+        char path[64];
+        snprintf(path, sizeof path, "variants[%zu]", i);
+        HDL_TRY(check_variant(json_array_get(variants, i), path));
+    }
+    return HEDDLE_OK;
+}
+
+/* Prefixes the thread's sentence with the plan's source, so that it names the file. */
+static heddle_status blame(heddle_status status, const char *source)
+{
+    return HDL_FAIL(status, "plan %s: %s", source, hdl_last_error());
+}
+
+static heddle_status adopt(hdl_plan **out, json_t *doc, const char *source)
+{
+    *out = NULL;
+    heddle_status status = check_doc(doc, source);
+    hdl_plan *plan = status ? NULL : hdl_calloc(1, sizeof *plan);
+    if (!plan) {
+        json_decref(doc);
+        return status ? blame(status, source) : HEDDLE_E_NOMEM;
+    }
+    const char *about = json_string_value(json_object_get(doc, "about"));
+    *plan = (hdl_plan){.doc = doc, .name = json_string_value(json_object_get(doc, "name")), .about = about ? about : ""};
+    *out = plan;
+    return HEDDLE_OK;
+}
+
+heddle_status hdl_plan_parse(hdl_plan **out, const char *text, int64_t n_bytes, const char *name)
+{
+    *out = NULL;
+    json_t *doc;
+    heddle_status status = hdl_json_parse(&doc, text, n_bytes, name);
+    if (status) return HDL_FAIL(status, "plan %s", hdl_last_error());
+    return adopt(out, doc, name);
+}
+
+static heddle_status override_rules(json_t *rules, const char *key, int64_t value)
+{
+    for (size_t i = 0; i < json_array_size(rules); i++) {
+        json_t *router = json_object_get(json_array_get(rules, i), "router");
+        if (router && json_object_set_new(router, key, json_integer(value)))
+            return HDL_FAIL(HEDDLE_E_NOMEM, "out of memory while setting %s", key);
+    }
+    return HEDDLE_OK;
+}
+
+/* "key=value,key=value" into every router of the document. */
+static heddle_status override_doc(json_t *doc, const char *text)
+{
+    while (*text) {
+        size_t n = strcspn(text, ",");
+        const char *equals = memchr(text, '=', n);
+        int n_key = equals ? (int)(equals - text) : (int)n;
+        const struct router_int *row = NULL;
+        for (int i = 0; i < HDL_COUNT(router_ints); i++)
+            if ((size_t)n_key == strlen(router_ints[i].key) && !strncmp(text, router_ints[i].key, (size_t)n_key))
+                row = &router_ints[i];
+        if (!row)
+            return HDL_FAIL(HEDDLE_E_INVALID, "override \"%.*s\": must be one of top_k, sinks, window, refresh, seed",
+                            (int)n, text);
+        char *end = NULL;
+        int64_t value = equals ? strtoll(equals + 1, &end, 10) : 0;
+        if (!equals || end == equals + 1 || end != text + n)
+            return HDL_FAIL(HEDDLE_E_INVALID, "override \"%.*s\": must be key=whole number", (int)n, text);
+        json_t *variants = json_object_get(doc, "variants");
+        for (size_t i = 0; i < json_array_size(variants); i++)
+            for (int r = 0; r < 2; r++)
+                HDL_TRY(override_rules(json_object_get(json_array_get(variants, i), route_keys[r]), row->key, value));
+        text += n + (text[n] == ',');
+    }
+    return HEDDLE_OK;
+}
+
+static heddle_status load_text(hdl_buf *text, const char *spec, int64_t n_name)
+{
+    for (const hdl_embedded_plan *p = hdl_embedded_plans; p->name; p++)
+        if (n_name == (int64_t)strlen(p->name) && !strncmp(spec, p->name, (size_t)n_name)) {
+            hdl_buf_add(text, p->text, p->n_bytes);
+            return hdl_buf_status(text);
+        }
+    char *path = hdl_strndup(spec, n_name);
+    if (!path) return HEDDLE_E_NOMEM;
+    heddle_status status;
+    if (strchr(path, '/') || strstr(path, ".json")) {
+        status = hdl_buf_read_file(text, path, MAX_PLAN_BYTES);
+        if (status) status = blame(status, path);
+    } else {
+        hdl_buf names = {0};
+        for (const hdl_embedded_plan *p = hdl_embedded_plans; p->name; p++)
+            hdl_buf_printf(&names, "%s%s", p == hdl_embedded_plans ? "" : ", ", p->name);
+        status = HDL_FAIL(HEDDLE_E_INVALID, "plan \"%s\": is neither a file (name it with / or .json) nor one of: %s",
+                          path, names.data ? names.data : "");
+        hdl_buf_deinit(&names);
+    }
+    hdl_free(path);
+    return status;
+}
+
+heddle_status hdl_plan_named(hdl_plan **out, const char *spec)
+{
+    *out = NULL;
+    hdl_buf text = {0};
+    const char *colon = strchr(spec, ':');
+    int64_t n_name = colon ? colon - spec : (int64_t)strlen(spec);
+    json_t *doc = NULL;
+    heddle_status status = load_text(&text, spec, n_name);
+    if (!status) status = hdl_json_parse(&doc, text.data ? text.data : "", text.n, spec);
+    if (!status && colon && (status = override_doc(doc, colon + 1))) {
+        json_decref(doc);
+        status = blame(status, spec);
+    }
+    if (!status) status = adopt(out, doc, spec);
+    hdl_buf_deinit(&text);
+    return status;
+}
+
+void hdl_plan_free(hdl_plan *plan)
+{
+    if (!plan) return;
+    json_decref(plan->doc);
+    hdl_free(plan);
+}
+
+heddle_status hdl_plan_format(const hdl_plan *plan, hdl_buf *text)
+{
+    char *dump = json_dumps(plan->doc, JSON_INDENT(2));
+    if (!dump) return HDL_FAIL(HEDDLE_E_NOMEM, "out of memory while printing plan %s", plan->name);
+    hdl_buf_puts(text, dump);
+    free(dump);
+    return hdl_buf_status(text);
+}
+
+static bool variant_fits(const json_t *variant, const hdl_model_facts *facts)
+{
+    const json_t *when = json_object_get(variant, "when");
+    const char *arch = json_string_value(json_object_get(when, "arch"));
+    const json_t *n_layers = json_object_get(when, "n_layers"), *hidden = json_object_get(when, "hidden_size");
+    return (!arch || !strcmp(arch, facts->arch)) && (!n_layers || json_integer_value(n_layers) == facts->n_layers) &&
+           (!hidden || json_integer_value(hidden) == facts->hidden_size);
+}
+
+/* Applies one rule to a layer that a list or a word named. */
+static void apply(const rule *one, int32_t layer, hdl_route_plan *out, int32_t *wanted)
+{
+    hdl_layer_plan *at = &out->layers[layer];
+    *at = (hdl_layer_plan){.op = one->op, .has_router = one->has_router, .router = one->router, .owner = -1};
+    wanted[layer] = one->share;
+}
+
+static heddle_status apply_rule(const rule *one, const char *path, const hdl_model_facts *facts, hdl_route_plan *out,
+                                int32_t *wanted, bool *is_named)
+{
+    if (!json_is_array(one->layers)) { /* "all", "rest": the layers without a window that no rule named yet */
+        for (int32_t layer = 0; layer < facts->n_layers; layer++)
+            if (!is_named[layer] && !facts->layers[layer].window) {
+                apply(one, layer, out, wanted);
+                is_named[layer] = true;
+            }
+        return HEDDLE_OK;
+    }
+    for (size_t i = 0; i < json_array_size(one->layers); i++) {
+        const json_t *item = json_array_get(one->layers, i);
+        int64_t layer = json_is_integer(item) ? json_integer_value(item) : -1;
+        if (layer < 0 || layer >= facts->n_layers)
+            return HDL_FAIL(HEDDLE_E_INVALID, "%s.layers[%zu] %lld: the model has layers 0..%d", path, i,
+                            (long long)layer, facts->n_layers - 1);
+        if (is_named[layer])
+            return HDL_FAIL(HEDDLE_E_INVALID, "%s.layers[%zu] %lld: a rule before it names this layer", path, i,
+                            (long long)layer);
+        if (facts->layers[layer].window && (one->op != HDL_OPERATOR_DENSE || one->has_router))
+            return HDL_FAIL(HEDDLE_E_INVALID, "%s.layers[%zu] %lld: the model gives this layer a window of %d tokens; "
+                            "it can neither make nor read a list", path, i, (long long)layer,
+                            facts->layers[layer].window);
+        apply(one, (int32_t)layer, out, wanted);
+        is_named[layer] = true;
+    }
+    return HEDDLE_OK;
+}
+
+heddle_status hdl_plan_resolve(const hdl_plan *plan, const hdl_model_facts *facts, hdl_route route,
+                               hdl_route_plan *out)
+{
+    const json_t *variants = json_object_get(plan->doc, "variants"), *variant = NULL;
+    size_t at;
+    for (at = 0; at < json_array_size(variants) && !variant; at++)
+        if (variant_fits(json_array_get(variants, at), facts)) variant = json_array_get(variants, at);
+    if (!variant)
+        return HDL_FAIL(HEDDLE_E_UNSUPPORTED, "plan %s: has no variant for architecture %s with %d layers and hidden "
+                        "size %d", plan->name, facts->arch, facts->n_layers, facts->hidden_size);
+    bool is_named[HDL_MAX_LAYERS] = {false};
+    int32_t wanted[HDL_MAX_LAYERS];
+    for (int32_t layer = 0; layer < facts->n_layers; layer++) {
+        out->layers[layer] = (hdl_layer_plan){.owner = -1};
+        wanted[layer] = -2;
+    }
+    const json_t *rules = json_object_get(variant, route_keys[route]);
+    for (size_t i = 0; i < json_array_size(rules); i++) {
+        rule one;
+        char path[64];
+        snprintf(path, sizeof path, "variants[%zu].%s[%zu]", at - 1, route_keys[route], i);
+        HDL_TRY(read_rule(json_array_get(rules, i), path, &one));
+        heddle_status status = apply_rule(&one, path, facts, out, wanted, is_named);
+        if (status) return blame(status, plan->name);
+    }
+    heddle_status status = hdl_share_owners(out, facts, wanted, route_keys[route]);
+    return status ? blame(status, plan->name) : HEDDLE_OK;
+}

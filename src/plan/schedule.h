@@ -1,0 +1,137 @@
+/* schedule.h - what a plan, a model and a device compile to: a flat array of steps.
+ *
+ * A step is an op with its arguments. Pointers into the activations are fixed when the schedule is
+ * bound to its arena; a run sets only row counts, positions and page tables. Steps say which rows
+ * they are for (`where`): exec skips a step when a batch has none.
+ *
+ * Sequences of a batch are ordered by (route, class) so that each group's rows are contiguous; the
+ * class is ONE (every sequence brings one row) or MANY. An implementation is chosen for each.
+ *
+ * Booked memory: every buffer is sized here for max_rows rows and max_context tokens, at 64-byte
+ * boundaries, before anything runs. exec allocates nothing and decides nothing. */
+#ifndef HDL_SCHEDULE_H
+#define HDL_SCHEDULE_H
+
+#include "plan/plan.h"
+
+enum { HDL_MAX_SEQS = 256, HDL_SELECT_TILE_ROWS = 64 };
+typedef enum hdl_class { HDL_CLASS_ONE = 0, HDL_CLASS_MANY = 1, HDL_N_CLASSES } hdl_class;
+typedef enum hdl_where {
+    HDL_WHERE_ALL = 0,   /* every row of the batch */
+    HDL_WHERE_ROUTE,     /* the rows of step.route */
+    HDL_WHERE_LOGITS     /* the gathered rows whose logits are wanted */
+} hdl_where;
+typedef enum hdl_list_source { HDL_LIST_NONE = 0, HDL_LIST_SELECT, HDL_LIST_KEPT } hdl_list_source;
+
+typedef struct hdl_attend_step { /* ATTEND, perhaps with the list that its observation makes */
+    hdl_attend_args args;
+    hdl_list_source list_source; /* SELECT: make list `slot`; KEPT: take it from the sequence */
+    bool is_attending;           /* false: only the list is made (static and random routers) */
+    hdl_router_spec router;
+    hdl_select_args select;
+    const hdl_impl *select_impl;
+    int32_t group, layer_in_group; /* whose KV rows */
+    int32_t slot;                  /* list slot read or written; -1 = none */
+    int32_t kept;                  /* index of the sequence's kept list (refresh > 1); -1 = none */
+} hdl_attend_step;
+
+typedef struct hdl_step {
+    hdl_op op;
+    hdl_where where;
+    hdl_route route;
+    int32_t layer; /* -1 outside layers */
+    const hdl_impl *impl[HDL_N_CLASSES]; /* [0] also for ops that know no class */
+    uint32_t reads, writes;              /* bits of hdl_buffer */
+    union {
+        hdl_embed_args embed;
+        hdl_norm_args norm;
+        hdl_linear_args linear;
+        hdl_rope_args rope;
+        hdl_append_args append;
+        hdl_glu_args glu;
+        hdl_attend_step attend;
+    } u;
+    int32_t rope;                  /* ROPE: which table */
+    int32_t group, layer_in_group; /* APPEND */
+} hdl_step;
+
+typedef enum hdl_buffer { /* activations; names as in `explain` */
+    HDL_BUF_X = 0, HDL_BUF_NORMED, HDL_BUF_Q, HDL_BUF_K, HDL_BUF_V, HDL_BUF_ATTN, HDL_BUF_GATE, HDL_BUF_UP,
+    HDL_BUF_LAST, HDL_BUF_LOGITS, HDL_BUF_COS_SIN, HDL_BUF_MASS, HDL_BUF_SPARE, HDL_BUF_WORK, HDL_N_BUFFERS
+} hdl_buffer;
+const char *hdl_buffer_name(hdl_buffer buffer);
+
+typedef struct hdl_schedule_limits {
+    int64_t max_rows;      /* rows of one forward */
+    int64_t max_list_rows; /* rows that may take the decode route in one forward */
+    int64_t max_context;
+    int64_t max_logit_rows; /* logits held at once */
+    int32_t max_seqs;
+    int n_threads;
+    bool is_invariant;
+    hdl_dtype kv_dtype;
+} hdl_schedule_limits;
+
+typedef struct hdl_schedule {
+    hdl_schedule_limits limits;
+    const hdl_model_facts *facts;
+    hdl_route_plan routes[2]; /* PREFILL, DECODE */
+    int32_t refresh;          /* 1, or the plan's */
+    hdl_step *steps;          /* owned */
+    int32_t n_steps, capacity;
+    int32_t n_layer_steps;    /* steps before the final norm and logits */
+    int32_t layer_in_group[HDL_MAX_LAYERS];
+    /* list slots: one per layer that makes a list in the decode route */
+    int32_t n_slots, n_kept;
+    int32_t slot_of_layer[2][HDL_MAX_LAYERS];
+    hdl_selection slots[HDL_MAX_LAYERS];
+    int64_t kept_ids_max;
+    /* the arena */
+    int64_t buffer_bytes[HDL_N_BUFFERS], buffer_offset[HDL_N_BUFFERS];
+    int64_t slot_offset[HDL_MAX_LAYERS], arena_bytes;
+    uint8_t *arena; /* owned once bound */
+    hdl_buf refusals; /* "layer 0 attend: attend_rows_avx512: reason\n" once per distinct line */
+} hdl_schedule;
+
+/* An empty schedule with the plan resolved for both routes. */
+heddle_status hdl_schedule_new(hdl_schedule **out, const hdl_plan *plan, const hdl_model_facts *facts,
+                               const hdl_schedule_limits *limits);
+void hdl_schedule_free(hdl_schedule *schedule);
+/* Appends a step with its implementation chosen (class ONE and MANY where the op knows classes). */
+heddle_status hdl_schedule_add(hdl_schedule *schedule, const hdl_step *step);
+/* Appends the attention steps of one layer, all routes: the plan's part of the forward. */
+heddle_status hdl_lower_attention(hdl_schedule *schedule, int32_t layer);
+/* Sizes a buffer; the largest wish counts. */
+void hdl_schedule_book(hdl_schedule *schedule, hdl_buffer buffer, int64_t n_bytes);
+/* Computes offsets (arena_bytes). Then bind allocates the arena and fixes every pointer. */
+void hdl_schedule_layout(hdl_schedule *schedule);
+heddle_status hdl_schedule_bind(hdl_schedule *schedule);
+/* The address of a buffer: valid after bind; before it the same offset from NULL. */
+float *hdl_schedule_at(const hdl_schedule *schedule, hdl_buffer buffer);
+
+/* ---- running ---- */
+typedef struct hdl_exec_seq {
+    hdl_kv_seq *kv;
+    int64_t q_len, kv_len; /* kv_len counts the new rows */
+    hdl_route route;
+    const uint8_t *mask;     /* [q_len, q_len] or NULL */
+    int32_t *kept_ids;       /* [n_kept, kept_ids_max] lists of the last refresh; NULL when n_kept == 0 */
+    int32_t *kept_counts;    /* [n_kept] */
+    int64_t kept_visible;    /* tokens visible at the last refresh */
+} hdl_exec_seq;
+
+typedef struct hdl_exec_batch { /* sequences ordered by (route, class) */
+    int32_t n_seqs;
+    int64_t n_rows;
+    const int32_t *ids;       /* [n_rows] */
+    hdl_exec_seq *seqs;       /* [n_seqs] */
+    hdl_attend_seq *attend;   /* [n_seqs] scratch */
+    int64_t *n_visible;       /* [n_rows] position + 1 of each row */
+} hdl_exec_batch;
+
+/* The layers: embeddings to the last residual stream (HDL_BUF_X). */
+void hdl_exec_layers(const hdl_schedule *schedule, hdl_exec_batch *batch);
+/* Final norm and logits of rows [n_rows <= max_logit_rows] of HDL_BUF_X into HDL_BUF_LOGITS. */
+void hdl_exec_logits(const hdl_schedule *schedule, const int64_t *rows, int64_t n_rows);
+
+#endif
