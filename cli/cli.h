@@ -1,0 +1,58 @@
+/* cli.h - what the commands share: exit codes, reading texts, opening model, plan and session.
+ *
+ * The program sees only include/. Results go to stdout; progress, figures and messages to stderr.
+ * Exit codes: 0 done; 1 a failure while running; 2 bad input (one sentence says which). */
+#ifndef CLI_CLI_H
+#define CLI_CLI_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "args.h"
+#include "heddle.h"
+
+enum { EXIT_RUNTIME = 1, EXIT_INPUT = 2 };
+
+extern const cli_command *const cli_commands[]; /* main.c; NULL-terminated */
+extern const cli_command cmd_run, cmd_inspect, cmd_tokenize, cmd_perplexity, cmd_bench_depth, cmd_plans,
+    cmd_explain;
+
+/* One sentence on stderr; returns EXIT_INPUT. */
+int cli_refuse(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+/* Prints the library's sentence for `status`; returns EXIT_INPUT or EXIT_RUNTIME by its kind. */
+int cli_fail(heddle_status status);
+/* A sentence on stderr that is no failure. */
+void cli_note(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+/* Flushes stdout; EXIT_RUNTIME with a sentence when it could not all be written. */
+int cli_finish_output(void);
+
+typedef struct cli_text { /* a growable string; freed by cli_text_free */
+    char *data;           /* NUL-terminated once anything was added */
+    int64_t n, capacity;
+} cli_text;
+/* False when memory ran out. */
+bool cli_text_add(cli_text *text, const void *bytes, int64_t n);
+void cli_text_free(cli_text *text);
+/* Reads a whole file, "-" = standard input; 0 or an exit code after its sentence. */
+int cli_read_file(cli_text *text, const char *path);
+
+/* What most commands open, in the order in which failures are cheap to find. */
+typedef struct cli_setup {
+    heddle_engine *engine;
+    heddle_plan *plan;
+    heddle_session *session;
+    heddle_model_info info;
+    heddle_session_options session_options;
+} cli_setup;
+/* Plan, then model. 0 or an exit code. */
+int cli_open(cli_setup *setup, const cli_common *common);
+/* Makes the session for `context` tokens. */
+int cli_open_session(cli_setup *setup, int64_t context);
+void cli_close(cli_setup *setup);
+/* Warns when n_tokens is more than the model was trained on. */
+void cli_warn_trained(const cli_setup *setup, int64_t n_tokens);
+
+/* The id that begins a text in this model, where its file says so; else -1. */
+int cli_bos(const heddle_engine *engine, int32_t *bos);
+
+#endif

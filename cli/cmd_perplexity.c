@@ -1,0 +1,169 @@
+/* cmd_perplexity.c - `heddle perplexity`: how well a text is predicted, by llama.cpp's protocol.
+ *
+ * The text is tokenised once, with begin-of-text as the model file says, and cut into chunks of -c
+ * tokens (an incomplete last one is left out). In each chunk the first token is replaced by
+ * begin-of-text where the model adds one. Row r is the position whose logits predict token r + 1:
+ *
+ *     rows  0 ........ from ............... c-2   c-1
+ *           not scored |  scored: -log p(r+1)  |  predicts nothing
+ *
+ * `from` is c / 2, or --from. Perplexity is exp(mean). Every row takes the plan's decode route. */
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "cli.h"
+#include "term.h"
+
+enum { DEFAULT_CONTEXT = 512 };
+
+typedef struct perplexity_options {
+    cli_common common;
+    const char *file;
+    int64_t from, n_chunks;
+} perplexity_options;
+
+#define AT(field) offsetof(perplexity_options, field)
+static const cli_option perplexity_rows[] = {
+    {"file", 'f', CLI_TEXT, "FILE", NULL, "the text, - = standard input", AT(file), 0, 0, 0},
+    {"from", 0, CLI_INT, "POSITION", "-1", "score rows from here on in each chunk; -1 = the second half",
+     AT(from), -1, 1 << 30, 0},
+    {"chunks", 0, CLI_INT, "N", "0", "stop after N chunks; 0 = all", AT(n_chunks), 0, 1 << 30, 0},
+    {NULL, 0, CLI_FLAG, NULL, NULL, NULL, 0, 0, 0, 0},
+};
+#undef AT
+
+typedef struct running_mean {
+    double sum, sum_of_squares;
+    int64_t n;
+} running_mean;
+
+static double perplexity_of(const running_mean *mean)
+{
+    return exp(mean->sum / (double)mean->n);
+}
+
+/* The standard error of the perplexity, tokens taken as independent. */
+static double error_of(const running_mean *mean)
+{
+    double n = (double)mean->n, m = mean->sum / n;
+    double variance = mean->n > 1 ? (mean->sum_of_squares / n - m * m) / (n - 1) : 0;
+    return perplexity_of(mean) * sqrt(variance > 0 ? variance : 0);
+}
+
+static int on_progress(int64_t n_done, int64_t n_total, void *user)
+{
+    term_progress_show(user, n_done, n_total);
+    return 0;
+}
+
+static int score_chunk(heddle_session *session, const int32_t *ids, int64_t n, int64_t from,
+                       running_mean *mean)
+{
+    float *nll = malloc((size_t)n * sizeof *nll);
+    if (!nll) {
+        cli_note("heddle: no memory for the scores of %" PRId64 " tokens", n);
+        return EXIT_RUNTIME;
+    }
+    term_progress progress;
+    int64_t n_kept = 0;
+    term_progress_start(&progress, "scoring");
+    heddle_status status = HEDDLE_OK;
+    if (heddle_session_len(session)) status = heddle_session_truncate(session, 0, &n_kept);
+    if (!status) status = heddle_session_score(session, ids, n, from + 1, nll, on_progress, &progress);
+    term_clear_progress();
+    for (int64_t i = from + 1; i < n && !status; i++) {
+        mean->sum += nll[i];
+        mean->sum_of_squares += (double)nll[i] * nll[i];
+        mean->n++;
+    }
+    free(nll);
+    return status ? cli_fail(status) : 0;
+}
+
+/* Reads and tokenises the text; 0 or an exit code. */
+static int load_ids(const cli_setup *setup, const cli_text *text, int32_t **ids, int64_t *n_ids)
+{
+    int64_t n = text->n;
+    if (n && text->data[n - 1] == '\n') n--; /* as llama.cpp reads a prompt file */
+    heddle_status status = heddle_tokenize(setup->engine, n ? text->data : "", n, HEDDLE_TOKENIZE_BOS, ids,
+                                           n_ids);
+    return status ? cli_fail(status) : 0;
+}
+
+static int score_text(cli_setup *setup, const perplexity_options *options, int32_t *ids, int64_t n_ids,
+                      int64_t context)
+{
+    int64_t from = options->from >= 0 ? options->from : context / 2;
+    int64_t n_chunks = n_ids / context;
+    char have[TERM_COUNT], needed[TERM_COUNT];
+    int32_t bos = -1;
+    if (from > context - 2) {
+        return cli_refuse("perplexity: --from %" PRId64 ": must be below %" PRId64 " with -c %" PRId64, from,
+                          context - 1, context);
+    }
+    if (!n_chunks) {
+        return cli_refuse("perplexity: the text has %s tokens, one chunk needs %s (-c)",
+                          term_count(have, n_ids), term_count(needed, context));
+    }
+    if (options->n_chunks && options->n_chunks < n_chunks) n_chunks = options->n_chunks;
+    int code = cli_bos(setup->engine, &bos);
+    running_mean mean = {0};
+    for (int64_t i = 0; i < n_chunks && !code; i++) {
+        int32_t *chunk = ids + i * context;
+        if (bos >= 0) chunk[0] = bos;
+        code = score_chunk(setup->session, chunk, context, from, &mean);
+        if (!code) cli_note("[%" PRId64 "/%" PRId64 "] %.4f", i + 1, n_chunks, perplexity_of(&mean));
+    }
+    if (code) return code;
+    double share = 1;
+    heddle_status status = heddle_plan_share_read(setup->engine, setup->plan, from, context, &share);
+    if (status) return cli_fail(status);
+    cli_note("%s tokens scored in %" PRId64 " chunks of %" PRId64 ", rows %" PRId64 "..%" PRId64 "; +- %.4f",
+             term_count(have, mean.n), n_chunks, context, from, context - 2, error_of(&mean));
+    cli_note(
+        "every row took the decode route of plan %s, which reads %.2f %% of dense's K and V for rows %" PRId64
+        "..%" PRId64,
+        heddle_plan_name(setup->plan), 100 * share, from, context - 1);
+    printf("perplexity: %.6f\n", perplexity_of(&mean));
+    return 0;
+}
+
+static int perplexity(const void *command_options)
+{
+    const perplexity_options *options = command_options;
+    int64_t context = options->common.context ? options->common.context : DEFAULT_CONTEXT;
+    cli_setup setup = {0};
+    cli_text text = {0};
+    int32_t *ids = NULL;
+    int64_t n_ids = 0;
+    if (!options->file) return cli_refuse("perplexity: no text is given: -f FILE");
+    if (context < 4) return cli_refuse("perplexity: -c %" PRId64 ": must be at least 4", context);
+    int code = cli_read_file(&text, options->file);
+    if (!code) code = cli_open(&setup, &options->common);
+    if (code) goto done;
+    setup.session_options.plan_governs_all = 1;
+    cli_warn_trained(&setup, context);
+    code = load_ids(&setup, &text, &ids, &n_ids);
+    if (!code) code = cli_open_session(&setup, context);
+    if (!code) code = score_text(&setup, options, ids, n_ids, context);
+done:
+    heddle_ids_free(ids);
+    cli_close(&setup);
+    cli_text_free(&text);
+    return code;
+}
+
+const cli_command cmd_perplexity = {
+    .name = "perplexity",
+    .usage = "-m MODEL -f FILE [-c TOKENS] [options]",
+    .summary = "How well a text is predicted, under any plan",
+    .about =
+        "Chunks of -c tokens (default 512), the second half of each scored: llama.cpp's protocol. The plan governs\n"
+        "every row. The last line of standard output is 'perplexity: X'.",
+    .groups = CLI_GROUP_MODEL | CLI_GROUP_PLAN | CLI_GROUP_CONTEXT | CLI_GROUP_SESSION,
+    .options = perplexity_rows,
+    .options_size = sizeof(perplexity_options),
+    .run = perplexity,
+};

@@ -1,0 +1,497 @@
+/* cmd_run.c - `heddle run`: reads documents, answers, and says what the answer cost.
+ *
+ * A turn is: ids of the documents and the prompt -> session holds them -> ids sampled one by one.
+ * `history` is the truth of a conversation; the session is made to hold it (heddle_session_sync),
+ * so a turn that was stopped while reading is simply taken out of the history again. */
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "cli.h"
+#include "term.h"
+
+enum { DEFAULT_ANSWER_TOKENS = 512, CHAT_TOKENS = 8192 };
+
+typedef struct run_options {
+    cli_common common;
+    cli_texts files, stops, bias;
+    const char *prompt;
+    bool is_chat, is_raw, is_special;
+    int64_t n_answer, sample_top_k, repeat_window, seed;
+    double temperature, top_p, min_p, repeat_penalty;
+} run_options;
+
+#define AT(field) offsetof(run_options, field)
+static const cli_option run_rows[] = {
+    {"file", 'f', CLI_TEXTS, "FILE", NULL, "a document to read, - = standard input; may be repeated",
+     AT(files), 0, 0, 0},
+    {"prompt", 'p', CLI_TEXT, "TEXT", NULL, "the question, after the documents", AT(prompt), 0, 0, 0},
+    {"chat", 0, CLI_FLAG, NULL, NULL, "go on with turns read from standard input, one a line", AT(is_chat), 0,
+     0, 0},
+    {"raw", 0, CLI_FLAG, NULL, NULL, "no chat template: the model continues the text", AT(is_raw), 0, 0, 0},
+    {"special", 0, CLI_FLAG, NULL, NULL, "with --raw: special tokens spelled in the text count",
+     AT(is_special), 0, 0, 0},
+    {"tokens", 'n', CLI_INT, "TOKENS", NULL, "the longest answer (default: 512, or what -c leaves)",
+     AT(n_answer), 1, 1 << 30, 0},
+    {"temp", 0, CLI_NUM, "T", "0", "temperature; 0 takes the likeliest token", AT(temperature), 0, 100, 0},
+    {"sample-top-k", 0, CLI_INT, "K", "0", "sample among the K likeliest; 0 = all", AT(sample_top_k), 0,
+     1 << 30, 0},
+    {"top-p", 0, CLI_NUM, "P", "1", "sample among the likeliest that hold P together", AT(top_p), 0, 1, 0},
+    {"min-p", 0, CLI_NUM, "P", "0", "drop tokens under P times the likeliest", AT(min_p), 0, 1, 0},
+    {"repeat-penalty", 0, CLI_NUM, "X", "1", "divides what was said lately; 1 = off", AT(repeat_penalty),
+     0.01, 100, 0},
+    {"repeat-window", 0, CLI_INT, "N", "64", "how many tokens back 'lately' is", AT(repeat_window), 0,
+     1 << 30, 0},
+    {"bias", 0, CLI_TEXTS, "ID=X", NULL, "adds X to the logit of a token; -inf forbids it; may be repeated",
+     AT(bias), 0, 0, 0},
+    {"stop", 0, CLI_TEXTS, "TEXT", NULL, "ends the answer before this text; may be repeated", AT(stops), 0, 0,
+     0},
+    {"seed", 0, CLI_INT, "N", "0", "of the random numbers", AT(seed), 0, 9007199254740992.0, 0},
+    {NULL, 0, CLI_FLAG, NULL, NULL, NULL, 0, 0, 0, 0},
+};
+#undef AT
+
+typedef struct id_list {
+    int32_t *data; /* [n] */
+    int64_t n, capacity;
+} id_list;
+
+typedef struct run_state {
+    const run_options *options;
+    cli_setup setup;
+    heddle_sampler *sampler;
+    heddle_stream *stream;
+    term_progress progress;
+    id_list history;
+    bool has_template;
+    int64_t context;
+} run_state;
+
+/* ---- Ctrl-C ---- */
+
+static volatile sig_atomic_t is_answering, is_interrupted;
+
+static void on_interrupt(int number)
+{
+    if (!is_answering || is_interrupted) { /* nothing to stop, or asked twice: end as usual */
+        signal(number, SIG_DFL);
+        raise(number);
+        return;
+    }
+    is_interrupted = 1;
+}
+
+static int on_progress(int64_t n_done, int64_t n_total, void *user)
+{
+    term_progress_show(user, n_done, n_total);
+    return is_interrupted;
+}
+
+/* ---- texts to ids ---- */
+
+static int add_ids(id_list *list, const int32_t *ids, int64_t n)
+{
+    if (list->n + n > list->capacity) {
+        int64_t capacity = (list->n + n) * 2;
+        int32_t *data = realloc(list->data, (size_t)capacity * sizeof *data);
+        if (!data) {
+            cli_note("heddle: no memory for %lld tokens", (long long)capacity);
+            return EXIT_RUNTIME;
+        }
+        list->data = data;
+        list->capacity = capacity;
+    }
+    if (n) memcpy(list->data + list->n, ids, (size_t)n * sizeof *ids);
+    list->n += n;
+    return 0;
+}
+
+/* Appends what the library tokenised, and frees it. */
+static int take_ids(id_list *list, heddle_status status, int32_t *ids, int64_t n)
+{
+    int code = status ? cli_fail(status) : add_ids(list, ids, n);
+    heddle_ids_free(ids);
+    return code;
+}
+
+static int add_turn(run_state *state, const cli_text *text)
+{
+    heddle_engine *engine = state->setup.engine;
+    int32_t *ids = NULL;
+    int64_t n = 0;
+    heddle_status status;
+    if (state->has_template) {
+        status = heddle_chat_turn(engine, "user", text->data, text->n, state->history.n == 0, 1, &ids, &n);
+    } else {
+        uint32_t flags = (state->history.n ? 0 : HEDDLE_TOKENIZE_BOS) |
+                         (state->options->is_special ? HEDDLE_TOKENIZE_SPECIAL : 0);
+        status = heddle_tokenize(engine, text->data, text->n, flags, &ids, &n);
+    }
+    return take_ids(&state->history, status, ids, n);
+}
+
+/* What ends an answer in the template: a whole empty answer without the header that opens one. */
+static int add_answer_end(run_state *state)
+{
+    if (!state->has_template) return 0;
+    heddle_engine *engine = state->setup.engine;
+    int32_t *closed = NULL, *open = NULL, *answer = NULL;
+    int64_t n_closed = 0, n_open = 0, n_answer = 0;
+    heddle_status status = heddle_chat_turn(engine, "user", "a", 1, 0, 0, &closed, &n_closed);
+    if (!status) status = heddle_chat_turn(engine, "user", "a", 1, 0, 1, &open, &n_open);
+    if (!status) status = heddle_chat_turn(engine, "assistant", "", 0, 0, 0, &answer, &n_answer);
+    int code = status ? cli_fail(status) : 0;
+    int64_t n_header = n_open - n_closed;
+    if (!code && n_header >= 0 && n_header <= n_answer) {
+        code = add_ids(&state->history, answer + n_header, n_answer - n_header);
+    }
+    heddle_ids_free(closed);
+    heddle_ids_free(open);
+    heddle_ids_free(answer);
+    return code;
+}
+
+/* Documents and prompt, a blank line between them. */
+static int add_part(cli_text *text, const char *part, int64_t n)
+{
+    static const char blank_line[] = "\n\n";
+    int64_t n_kept = text->n;
+    while (n_kept && text->data[n_kept - 1] == '\n') n_kept--;
+    bool is_ok = true;
+    if (text->n) {
+        text->n = n_kept;
+        is_ok = cli_text_add(text, blank_line, 2);
+    }
+    if (is_ok && cli_text_add(text, part, n)) return 0;
+    cli_note("heddle: no memory for the documents");
+    return EXIT_RUNTIME;
+}
+
+static int read_documents(const run_options *options, cli_text *text)
+{
+    int n_stdin = options->is_chat ? 1 : 0;
+    for (int i = 0; i < options->files.n; i++) {
+        bool is_stdin = !strcmp(options->files.items[i], "-");
+        if (is_stdin && n_stdin++) {
+            return cli_refuse("run: -f -: standard input is %s",
+                              options->is_chat ? "read for the turns of --chat" : "given twice");
+        }
+        cli_text file = {0};
+        int code = cli_read_file(&file, options->files.items[i]);
+        if (!code && !file.n) code = cli_refuse("%s: is empty", options->files.items[i]);
+        if (!code) code = add_part(text, file.data, file.n);
+        cli_text_free(&file);
+        if (code) return code;
+    }
+    return options->prompt ? add_part(text, options->prompt, (int64_t)strlen(options->prompt)) : 0;
+}
+
+/* ---- sampler, context ---- */
+
+static int make_sampler(run_state *state)
+{
+    const run_options *options = state->options;
+    heddle_sampler_options sampler;
+    heddle_logit_bias bias[CLI_MAX_TEXTS];
+    heddle_sampler_options_default(&sampler);
+    for (int i = 0; i < options->bias.n; i++) {
+        const char *text = options->bias.items[i];
+        char *end = NULL;
+        long id = strtol(text, &end, 10);
+        if (end == text || *end != '=' || id < 0 || id >= state->setup.info.n_vocab) {
+            return cli_refuse("run: --bias '%s': must be ID=X with an id in 0..%d", text,
+                              state->setup.info.n_vocab - 1);
+        }
+        const char *number = end + 1;
+        bias[i] = (heddle_logit_bias){.id = (int32_t)id, .bias = strtof(number, &end)};
+        if (end == number || *end) return cli_refuse("run: --bias '%s': '%s' is not a number", text, number);
+    }
+    sampler.temperature = (float)options->temperature;
+    sampler.sample_top_k = (int32_t)options->sample_top_k;
+    sampler.top_p = (float)options->top_p;
+    sampler.min_p = (float)options->min_p;
+    sampler.repetition_penalty = (float)options->repeat_penalty;
+    sampler.repetition_window = (int32_t)options->repeat_window;
+    sampler.seed = (uint64_t)options->seed;
+    sampler.bias = bias;
+    sampler.n_bias = options->bias.n;
+    heddle_status status = heddle_sampler_new(&state->sampler, state->setup.engine, &sampler);
+    return status ? cli_fail(status) : 0;
+}
+
+/* -c, or what the first turn needs; an open chat gets what the model was trained on. */
+static int choose_context(run_state *state)
+{
+    const run_options *options = state->options;
+    int64_t n_answer = options->n_answer ? options->n_answer : DEFAULT_ANSWER_TOKENS;
+    int64_t needed = state->history.n + n_answer;
+    char have[TERM_COUNT], limit[TERM_COUNT];
+    state->context = options->common.context;
+    if (state->context && state->history.n > state->context) {
+        return cli_refuse("the prompt has %s tokens, the context (-c) holds %s",
+                          term_count(have, state->history.n), term_count(limit, state->context));
+    }
+    if (state->context) return 0;
+    state->context = needed;
+    if (!options->is_chat) return 0;
+    int64_t trained = state->setup.info.train_context;
+    int64_t chat = trained ? trained : CHAT_TOKENS;
+    heddle_memory memory = {.struct_size = sizeof memory};
+    for (; chat > needed; chat /= 2) {
+        heddle_status status = heddle_memory_plan(state->setup.engine, state->setup.plan,
+                                                  &state->setup.session_options, chat, &memory);
+        if (!status && memory.total_bytes <= memory.available_bytes) break;
+    }
+    if (chat > needed) state->context = chat;
+    return 0;
+}
+
+static void show_memory(const run_state *state)
+{
+    heddle_memory memory = {.struct_size = sizeof memory};
+    if (heddle_memory_plan(state->setup.engine, state->setup.plan, &state->setup.session_options,
+                           state->context, &memory)) {
+        return;
+    }
+    char weights[TERM_COUNT], kv[TERM_COUNT], work[TERM_COUNT], free_now[TERM_COUNT], context[TERM_COUNT];
+    cli_note("context %s tokens: weights %s, KV up to %s, workspace %s; %s are free",
+             term_count(context, state->context), term_bytes(weights, (double)memory.weight_bytes),
+             term_bytes(kv, (double)memory.kv_bytes), term_bytes(work, (double)memory.workspace_bytes),
+             term_bytes(free_now, (double)memory.available_bytes));
+}
+
+/* ---- the answer ---- */
+
+static void write_text(const char *text, int64_t n, bool *ends_line)
+{
+    if (n <= 0) return;
+    term_clear_progress();
+    fwrite(text, 1, (size_t)n, stdout);
+    fflush(stdout);
+    *ends_line = text[n - 1] == '\n';
+}
+
+/* Samples and shows tokens until something ends the answer; *why says what. */
+static heddle_status generate(run_state *state, const char **why, bool *ends_line)
+{
+    heddle_session *session = state->setup.session;
+    int64_t limit = state->options->n_answer ? state->options->n_answer : DEFAULT_ANSWER_TOKENS;
+    if (state->options->common.context && !state->options->n_answer) limit = INT64_MAX;
+    *why = NULL;
+    for (int64_t n = 0;; n++) {
+        int32_t id;
+        const char *text;
+        int64_t n_bytes;
+        int is_stopped;
+        if (is_interrupted)
+            *why = "stopped by Ctrl-C";
+        else if (n == limit)
+            *why = "the answer is longer than -n allows";
+        if (*why) return HEDDLE_OK;
+        heddle_status status = heddle_sample(state->sampler, session, NULL, &id);
+        if (!status) status = heddle_stream_push(state->stream, id, &text, &n_bytes, &is_stopped);
+        if (status) return status;
+        write_text(text, n_bytes, ends_line);
+        if (!heddle_token_is_end(state->setup.engine, id) && add_ids(&state->history, &id, 1))
+            return HEDDLE_OK;
+        if (is_stopped) return HEDDLE_OK;
+        if (heddle_session_len(session) >= state->context) {
+            *why = "the context is full; a larger one is asked for with -c";
+            return HEDDLE_OK;
+        }
+        if (n + 1 == limit) continue;
+        status = heddle_session_extend(session, &id, 1, NULL, NULL);
+        if (status) return status;
+    }
+}
+
+static double per_second(int64_t n, double seconds)
+{
+    return seconds > 0 ? (double)n / seconds : 0;
+}
+
+static void show_figures(const run_state *state)
+{
+    heddle_stats stats = {.struct_size = sizeof stats};
+    heddle_session_stats(state->setup.session, &stats);
+    char n_read[TERM_COUNT], n_made[TERM_COUNT], kv[TERM_COUNT], peak[TERM_COUNT], took[TERM_COUNT],
+        took2[TERM_COUNT];
+    const char *plan = state->setup.plan ? heddle_plan_name(state->setup.plan) : "dense";
+    cli_note("prefill %s tokens in %s, %.1f tokens/s (prefill route of plan %s)",
+             term_count(n_read, stats.n_prefill_tokens), term_seconds(took, stats.prefill_s),
+             per_second(stats.n_prefill_tokens, stats.prefill_s), plan);
+    cli_note("decode %s tokens in %s, %.1f tokens/s (decode route of plan %s)",
+             term_count(n_made, stats.n_decode_tokens), term_seconds(took2, stats.decode_s),
+             per_second(stats.n_decode_tokens, stats.decode_s), plan);
+    cli_note("KV %s, peak memory %s", term_bytes(kv, (double)stats.kv_bytes),
+             term_bytes(peak, (double)term_peak_bytes()));
+    if (!stats.n_decode_tokens) return;
+    char tokens[TERM_COUNT], length[TERM_COUNT], bytes[TERM_COUNT];
+    double dense = stats.decode_kv_bytes_dense;
+    cli_note("a decode step read %s of %s tokens in the mean layer: %s of KV, %.1f %% of what dense reads",
+             term_count(tokens, (int64_t)(stats.decode_tokens_read + 0.5)),
+             term_count(length, heddle_session_len(state->setup.session)),
+             term_bytes(bytes, stats.decode_kv_bytes_read / (double)stats.n_decode_tokens),
+             dense > 0 ? 100 * stats.decode_kv_bytes_read / dense : 100.0);
+}
+
+/* Reads history into the session and answers. */
+static int answer(run_state *state)
+{
+    const char *why = NULL;
+    bool ends_line = true;
+    is_interrupted = 0;
+    is_answering = 1;
+    heddle_session_stats_reset(state->setup.session);
+    term_progress_start(&state->progress, "reading");
+    heddle_status status = heddle_session_sync(state->setup.session, state->history.data, state->history.n,
+                                               NULL, on_progress, &state->progress);
+    term_clear_progress();
+    if (!status) status = generate(state, &why, &ends_line);
+    is_answering = 0;
+    if (status == HEDDLE_E_CANCELLED) why = "stopped by Ctrl-C while reading";
+    if (status && status != HEDDLE_E_CANCELLED) return cli_fail(status);
+    const char *text;
+    int64_t n_bytes;
+    if (!heddle_stream_flush(state->stream, &text, &n_bytes)) write_text(text, n_bytes, &ends_line);
+    if (!ends_line) write_text("\n", 1, &ends_line);
+    if (why) cli_note("heddle: %s", why);
+    show_figures(state);
+    if (ferror(stdout)) return cli_finish_output();
+    return is_interrupted ? EXIT_RUNTIME : 0;
+}
+
+/* ---- turns ---- */
+
+static int prepare(run_state *state, const cli_text *first)
+{
+    const run_options *options = state->options;
+    int code = add_turn(state, first);
+    if (!code && !state->history.n) code = cli_refuse("the prompt is empty");
+    if (!code) code = choose_context(state);
+    if (code) return code;
+    cli_warn_trained(&state->setup, state->history.n);
+    show_memory(state);
+    code = cli_open_session(&state->setup, state->context);
+    if (!code) code = make_sampler(state);
+    if (code) return code;
+    heddle_status status = heddle_stream_new(&state->stream, state->setup.engine, options->stops.items,
+                                             options->stops.n);
+    return status ? cli_fail(status) : 0;
+}
+
+/* The next line of standard input without its end; false at the end of input. */
+static bool read_turn(cli_text *text)
+{
+    char *line = NULL;
+    size_t capacity = 0;
+    ssize_t n;
+    bool is_read = false;
+    do {
+        if (isatty(STDIN_FILENO)) fputs("> ", stderr);
+        n = getline(&line, &capacity, stdin);
+        while (n > 0 && (line[n - 1] == '\n' || line[n - 1] == '\r')) n--;
+    } while (n == 0);
+    text->n = 0;
+    if (n > 0) is_read = cli_text_add(text, line, n);
+    free(line);
+    return is_read;
+}
+
+static int chat(run_state *state, cli_text *text)
+{
+    int code = 0;
+    while ((!code || is_interrupted) && read_turn(text)) {
+        int64_t n_before = state->history.n;
+        code = add_answer_end(state);
+        if (!code) code = add_turn(state, text);
+        if (code) return code;
+        if (state->history.n > state->context) {
+            char limit[TERM_COUNT];
+            state->history.n = n_before;
+            cli_note("heddle: this turn does not fit into the context of %s tokens; -c asks for more",
+                     term_count(limit, state->context));
+            continue;
+        }
+        code = answer(state);
+        if (is_interrupted && heddle_session_len(state->setup.session) < state->history.n - 1) {
+            state->history.n = n_before; /* stopped while reading: the turn did not happen */
+        }
+    }
+    return is_interrupted ? 0 : code;
+}
+
+static int check_options(const run_options *options)
+{
+    if (!options->files.n && !options->prompt && !options->is_chat) {
+        return cli_refuse("run: nothing to answer: -f FILE, -p TEXT or --chat");
+    }
+    if (options->is_special && !options->is_raw) return cli_refuse("run: --special goes with --raw");
+    return 0;
+}
+
+static int check_template(run_state *state)
+{
+    const char *chat_kind = state->setup.info.chat;
+    state->has_template = !state->options->is_raw && strcmp(chat_kind, "none") != 0;
+    if (state->has_template && !strcmp(chat_kind, "unknown")) {
+        return cli_refuse(
+            "%s: its chat template is not one that is known; --raw continues the text without one",
+            state->options->common.model);
+    }
+    return 0;
+}
+
+static void catch_interrupts(void)
+{
+    struct sigaction action = {.sa_handler = on_interrupt, .sa_flags = SA_RESTART};
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGINT, &action, NULL);
+}
+
+static int run(const void *command_options)
+{
+    run_state state = {.options = command_options};
+    cli_text text = {0};
+    int code = check_options(state.options);
+    if (!code) code = read_documents(state.options, &text);
+    if (!code) code = cli_open(&state.setup, &state.options->common);
+    if (!code) code = check_template(&state);
+    if (code) goto done;
+    char bytes[TERM_COUNT];
+    cli_note("%s: %s, %d layers, %s mapped", state.setup.info.name, state.setup.info.arch,
+             state.setup.info.n_layers, term_bytes(bytes, (double)state.setup.info.file_bytes));
+    catch_interrupts();
+    if (state.options->is_chat && !state.options->prompt) {
+        cli_text line = {0};
+        if (!read_turn(&line)) goto done;
+        code = add_part(&text, line.data, line.n);
+        cli_text_free(&line);
+    }
+    if (!code) code = prepare(&state, &text);
+    if (!code) code = answer(&state);
+    if (state.options->is_chat && (!code || is_interrupted)) code = chat(&state, &text);
+done:
+    heddle_stream_free(state.stream);
+    heddle_sampler_free(state.sampler);
+    cli_close(&state.setup);
+    cli_text_free(&text);
+    free(state.history.data);
+    return code;
+}
+
+const cli_command cmd_run = {
+    .name = "run",
+    .usage = "-m MODEL [-f FILE]... [-p TEXT] [options]",
+    .summary = "Answer from documents, or continue a text",
+    .about =
+        "The documents in the order given, then the prompt, are one turn of the user in the model's own chat\n"
+        "template; a model without one continues the text. The answer alone goes to standard output.\n"
+        "Ctrl-C stops the answer, not the program.",
+    .groups = CLI_GROUP_MODEL | CLI_GROUP_PLAN | CLI_GROUP_CONTEXT | CLI_GROUP_SESSION,
+    .options = run_rows,
+    .options_size = sizeof(run_options),
+    .max_words = 0,
+    .run = run,
+};

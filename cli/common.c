@@ -1,0 +1,167 @@
+/* common.c - messages, texts and the opening of model, plan and session, for every command. */
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "cli.h"
+#include "term.h"
+
+static void say(const char *prefix, const char *fmt, va_list args)
+{
+    term_clear_progress();
+    fputs(prefix, stderr);
+    vfprintf(stderr, fmt, args);
+    fputc('\n', stderr);
+}
+
+int cli_refuse(const char *fmt, ...)
+{
+    va_list args;
+    va_start(args, fmt);
+    say("heddle: ", fmt, args);
+    va_end(args);
+    return EXIT_INPUT;
+}
+
+void cli_note(const char *fmt, ...)
+{
+    va_list args;
+    va_start(args, fmt);
+    say("", fmt, args);
+    va_end(args);
+}
+
+int cli_fail(heddle_status status)
+{
+    const char *sentence = heddle_last_error();
+    cli_refuse("%s", *sentence ? sentence : heddle_status_name(status));
+    switch (status) {
+        case HEDDLE_E_INVALID:
+        case HEDDLE_E_IO:
+        case HEDDLE_E_FORMAT:
+        case HEDDLE_E_UNSUPPORTED:
+        case HEDDLE_E_CAPACITY: return EXIT_INPUT;
+        default: return EXIT_RUNTIME;
+    }
+}
+
+int cli_finish_output(void)
+{
+    if (!fflush(stdout) && !ferror(stdout)) return 0;
+    cli_note("heddle: standard output cannot be written: %s", strerror(errno));
+    return EXIT_RUNTIME;
+}
+
+bool cli_text_add(cli_text *text, const void *bytes, int64_t n)
+{
+    if (n >= text->capacity - text->n) {
+        int64_t capacity = text->capacity ? text->capacity * 2 : 65536;
+        while (capacity <= text->n + n) capacity *= 2;
+        char *data = realloc(text->data, (size_t)capacity);
+        if (!data) return false;
+        text->data = data;
+        text->capacity = capacity;
+    }
+    memcpy(text->data + text->n, bytes, (size_t)n);
+    text->n += n;
+    text->data[text->n] = 0;
+    return true;
+}
+
+void cli_text_free(cli_text *text)
+{
+    free(text->data);
+    *text = (cli_text){0};
+}
+
+int cli_read_file(cli_text *text, const char *path)
+{
+    bool is_stdin = !strcmp(path, "-");
+    const char *shown = is_stdin ? "standard input" : path;
+    FILE *file = is_stdin ? stdin : fopen(path, "rb");
+    if (!file) return cli_refuse("%s: %s", shown, strerror(errno));
+    struct stat facts;
+    int code = 0;
+    if (!fstat(fileno(file), &facts) && S_ISDIR(facts.st_mode)) {
+        code = cli_refuse("%s: is a folder, not a text", shown);
+        goto done;
+    }
+    for (;;) {
+        char chunk[65536];
+        size_t n = fread(chunk, 1, sizeof chunk, file);
+        if (n && !cli_text_add(text, chunk, (int64_t)n)) {
+            cli_note("heddle: %s: no memory for a text of %lld bytes", shown, (long long)text->n);
+            code = EXIT_RUNTIME;
+            goto done;
+        }
+        if (n < sizeof chunk && ferror(file)) {
+            code = cli_refuse("%s: %s", shown, strerror(errno));
+            goto done;
+        }
+        if (n < sizeof chunk) break;
+    }
+done:
+    if (!is_stdin) fclose(file);
+    return code;
+}
+
+int cli_open(cli_setup *setup, const cli_common *common)
+{
+    *setup = (cli_setup){.info.struct_size = sizeof setup->info};
+    heddle_session_options_default(&setup->session_options);
+    if (common->kv_type) setup->session_options.kv_type = common->kv_type;
+    setup->session_options.is_invariant = common->is_invariant;
+    if (!common->model) return cli_refuse("no model is given: -m MODEL (scripts/get-model fetches one)");
+    heddle_engine_options options;
+    heddle_engine_options_default(&options);
+    options.n_threads = (int32_t)common->n_threads;
+    heddle_status status = common->plan ? heddle_plan_named(&setup->plan, common->plan) : HEDDLE_OK;
+    if (!status) status = heddle_engine_open(&setup->engine, common->model, &options);
+    if (!status && setup->plan) status = heddle_plan_check(setup->plan, setup->engine);
+    if (status) return cli_fail(status);
+    heddle_engine_model_info(setup->engine, &setup->info);
+    return 0;
+}
+
+int cli_open_session(cli_setup *setup, int64_t context)
+{
+    setup->session_options.context_tokens = context;
+    heddle_status status = heddle_session_new(&setup->session, setup->engine, setup->plan,
+                                              &setup->session_options);
+    return status ? cli_fail(status) : 0;
+}
+
+void cli_close(cli_setup *setup)
+{
+    heddle_session_free(setup->session);
+    heddle_plan_free(setup->plan);
+    heddle_engine_close(setup->engine);
+    *setup = (cli_setup){0};
+}
+
+void cli_warn_trained(const cli_setup *setup, int64_t n_tokens)
+{
+    int64_t trained = setup->info.train_context;
+    if (!trained || n_tokens <= trained) return;
+    char have[TERM_COUNT], limit[TERM_COUNT];
+    cli_note(
+        "heddle: warning: this model was trained on %s tokens; over %s only its speed means something, its "
+        "words may not",
+        term_count(limit, trained), term_count(have, n_tokens));
+}
+
+int cli_bos(const heddle_engine *engine, int32_t *bos)
+{
+    int32_t *plain = NULL, *whole = NULL;
+    int64_t n_plain = 0, n_whole = 0;
+    *bos = -1;
+    heddle_status status = heddle_tokenize(engine, "a", 1, 0, &plain, &n_plain);
+    if (!status) status = heddle_tokenize(engine, "a", 1, HEDDLE_TOKENIZE_BOS, &whole, &n_whole);
+    if (!status && n_whole > n_plain && n_plain && whole[0] != plain[0]) *bos = whole[0];
+    heddle_ids_free(plain);
+    heddle_ids_free(whole);
+    return status ? cli_fail(status) : 0;
+}
