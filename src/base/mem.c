@@ -3,6 +3,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 /* A 64-byte header before each block holds its size, so that live bytes can be counted. */
 enum { HEADER_BYTES = 64 };
@@ -50,6 +51,28 @@ void hdl_free(void *ptr)
     memcpy(&n_bytes, raw, sizeof n_bytes);
     atomic_fetch_sub(&live_bytes, n_bytes);
     free(raw);
+}
+
+void *hdl_pages_alloc(int64_t n_bytes)
+{
+    atomic_fetch_add(&n_allocs, 1);
+    void *ptr = MAP_FAILED;
+    if (atomic_load(&fail_at) <= 0 || atomic_fetch_sub(&fail_at, 1) != 1)
+        ptr = mmap(NULL, (size_t)HDL_MAX(n_bytes, 1), PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (ptr == MAP_FAILED) {
+        hdl_fail(HEDDLE_E_NOMEM, "out of memory: %lld bytes of pages", (long long)n_bytes);
+        return NULL;
+    }
+    atomic_fetch_add(&live_bytes, n_bytes);
+    return ptr;
+}
+
+void hdl_pages_free(void *ptr, int64_t n_bytes)
+{
+    if (!ptr) return;
+    munmap(ptr, (size_t)HDL_MAX(n_bytes, 1));
+    atomic_fetch_sub(&live_bytes, n_bytes);
 }
 
 char *hdl_strndup(const char *text, int64_t n_bytes)

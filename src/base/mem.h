@@ -13,6 +13,10 @@ void *hdl_calloc(int64_t n, int64_t size);
 /* Grows or shrinks; the new tail is zeroed. On failure NULL, and `ptr` is still valid. */
 void *hdl_realloc(void *ptr, int64_t old_n, int64_t new_n, int64_t size);
 void hdl_free(void *ptr); /* NULL is fine */
+/* Zeroed pages straight from the system, committed by the first touch: for arenas sized by a limit
+ * rather than by use. Free with the same n_bytes. Counted and breakable like hdl_calloc. */
+void *hdl_pages_alloc(int64_t n_bytes);
+void hdl_pages_free(void *ptr, int64_t n_bytes);
 char *hdl_strdup(const char *text);
 char *hdl_strndup(const char *text, int64_t n_bytes);
 

@@ -88,20 +88,15 @@ static heddle_status pool_init(page_pool *pool, const hdl_kv_group_spec *spec, i
         return HEDDLE_E_NOMEM;
     for (int64_t i = 0; i < n_pages; i++) pool->free_ids[i] = (int32_t)(n_pages - 1 - i);
     if (!pool->mapped_bytes) return HEDDLE_OK;
-    void *base = mmap(NULL, (size_t)pool->mapped_bytes, PROT_READ | PROT_WRITE,
-                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (base == MAP_FAILED)
-        return HDL_FAIL(HEDDLE_E_NOMEM, "%lld bytes of address space for KV pages cannot be had",
-                        (long long)pool->mapped_bytes);
-    pool->base = base;
-    return HEDDLE_OK;
+    pool->base = hdl_pages_alloc(pool->mapped_bytes);
+    return pool->base ? HEDDLE_OK : HEDDLE_E_NOMEM;
 }
 
 static void store_free(hdl_kv_store *store)
 {
     for (int32_t g = 0; g < store->n_groups; g++) {
         page_pool *pool = &store->groups[g];
-        if (pool->base) munmap(pool->base, (size_t)pool->mapped_bytes);
+        hdl_pages_free(pool->base, pool->mapped_bytes);
         hdl_free(pool->free_ids);
         hdl_free(pool->n_refs);
     }

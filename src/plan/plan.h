@@ -67,6 +67,7 @@ heddle_status hdl_plan_resolve(const hdl_plan *plan, const hdl_model_facts *fact
 /* share.c: fills the owners of token_list layers that say "share": "previous" or a layer. */
 heddle_status hdl_share_owners(hdl_route_plan *route, const hdl_model_facts *facts, const int32_t *wanted,
                                const char *path);
+bool hdl_route_plan_equal(const hdl_route_plan *a, const hdl_route_plan *b, int32_t n_layers);
 
 /* cost.c: K and V rows (tokens) that one layer reads for a row at `position`, and dense's. */
 double hdl_cost_tokens(const hdl_route_plan *route, const hdl_model_facts *facts, int32_t layer, int64_t position);

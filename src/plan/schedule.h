@@ -14,34 +14,63 @@
 
 #include "plan/plan.h"
 
-enum { HDL_MAX_SEQS = 256, HDL_SELECT_TILE_ROWS = 64 };
+enum {
+    HDL_MAX_SEQS = 256,
+    HDL_MAX_TILE_ROWS = 64,      /* query rows whose scores are held at once, */
+    HDL_TILE_BYTES = 16 << 20,   /* and how large they may be (one row always fits) */
+    HDL_FEW_ROWS = 8           /* up to here a linear layer streams its weights */
+};
 typedef enum hdl_class { HDL_CLASS_ONE = 0, HDL_CLASS_MANY = 1, HDL_N_CLASSES } hdl_class;
 typedef enum hdl_where {
     HDL_WHERE_ALL = 0,   /* every row of the batch */
     HDL_WHERE_ROUTE,     /* the rows of step.route */
     HDL_WHERE_LOGITS     /* the gathered rows whose logits are wanted */
 } hdl_where;
-typedef enum hdl_list_source { HDL_LIST_NONE = 0, HDL_LIST_SELECT, HDL_LIST_KEPT } hdl_list_source;
+typedef enum hdl_buffer { /* activations; names as in `explain` */
+    HDL_BUF_NONE = 0,
+    HDL_BUF_X,       /* [rows, hidden] residual stream */
+    HDL_BUF_NORMED,  /* [rows, hidden] */
+    HDL_BUF_Q,       /* [rows, n_heads, head_dim] */
+    HDL_BUF_K,       /* [rows, n_kv_heads, head_dim] */
+    HDL_BUF_V,       /* [rows, n_kv_heads, v_head_dim] */
+    HDL_BUF_ATTN,    /* [rows, n_heads, v_head_dim] */
+    HDL_BUF_GATE,    /* [rows, n_ff] */
+    HDL_BUF_UP,      /* [rows, n_ff] */
+    HDL_BUF_LAST,    /* [logit rows, hidden] */
+    HDL_BUF_LOGITS,  /* [logit rows, n_vocab] */
+    HDL_BUF_COS_SIN, /* [ropes, rows, dim/2, 2] */
+    HDL_BUF_MASS,    /* [tile rows, lists, context] */
+    HDL_BUF_SPARE,   /* [tile rows, n_heads, v_head_dim] output of a pass that only observes */
+    HDL_BUF_LISTS,   /* the slots: ids and counts */
+    HDL_BUF_WORK,    /* scratch of the implementations */
+    HDL_N_BUFFERS
+} hdl_buffer;
+const char *hdl_buffer_name(hdl_buffer buffer);
 
-typedef struct hdl_attend_step { /* ATTEND, perhaps with the list that its observation makes */
+typedef struct hdl_attend_step {
     hdl_attend_args args;
-    hdl_list_source list_source; /* SELECT: make list `slot`; KEPT: take it from the sequence */
-    bool is_attending;           /* false: only the list is made (static and random routers) */
+    bool is_attending;       /* false: only a list is made (static and random routers) */
+    bool is_selecting;       /* makes list `slot` with `router`, from the mass of this very pass */
+    bool is_kept;            /* REUSE: list `slot` is first loaded from the sequence's kept list */
     hdl_router_spec router;
     hdl_select_args select;
     const hdl_impl *select_impl;
     int32_t group, layer_in_group; /* whose KV rows */
-    int32_t slot;                  /* list slot read or written; -1 = none */
+    int32_t slot;                  /* list made or read; -1 = none */
     int32_t kept;                  /* index of the sequence's kept list (refresh > 1); -1 = none */
 } hdl_attend_step;
 
+/* One step. Buffers are named, pointers are filled in by bind: `in` is x, q, k or gate; `in2` is
+ * residual, v or up. */
 typedef struct hdl_step {
     hdl_op op;
     hdl_where where;
     hdl_route route;
     int32_t layer; /* -1 outside layers */
-    const hdl_impl *impl[HDL_N_CLASSES]; /* [0] also for ops that know no class */
-    uint32_t reads, writes;              /* bits of hdl_buffer */
+    const hdl_impl *impl[HDL_N_CLASSES]; /* few rows / one row per sequence; many */
+    hdl_buffer in, in2, out[HDL_LINEAR_MAX_PARTS];
+    int32_t rope;                  /* ROPE: which table */
+    int32_t group, layer_in_group; /* APPEND: whose KV rows */
     union {
         hdl_embed_args embed;
         hdl_norm_args norm;
@@ -51,15 +80,7 @@ typedef struct hdl_step {
         hdl_glu_args glu;
         hdl_attend_step attend;
     } u;
-    int32_t rope;                  /* ROPE: which table */
-    int32_t group, layer_in_group; /* APPEND */
 } hdl_step;
-
-typedef enum hdl_buffer { /* activations; names as in `explain` */
-    HDL_BUF_X = 0, HDL_BUF_NORMED, HDL_BUF_Q, HDL_BUF_K, HDL_BUF_V, HDL_BUF_ATTN, HDL_BUF_GATE, HDL_BUF_UP,
-    HDL_BUF_LAST, HDL_BUF_LOGITS, HDL_BUF_COS_SIN, HDL_BUF_MASS, HDL_BUF_SPARE, HDL_BUF_WORK, HDL_N_BUFFERS
-} hdl_buffer;
-const char *hdl_buffer_name(hdl_buffer buffer);
 
 typedef struct hdl_schedule_limits {
     int64_t max_rows;      /* rows of one forward */
@@ -74,7 +95,7 @@ typedef struct hdl_schedule_limits {
 
 typedef struct hdl_schedule {
     hdl_schedule_limits limits;
-    const hdl_model_facts *facts;
+    const hdl_model_facts *facts; /* borrowed */
     hdl_route_plan routes[2]; /* PREFILL, DECODE */
     int32_t refresh;          /* 1, or the plan's */
     hdl_step *steps;          /* owned */
@@ -83,12 +104,15 @@ typedef struct hdl_schedule {
     int32_t layer_in_group[HDL_MAX_LAYERS];
     /* list slots: one per layer that makes a list in the decode route */
     int32_t n_slots, n_kept;
+    int64_t tile_rows; /* query rows whose scores are held at once: HDL_TILE_BYTES bounds them */
+    int64_t slot_rows; /* rows of a slot: those of the decode route, or all where prefill routes too */
+    bool has_prefill_lists;
     int32_t slot_of_layer[2][HDL_MAX_LAYERS];
     hdl_selection slots[HDL_MAX_LAYERS];
     int64_t kept_ids_max;
     /* the arena */
     int64_t buffer_bytes[HDL_N_BUFFERS], buffer_offset[HDL_N_BUFFERS];
-    int64_t slot_offset[HDL_MAX_LAYERS], arena_bytes;
+    int64_t arena_bytes;
     uint8_t *arena; /* owned once bound */
     hdl_buf refusals; /* "layer 0 attend: attend_rows_avx512: reason\n" once per distinct line */
 } hdl_schedule;
@@ -106,8 +130,10 @@ void hdl_schedule_book(hdl_schedule *schedule, hdl_buffer buffer, int64_t n_byte
 /* Computes offsets (arena_bytes). Then bind allocates the arena and fixes every pointer. */
 void hdl_schedule_layout(hdl_schedule *schedule);
 heddle_status hdl_schedule_bind(hdl_schedule *schedule);
-/* The address of a buffer: valid after bind; before it the same offset from NULL. */
+/* The address of a buffer; after bind. */
 float *hdl_schedule_at(const hdl_schedule *schedule, hdl_buffer buffer);
+/* plan, steps, chosen and refused implementations, every byte. */
+heddle_status hdl_explain(const hdl_schedule *schedule, const hdl_plan *plan, hdl_buf *text);
 
 /* ---- running ---- */
 typedef struct hdl_exec_seq {
@@ -120,12 +146,13 @@ typedef struct hdl_exec_seq {
     int64_t kept_visible;    /* tokens visible at the last refresh */
 } hdl_exec_seq;
 
-typedef struct hdl_exec_batch { /* sequences ordered by (route, class) */
+/* Sequences ordered by (route, class): those with q_len 1 first inside a route. */
+typedef struct hdl_exec_batch {
     int32_t n_seqs;
     int64_t n_rows;
     const int32_t *ids;       /* [n_rows] */
     hdl_exec_seq *seqs;       /* [n_seqs] */
-    hdl_attend_seq *attend;   /* [n_seqs] scratch */
+    hdl_attend_seq *attend;   /* [n_seqs + 1] scratch */
     int64_t *n_visible;       /* [n_rows] position + 1 of each row */
 } hdl_exec_batch;
 

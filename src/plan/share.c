@@ -23,3 +23,17 @@ heddle_status hdl_share_owners(hdl_route_plan *route, const hdl_model_facts *fac
     }
     return HEDDLE_OK;
 }
+
+bool hdl_route_plan_equal(const hdl_route_plan *a, const hdl_route_plan *b, int32_t n_layers)
+{
+    for (int32_t layer = 0; layer < n_layers; layer++) {
+        const hdl_layer_plan *x = &a->layers[layer], *y = &b->layers[layer];
+        const hdl_router_spec *p = &x->router, *q = &y->router;
+        if (x->op != y->op || x->has_router != y->has_router || x->owner != y->owner) return false;
+        if (x->has_router &&
+            (p->score != q->score || p->top_k != q->top_k || p->n_sink != q->n_sink || p->window != q->window ||
+             p->refresh != q->refresh || p->is_per_kv_head != q->is_per_kv_head || p->seed != q->seed))
+            return false;
+    }
+    return true;
+}

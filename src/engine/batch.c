@@ -1,0 +1,80 @@
+/* batch.c - several sessions in one step: one forward, weights read once for all of them. */
+#include <string.h>
+
+#include "base/mem.h"
+#include "engine/engine_int.h"
+
+struct heddle_batch {
+    hdl_runner *runner;
+    hdl_forward_item *items; /* [max_sessions] */
+};
+
+heddle_status heddle_batch_new(heddle_batch **out, heddle_engine *engine, const heddle_plan *plan,
+                               const heddle_session_options *options, int32_t max_sessions, int64_t max_rows)
+{
+    heddle_session_options checked;
+    heddle_plan *dense = NULL;
+    *out = NULL;
+    HDL_TRY(hdl_options_check(options, &checked));
+    if (max_sessions < 1 || max_sessions > HDL_MAX_SEQS)
+        return HDL_FAIL(HEDDLE_E_INVALID, "a batch of %d sessions: must be in 1..%d", max_sessions, HDL_MAX_SEQS);
+    if (max_rows < max_sessions || max_rows > 1 << 16)
+        return HDL_FAIL(HEDDLE_E_INVALID, "a batch of %lld rows: must be in %d..%d", (long long)max_rows, max_sessions,
+                        1 << 16);
+    if (!plan) HDL_TRY(heddle_plan_named(&dense, "dense"));
+    heddle_batch *batch = hdl_calloc(1, sizeof *batch);
+    heddle_status status = HEDDLE_E_NOMEM;
+    if (batch && (batch->items = hdl_calloc(max_sessions, sizeof *batch->items)))
+        status = hdl_runner_new(&batch->runner, engine, plan ? plan->plan : dense->plan, &checked, max_sessions,
+                                max_rows);
+    heddle_plan_free(dense);
+    if (!status) atomic_fetch_add(&engine->n_users, 1);
+    if (status) heddle_batch_free(batch);
+    *out = status ? NULL : batch;
+    return status;
+}
+
+void heddle_batch_free(heddle_batch *batch)
+{
+    if (!batch) return;
+    if (batch->runner) atomic_fetch_sub(&batch->runner->engine->n_users, 1);
+    hdl_runner_unref(batch->runner);
+    hdl_free(batch->items);
+    hdl_free(batch);
+}
+
+static void keep_logits(const hdl_forward_item *item, int64_t row, const float *logits, void *user)
+{
+    const hdl_runner *runner = user;
+    if (row != item->n_ids - 1) return;
+    memcpy(item->session->logits, logits, (size_t)runner->schedule->facts->n_vocab * sizeof *logits);
+    item->session->has_logits = true;
+}
+
+heddle_status heddle_batch_step(heddle_batch *batch, const heddle_batch_item *items, int32_t n_items)
+{
+    const hdl_runner *runner = batch->runner;
+    int32_t n_layers = runner->schedule->facts->n_layers;
+    if (n_items < 1 || n_items > runner->schedule->limits.max_seqs)
+        return HDL_FAIL(HEDDLE_E_INVALID, "a step of %d sessions: must be in 1..%d", n_items,
+                        runner->schedule->limits.max_seqs);
+    for (int32_t i = 0; i < n_items; i++) {
+        const hdl_runner *own = items[i].session->runner;
+        if (own->engine != runner->engine || own->schedule->n_kept != runner->schedule->n_kept ||
+            own->options.context_tokens > runner->options.context_tokens ||
+            !hdl_route_plan_equal(&own->schedule->routes[0], &runner->schedule->routes[0], n_layers) ||
+            !hdl_route_plan_equal(&own->schedule->routes[1], &runner->schedule->routes[1], n_layers))
+            return HDL_FAIL(HEDDLE_E_INVALID, "session %d of the step: was made with another engine, plan or a larger "
+                            "context than the batch", i);
+        for (int32_t j = 0; j < i; j++)
+            if (items[j].session == items[i].session)
+                return HDL_FAIL(HEDDLE_E_INVALID, "sessions %d and %d of the step are the same", j, i);
+        batch->items[i] = (hdl_forward_item){.session = items[i].session,
+                                             .ids = items[i].ids,
+                                             .n_ids = items[i].n_ids,
+                                             .mask = items[i].mask,
+                                             .is_prompt = items[i].n_ids > 1 && !items[i].mask,
+                                             .first_logit_row = items[i].n_ids - 1};
+    }
+    return hdl_forward(batch->runner, batch->items, n_items, keep_logits, batch->runner);
+}

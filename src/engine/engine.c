@@ -1,0 +1,246 @@
+/* engine.c - opening a model, and what can be asked of it. */
+#include <string.h>
+
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/pool.h"
+#include "engine/engine_int.h"
+#include "plan/presets.h"
+
+const char *heddle_version(void)
+{
+    return "0.1.0";
+}
+
+const char *heddle_status_name(heddle_status status)
+{
+    return hdl_status_name(status);
+}
+
+const char *heddle_last_error(void)
+{
+    return hdl_last_error();
+}
+
+void heddle_string_free(char *text)
+{
+    hdl_free(text);
+}
+
+void heddle_set_log(heddle_log_fn fn, void *user)
+{
+    hdl_set_log(fn, user);
+}
+
+void heddle_engine_options_default(heddle_engine_options *options)
+{
+    *options = (heddle_engine_options){.struct_size = sizeof *options};
+}
+
+/* ---- what the weights are ---- */
+
+typedef struct weight_census {
+    int64_t n_of[HDL_N_DTYPES], n_params;
+} weight_census;
+
+static void count(weight_census *census, const hdl_tensor *w)
+{
+    if (!w->data) return;
+    census->n_of[w->dtype]++;
+    census->n_params += w->n_rows * w->n_cols;
+}
+
+static heddle_status take_census(heddle_engine *engine)
+{
+    const hdl_model *model = engine->model;
+    weight_census census = {0};
+    count(&census, &model->token_embd);
+    count(&census, &model->output_norm);
+    if (model->output.data != model->token_embd.data) count(&census, &model->output);
+    for (int32_t i = 0; i < model->facts.n_layers; i++) {
+        const hdl_layer_weights *w = &model->layers[i];
+        const hdl_tensor *all[] = {&w->attn_norm, &w->wq, &w->wk, &w->wv, &w->wo, &w->bq, &w->bk, &w->bv, &w->bo,
+                                   &w->q_norm, &w->k_norm, &w->post_attn_norm, &w->post_ffn_norm, &w->ffn_norm,
+                                   &w->w_gate, &w->w_up, &w->w_down};
+        for (int64_t t = 0; t < HDL_COUNT(all); t++) count(&census, all[t]);
+    }
+    engine->n_params = census.n_params;
+    for (int d = 0; d < HDL_N_DTYPES; d++)
+        if (census.n_of[d])
+            hdl_buf_printf(&engine->formats, "%s%s (%lld)", engine->formats.n ? ", " : "",
+                           hdl_dtype_of((hdl_dtype)d)->name, (long long)census.n_of[d]);
+    return hdl_buf_status(&engine->formats);
+}
+
+heddle_status heddle_engine_open(heddle_engine **out, const char *model_path, const heddle_engine_options *options)
+{
+    *out = NULL;
+    if (!model_path || !*model_path) return HDL_FAIL(HEDDLE_E_INVALID, "model path: is empty");
+    int32_t n_threads = options ? options->n_threads : 0;
+    if (n_threads < 0 || n_threads > HDL_MAX_THREADS)
+        return HDL_FAIL(HEDDLE_E_INVALID, "threads %d: must be in 1..%d", n_threads, HDL_MAX_THREADS);
+    heddle_engine *engine = hdl_calloc(1, sizeof *engine);
+    if (!engine) return HEDDLE_E_NOMEM;
+    engine->n_threads = n_threads ? n_threads : hdl_default_threads();
+    heddle_status status = hdl_model_open(&engine->model, model_path);
+    if (!status) status = take_census(engine);
+    if (status) {
+        heddle_engine_close(engine);
+        return status;
+    }
+    *out = engine;
+    return HEDDLE_OK;
+}
+
+heddle_status heddle_engine_close(heddle_engine *engine)
+{
+    if (!engine) return HEDDLE_OK;
+    int n_users = atomic_load(&engine->n_users);
+    if (n_users) return HDL_FAIL(HEDDLE_E_BUSY, "the engine is still used by %d sessions or batches", n_users);
+    hdl_model_close(engine->model);
+    hdl_buf_deinit(&engine->formats);
+    hdl_free(engine);
+    return HEDDLE_OK;
+}
+
+void heddle_engine_model_info(const heddle_engine *engine, heddle_model_info *info)
+{
+    const hdl_model *model = engine->model;
+    const hdl_model_facts *facts = &model->facts;
+    *info = (heddle_model_info){.struct_size = sizeof *info,
+                                .arch = facts->arch,
+                                .name = facts->name,
+                                .chat = hdl_chat_kind_name(model->chat.kind),
+                                .n_layers = facts->n_layers,
+                                .hidden_size = facts->hidden_size,
+                                .n_heads = facts->n_heads,
+                                .n_kv_heads = facts->n_kv_heads,
+                                .head_dim = facts->head_dim,
+                                .v_head_dim = facts->v_head_dim,
+                                .n_ff = facts->n_ff,
+                                .n_vocab = facts->n_vocab,
+                                .train_context = facts->train_context,
+                                .weight_bytes = model->weight_bytes,
+                                .file_bytes = model->file_bytes,
+                                .n_params = engine->n_params,
+                                .formats = engine->formats.data};
+    for (int32_t layer = 0; layer < facts->n_layers; layer++)
+        if (facts->layers[layer].window) {
+            info->n_windowed_layers++;
+            info->window = facts->layers[layer].window;
+        }
+}
+
+/* ---- plans ---- */
+
+static heddle_status wrap_plan(heddle_plan **out, hdl_plan *inner)
+{
+    *out = hdl_calloc(1, sizeof **out);
+    if (!*out) {
+        hdl_plan_free(inner);
+        return HEDDLE_E_NOMEM;
+    }
+    (*out)->plan = inner;
+    return HEDDLE_OK;
+}
+
+int32_t heddle_preset_count(void)
+{
+    int32_t n = 0;
+    while (hdl_embedded_plans[n].name) n++;
+    return n;
+}
+
+const char *heddle_preset_at(int32_t i)
+{
+    return i >= 0 && i < heddle_preset_count() ? hdl_embedded_plans[i].name : NULL;
+}
+
+heddle_status heddle_plan_parse(heddle_plan **out, const char *json, int64_t n_bytes, const char *name)
+{
+    hdl_plan *inner;
+    *out = NULL;
+    HDL_TRY(hdl_plan_parse(&inner, json, n_bytes, name ? name : "plan"));
+    return wrap_plan(out, inner);
+}
+
+heddle_status heddle_plan_named(heddle_plan **out, const char *spec)
+{
+    hdl_plan *inner;
+    *out = NULL;
+    HDL_TRY(hdl_plan_named(&inner, spec));
+    return wrap_plan(out, inner);
+}
+
+void heddle_plan_free(heddle_plan *plan)
+{
+    if (!plan) return;
+    hdl_plan_free(plan->plan);
+    hdl_free(plan);
+}
+
+const char *heddle_plan_name(const heddle_plan *plan)
+{
+    return plan->plan->name;
+}
+
+const char *heddle_plan_about(const heddle_plan *plan)
+{
+    return plan->plan->about;
+}
+
+heddle_status heddle_plan_format(const heddle_plan *plan, char **json)
+{
+    hdl_buf text = {0};
+    *json = NULL;
+    heddle_status status = hdl_plan_format(plan->plan, &text);
+    if (status)
+        hdl_buf_deinit(&text);
+    else
+        *json = text.data;
+    return status;
+}
+
+/* Both routes resolved on the heap: a route plan is too large for a stack we do not own. */
+static heddle_status resolve_both(const heddle_plan *plan, const heddle_engine *engine, hdl_route_plan **out)
+{
+    *out = hdl_calloc(2, sizeof **out);
+    if (!*out) return HEDDLE_E_NOMEM;
+    heddle_status status = HEDDLE_OK;
+    for (int r = 0; r < 2 && !status; r++)
+        status = hdl_plan_resolve(plan->plan, &engine->model->facts, (hdl_route)r, &(*out)[r]);
+    if (status) {
+        hdl_free(*out);
+        *out = NULL;
+    }
+    return status;
+}
+
+heddle_status heddle_plan_check(const heddle_plan *plan, const heddle_engine *engine)
+{
+    hdl_route_plan *routes;
+    HDL_TRY(resolve_both(plan, engine, &routes));
+    hdl_free(routes);
+    return HEDDLE_OK;
+}
+
+heddle_status heddle_plan_share_read(const heddle_engine *engine, const heddle_plan *plan, int64_t first_row,
+                                     int64_t last_row, double *share)
+{
+    hdl_route_plan *routes;
+    const hdl_model_facts *facts = &engine->model->facts;
+    double read = 0, dense = 0;
+    *share = 0;
+    if (first_row < 0 || last_row <= first_row)
+        return HDL_FAIL(HEDDLE_E_INVALID, "rows %lld..%lld: must be a non-empty range", (long long)first_row,
+                        (long long)last_row);
+    HDL_TRY(resolve_both(plan, engine, &routes));
+    for (int64_t row = first_row; row < last_row; row++)
+        for (int32_t layer = 0; layer < facts->n_layers; layer++) {
+            read += hdl_cost_tokens(&routes[HDL_ROUTE_DECODE], facts, layer, row);
+            dense += hdl_cost_tokens_dense(facts, layer, row);
+        }
+    *share = read / dense;
+    hdl_free(routes);
+    return HEDDLE_OK;
+}

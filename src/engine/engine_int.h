@@ -1,0 +1,83 @@
+/* engine_int.h - the engine's own structs: engine, runner, session, and one forward over a batch. */
+#ifndef HDL_ENGINE_INT_H
+#define HDL_ENGINE_INT_H
+
+#include <stdatomic.h>
+
+#include "heddle.h"
+#include "model/model.h"
+#include "plan/schedule.h"
+
+struct heddle_engine {
+    hdl_model *model;
+    int n_threads;
+    atomic_int n_users; /* sessions and batches alive */
+    hdl_buf formats;    /* "q4_1 (210), f32 (61)" */
+    int64_t n_params;
+};
+
+struct heddle_plan {
+    hdl_plan *plan;
+};
+
+/* A bound schedule and what one forward needs beside it; shared by a session and its forks, which
+ * are used by one thread at a time. The arena is bound at first use. */
+typedef struct hdl_runner {
+    int32_t n_refs;
+    heddle_engine *engine;
+    hdl_schedule *schedule;
+    heddle_session_options options;
+    hdl_exec_batch batch; /* arrays owned here */
+    int32_t *ids;         /* [max_rows] */
+    int64_t *rows;        /* [max_logit_rows] */
+    int32_t *order;       /* [max_seqs] items by (route, class) */
+} hdl_runner;
+
+struct heddle_session {
+    hdl_runner *runner;
+    hdl_kv_store *store; /* owned reference */
+    hdl_kv_seq *kv;
+    int32_t *ids;        /* [context_tokens] */
+    int64_t context_tokens;
+    float *logits;       /* [n_vocab] of the last token */
+    bool has_logits;
+    int32_t *kept_ids, *kept_counts; /* lists of the last refresh; NULL where the plan keeps none */
+    int64_t kept_visible;            /* 0 = none kept */
+    atomic_bool is_cancelled;
+    heddle_stats stats;
+    double n_layer_rows; /* decode rows times layers, for the mean of tokens read */
+    double tokens_read;
+};
+
+/* lower.c: the model's layers as steps, the plan's part through hdl_lower_attention. */
+heddle_status hdl_compile(hdl_schedule **out, const heddle_engine *engine, const hdl_plan *plan,
+                          const heddle_session_options *options, int32_t max_seqs, int64_t max_rows);
+
+/* runner.c */
+heddle_status hdl_runner_new(hdl_runner **out, heddle_engine *engine, const hdl_plan *plan,
+                             const heddle_session_options *options, int32_t max_seqs, int64_t max_rows);
+void hdl_runner_unref(hdl_runner *runner);
+
+typedef struct hdl_forward_item {
+    heddle_session *session;
+    const int32_t *ids; /* [n_ids] */
+    int64_t n_ids;
+    const uint8_t *mask;
+    bool is_prompt;          /* prompt rows: the prefill route unless the plan governs all */
+    int64_t first_logit_row; /* rows from here on are handed to the sink; n_ids = none */
+} hdl_forward_item;
+typedef void (*hdl_logit_sink)(const hdl_forward_item *item, int64_t row, const float *logits, void *user);
+/* Appends every item's tokens. All or nothing: on failure no session is changed. */
+heddle_status hdl_forward(hdl_runner *runner, const hdl_forward_item *items, int32_t n_items, hdl_logit_sink sink,
+                          void *user);
+
+/* memory.c */
+int64_t hdl_kv_bytes(const heddle_engine *engine, const heddle_session_options *options, int64_t n_tokens);
+heddle_status hdl_group_specs(const heddle_engine *engine, const heddle_session_options *options,
+                              hdl_kv_group_spec specs[HDL_MAX_GROUPS]);
+/* CAPACITY with the largest context that fits, when the system cannot give what is asked. */
+heddle_status hdl_memory_check(const heddle_engine *engine, const hdl_plan *plan,
+                               const heddle_session_options *options);
+heddle_status hdl_options_check(const heddle_session_options *given, heddle_session_options *out);
+
+#endif

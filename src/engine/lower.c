@@ -1,0 +1,191 @@
+/* lower.c - one transformer, as steps: the model's layers around the plan's attention.
+ *
+ *   embed -> x
+ *   layer: norm x -> normed; q,k,v; [norm q, k]; rotate q, k; append; attend (the plan);
+ *          o into x, or into normed and through a norm; norm; gate, up; act; down the same way
+ *   head:  norm of the gathered rows; logits */
+#include "engine/engine_int.h"
+
+typedef struct lowering {
+    hdl_schedule *schedule;
+    const hdl_model *model;
+    const hdl_model_facts *facts;
+    int32_t layer;
+} lowering;
+
+static hdl_step new_step(const lowering *at, hdl_op op, hdl_buffer in, hdl_buffer out)
+{
+    return (hdl_step){.op = op,
+                      .where = at->layer == HDL_MAX_LAYERS ? HDL_WHERE_LOGITS : HDL_WHERE_ALL,
+                      .layer = at->layer == HDL_MAX_LAYERS ? -1 : at->layer,
+                      .in = in,
+                      .out = {out}};
+}
+
+/* n_per_row: norms per row (heads of a QK norm), each of n_cols. */
+static heddle_status add_norm(const lowering *at, hdl_buffer in, hdl_buffer residual, hdl_buffer out,
+                              const hdl_tensor *weight, int64_t n_per_row, int64_t n_cols)
+{
+    hdl_step step = new_step(at, HDL_OP_NORM, in, out);
+    step.in2 = residual;
+    step.u.norm = (hdl_norm_args){.n_rows = n_per_row,
+                                  .n_cols = n_cols,
+                                  .x_stride = n_cols,
+                                  .weight = weight->data,
+                                  .offset = at->facts->norm_offset,
+                                  .eps = at->facts->norm_eps,
+                                  .out_stride = n_cols};
+    return hdl_schedule_add(at->schedule, &step);
+}
+
+typedef struct part {
+    const hdl_tensor *w, *bias;
+    hdl_buffer out;
+    bool accumulate;
+} part;
+
+static heddle_status add_linear(const lowering *at, hdl_buffer in, const part *parts, int32_t n_parts)
+{
+    hdl_step step = new_step(at, HDL_OP_LINEAR, in, HDL_BUF_NONE);
+    hdl_linear_args *args = &step.u.linear;
+    args->n_in = args->x_stride = parts[0].w->n_cols;
+    args->n_parts = n_parts;
+    args->is_invariant = at->schedule->limits.is_invariant;
+    for (int32_t i = 0; i < n_parts; i++) {
+        step.out[i] = parts[i].out;
+        args->part[i] = (hdl_linear_part){.w = *parts[i].w,
+                                          .bias = parts[i].bias ? parts[i].bias->data : NULL,
+                                          .out_stride = parts[i].w->n_rows,
+                                          .accumulate = parts[i].accumulate};
+    }
+    return hdl_schedule_add(at->schedule, &step);
+}
+
+/* A projection back to the residual stream: added to x, or through a norm of its own first. */
+static heddle_status add_output(const lowering *at, hdl_buffer in, const hdl_tensor *w, const hdl_tensor *bias,
+                                const hdl_tensor *post_norm)
+{
+    if (!at->facts->has_post_norms) return add_linear(at, in, &(part){w, bias, HDL_BUF_X, true}, 1);
+    HDL_TRY(add_linear(at, in, &(part){w, bias, HDL_BUF_NORMED, false}, 1));
+    return add_norm(at, HDL_BUF_NORMED, HDL_BUF_X, HDL_BUF_X, post_norm, 1, at->facts->hidden_size);
+}
+
+static heddle_status add_rope(const lowering *at, hdl_buffer buffer, int32_t n_heads)
+{
+    int32_t table = at->facts->layers[at->layer].rope;
+    const hdl_rope_facts *rope = &at->facts->ropes[table];
+    if (rope->style == HDL_ROPE_NONE) return HEDDLE_OK;
+    hdl_step step = new_step(at, HDL_OP_ROPE, buffer, buffer);
+    step.rope = table;
+    step.u.rope = (hdl_rope_args){.n_heads = n_heads,
+                                  .head_dim = at->facts->head_dim,
+                                  .dim = rope->dim,
+                                  .is_pairs = rope->style == HDL_ROPE_PAIRS,
+                                  .x_stride = (int64_t)n_heads * at->facts->head_dim};
+    return hdl_schedule_add(at->schedule, &step);
+}
+
+static heddle_status add_append(const lowering *at)
+{
+    const hdl_model_facts *facts = at->facts;
+    hdl_step step = new_step(at, HDL_OP_APPEND, HDL_BUF_K, HDL_BUF_NONE);
+    step.in2 = HDL_BUF_V;
+    step.group = facts->layers[at->layer].cache_group;
+    step.layer_in_group = at->schedule->layer_in_group[at->layer];
+    step.u.append = (hdl_append_args){.n_kv_heads = facts->n_kv_heads,
+                                      .head_dim = facts->head_dim,
+                                      .v_head_dim = facts->v_head_dim,
+                                      .k_stride = (int64_t)facts->n_kv_heads * facts->head_dim,
+                                      .v_stride = (int64_t)facts->n_kv_heads * facts->v_head_dim,
+                                      .kv = {.dtype = at->schedule->limits.kv_dtype}};
+    return hdl_schedule_add(at->schedule, &step);
+}
+
+static heddle_status lower_layer(const lowering *at)
+{
+    const hdl_model_facts *facts = at->facts;
+    const hdl_layer_weights *w = &at->model->layers[at->layer];
+    bool has_kv = facts->layers[at->layer].kv_source == at->layer;
+    HDL_TRY(add_norm(at, HDL_BUF_X, HDL_BUF_NONE, HDL_BUF_NORMED, &w->attn_norm, 1, facts->hidden_size));
+    part qkv[3] = {{&w->wq, &w->bq, HDL_BUF_Q, false}, {&w->wk, &w->bk, HDL_BUF_K, false}, {&w->wv, &w->bv, HDL_BUF_V, false}};
+    HDL_TRY(add_linear(at, HDL_BUF_NORMED, qkv, has_kv ? 3 : 1));
+    if (facts->has_qk_norm) {
+        HDL_TRY(add_norm(at, HDL_BUF_Q, HDL_BUF_NONE, HDL_BUF_Q, &w->q_norm, facts->n_heads, facts->head_dim));
+        if (has_kv)
+            HDL_TRY(add_norm(at, HDL_BUF_K, HDL_BUF_NONE, HDL_BUF_K, &w->k_norm, facts->n_kv_heads, facts->head_dim));
+    }
+    HDL_TRY(add_rope(at, HDL_BUF_Q, facts->n_heads));
+    if (has_kv) {
+        HDL_TRY(add_rope(at, HDL_BUF_K, facts->n_kv_heads));
+        HDL_TRY(add_append(at));
+    }
+    HDL_TRY(hdl_lower_attention(at->schedule, at->layer));
+    HDL_TRY(add_output(at, HDL_BUF_ATTN, &w->wo, &w->bo, &w->post_attn_norm));
+    HDL_TRY(add_norm(at, HDL_BUF_X, HDL_BUF_NONE, HDL_BUF_NORMED, &w->ffn_norm, 1, facts->hidden_size));
+    part ffn[2] = {{&w->w_gate, NULL, HDL_BUF_GATE, false}, {&w->w_up, NULL, HDL_BUF_UP, false}};
+    HDL_TRY(add_linear(at, HDL_BUF_NORMED, ffn, 2));
+    hdl_step glu = new_step(at, HDL_OP_GLU, HDL_BUF_GATE, HDL_BUF_GATE);
+    glu.in2 = HDL_BUF_UP;
+    glu.u.glu = (hdl_glu_args){.n_cols = facts->n_ff, .stride = facts->n_ff, .is_gelu = facts->act == HDL_ACT_GELU_TANH};
+    HDL_TRY(hdl_schedule_add(at->schedule, &glu));
+    return add_output(at, HDL_BUF_GATE, &w->w_down, NULL, &w->post_ffn_norm);
+}
+
+static void book_buffers(hdl_schedule *schedule)
+{
+    const hdl_model_facts *facts = schedule->facts;
+    int64_t rows = schedule->limits.max_rows * 4, last = schedule->limits.max_logit_rows * 4;
+    hdl_schedule_book(schedule, HDL_BUF_X, rows * facts->hidden_size);
+    hdl_schedule_book(schedule, HDL_BUF_NORMED, rows * facts->hidden_size);
+    hdl_schedule_book(schedule, HDL_BUF_Q, rows * facts->n_heads * facts->head_dim);
+    hdl_schedule_book(schedule, HDL_BUF_K, rows * facts->n_kv_heads * facts->head_dim);
+    hdl_schedule_book(schedule, HDL_BUF_V, rows * facts->n_kv_heads * facts->v_head_dim);
+    hdl_schedule_book(schedule, HDL_BUF_ATTN, rows * facts->n_heads * facts->v_head_dim);
+    hdl_schedule_book(schedule, HDL_BUF_GATE, rows * facts->n_ff);
+    hdl_schedule_book(schedule, HDL_BUF_UP, rows * facts->n_ff);
+    hdl_schedule_book(schedule, HDL_BUF_LAST, last * facts->hidden_size);
+    hdl_schedule_book(schedule, HDL_BUF_LOGITS, last * facts->n_vocab);
+    hdl_schedule_book(schedule, HDL_BUF_COS_SIN, rows * facts->n_ropes * HDL_MAX_ROPE_DIM);
+}
+
+static heddle_status lower_model(hdl_schedule *schedule, const hdl_model *model)
+{
+    const hdl_model_facts *facts = &model->facts;
+    lowering at = {.schedule = schedule, .model = model, .facts = facts, .layer = -1};
+    hdl_step embed = new_step(&at, HDL_OP_EMBED, HDL_BUF_NONE, HDL_BUF_X);
+    embed.u.embed = (hdl_embed_args){.table = model->token_embd, .scale = facts->embed_scale};
+    HDL_TRY(hdl_schedule_add(schedule, &embed));
+    for (at.layer = 0; at.layer < facts->n_layers; at.layer++) HDL_TRY(lower_layer(&at));
+    schedule->n_layer_steps = schedule->n_steps;
+    at.layer = HDL_MAX_LAYERS;
+    HDL_TRY(add_norm(&at, HDL_BUF_LAST, HDL_BUF_NONE, HDL_BUF_LAST, &model->output_norm, 1, facts->hidden_size));
+    HDL_TRY(add_linear(&at, HDL_BUF_LAST, &(part){&model->output, NULL, HDL_BUF_LOGITS, false}, 1));
+    book_buffers(schedule);
+    hdl_schedule_layout(schedule);
+    return HEDDLE_OK;
+}
+
+enum { LOGIT_TILE_BYTES = 8 << 20, MAX_LOGIT_ROWS = 64, SPECULATIVE_ROWS = 8 };
+
+heddle_status hdl_compile(hdl_schedule **out, const heddle_engine *engine, const hdl_plan *plan,
+                          const heddle_session_options *options, int32_t max_seqs, int64_t max_rows)
+{
+    const hdl_model_facts *facts = &engine->model->facts;
+    int64_t logit_rows = LOGIT_TILE_BYTES / ((int64_t)facts->n_vocab * 4);
+    hdl_schedule_limits limits = {.max_rows = max_rows,
+                                  .max_list_rows = options->plan_governs_all ? max_rows : HDL_MAX(max_seqs, SPECULATIVE_ROWS),
+                                  .max_context = options->context_tokens,
+                                  .max_logit_rows = HDL_MIN(HDL_MAX(logit_rows, 1), (int64_t)MAX_LOGIT_ROWS),
+                                  .max_seqs = max_seqs,
+                                  .n_threads = engine->n_threads,
+                                  .is_invariant = options->is_invariant != 0,
+                                  .kv_dtype = hdl_dtype_named(options->kv_type)};
+    limits.max_list_rows = HDL_MIN(limits.max_list_rows, max_rows);
+    HDL_TRY(hdl_schedule_new(out, plan, facts, &limits));
+    heddle_status status = lower_model(*out, engine->model);
+    if (status) {
+        hdl_schedule_free(*out);
+        *out = NULL;
+    }
+    return status;
+}

@@ -1,0 +1,168 @@
+/* memory.c - what a session will take, known before it starts. */
+#include <stdio.h>
+#include <string.h>
+
+#include "engine/engine_int.h"
+
+void heddle_session_options_default(heddle_session_options *options)
+{
+    *options = (heddle_session_options){.struct_size = sizeof *options,
+                                        .context_tokens = 4096,
+                                        .kv_type = "f16",
+                                        .kv_layout = "token",
+                                        .page_shift = HDL_KV_PAGE_SHIFT,
+                                        .chunk_rows = 512};
+}
+
+enum { MAX_CONTEXT_TOKENS = 1 << 28, MAX_CHUNK_ROWS = 1 << 16 };
+
+heddle_status hdl_options_check(const heddle_session_options *given, heddle_session_options *out)
+{
+    heddle_session_options_default(out);
+    if (given) memcpy(out, given, HDL_MIN(given->struct_size, sizeof *out));
+    out->struct_size = sizeof *out;
+    if (!out->kv_type) out->kv_type = "f16";
+    if (!out->kv_layout) out->kv_layout = "token";
+    hdl_dtype dtype = hdl_dtype_named(out->kv_type);
+    if (dtype != HDL_F32 && dtype != HDL_F16 && dtype != HDL_BF16 && dtype != HDL_I8)
+        return HDL_FAIL(HEDDLE_E_INVALID, "KV type \"%s\": must be f16, bf16, f32 or i8", out->kv_type);
+    if (strcmp(out->kv_layout, "token") && strcmp(out->kv_layout, "head"))
+        return HDL_FAIL(HEDDLE_E_INVALID, "KV layout \"%s\": must be token or head", out->kv_layout);
+    if (out->context_tokens < 1 || out->context_tokens > MAX_CONTEXT_TOKENS)
+        return HDL_FAIL(HEDDLE_E_INVALID, "context of %lld tokens: must be in 1..%d", (long long)out->context_tokens,
+                        MAX_CONTEXT_TOKENS);
+    if (out->page_shift < 4 || out->page_shift > 28)
+        return HDL_FAIL(HEDDLE_E_INVALID, "page_shift %d: must be in 4..28", out->page_shift);
+    if (out->chunk_rows < 1 || out->chunk_rows > MAX_CHUNK_ROWS)
+        return HDL_FAIL(HEDDLE_E_INVALID, "chunk_rows %d: must be in 1..%d", out->chunk_rows, MAX_CHUNK_ROWS);
+    out->chunk_rows = (int32_t)HDL_MIN((int64_t)out->chunk_rows, out->context_tokens);
+    return HEDDLE_OK;
+}
+
+heddle_status hdl_group_specs(const heddle_engine *engine, const heddle_session_options *options,
+                              hdl_kv_group_spec specs[HDL_MAX_GROUPS])
+{
+    const hdl_model_facts *facts = &engine->model->facts;
+    hdl_kv_layout layout;
+    for (int32_t g = 0; g < facts->n_groups; g++) {
+        specs[g] = (hdl_kv_group_spec){.n_layers = facts->groups[g].n_layers,
+                                       .window = facts->groups[g].kind == HDL_CACHE_ROLLING ? facts->groups[g].window : 0,
+                                       .n_kv_heads = facts->n_kv_heads,
+                                       .head_dim = facts->head_dim,
+                                       .v_head_dim = facts->v_head_dim,
+                                       .dtype = hdl_dtype_named(options->kv_type),
+                                       .is_head_major = !strcmp(options->kv_layout, "head"),
+                                       .page_shift = options->page_shift};
+        HDL_TRY(hdl_kv_layout_of(&layout, &specs[g]));
+    }
+    return HEDDLE_OK;
+}
+
+int64_t hdl_kv_bytes(const heddle_engine *engine, const heddle_session_options *options, int64_t n_tokens)
+{
+    hdl_kv_group_spec specs[HDL_MAX_GROUPS];
+    int64_t bytes = 0;
+    if (hdl_group_specs(engine, options, specs)) return 0;
+    for (int32_t g = 0; g < engine->model->facts.n_groups; g++) {
+        hdl_kv_layout layout;
+        hdl_kv_layout_of(&layout, &specs[g]);
+        bytes += hdl_kv_pages_for(&specs[g], n_tokens, options->chunk_rows) * layout.page_bytes;
+    }
+    return bytes;
+}
+
+static int64_t available_bytes(void)
+{
+    char line[256];
+    long long kib = -1;
+    FILE *file = fopen("/proc/meminfo", "r");
+    while (file && kib < 0 && fgets(line, sizeof line, file))
+        if (sscanf(line, "MemAvailable: %lld kB", &kib) == 1) break;
+    if (file) fclose(file);
+    return kib < 0 ? INT64_MAX : kib * 1024;
+}
+
+static heddle_status fill(const heddle_engine *engine, const hdl_plan *plan, heddle_session_options options,
+                          int64_t n_tokens, heddle_memory *memory)
+{
+    hdl_schedule *schedule;
+    options.context_tokens = n_tokens;
+    options.chunk_rows = (int32_t)HDL_MIN((int64_t)options.chunk_rows, n_tokens);
+    HDL_TRY(hdl_compile(&schedule, engine, plan, &options, 1, options.chunk_rows));
+    *memory = (heddle_memory){.struct_size = sizeof *memory,
+                              .weight_bytes = engine->model->weight_bytes,
+                              .kv_bytes = hdl_kv_bytes(engine, &options, n_tokens),
+                              .workspace_bytes = schedule->arena_bytes + n_tokens * 4 + engine->model->facts.n_vocab * 4,
+                              .available_bytes = available_bytes()};
+    memory->total_bytes = memory->weight_bytes + memory->kv_bytes + memory->workspace_bytes;
+    hdl_schedule_free(schedule);
+    return HEDDLE_OK;
+}
+
+static const hdl_plan *plan_or_dense(const heddle_plan *plan, heddle_plan **dense)
+{
+    *dense = NULL;
+    if (plan) return plan->plan;
+    return heddle_plan_named(dense, "dense") ? NULL : (*dense)->plan;
+}
+
+heddle_status heddle_memory_plan(const heddle_engine *engine, const heddle_plan *plan,
+                                 const heddle_session_options *options, int64_t n_tokens, heddle_memory *memory)
+{
+    heddle_session_options checked;
+    heddle_plan *dense;
+    *memory = (heddle_memory){.struct_size = sizeof *memory};
+    HDL_TRY(hdl_options_check(options, &checked));
+    if (n_tokens < 1 || n_tokens > MAX_CONTEXT_TOKENS)
+        return HDL_FAIL(HEDDLE_E_INVALID, "a memory plan for %lld tokens: must be in 1..%d", (long long)n_tokens,
+                        MAX_CONTEXT_TOKENS);
+    const hdl_plan *used = plan_or_dense(plan, &dense);
+    heddle_status status = used ? fill(engine, used, checked, n_tokens, memory) : HEDDLE_E_NOMEM;
+    heddle_plan_free(dense);
+    return status;
+}
+
+heddle_status hdl_memory_check(const heddle_engine *engine, const hdl_plan *plan,
+                               const heddle_session_options *options)
+{
+    heddle_memory memory, probe;
+    HDL_TRY(fill(engine, plan, *options, options->context_tokens, &memory));
+    if (memory.total_bytes <= memory.available_bytes) return HEDDLE_OK;
+    int64_t fits = 0;
+    for (int64_t step = MAX_CONTEXT_TOKENS; step >= 256; step /= 2)
+        if (fits + step < options->context_tokens && !fill(engine, plan, *options, fits + step, &probe) &&
+            probe.total_bytes <= memory.available_bytes)
+            fits += step;
+    return HDL_FAIL(HEDDLE_E_CAPACITY, "a context of %lld tokens takes %.1f GiB (weights %.2f, KV %.2f, workspace %.2f) "
+                    "and %.1f GiB are available; the largest context that fits is %lld tokens",
+                    (long long)options->context_tokens, memory.total_bytes / 0x1p30, memory.weight_bytes / 0x1p30,
+                    memory.kv_bytes / 0x1p30, memory.workspace_bytes / 0x1p30, memory.available_bytes / 0x1p30,
+                    (long long)fits);
+}
+
+heddle_status heddle_explain(const heddle_engine *engine, const heddle_plan *plan,
+                             const heddle_session_options *options, char **text)
+{
+    heddle_session_options checked;
+    heddle_plan *dense;
+    heddle_memory memory;
+    hdl_schedule *schedule = NULL;
+    hdl_buf buf = {0};
+    *text = NULL;
+    HDL_TRY(hdl_options_check(options, &checked));
+    const hdl_plan *used = plan_or_dense(plan, &dense);
+    heddle_status status = used ? hdl_compile(&schedule, engine, used, &checked, 1, checked.chunk_rows) : HEDDLE_E_NOMEM;
+    if (!status) status = hdl_explain(schedule, used, &buf);
+    if (!status) status = fill(engine, used, checked, checked.context_tokens, &memory);
+    if (!status) {
+        hdl_buf_printf(&buf, "\nmemory at %lld tokens, KV %s: weights %lld + KV %lld + workspace %lld = %lld bytes\n",
+                       (long long)checked.context_tokens, checked.kv_type, (long long)memory.weight_bytes,
+                       (long long)memory.kv_bytes, (long long)memory.workspace_bytes, (long long)memory.total_bytes);
+        status = hdl_buf_status(&buf);
+    }
+    hdl_schedule_free(schedule);
+    heddle_plan_free(dense);
+    if (status) hdl_buf_deinit(&buf);
+    *text = buf.data;
+    return status;
+}

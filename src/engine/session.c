@@ -1,0 +1,309 @@
+/* session.c - one sequence: its tokens, its KV state, its last logits. */
+#include <math.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/mem.h"
+#include "engine/engine_int.h"
+
+static double now_s(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+enum { SPARE_PAGES_FACTOR = 8, SPARE_PAGES = 256 }; /* address space only: room for forks */
+
+static heddle_status make_store(hdl_kv_store **out, const heddle_engine *engine, const heddle_session_options *options)
+{
+    hdl_kv_group_spec specs[HDL_MAX_GROUPS];
+    int64_t n_pages[HDL_MAX_GROUPS];
+    HDL_TRY(hdl_group_specs(engine, options, specs));
+    for (int32_t g = 0; g < engine->model->facts.n_groups; g++)
+        n_pages[g] = hdl_kv_pages_for(&specs[g], options->context_tokens, options->chunk_rows) * SPARE_PAGES_FACTOR +
+                     (options->page_shift <= 12 ? SPARE_PAGES : 0);
+    return hdl_kv_store_new(out, specs, engine->model->facts.n_groups, n_pages);
+}
+
+/* A session over a runner, with a KV sequence that is either new or given (adopted). */
+static heddle_status session_over(heddle_session **out, hdl_runner *runner, hdl_kv_store *store, hdl_kv_seq *kv)
+{
+    const hdl_schedule *schedule = runner->schedule;
+    heddle_session *session = hdl_calloc(1, sizeof *session);
+    heddle_status status = HEDDLE_E_NOMEM;
+    if (!session) return status;
+    session->runner = runner;
+    runner->n_refs++;
+    session->context_tokens = runner->options.context_tokens;
+    session->store = hdl_kv_store_ref(store);
+    session->stats.struct_size = sizeof session->stats;
+    atomic_fetch_add(&runner->engine->n_users, 1);
+    if (!(session->ids = hdl_calloc(session->context_tokens, sizeof *session->ids)) ||
+        !(session->logits = hdl_calloc(schedule->facts->n_vocab, sizeof *session->logits)))
+        goto done;
+    if (schedule->n_kept &&
+        (!(session->kept_ids = hdl_calloc(schedule->n_kept * schedule->kept_ids_max, sizeof *session->kept_ids)) ||
+         !(session->kept_counts = hdl_calloc((int64_t)schedule->n_kept * schedule->facts->n_kv_heads,
+                                             sizeof *session->kept_counts))))
+        goto done;
+    session->kv = kv;
+    status = kv ? HEDDLE_OK : hdl_kv_seq_new(&session->kv, store, session->context_tokens);
+done:
+    if (status) heddle_session_free(session);
+    *out = status ? NULL : session;
+    return status;
+}
+
+heddle_status heddle_session_new(heddle_session **out, heddle_engine *engine, const heddle_plan *plan,
+                                 const heddle_session_options *options)
+{
+    heddle_session_options checked;
+    heddle_plan *dense = NULL;
+    hdl_runner *runner = NULL;
+    hdl_kv_store *store = NULL;
+    *out = NULL;
+    HDL_TRY(hdl_options_check(options, &checked));
+    if (!plan) HDL_TRY(heddle_plan_named(&dense, "dense"));
+    const hdl_plan *used = plan ? plan->plan : dense->plan;
+    heddle_status status = hdl_memory_check(engine, used, &checked);
+    if (!status) status = hdl_runner_new(&runner, engine, used, &checked, 1, checked.chunk_rows);
+    if (!status) status = make_store(&store, engine, &checked);
+    if (!status) status = session_over(out, runner, store, NULL);
+    hdl_kv_store_unref(store);
+    hdl_runner_unref(runner);
+    heddle_plan_free(dense);
+    return status;
+}
+
+void heddle_session_free(heddle_session *session)
+{
+    if (!session) return;
+    hdl_kv_seq_free(session->kv);
+    hdl_kv_store_unref(session->store);
+    atomic_fetch_sub(&session->runner->engine->n_users, 1);
+    hdl_runner_unref(session->runner);
+    hdl_free(session->ids);
+    hdl_free(session->logits);
+    hdl_free(session->kept_ids);
+    hdl_free(session->kept_counts);
+    hdl_free(session);
+}
+
+/* ---- reading tokens: extend, score, each_logits are one loop over chunks ---- */
+
+typedef struct read_call {
+    const int32_t *ids;
+    int64_t n_ids, first_logit_row; /* of the whole call */
+    int64_t done;                   /* rows before the present chunk */
+    heddle_progress_fn progress;
+    void *progress_user;
+    void (*row)(struct read_call *call, int64_t row, const float *logits);
+    heddle_logits_fn logits_fn;
+    void *logits_user;
+    float *nll;
+    bool is_stopped;
+    heddle_session *session;
+} read_call;
+
+static void on_logits(const hdl_forward_item *item, int64_t row, const float *logits, void *user)
+{
+    read_call *call = user;
+    int64_t at = call->done + row;
+    if (call->row && !call->is_stopped) call->row(call, at, logits);
+    if (at == call->n_ids - 1 || row == item->n_ids - 1) {
+        memcpy(call->session->logits, logits, (size_t)call->session->runner->schedule->facts->n_vocab * sizeof *logits);
+        call->session->has_logits = true;
+    }
+}
+
+static int64_t chunk_rows(const heddle_session *session)
+{
+    /* a list kept over several rows exists only row by row */
+    bool is_single = session->runner->options.plan_governs_all && session->runner->schedule->refresh > 1;
+    return is_single ? 1 : session->runner->options.chunk_rows;
+}
+
+static heddle_status read_tokens(heddle_session *session, read_call *call)
+{
+    double start = now_s();
+    bool is_prompt = call->n_ids > 1;
+    int64_t n_chunk = chunk_rows(session), total = call->n_ids;
+    heddle_status status = HEDDLE_OK;
+    call->session = session;
+    if (total < 1) return HDL_FAIL(HEDDLE_E_INVALID, "0 tokens to read: must be 1 or more");
+    if (hdl_kv_seq_len(session->kv) + total > session->context_tokens)
+        return HDL_FAIL(HEDDLE_E_CAPACITY, "%lld tokens are read and %lld more are given: the context holds %lld",
+                        (long long)hdl_kv_seq_len(session->kv), (long long)total, (long long)session->context_tokens);
+    atomic_store(&session->is_cancelled, false);
+    for (call->done = 0; call->done < total && !status;) {
+        int64_t n = HDL_MIN(n_chunk, total - call->done), last = call->done + n == total ? n - 1 : n;
+        hdl_forward_item item = {.session = session,
+                                 .ids = call->ids + call->done,
+                                 .n_ids = n,
+                                 .is_prompt = is_prompt,
+                                 .first_logit_row = HDL_MIN(last, HDL_MAX(call->first_logit_row - call->done, 0))};
+        status = hdl_forward(session->runner, &item, 1, on_logits, call);
+        if (status) break;
+        call->done += n;
+        bool is_asked = call->progress && call->progress(call->done, total, call->progress_user);
+        if (call->done < total && (is_asked || call->is_stopped || atomic_load(&session->is_cancelled)))
+            status = HDL_FAIL(HEDDLE_E_CANCELLED, "stopped after %lld of %lld tokens", (long long)call->done,
+                              (long long)total);
+    }
+    if (is_prompt) {
+        session->stats.n_prefill_tokens += call->done;
+        session->stats.prefill_s += now_s() - start;
+    } else {
+        session->stats.n_decode_tokens += call->done;
+        session->stats.decode_s += now_s() - start;
+    }
+    return status;
+}
+
+heddle_status heddle_session_extend(heddle_session *session, const int32_t *ids, int64_t n_ids,
+                                    heddle_progress_fn progress, void *user)
+{
+    read_call call = {.ids = ids, .n_ids = n_ids, .first_logit_row = n_ids, .progress = progress, .progress_user = user};
+    return read_tokens(session, &call);
+}
+
+heddle_status heddle_session_sync(heddle_session *session, const int32_t *ids, int64_t n_ids, int64_t *n_kept,
+                                  heddle_progress_fn progress, void *user)
+{
+    int64_t same = 0, len = hdl_kv_seq_len(session->kv), kept;
+    if (n_kept) *n_kept = 0;
+    while (same < len && same < n_ids && session->ids[same] == ids[same]) same++;
+    if (same == len && same == n_ids && session->has_logits) {
+        if (n_kept) *n_kept = same;
+        return HEDDLE_OK;
+    }
+    if (same == n_ids && same) same--; /* the last token is read again for its logits */
+    HDL_TRY(heddle_session_truncate(session, same, &kept));
+    if (n_kept) *n_kept = kept;
+    return heddle_session_extend(session, ids + kept, n_ids - kept, progress, user);
+}
+
+/* -log softmax(logits)[id], summed in double so that vocabulary size does not cost digits. */
+static float nll_of(const float *logits, int32_t n_vocab, int32_t id)
+{
+    float top = -INFINITY;
+    double sum = 0;
+    for (int32_t i = 0; i < n_vocab; i++) top = logits[i] > top ? logits[i] : top;
+    for (int32_t i = 0; i < n_vocab; i++) sum += exp((double)(logits[i] - top));
+    return (float)(log(sum) + (double)top - (double)logits[id]);
+}
+
+static void score_row(read_call *call, int64_t row, const float *logits)
+{
+    if (row + 1 < call->n_ids)
+        call->nll[row + 1] = nll_of(logits, call->session->runner->schedule->facts->n_vocab, call->ids[row + 1]);
+}
+
+heddle_status heddle_session_score(heddle_session *session, const int32_t *ids, int64_t n_ids, int64_t first_scored,
+                                   float *nll, heddle_progress_fn progress, void *user)
+{
+    read_call call = {.ids = ids,
+                      .n_ids = n_ids,
+                      .first_logit_row = HDL_MAX(first_scored - 1, 0),
+                      .progress = progress,
+                      .progress_user = user,
+                      .row = score_row,
+                      .nll = nll};
+    for (int64_t i = 0; i < n_ids; i++) nll[i] = NAN;
+    if (n_ids > 0 && first_scored <= 0 && session->has_logits && ids[0] >= 0 &&
+        ids[0] < session->runner->schedule->facts->n_vocab)
+        nll[0] = nll_of(session->logits, session->runner->schedule->facts->n_vocab, ids[0]);
+    return read_tokens(session, &call);
+}
+
+static void hand_row(read_call *call, int64_t row, const float *logits)
+{
+    if (row >= call->first_logit_row && call->logits_fn(row, logits, call->logits_user)) call->is_stopped = true;
+}
+
+heddle_status heddle_session_each_logits(heddle_session *session, const int32_t *ids, int64_t n_ids,
+                                         int64_t first_row, heddle_logits_fn fn, void *user)
+{
+    read_call call = {.ids = ids,
+                      .n_ids = n_ids,
+                      .first_logit_row = HDL_MAX(first_row, 0),
+                      .row = hand_row,
+                      .logits_fn = fn,
+                      .logits_user = user};
+    return read_tokens(session, &call);
+}
+
+/* ---- state ---- */
+
+const float *heddle_session_logits(const heddle_session *session)
+{
+    return session->has_logits ? session->logits : NULL;
+}
+
+int64_t heddle_session_len(const heddle_session *session)
+{
+    return hdl_kv_seq_len(session->kv);
+}
+
+const int32_t *heddle_session_ids(const heddle_session *session)
+{
+    return session->ids;
+}
+
+heddle_status heddle_session_truncate(heddle_session *session, int64_t n, int64_t *n_kept)
+{
+    int64_t len = hdl_kv_seq_len(session->kv), kept = len;
+    if (n < 0) return HDL_FAIL(HEDDLE_E_INVALID, "truncation to %lld tokens: must be 0 or more", (long long)n);
+    if (n < len) {
+        kept = hdl_kv_seq_truncate(session->kv, n);
+        session->has_logits = false;
+        session->kept_visible = 0;
+    }
+    if (n_kept) *n_kept = kept;
+    return HEDDLE_OK;
+}
+
+heddle_status heddle_session_fork(heddle_session **out, const heddle_session *session)
+{
+    hdl_kv_seq *kv;
+    const hdl_schedule *schedule = session->runner->schedule;
+    *out = NULL;
+    HDL_TRY(hdl_kv_seq_fork(&kv, session->kv));
+    heddle_status status = session_over(out, session->runner, session->store, kv);
+    if (status) {
+        hdl_kv_seq_free(kv);
+        return status;
+    }
+    heddle_session *copy = *out;
+    memcpy(copy->ids, session->ids, (size_t)hdl_kv_seq_len(kv) * sizeof *copy->ids);
+    memcpy(copy->logits, session->logits, (size_t)schedule->facts->n_vocab * sizeof *copy->logits);
+    copy->has_logits = session->has_logits;
+    copy->kept_visible = session->kept_visible;
+    if (schedule->n_kept) {
+        memcpy(copy->kept_ids, session->kept_ids, (size_t)(schedule->n_kept * schedule->kept_ids_max) * 4);
+        memcpy(copy->kept_counts, session->kept_counts, (size_t)schedule->n_kept * schedule->facts->n_kv_heads * 4);
+    }
+    return HEDDLE_OK;
+}
+
+void heddle_session_cancel(heddle_session *session)
+{
+    atomic_store(&session->is_cancelled, true);
+}
+
+void heddle_session_stats(const heddle_session *session, heddle_stats *stats)
+{
+    *stats = session->stats;
+    stats->struct_size = sizeof *stats;
+    stats->kv_bytes = hdl_kv_seq_bytes(session->kv);
+    stats->kv_peak_bytes = hdl_kv_store_peak_bytes(session->store);
+    stats->workspace_bytes = session->runner->schedule->arena_bytes;
+    stats->decode_tokens_read = session->n_layer_rows ? session->tokens_read / session->n_layer_rows : 0;
+}
+
+void heddle_session_stats_reset(heddle_session *session)
+{
+    session->stats = (heddle_stats){.struct_size = sizeof session->stats};
+    session->n_layer_rows = session->tokens_read = 0;
+}

@@ -1,0 +1,362 @@
+/* compile.c - plan x model x device to a schedule: every check, choice and size happens here.
+ *
+ * The engine walks the model's layers and adds the steps that do not depend on the plan; this file
+ * adds the plan's part of each layer (hdl_lower_attention), chooses implementations, books memory
+ * and binds pointers. A layer's plan lowers to at most two steps a route:
+ *
+ *   dense                         attend
+ *   dense + router                attend, observing, then select
+ *   token_list + own mass router  attend into SPARE, observing, then select; attend the list
+ *   token_list + other router     select; attend the list
+ *   token_list, shared            attend the owner's list
+ *   between two refreshes         an owner loads its kept list, then everybody attends lists */
+#include <string.h>
+
+#include "base/mem.h"
+#include "plan/schedule.h"
+
+const char *hdl_buffer_name(hdl_buffer buffer)
+{
+    static const char *const names[HDL_N_BUFFERS] = {"-",  "x",    "normed", "q",       "k",    "v",     "attn",  "gate",
+                                                     "up", "last", "logits", "cos_sin", "mass", "spare", "lists", "work"};
+    return names[buffer];
+}
+
+static int64_t list_capacity(const hdl_router_spec *router, int64_t max_context)
+{
+    int64_t n = router->top_k + router->n_sink + router->window + router->refresh - 1;
+    return HDL_MAX(HDL_MIN(n, max_context), 1);
+}
+
+static void assign_slots(hdl_schedule *schedule)
+{
+    const hdl_model_facts *facts = schedule->facts;
+    for (int r = 0; r < 2; r++)
+        for (int32_t layer = 0; layer < facts->n_layers; layer++) {
+            const hdl_layer_plan *at = &schedule->routes[r].layers[layer];
+            schedule->slot_of_layer[r][layer] = -1;
+            if (!at->has_router) continue;
+            hdl_selection *slot = &schedule->slots[schedule->n_slots];
+            slot->block_size = 1;
+            slot->n_lists = at->router.is_per_kv_head ? facts->n_kv_heads : 1;
+            slot->n_ids_max = list_capacity(&at->router, schedule->limits.max_context);
+            schedule->slot_of_layer[r][layer] = schedule->n_slots++;
+            if (r == HDL_ROUTE_PREFILL) schedule->has_prefill_lists = true;
+            if (r == HDL_ROUTE_DECODE && schedule->refresh > 1) {
+                schedule->n_kept++;
+                schedule->kept_ids_max = HDL_MAX(schedule->kept_ids_max, slot->n_ids_max * slot->n_lists);
+            }
+        }
+    int64_t row_bytes = (schedule->limits.max_context + 16) * 4;
+    for (int32_t i = 0; i < schedule->n_slots; i++)
+        row_bytes = HDL_MAX(row_bytes, schedule->slots[i].n_lists * (schedule->limits.max_context + 16) * 4);
+    schedule->tile_rows = HDL_MIN(HDL_MAX(HDL_TILE_BYTES / row_bytes, 1), (int64_t)HDL_MAX_TILE_ROWS);
+    schedule->slot_rows = schedule->has_prefill_lists ? schedule->limits.max_rows : schedule->limits.max_list_rows;
+    schedule->tile_rows = HDL_MIN(schedule->tile_rows, schedule->slot_rows);
+}
+
+heddle_status hdl_schedule_new(hdl_schedule **out, const hdl_plan *plan, const hdl_model_facts *facts,
+                               const hdl_schedule_limits *limits)
+{
+    *out = NULL;
+    hdl_schedule *schedule = hdl_calloc(1, sizeof *schedule);
+    if (!schedule) return HEDDLE_E_NOMEM;
+    schedule->limits = *limits;
+    schedule->facts = facts;
+    schedule->refresh = 1;
+    heddle_status status = HEDDLE_OK;
+    for (int r = 0; r < 2 && !status; r++)
+        status = hdl_plan_resolve(plan, facts, (hdl_route)r, &schedule->routes[r]);
+    int32_t n_in_group[HDL_MAX_GROUPS] = {0};
+    for (int32_t layer = 0; layer < facts->n_layers && !status; layer++) {
+        const hdl_layer_facts *at = &facts->layers[layer];
+        if (at->kv_source == layer) schedule->layer_in_group[layer] = n_in_group[at->cache_group]++;
+        else schedule->layer_in_group[layer] = schedule->layer_in_group[at->kv_source];
+        const hdl_layer_plan *decode = &schedule->routes[HDL_ROUTE_DECODE].layers[layer];
+        if (!decode->has_router) continue;
+        if (schedule->refresh > 1 && decode->router.refresh != schedule->refresh)
+            status = HDL_FAIL(HEDDLE_E_UNSUPPORTED, "plan %s: routers refresh every %d and every %d steps; one interval "
+                              "a plan is supported", plan->name, schedule->refresh, decode->router.refresh);
+        schedule->refresh = decode->router.refresh;
+    }
+    if (status) {
+        hdl_schedule_free(schedule);
+        return status;
+    }
+    assign_slots(schedule);
+    *out = schedule;
+    return HEDDLE_OK;
+}
+
+void hdl_schedule_free(hdl_schedule *schedule)
+{
+    if (!schedule) return;
+    hdl_free(schedule->steps);
+    hdl_pages_free(schedule->arena, schedule->arena_bytes);
+    hdl_buf_deinit(&schedule->refusals);
+    hdl_free(schedule);
+}
+
+void hdl_schedule_book(hdl_schedule *schedule, hdl_buffer buffer, int64_t n_bytes)
+{
+    schedule->buffer_bytes[buffer] = HDL_MAX(schedule->buffer_bytes[buffer], HDL_ALIGN_UP(n_bytes, 64));
+}
+
+/* Arguments as large as a class will ever pass, for why_not and workspace. */
+static void size_args(const hdl_schedule *schedule, const hdl_step *step, hdl_class cls, hdl_step *sized)
+{
+    const hdl_schedule_limits *limits = &schedule->limits;
+    int64_t rows = step->where == HDL_WHERE_LOGITS ? limits->max_logit_rows : limits->max_rows;
+    if (cls == HDL_CLASS_ONE) rows = HDL_MIN(rows, HDL_FEW_ROWS);
+    *sized = *step;
+    switch (step->op) {
+    case HDL_OP_EMBED: sized->u.embed.n_rows = rows; break;
+    case HDL_OP_NORM: sized->u.norm.n_rows *= rows; break; /* rows per row: heads of a QK norm */
+    case HDL_OP_LINEAR: sized->u.linear.n_rows = rows; break;
+    case HDL_OP_ROPE: sized->u.rope.n_rows = rows; break;
+    case HDL_OP_APPEND: sized->u.append.n_rows = rows; break;
+    case HDL_OP_GLU: sized->u.glu.n_rows = rows; break;
+    case HDL_OP_ATTEND: {
+        hdl_attend_args *args = &sized->u.attend.args;
+        args->n_seqs = limits->max_seqs;
+        args->n_rows = cls == HDL_CLASS_ONE ? limits->max_seqs : limits->max_rows;
+        args->max_q_len = cls == HDL_CLASS_ONE ? 1 : limits->max_rows;
+        if (step->u.attend.is_selecting && cls == HDL_CLASS_MANY)
+            args->n_rows = args->max_q_len = schedule->tile_rows;
+        args->max_kv_len = args->mass_stride = limits->max_context;
+        break;
+    }
+    default: break;
+    }
+}
+
+/* A refusal is told once, however many layers met it. */
+static void note_refusals(hdl_schedule *schedule, const hdl_buf *why)
+{
+    const char *line = why->data;
+    while (line && *line) {
+        int64_t n = (int64_t)strcspn(line, "\n") + 1;
+        char text[256];
+        snprintf(text, sizeof text, "%.*s", (int)n, line);
+        if (!schedule->refusals.data || !strstr(schedule->refusals.data, text))
+            hdl_buf_puts(&schedule->refusals, text);
+        line += HDL_MIN(n, (int64_t)strlen(line));
+    }
+}
+
+static heddle_status choose(hdl_schedule *schedule, hdl_op op, const void *args, const hdl_impl **out)
+{
+    hdl_buf why = {0};
+    *out = hdl_choose(op, args, &why);
+    note_refusals(schedule, &why);
+    hdl_buf_deinit(&why);
+    if (!*out) return HEDDLE_E_UNSUPPORTED;
+    if ((*out)->workspace)
+        hdl_schedule_book(schedule, HDL_BUF_WORK, (*out)->workspace(args, schedule->limits.n_threads));
+    return HEDDLE_OK;
+}
+
+static const void *args_of(const hdl_step *step)
+{
+    return step->op == HDL_OP_ATTEND ? (const void *)&step->u.attend.args : (const void *)&step->u;
+}
+
+heddle_status hdl_schedule_add(hdl_schedule *schedule, const hdl_step *step)
+{
+    if (schedule->n_steps == schedule->capacity) {
+        int32_t capacity = HDL_MAX(64, schedule->capacity * 2);
+        hdl_step *grown = hdl_realloc(schedule->steps, schedule->n_steps, capacity, sizeof *grown);
+        if (!grown) return HEDDLE_E_NOMEM;
+        schedule->steps = grown;
+        schedule->capacity = capacity;
+    }
+    hdl_step *added = &schedule->steps[schedule->n_steps], sized;
+    *added = *step;
+    if (step->op != HDL_OP_ATTEND || step->u.attend.is_attending)
+        for (int cls = 0; cls < HDL_N_CLASSES; cls++) {
+            size_args(schedule, step, (hdl_class)cls, &sized);
+            HDL_TRY(choose(schedule, step->op, args_of(&sized), &added->impl[cls]));
+        }
+    if (step->op == HDL_OP_ATTEND && step->u.attend.is_selecting)
+        HDL_TRY(choose(schedule, HDL_OP_SELECT, &step->u.attend.select, &added->u.attend.select_impl));
+    schedule->n_steps++;
+    return HEDDLE_OK;
+}
+
+/* The step that attends in `layer`; the caller adds what makes or reads a list. */
+static hdl_step attend_step(const hdl_schedule *schedule, int32_t layer, hdl_route route)
+{
+    const hdl_model_facts *facts = schedule->facts;
+    const hdl_layer_facts *at = &facts->layers[layer];
+    hdl_step step = {.op = HDL_OP_ATTEND, .where = HDL_WHERE_ROUTE, .route = route, .layer = layer, .in = HDL_BUF_Q,
+                     .out = {HDL_BUF_ATTN}};
+    step.u.attend = (hdl_attend_step){.is_attending = true,
+                                      .group = at->cache_group,
+                                      .layer_in_group = schedule->layer_in_group[layer],
+                                      .slot = -1,
+                                      .kept = -1};
+    step.u.attend.args = (hdl_attend_args){.n_heads = facts->n_heads,
+                                           .n_kv_heads = facts->n_kv_heads,
+                                           .head_dim = facts->head_dim,
+                                           .v_head_dim = facts->v_head_dim,
+                                           .kv_dtype = schedule->limits.kv_dtype,
+                                           .q_stride = (int64_t)facts->n_heads * facts->head_dim,
+                                           .o_stride = (int64_t)facts->n_heads * facts->v_head_dim,
+                                           .scale = facts->attn_scale,
+                                           .soft_cap = facts->attn_soft_cap,
+                                           .window = at->window,
+                                           .n_mass_lists = 1,
+                                           .is_invariant = schedule->limits.is_invariant};
+    return step;
+}
+
+/* Turns a step into one that makes the layer's list. */
+static void add_router(hdl_schedule *schedule, hdl_step *step, const hdl_router_spec *router, int32_t slot)
+{
+    const hdl_schedule_limits *limits = &schedule->limits;
+    hdl_attend_step *attend = &step->u.attend;
+    hdl_selection *list = &schedule->slots[slot];
+    int64_t rows = schedule->tile_rows, scores = rows * list->n_lists * (limits->max_context + 16);
+    attend->is_selecting = true;
+    attend->router = *router;
+    attend->slot = slot;
+    attend->args.has_mass = router->score == HDL_SCORE_MASS;
+    attend->args.n_mass_lists = list->n_lists;
+    attend->select = (hdl_select_args){.n_rows = rows,
+                                       .n_lists = list->n_lists,
+                                       .score_stride = limits->max_context,
+                                       .max_visible = limits->max_context,
+                                       .top_k = router->top_k,
+                                       .n_sink = router->n_sink,
+                                       .window = router->window,
+                                       .out = list};
+    hdl_schedule_book(schedule, HDL_BUF_MASS, scores * 4);
+}
+
+static heddle_status add_list_attend(hdl_schedule *schedule, int32_t layer, hdl_route route, int32_t slot, int32_t kept)
+{
+    hdl_step step = attend_step(schedule, layer, route);
+    step.u.attend.args.has_selection = true;
+    step.u.attend.slot = slot;
+    step.u.attend.kept = kept;
+    step.u.attend.is_kept = kept >= 0;
+    return hdl_schedule_add(schedule, &step);
+}
+
+/* kept: this owner's number among the plan's list makers, -1 without refresh. */
+static heddle_status lower_fresh(hdl_schedule *schedule, int32_t layer, hdl_route route, int32_t kept)
+{
+    const hdl_layer_plan *at = &schedule->routes[route].layers[layer];
+    const int32_t *slots = schedule->slot_of_layer[route];
+    bool is_dense = at->op == HDL_OPERATOR_DENSE;
+    hdl_step step = attend_step(schedule, layer, route);
+    step.u.attend.kept = kept;
+    if (at->has_router) {
+        bool is_observed = at->router.score == HDL_SCORE_MASS;
+        add_router(schedule, &step, &at->router, slots[layer]);
+        if (is_observed && !is_dense) {
+            step.out[0] = HDL_BUF_SPARE;
+            hdl_schedule_book(schedule, HDL_BUF_SPARE, schedule->tile_rows * step.u.attend.args.o_stride * 4);
+        }
+        step.u.attend.is_attending = is_observed;
+        HDL_TRY(hdl_schedule_add(schedule, &step));
+        if (is_observed && is_dense) return HEDDLE_OK;
+        step = attend_step(schedule, layer, route);
+    }
+    if (is_dense) return hdl_schedule_add(schedule, &step);
+    return add_list_attend(schedule, layer, route, slots[at->owner], -1);
+}
+
+heddle_status hdl_lower_attention(hdl_schedule *schedule, int32_t layer)
+{
+    const hdl_layer_plan *decode = &schedule->routes[HDL_ROUTE_DECODE].layers[layer];
+    const int32_t *slots = schedule->slot_of_layer[HDL_ROUTE_DECODE];
+    int32_t kept = -1;
+    if (schedule->refresh > 1 && decode->has_router) {
+        kept = 0;
+        for (int32_t below = 0; below < layer; below++)
+            kept += schedule->routes[HDL_ROUTE_DECODE].layers[below].has_router;
+    }
+    HDL_TRY(lower_fresh(schedule, layer, HDL_ROUTE_PREFILL, -1));
+    HDL_TRY(lower_fresh(schedule, layer, HDL_ROUTE_DECODE, kept));
+    if (schedule->refresh <= 1) return HEDDLE_OK;
+    if (decode->has_router) return add_list_attend(schedule, layer, HDL_ROUTE_REUSE, slots[layer], kept);
+    if (decode->op == HDL_OPERATOR_TOKEN_LIST)
+        return add_list_attend(schedule, layer, HDL_ROUTE_REUSE, slots[decode->owner], -1);
+    hdl_step step = attend_step(schedule, layer, HDL_ROUTE_REUSE);
+    return hdl_schedule_add(schedule, &step);
+}
+
+static int64_t slot_bytes(const hdl_schedule *schedule, const hdl_selection *slot)
+{
+    int64_t lists = schedule->slot_rows * slot->n_lists;
+    return HDL_ALIGN_UP(lists * slot->n_ids_max * 4, 64) + HDL_ALIGN_UP(lists * 4, 64);
+}
+
+void hdl_schedule_layout(hdl_schedule *schedule)
+{
+    int64_t lists = 0, at = 0;
+    for (int32_t i = 0; i < schedule->n_slots; i++) lists += slot_bytes(schedule, &schedule->slots[i]);
+    hdl_schedule_book(schedule, HDL_BUF_LISTS, lists);
+    for (int b = 0; b < HDL_N_BUFFERS; b++) {
+        schedule->buffer_offset[b] = at;
+        at += schedule->buffer_bytes[b] ? schedule->buffer_bytes[b] + 64 : 0; /* a line between two buffers */
+    }
+    schedule->arena_bytes = at;
+}
+
+float *hdl_schedule_at(const hdl_schedule *schedule, hdl_buffer buffer)
+{
+    return buffer == HDL_BUF_NONE ? NULL : (float *)(schedule->arena + schedule->buffer_offset[buffer]);
+}
+
+static void bind_step(const hdl_schedule *schedule, hdl_step *step)
+{
+    float *in = hdl_schedule_at(schedule, step->in), *in2 = hdl_schedule_at(schedule, step->in2);
+    float *out = hdl_schedule_at(schedule, step->out[0]);
+    switch (step->op) {
+    case HDL_OP_EMBED: step->u.embed.out = out; break;
+    case HDL_OP_NORM:
+        step->u.norm.x = in;
+        step->u.norm.residual = in2;
+        step->u.norm.out = out;
+        break;
+    case HDL_OP_LINEAR:
+        step->u.linear.x = in;
+        for (int32_t i = 0; i < step->u.linear.n_parts; i++)
+            step->u.linear.part[i].out = hdl_schedule_at(schedule, step->out[i]);
+        break;
+    case HDL_OP_ROPE: step->u.rope.x = in; break;
+    case HDL_OP_APPEND:
+        step->u.append.k = in;
+        step->u.append.v = in2;
+        break;
+    case HDL_OP_GLU:
+        step->u.glu.gate = in;
+        step->u.glu.up = in2;
+        break;
+    case HDL_OP_ATTEND:
+        step->u.attend.args.q = in;
+        step->u.attend.args.o = out;
+        break;
+    default: HDL_ASSERT(false);
+    }
+}
+
+heddle_status hdl_schedule_bind(hdl_schedule *schedule)
+{
+    HDL_ASSERT(!schedule->arena);
+    schedule->arena = hdl_pages_alloc(schedule->arena_bytes);
+    if (!schedule->arena) return HEDDLE_E_NOMEM;
+    uint8_t *at = (uint8_t *)hdl_schedule_at(schedule, HDL_BUF_LISTS);
+    for (int32_t i = 0; i < schedule->n_slots; i++) {
+        hdl_selection *slot = &schedule->slots[i];
+        int64_t lists = schedule->slot_rows * slot->n_lists;
+        slot->n_rows = schedule->slot_rows;
+        slot->ids = (int32_t *)at;
+        slot->counts = (int32_t *)(at + HDL_ALIGN_UP(lists * slot->n_ids_max * 4, 64));
+        at += slot_bytes(schedule, slot);
+    }
+    for (int32_t i = 0; i < schedule->n_steps; i++) bind_step(schedule, &schedule->steps[i]);
+    return HEDDLE_OK;
+}

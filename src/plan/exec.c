@@ -1,0 +1,309 @@
+/* exec.c - walks the schedule: no options, no allocation, no choice but which rows are there.
+ *
+ * Arguments are copied from the step, row counts and page tables are filled in, the implementation
+ * that compile chose is launched. Attention steps run once per group: the sequences of one route and
+ * class, whose rows are contiguous. Where a list is made, many-row groups go in tiles of
+ * tile_rows query rows, so that scores never exist for more than one tile. */
+#include <math.h>
+#include <string.h>
+
+#include "plan/schedule.h"
+
+typedef struct group { /* sequences of one route and class */
+    int32_t first_seq, n_seqs;
+    int64_t first_row, n_rows;
+    hdl_route route;
+    hdl_class cls;
+} group;
+
+static hdl_class class_of(const hdl_exec_seq *seq)
+{
+    return seq->q_len == 1 ? HDL_CLASS_ONE : HDL_CLASS_MANY;
+}
+
+static bool next_group(const hdl_exec_batch *batch, group *at)
+{
+    int32_t first = at->first_seq + at->n_seqs, i = first;
+    if (first >= batch->n_seqs) return false;
+    *at = (group){.first_seq = first,
+                  .first_row = at->first_row + at->n_rows,
+                  .route = batch->seqs[first].route,
+                  .cls = class_of(&batch->seqs[first])};
+    for (; i < batch->n_seqs && batch->seqs[i].route == at->route && class_of(&batch->seqs[i]) == at->cls; i++)
+        at->n_rows += batch->seqs[i].q_len;
+    at->n_seqs = i - first;
+    return true;
+}
+
+static hdl_launch launch_of(const hdl_schedule *schedule)
+{
+    return (hdl_launch){.n_threads = schedule->limits.n_threads,
+                        .workspace = hdl_schedule_at(schedule, HDL_BUF_WORK)};
+}
+
+/* ---- rotation tables: cos and sin per row and table, once a forward ---- */
+
+static void fill_cos_sin(const hdl_schedule *schedule, const hdl_exec_batch *batch)
+{
+    float *table = hdl_schedule_at(schedule, HDL_BUF_COS_SIN);
+    for (int32_t r = 0; r < schedule->facts->n_ropes; r++) {
+        const hdl_rope_facts *rope = &schedule->facts->ropes[r];
+        if (rope->style == HDL_ROPE_NONE) continue;
+        int64_t row = 0;
+        for (int32_t s = 0; s < batch->n_seqs; s++) {
+            const hdl_exec_seq *seq = &batch->seqs[s];
+            for (int64_t i = 0; i < seq->q_len; i++, row++) {
+                int64_t position = batch->n_visible[row] - 1;
+                float *out = table + r * schedule->limits.max_rows * HDL_MAX_ROPE_DIM + row * rope->dim;
+                for (int32_t d = 0; d < rope->dim / 2; d++) {
+                    float angle = (float)position * rope->inv_freq[d];
+                    out[2 * d] = (float)cos((double)angle) * rope->attn_factor;
+                    out[2 * d + 1] = (float)sin((double)angle) * rope->attn_factor;
+                }
+            }
+        }
+    }
+}
+
+/* ---- lists ---- */
+
+/* Row `row` of the batch is this row of every slot. */
+static int64_t slot_row(const hdl_schedule *schedule, const hdl_exec_batch *batch, int64_t row)
+{
+    if (schedule->has_prefill_lists) return row;
+    int64_t first = 0;
+    for (int32_t s = 0; s < batch->n_seqs && batch->seqs[s].route == HDL_ROUTE_PREFILL; s++)
+        first += batch->seqs[s].q_len;
+    return row - first;
+}
+
+static hdl_selection slot_view(const hdl_schedule *schedule, const hdl_exec_batch *batch, int32_t slot, int64_t row,
+                               int64_t n_rows)
+{
+    hdl_selection view = schedule->slots[slot];
+    int64_t at = slot_row(schedule, batch, row);
+    view.n_rows = n_rows;
+    view.ids += at * view.n_lists * view.n_ids_max;
+    view.counts += at * view.n_lists;
+    return view;
+}
+
+/* The control's scores: a hash of (seed, position, token), uniform in [0, 1). */
+static void fill_random(float *score, int64_t stride, int32_t n_lists, const int64_t *n_visible, int64_t n_rows,
+                        int64_t seed)
+{
+    for (int64_t r = 0; r < n_rows; r++)
+        for (int32_t l = 0; l < n_lists; l++)
+            for (int64_t j = 0; j < n_visible[r]; j++) {
+                uint64_t h = (uint64_t)seed * 0x9E3779B97F4A7C15u ^ (uint64_t)n_visible[r] * 0xD1B54A32D192ED03u ^
+                             (uint64_t)(j * 131 + l) * 0x2545F4914F6CDD1Du;
+                h = (h ^ (h >> 31)) * 0xBF58476D1CE4E5B9u;
+                h = (h ^ (h >> 27)) * 0x94D049BB133111EBu;
+                score[(r * n_lists + l) * stride + j] = (float)(h >> 40) * (1.0f / 16777216.0f);
+            }
+}
+
+static void keep_list(const hdl_schedule *schedule, hdl_exec_seq *seq, int32_t kept, const hdl_selection *list,
+                      int64_t row)
+{
+    int32_t *to = seq->kept_ids + kept * schedule->kept_ids_max;
+    for (int32_t l = 0; l < list->n_lists; l++) {
+        int32_t n = *hdl_selection_count(list, row, l);
+        memcpy(to + l * list->n_ids_max, hdl_selection_ids(list, row, l), (size_t)n * sizeof *to);
+        seq->kept_counts[kept * schedule->facts->n_kv_heads + l] = n;
+    }
+    seq->kept_visible = seq->kv_len;
+}
+
+/* A kept list and the tokens that came after it: still unique and ascending. */
+static void load_kept(const hdl_schedule *schedule, const hdl_exec_seq *seq, int32_t kept, hdl_selection *list,
+                      int64_t row)
+{
+    const int32_t *from = seq->kept_ids + kept * schedule->kept_ids_max;
+    for (int32_t l = 0; l < list->n_lists; l++) {
+        int32_t *ids = hdl_selection_ids(list, row, l), n = seq->kept_counts[kept * schedule->facts->n_kv_heads + l];
+        memcpy(ids, from + l * list->n_ids_max, (size_t)n * sizeof *ids);
+        for (int64_t t = seq->kept_visible; t < seq->kv_len; t++) ids[n++] = (int32_t)t;
+        *hdl_selection_count(list, row, l) = n;
+    }
+}
+
+/* ---- attention ---- */
+
+static hdl_attend_seq attend_seq(const hdl_exec_seq *seq, const hdl_attend_step *step, int64_t first_row)
+{
+    return (hdl_attend_seq){.first_row = first_row,
+                            .q_len = seq->q_len,
+                            .kv_len = seq->kv_len,
+                            .kv = hdl_kv_seq_view(seq->kv, step->group, step->layer_in_group),
+                            .mask = seq->mask};
+}
+
+/* Attends rows first_row.. of the batch with the prepared sequences, then makes their lists. */
+static void attend_rows(const hdl_schedule *schedule, const hdl_step *step, const hdl_exec_batch *batch,
+                        const hdl_attend_seq *seqs, int32_t n_seqs, int64_t first_row, int64_t n_rows, hdl_class cls)
+{
+    const hdl_attend_step *at = &step->u.attend;
+    hdl_launch launch = launch_of(schedule);
+    hdl_attend_args args = at->args;
+    hdl_selection list;
+    bool is_spare = step->out[0] == HDL_BUF_SPARE;
+    args.n_rows = n_rows;
+    args.n_seqs = n_seqs;
+    args.seqs = seqs;
+    args.max_q_len = args.max_kv_len = 0;
+    for (int32_t i = 0; i < n_seqs; i++) {
+        args.max_q_len = HDL_MAX(args.max_q_len, seqs[i].q_len);
+        args.max_kv_len = HDL_MAX(args.max_kv_len, seqs[i].kv_len);
+    }
+    args.q += first_row * args.q_stride;
+    args.o += is_spare ? 0 : first_row * args.o_stride;
+    args.mass_stride = HDL_ALIGN_UP(args.max_kv_len, 16);
+    if (args.has_mass) args.mass = hdl_schedule_at(schedule, HDL_BUF_MASS);
+    if (at->slot >= 0) list = slot_view(schedule, batch, at->slot, first_row, n_rows);
+    if (args.has_selection) args.selection = &list;
+    if (at->is_attending) step->impl[cls]->launch(&launch, &args);
+    if (!at->is_selecting) return;
+    hdl_select_args select = at->select;
+    select.n_rows = n_rows;
+    select.score = hdl_schedule_at(schedule, HDL_BUF_MASS);
+    select.score_stride = args.mass_stride;
+    select.n_visible = batch->n_visible + first_row;
+    select.max_visible = args.max_kv_len;
+    select.out = &list;
+    if (at->router.score == HDL_SCORE_RANDOM)
+        fill_random(hdl_schedule_at(schedule, HDL_BUF_MASS), args.mass_stride, select.n_lists, select.n_visible, n_rows,
+                    at->router.seed);
+    at->select_impl->launch(&launch, &select);
+}
+
+/* Tile rows [from, from + n) of one sequence as a sequence of their own. */
+static hdl_attend_seq row_tile(const hdl_attend_seq *seq, int64_t from, int64_t n)
+{
+    hdl_attend_seq tile = *seq;
+    tile.first_row = 0;
+    tile.q_len = n;
+    tile.kv_len = seq->kv_len - (seq->q_len - from - n);
+    return tile;
+}
+
+static void attend_group(const hdl_schedule *schedule, const hdl_step *step, hdl_exec_batch *batch, const group *at)
+{
+    const hdl_attend_step *attend = &step->u.attend;
+    int64_t row = 0;
+    for (int32_t i = 0; i < at->n_seqs; i++) {
+        hdl_exec_seq *seq = &batch->seqs[at->first_seq + i];
+        batch->attend[i] = attend_seq(seq, attend, row);
+        if (attend->is_kept) {
+            hdl_selection list = slot_view(schedule, batch, attend->slot, at->first_row + row, seq->q_len);
+            for (int64_t r = 0; r < seq->q_len; r++) load_kept(schedule, seq, attend->kept, &list, r);
+        }
+        row += seq->q_len;
+    }
+    if (!attend->is_selecting) {
+        attend_rows(schedule, step, batch, batch->attend, at->n_seqs, at->first_row, at->n_rows, at->cls);
+        return;
+    }
+    if (at->cls == HDL_CLASS_ONE) { /* sequences in tiles, a row each */
+        for (int32_t i = 0; i < at->n_seqs; i += (int32_t)schedule->tile_rows) {
+            int32_t n = (int32_t)HDL_MIN((int64_t)(at->n_seqs - i), schedule->tile_rows);
+            for (int32_t j = 0; j < n; j++) batch->attend[i + j].first_row = j;
+            attend_rows(schedule, step, batch, batch->attend + i, n, at->first_row + i, n, at->cls);
+        }
+    } else {
+        for (int32_t i = 0; i < at->n_seqs; i++) {
+            const hdl_attend_seq seq = batch->attend[i];
+            for (int64_t from = 0; from < seq.q_len; from += schedule->tile_rows) {
+                int64_t n = HDL_MIN(seq.q_len - from, schedule->tile_rows);
+                hdl_attend_seq *tile = &batch->attend[batch->n_seqs];
+                *tile = row_tile(&seq, from, n);
+                attend_rows(schedule, step, batch, tile, 1, at->first_row + seq.first_row + from, n, at->cls);
+            }
+        }
+    }
+    for (int32_t i = 0; attend->kept >= 0 && i < at->n_seqs; i++) {
+        hdl_exec_seq *seq = &batch->seqs[at->first_seq + i];
+        int64_t last = batch->attend[i].first_row + seq->q_len - 1;
+        if (at->cls == HDL_CLASS_ONE) last = i;
+        hdl_selection list = slot_view(schedule, batch, attend->slot, at->first_row + last, 1);
+        keep_list(schedule, seq, attend->kept, &list, 0);
+    }
+}
+
+static void exec_attend(const hdl_schedule *schedule, const hdl_step *step, hdl_exec_batch *batch)
+{
+    group at = {0};
+    while (next_group(batch, &at))
+        if (at.route == step->route) attend_group(schedule, step, batch, &at);
+}
+
+static void exec_append(const hdl_schedule *schedule, const hdl_step *step, const hdl_exec_batch *batch)
+{
+    hdl_launch launch = launch_of(schedule);
+    int64_t row = 0;
+    for (int32_t s = 0; s < batch->n_seqs; s++) {
+        const hdl_exec_seq *seq = &batch->seqs[s];
+        hdl_append_args args = step->u.append;
+        args.n_rows = seq->q_len;
+        args.first_token = seq->kv_len - seq->q_len;
+        args.k += row * args.k_stride;
+        args.v += row * args.v_stride;
+        args.kv = hdl_kv_seq_view(seq->kv, step->group, step->layer_in_group);
+        step->impl[seq->q_len == 1 ? HDL_CLASS_ONE : HDL_CLASS_MANY]->launch(&launch, &args);
+        row += seq->q_len;
+    }
+}
+
+/* ---- steps over rows ---- */
+
+static void exec_rows(const hdl_schedule *schedule, const hdl_step *step, const int32_t *ids, int64_t n_rows)
+{
+    hdl_launch launch = launch_of(schedule);
+    hdl_step run = *step;
+    const hdl_impl *impl = step->impl[n_rows <= HDL_FEW_ROWS ? HDL_CLASS_ONE : HDL_CLASS_MANY];
+    switch (step->op) {
+    case HDL_OP_EMBED:
+        run.u.embed.n_rows = n_rows;
+        run.u.embed.ids = ids;
+        break;
+    case HDL_OP_NORM: run.u.norm.n_rows *= n_rows; break;
+    case HDL_OP_LINEAR: run.u.linear.n_rows = n_rows; break;
+    case HDL_OP_ROPE:
+        run.u.rope.n_rows = n_rows;
+        run.u.rope.cos_sin =
+            hdl_schedule_at(schedule, HDL_BUF_COS_SIN) + step->rope * schedule->limits.max_rows * HDL_MAX_ROPE_DIM;
+        break;
+    case HDL_OP_GLU: run.u.glu.n_rows = n_rows; break;
+    default: HDL_ASSERT(false);
+    }
+    impl->launch(&launch, &run.u);
+}
+
+void hdl_exec_layers(const hdl_schedule *schedule, hdl_exec_batch *batch)
+{
+    fill_cos_sin(schedule, batch);
+    for (int32_t i = 0; i < schedule->n_layer_steps; i++) {
+        const hdl_step *step = &schedule->steps[i];
+        if (step->op == HDL_OP_ATTEND)
+            exec_attend(schedule, step, batch);
+        else if (step->op == HDL_OP_APPEND)
+            exec_append(schedule, step, batch);
+        else
+            exec_rows(schedule, step, batch->ids, batch->n_rows);
+    }
+}
+
+void hdl_exec_logits(const hdl_schedule *schedule, const int64_t *rows, int64_t n_rows)
+{
+    int64_t hidden = schedule->facts->hidden_size;
+    const float *x = hdl_schedule_at(schedule, HDL_BUF_X);
+    float *last = hdl_schedule_at(schedule, HDL_BUF_LAST);
+    HDL_ASSERT(n_rows <= schedule->limits.max_logit_rows);
+    for (int64_t i = 0; i < n_rows; i++)
+        memcpy(last + i * hidden, x + rows[i] * hidden, (size_t)hidden * sizeof *last);
+    for (int32_t i = schedule->n_layer_steps; i < schedule->n_steps; i++)
+        exec_rows(schedule, &schedule->steps[i], NULL, n_rows);
+    float cap = schedule->facts->logit_soft_cap;
+    float *logits = hdl_schedule_at(schedule, HDL_BUF_LOGITS);
+    for (int64_t i = 0; cap > 0 && i < n_rows * schedule->facts->n_vocab; i++) logits[i] = cap * tanhf(logits[i] / cap);
+}

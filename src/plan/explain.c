@@ -1,0 +1,103 @@
+/* explain.c - everything compile decided, as text: plan, layers, steps, implementations, bytes. */
+#include <string.h>
+
+#include "plan/schedule.h"
+
+static void explain_layers(const hdl_schedule *schedule, hdl_route route, const char *title, hdl_buf *text)
+{
+    const hdl_model_facts *facts = schedule->facts;
+    hdl_buf_printf(text, "%s route\n", title);
+    for (int32_t layer = 0; layer < facts->n_layers; layer++) {
+        const hdl_layer_plan *at = &schedule->routes[route].layers[layer];
+        hdl_buf_printf(text, "  layer %2d  ", layer);
+        if (facts->layers[layer].window)
+            hdl_buf_printf(text, "window %d (the model's own)", facts->layers[layer].window);
+        else if (at->op == HDL_OPERATOR_DENSE)
+            hdl_buf_puts(text, "dense");
+        else if (at->owner == layer)
+            hdl_buf_puts(text, "token_list, its own");
+        else
+            hdl_buf_printf(text, "token_list of layer %d", at->owner);
+        if (at->has_router) {
+            static const char *const scores[] = {"forced tokens only", "attention mass", "random"};
+            const hdl_router_spec *router = &at->router;
+            hdl_buf_printf(text, "; makes a list by %s: top_k %lld + sinks %d + window %d", scores[router->score],
+                           (long long)router->top_k, router->n_sink, router->window);
+            if (router->is_per_kv_head) hdl_buf_puts(text, ", one per KV head");
+            if (router->refresh > 1) hdl_buf_printf(text, ", every %d steps", router->refresh);
+        }
+        hdl_buf_puts(text, "\n");
+    }
+}
+
+static void explain_step(const hdl_step *step, hdl_buf *text)
+{
+    static const char *const routes[] = {"prefill", "decode", "reuse"};
+    hdl_buf_printf(text, "  %-7s", hdl_op_name(step->op));
+    if (step->where == HDL_WHERE_ROUTE) hdl_buf_printf(text, " [%s]", routes[step->route]);
+    hdl_buf_printf(text, " %s", hdl_buffer_name(step->in));
+    if (step->in2) hdl_buf_printf(text, ",%s", hdl_buffer_name(step->in2));
+    hdl_buf_puts(text, " ->");
+    for (int i = 0; i < HDL_LINEAR_MAX_PARTS && step->out[i]; i++)
+        hdl_buf_printf(text, "%s%s", i ? "," : " ", hdl_buffer_name(step->out[i]));
+    if (step->op == HDL_OP_LINEAR)
+        for (int32_t i = 0; i < step->u.linear.n_parts; i++) {
+            const hdl_tensor *w = &step->u.linear.part[i].w;
+            hdl_buf_printf(text, " %s[%lld,%lld]", hdl_dtype_of(w->dtype)->name, (long long)w->n_rows,
+                           (long long)w->n_cols);
+        }
+    if (step->op == HDL_OP_ATTEND && step->u.attend.slot >= 0)
+        hdl_buf_printf(text, " %s list %d", step->u.attend.is_selecting ? "makes" : "reads", step->u.attend.slot);
+    for (int cls = 0; cls < HDL_N_CLASSES; cls++)
+        if (step->impl[cls] && (!cls || step->impl[1] != step->impl[0]))
+            hdl_buf_printf(text, "%s%s", cls ? " | " : "  ", step->impl[cls]->name);
+    if (step->op == HDL_OP_ATTEND && step->u.attend.select_impl)
+        hdl_buf_printf(text, " + %s", step->u.attend.select_impl->name);
+    hdl_buf_puts(text, "\n");
+}
+
+/* Layers whose steps look alike are printed once. */
+static void explain_steps(const hdl_schedule *schedule, hdl_buf *text)
+{
+    hdl_buf previous = {0}, current = {0};
+    int32_t first = -1, i = 0;
+    while (i <= schedule->n_steps) {
+        int32_t layer = i < schedule->n_steps ? schedule->steps[i].layer : -2, begin = i;
+        current.n = 0;
+        for (; i < schedule->n_steps && schedule->steps[i].layer == layer; i++) explain_step(&schedule->steps[i], &current);
+        bool is_same = previous.n == current.n && previous.n && !memcmp(previous.data, current.data, (size_t)current.n);
+        if (previous.n && !is_same) {
+            int32_t last = begin ? schedule->steps[begin - 1].layer : -1;
+            if (first >= 0)
+                hdl_buf_printf(text, first == last ? "layer %d\n" : "layers %d..%d\n", first, last);
+            hdl_buf_add(text, previous.data, previous.n);
+        }
+        if (!is_same) first = layer;
+        previous.n = 0;
+        hdl_buf_add(&previous, current.data ? current.data : "", current.n);
+        if (layer == -2) break;
+    }
+    hdl_buf_deinit(&previous);
+    hdl_buf_deinit(&current);
+}
+
+heddle_status hdl_explain(const hdl_schedule *schedule, const hdl_plan *plan, hdl_buf *text)
+{
+    const hdl_schedule_limits *limits = &schedule->limits;
+    hdl_buf_printf(text, "plan %s: %s\n\n", plan->name, plan->about);
+    explain_layers(schedule, HDL_ROUTE_PREFILL, "prefill", text);
+    explain_layers(schedule, HDL_ROUTE_DECODE, "decode", text);
+    hdl_buf_printf(text, "\nschedule: %d steps; \"a | b\": a for one row a sequence (linear layers: up to %d rows), b for "
+                   "more\n", schedule->n_steps, HDL_FEW_ROWS);
+    explain_steps(schedule, text);
+    hdl_buf_printf(text, "\nrefused implementations\n%s", schedule->refusals.n ? schedule->refusals.data : "  none\n");
+    hdl_buf_printf(text, "\nbooked for %lld rows a step, %lld that may route, context %lld, %d threads%s\n",
+                   (long long)limits->max_rows, (long long)schedule->slot_rows, (long long)limits->max_context,
+                   limits->n_threads, limits->is_invariant ? ", invariant" : "");
+    for (int b = 1; b < HDL_N_BUFFERS; b++)
+        if (schedule->buffer_bytes[b])
+            hdl_buf_printf(text, "  %-8s %12lld bytes\n", hdl_buffer_name((hdl_buffer)b),
+                           (long long)schedule->buffer_bytes[b]);
+    hdl_buf_printf(text, "  %-8s %12lld bytes\n", "total", (long long)schedule->arena_bytes);
+    return hdl_buf_status(text);
+}
