@@ -24,7 +24,19 @@ enum { DEFAULT_ALIGNMENT = 32, MIN_ALIGNMENT = 8, MAX_ALIGNMENT = 1 << 24 };
 enum { MIN_KV_BYTES = 8 + 1 + 4 + 1, MIN_TENSOR_BYTES = 8 + 1 + 4 + 8 + 4 + 8 };
 
 typedef enum value_type {
-    V_U8, V_I8, V_U16, V_I16, V_U32, V_I32, V_F32, V_BOOL, V_STRING, V_ARRAY, V_U64, V_I64, V_F64,
+    V_U8,
+    V_I8,
+    V_U16,
+    V_I16,
+    V_U32,
+    V_I32,
+    V_F32,
+    V_BOOL,
+    V_STRING,
+    V_ARRAY,
+    V_U64,
+    V_I64,
+    V_F64,
     N_VALUE_TYPES
 } value_type;
 
@@ -32,17 +44,17 @@ static const struct {
     const char *name;
     int size; /* bytes; 0 = variable */
 } value_types[N_VALUE_TYPES] = {
-    {"u8", 1},   {"i8", 1},   {"u16", 2},    {"i16", 2},   {"u32", 4}, {"i32", 4}, {"f32", 4},
+    {"u8", 1},   {"i8", 1},   {"u16", 2},   {"i16", 2}, {"u32", 4}, {"i32", 4}, {"f32", 4},
     {"bool", 1}, {"text", 0}, {"array", 0}, {"u64", 8}, {"i64", 8}, {"f64", 8},
 };
 
 typedef struct kv {
     hdl_text key;
-    value_type type;      /* of the value, or of the elements */
+    value_type type; /* of the value, or of the elements */
     bool is_array;
-    int64_t n;            /* elements; 1 for a scalar */
-    const uint8_t *data;  /* the value, or the first element */
-    int64_t n_bytes;      /* of all elements */
+    int64_t n;           /* elements; 1 for a scalar */
+    const uint8_t *data; /* the value, or the first element */
+    int64_t n_bytes;     /* of all elements */
 } kv;
 
 typedef struct tensor_entry {
@@ -54,7 +66,7 @@ struct hdl_gguf {
     hdl_mapfile map;
     kv *kvs; /* [n_kvs], sorted by key */
     int64_t n_kvs;
-    tensor_entry *tensors; /* [n_tensors], in the file's order */
+    tensor_entry *tensors;        /* [n_tensors], in the file's order */
     const tensor_entry **by_name; /* [n_tensors], sorted by name */
     int64_t n_tensors;
     char *names; /* all tensor names, NUL-terminated, one after another */
@@ -67,26 +79,25 @@ static const struct {
     const char *name;
     hdl_dtype dtype;
 } tensor_types[] = {
-    [0] = {"F32", HDL_F32},          [1] = {"F16", HDL_F16},
-    [2] = {"Q4_0", HDL_Q4_0},        [3] = {"Q4_1", HDL_Q4_1},
-    [6] = {"Q5_0", HDL_Q5_0},        [7] = {"Q5_1", HDL_Q5_1},
-    [8] = {"Q8_0", HDL_Q8_0},        [9] = {"Q8_1", HDL_N_DTYPES},
-    [10] = {"Q2_K", HDL_N_DTYPES},   [11] = {"Q3_K", HDL_N_DTYPES},
-    [12] = {"Q4_K", HDL_Q4_K},       [13] = {"Q5_K", HDL_Q5_K},
-    [14] = {"Q6_K", HDL_Q6_K},       [15] = {"Q8_K", HDL_N_DTYPES},
+    [0] = {"F32", HDL_F32},           [1] = {"F16", HDL_F16},
+    [2] = {"Q4_0", HDL_Q4_0},         [3] = {"Q4_1", HDL_Q4_1},
+    [6] = {"Q5_0", HDL_Q5_0},         [7] = {"Q5_1", HDL_Q5_1},
+    [8] = {"Q8_0", HDL_Q8_0},         [9] = {"Q8_1", HDL_N_DTYPES},
+    [10] = {"Q2_K", HDL_N_DTYPES},    [11] = {"Q3_K", HDL_N_DTYPES},
+    [12] = {"Q4_K", HDL_Q4_K},        [13] = {"Q5_K", HDL_Q5_K},
+    [14] = {"Q6_K", HDL_Q6_K},        [15] = {"Q8_K", HDL_N_DTYPES},
     [16] = {"IQ2_XXS", HDL_N_DTYPES}, [17] = {"IQ2_XS", HDL_N_DTYPES},
     [18] = {"IQ3_XXS", HDL_N_DTYPES}, [19] = {"IQ1_S", HDL_N_DTYPES},
-    [20] = {"IQ4_NL", HDL_N_DTYPES}, [21] = {"IQ3_S", HDL_N_DTYPES},
-    [22] = {"IQ2_S", HDL_N_DTYPES},  [23] = {"IQ4_XS", HDL_N_DTYPES},
-    [24] = {"I8", HDL_N_DTYPES},     [25] = {"I16", HDL_N_DTYPES},
-    [26] = {"I32", HDL_N_DTYPES},    [27] = {"I64", HDL_N_DTYPES},
-    [28] = {"F64", HDL_N_DTYPES},    [29] = {"IQ1_M", HDL_N_DTYPES},
-    [30] = {"BF16", HDL_BF16},       [34] = {"TQ1_0", HDL_N_DTYPES},
-    [35] = {"TQ2_0", HDL_N_DTYPES},  [39] = {"MXFP4", HDL_N_DTYPES},
-    [40] = {"NVFP4", HDL_N_DTYPES},  [41] = {"Q1_0", HDL_N_DTYPES},
+    [20] = {"IQ4_NL", HDL_N_DTYPES},  [21] = {"IQ3_S", HDL_N_DTYPES},
+    [22] = {"IQ2_S", HDL_N_DTYPES},   [23] = {"IQ4_XS", HDL_N_DTYPES},
+    [24] = {"I8", HDL_N_DTYPES},      [25] = {"I16", HDL_N_DTYPES},
+    [26] = {"I32", HDL_N_DTYPES},     [27] = {"I64", HDL_N_DTYPES},
+    [28] = {"F64", HDL_N_DTYPES},     [29] = {"IQ1_M", HDL_N_DTYPES},
+    [30] = {"BF16", HDL_BF16},        [34] = {"TQ1_0", HDL_N_DTYPES},
+    [35] = {"TQ2_0", HDL_N_DTYPES},   [39] = {"MXFP4", HDL_N_DTYPES},
+    [40] = {"NVFP4", HDL_N_DTYPES},   [41] = {"Q1_0", HDL_N_DTYPES},
 };
-static const char supported_types[] =
-    "F32 F16 BF16 Q8_0 Q4_0 Q4_1 Q5_0 Q5_1 Q4_K Q5_K Q6_K";
+static const char supported_types[] = "F32 F16 BF16 Q8_0 Q4_0 Q4_1 Q5_0 Q5_1 Q4_K Q5_K Q6_K";
 
 /* --- reader ------------------------------------------------------------------------------ */
 
@@ -105,7 +116,8 @@ static int64_t bytes_left(const reader *r)
 static heddle_status read_bytes(reader *r, void *out, int64_t n, const char *what)
 {
     if (n > bytes_left(r))
-        return HDL_FAIL(HEDDLE_E_FORMAT, "%s: ends inside %s at byte %lld: the file is cut short or damaged",
+        return HDL_FAIL(HEDDLE_E_FORMAT,
+                        "%s: ends inside %s at byte %lld: the file is cut short or damaged",
                         r->path, what, (long long)r->pos);
     memcpy(out, r->map->data + r->pos, (size_t)n);
     r->pos += n;
@@ -118,9 +130,9 @@ static heddle_status read_count(reader *r, int64_t unit, const char *what, int64
     uint64_t n = 0;
     HDL_TRY(read_bytes(r, &n, sizeof n, what));
     if (n > (uint64_t)(bytes_left(r) / unit))
-        return HDL_FAIL(HEDDLE_E_FORMAT, "%s: %s %llu at byte %lld: the file has only %lld bytes left",
-                        r->path, what, (unsigned long long)n, (long long)(r->pos - 8),
-                        (long long)bytes_left(r));
+        return HDL_FAIL(
+            HEDDLE_E_FORMAT, "%s: %s %llu at byte %lld: the file has only %lld bytes left", r->path,
+            what, (unsigned long long)n, (long long)(r->pos - 8), (long long)bytes_left(r));
     *out = (int64_t)n;
     return HEDDLE_OK;
 }
@@ -139,11 +151,12 @@ static heddle_status read_name(reader *r, int64_t max, const char *what, hdl_tex
     int64_t at = r->pos;
     HDL_TRY(read_text(r, what, out));
     if (out->n < 1 || out->n > max)
-        return HDL_FAIL(HEDDLE_E_FORMAT, "%s: %s %lld at byte %lld: must be in 1..%lld", r->path, what,
-                        (long long)out->n, (long long)at, (long long)max);
+        return HDL_FAIL(HEDDLE_E_FORMAT, "%s: %s %lld at byte %lld: must be in 1..%lld", r->path,
+                        what, (long long)out->n, (long long)at, (long long)max);
     for (int64_t i = 0; i < out->n; i++)
         if (out->data[i] < 0x20 || out->data[i] > 0x7e)
-            return HDL_FAIL(HEDDLE_E_FORMAT, "%s: the name at byte %lld: holds byte 0x%02x: must be printable ASCII",
+            return HDL_FAIL(HEDDLE_E_FORMAT,
+                            "%s: the name at byte %lld: holds byte 0x%02x: must be printable ASCII",
                             r->path, (long long)at, (unsigned)(uint8_t)out->data[i]);
     return HEDDLE_OK;
 }
@@ -157,9 +170,11 @@ static heddle_status read_elements(reader *r, kv *entry)
     int size = value_types[entry->type].size;
     if (size) {
         if (entry->n > bytes_left(r) / size)
-            return HDL_FAIL(HEDDLE_E_FORMAT, "%s: key %.*s: %lld elements of %d bytes, but the file has %lld bytes left",
-                            r->path, (int)entry->key.n, entry->key.data, (long long)entry->n, size,
-                            (long long)bytes_left(r));
+            return HDL_FAIL(
+                HEDDLE_E_FORMAT,
+                "%s: key %.*s: %lld elements of %d bytes, but the file has %lld bytes left",
+                r->path, (int)entry->key.n, entry->key.data, (long long)entry->n, size,
+                (long long)bytes_left(r));
         r->pos += entry->n * size;
     } else {
         hdl_text text;
@@ -170,7 +185,8 @@ static heddle_status read_elements(reader *r, kv *entry)
     entry->n_bytes = r->pos - start;
     for (int64_t i = 0; entry->type == V_BOOL && i < entry->n; i++)
         if (entry->data[i] > 1)
-            return HDL_FAIL(HEDDLE_E_FORMAT, "%s: key %.*s: byte %u is not a boolean: must be 0 or 1", r->path,
+            return HDL_FAIL(HEDDLE_E_FORMAT,
+                            "%s: key %.*s: byte %u is not a boolean: must be 0 or 1", r->path,
                             (int)entry->key.n, entry->key.data, entry->data[i]);
     return HEDDLE_OK;
 }
@@ -185,8 +201,9 @@ static heddle_status read_kv(reader *r, kv *entry)
     if (entry->is_array) {
         HDL_TRY(read_bytes(r, &type, sizeof type, "an element type"));
         if (type == V_ARRAY)
-            return HDL_FAIL(HEDDLE_E_UNSUPPORTED, "%s: key %.*s: is an array of arrays, which is not supported",
-                            r->path, (int)entry->key.n, entry->key.data);
+            return HDL_FAIL(HEDDLE_E_UNSUPPORTED,
+                            "%s: key %.*s: is an array of arrays, which is not supported", r->path,
+                            (int)entry->key.n, entry->key.data);
     }
     if (type >= N_VALUE_TYPES)
         return HDL_FAIL(HEDDLE_E_FORMAT, "%s: key %.*s: value type %u: must be in 0..%d", r->path,
@@ -213,8 +230,8 @@ static heddle_status read_metadata(hdl_gguf *gguf, reader *r)
     qsort(gguf->kvs, (size_t)gguf->n_kvs, sizeof *gguf->kvs, kv_compare);
     for (int64_t i = 1; i < gguf->n_kvs; i++)
         if (kv_compare(&gguf->kvs[i - 1], &gguf->kvs[i]) == 0)
-            return HDL_FAIL(HEDDLE_E_FORMAT, "%s: key %.*s: is there twice", r->path, (int)gguf->kvs[i].key.n,
-                            gguf->kvs[i].key.data);
+            return HDL_FAIL(HEDDLE_E_FORMAT, "%s: key %.*s: is there twice", r->path,
+                            (int)gguf->kvs[i].key.n, gguf->kvs[i].key.data);
     return HEDDLE_OK;
 }
 
@@ -233,8 +250,9 @@ static heddle_status resolve_type(const reader *r, const char *name, uint32_t ty
     bool is_known = type < (uint32_t)HDL_COUNT(tensor_types) && tensor_types[type].name;
     *out = is_known ? tensor_types[type].dtype : HDL_N_DTYPES;
     if (*out != HDL_N_DTYPES) return HEDDLE_OK;
-    return HDL_FAIL(HEDDLE_E_UNSUPPORTED, "%s: tensor %s: type %u (%s) is not supported; supported are %s", r->path,
-                    name, type, is_known ? tensor_types[type].name : "unknown", supported_types);
+    return HDL_FAIL(HEDDLE_E_UNSUPPORTED,
+                    "%s: tensor %s: type %u (%s) is not supported; supported are %s", r->path, name,
+                    type, is_known ? tensor_types[type].name : "unknown", supported_types);
 }
 
 /* Reads dims, folds those above the first into rows; the data pointer is set later. */
@@ -243,16 +261,19 @@ static heddle_status read_shape(reader *r, const char *name, hdl_tensor *view)
     uint32_t n_dims;
     HDL_TRY(read_bytes(r, &n_dims, sizeof n_dims, "a tensor's number of dimensions"));
     if (n_dims < 1 || n_dims > MAX_DIMS)
-        return HDL_FAIL(HEDDLE_E_FORMAT, "%s: tensor %s: %u dimensions: must be in 1..%d", r->path, name, n_dims,
-                        MAX_DIMS);
+        return HDL_FAIL(HEDDLE_E_FORMAT, "%s: tensor %s: %u dimensions: must be in 1..%d", r->path,
+                        name, n_dims, MAX_DIMS);
     view->n_cols = view->n_rows = 1;
     for (uint32_t i = 0; i < n_dims; i++) {
         int64_t dim, total;
         HDL_TRY(read_bytes(r, &dim, sizeof dim, "a tensor's dimensions"));
-        bool is_bad = dim < 1 || __builtin_mul_overflow(i ? view->n_rows : 1, dim, i ? &view->n_rows : &view->n_cols);
+        bool is_bad = dim < 1 || __builtin_mul_overflow(i ? view->n_rows : 1, dim,
+                                                        i ? &view->n_rows : &view->n_cols);
         if (is_bad || __builtin_mul_overflow(view->n_rows, view->n_cols, &total))
-            return HDL_FAIL(HEDDLE_E_FORMAT, "%s: tensor %s: dimension %u is %lld: must be at least 1 and the whole below 2^63",
-                            r->path, name, i, (long long)dim);
+            return HDL_FAIL(
+                HEDDLE_E_FORMAT,
+                "%s: tensor %s: dimension %u is %lld: must be at least 1 and the whole below 2^63",
+                r->path, name, i, (long long)dim);
     }
     return HEDDLE_OK;
 }
@@ -272,12 +293,15 @@ static heddle_status read_tensor(reader *r, tensor_entry *entry, char **names, i
     HDL_TRY(resolve_type(r, entry->name, type, &view->dtype));
     const hdl_dtype_traits *traits = hdl_dtype_of(view->dtype);
     if (view->n_cols % traits->block_elems)
-        return HDL_FAIL(HEDDLE_E_FORMAT, "%s: tensor %s: rows of %lld elements: %s needs a multiple of %d", r->path,
+        return HDL_FAIL(HEDDLE_E_FORMAT,
+                        "%s: tensor %s: rows of %lld elements: %s needs a multiple of %d", r->path,
                         entry->name, (long long)view->n_cols, traits->name, traits->block_elems);
     int64_t total;
-    if (__builtin_mul_overflow(view->n_cols / traits->block_elems, traits->block_bytes, &view->row_bytes) ||
+    if (__builtin_mul_overflow(view->n_cols / traits->block_elems, traits->block_bytes,
+                               &view->row_bytes) ||
         __builtin_mul_overflow(view->row_bytes, view->n_rows, &total))
-        return HDL_FAIL(HEDDLE_E_FORMAT, "%s: tensor %s: %lld x %lld elements: more than 2^63 bytes", r->path,
+        return HDL_FAIL(HEDDLE_E_FORMAT,
+                        "%s: tensor %s: %lld x %lld elements: more than 2^63 bytes", r->path,
                         entry->name, (long long)view->n_rows, (long long)view->n_cols);
     return read_bytes(r, offset, sizeof *offset, "a tensor's offset");
 }
@@ -293,7 +317,8 @@ static heddle_status index_tensors(hdl_gguf *gguf, const char *path)
     qsort(gguf->by_name, (size_t)gguf->n_tensors, sizeof *gguf->by_name, tensor_compare);
     for (int64_t i = 1; i < gguf->n_tensors; i++)
         if (tensor_compare(&gguf->by_name[i - 1], &gguf->by_name[i]) == 0)
-            return HDL_FAIL(HEDDLE_E_FORMAT, "%s: tensor %s: is there twice", path, gguf->by_name[i]->name);
+            return HDL_FAIL(HEDDLE_E_FORMAT, "%s: tensor %s: is there twice", path,
+                            gguf->by_name[i]->name);
     return HEDDLE_OK;
 }
 
@@ -304,27 +329,31 @@ static heddle_status read_alignment(const hdl_gguf *gguf, const char *path, int6
     if (!hdl_gguf_int(gguf, "general.alignment", out))
         return HDL_FAIL(HEDDLE_E_FORMAT, "%s: %s", path, hdl_last_error());
     if (*out < MIN_ALIGNMENT || *out > MAX_ALIGNMENT || (*out & (*out - 1)))
-        return HDL_FAIL(HEDDLE_E_FORMAT, "%s: general.alignment %lld: must be a power of two in %d..%d", path,
+        return HDL_FAIL(HEDDLE_E_FORMAT,
+                        "%s: general.alignment %lld: must be a power of two in %d..%d", path,
                         (long long)*out, MIN_ALIGNMENT, MAX_ALIGNMENT);
     return HEDDLE_OK;
 }
 
 /* Puts every tensor's data pointer after checking that its bytes are in the file. */
-static heddle_status place_tensors(hdl_gguf *gguf, const reader *r, const int64_t *offsets, int64_t alignment)
+static heddle_status place_tensors(hdl_gguf *gguf, const reader *r, const int64_t *offsets,
+                                   int64_t alignment)
 {
     int64_t start = HDL_ALIGN_UP(r->pos, alignment);
     for (int64_t i = 0; i < gguf->n_tensors; i++) {
         tensor_entry *entry = &gguf->tensors[i];
         int64_t n_bytes = entry->view.row_bytes * entry->view.n_rows, at = offsets[i];
         if (at < 0 || at % alignment)
-            return HDL_FAIL(HEDDLE_E_FORMAT, "%s: tensor %s: offset %lld: must be a multiple of %lld", r->path,
+            return HDL_FAIL(HEDDLE_E_FORMAT,
+                            "%s: tensor %s: offset %lld: must be a multiple of %lld", r->path,
                             entry->name, (long long)at, (long long)alignment);
         if (at > INT64_MAX - start || !hdl_mapfile_holds(&gguf->map, start + at, n_bytes))
             return HDL_FAIL(HEDDLE_E_FORMAT,
-                            "%s: tensor %s: needs %lld bytes at byte %lld + %lld, but the file ends at %lld: it is cut "
+                            "%s: tensor %s: needs %lld bytes at byte %lld + %lld, but the file "
+                            "ends at %lld: it is cut "
                             "short or damaged",
-                            r->path, entry->name, (long long)n_bytes, (long long)start, (long long)at,
-                            (long long)gguf->map.n_bytes);
+                            r->path, entry->name, (long long)n_bytes, (long long)start,
+                            (long long)at, (long long)gguf->map.n_bytes);
         entry->view.data = gguf->map.data + start + at;
     }
     return HEDDLE_OK;
@@ -360,14 +389,16 @@ static heddle_status read_header(hdl_gguf *gguf, reader *r)
     uint32_t version;
     HDL_TRY(read_bytes(r, magic, sizeof magic, "the magic number"));
     if (memcmp(magic, "GGUF", 4) != 0)
-        return HDL_FAIL(HEDDLE_E_FORMAT, "%s: is not a GGUF file: its first bytes are not \"GGUF\"", r->path);
+        return HDL_FAIL(HEDDLE_E_FORMAT, "%s: is not a GGUF file: its first bytes are not \"GGUF\"",
+                        r->path);
     HDL_TRY(read_bytes(r, &version, sizeof version, "the version"));
     if (version >= 1u << 24)
-        return HDL_FAIL(HEDDLE_E_UNSUPPORTED, "%s: is a big-endian GGUF file; only little-endian ones can be read",
+        return HDL_FAIL(HEDDLE_E_UNSUPPORTED,
+                        "%s: is a big-endian GGUF file; only little-endian ones can be read",
                         r->path);
     if (version < MIN_VERSION || version > MAX_VERSION)
-        return HDL_FAIL(HEDDLE_E_UNSUPPORTED, "%s: GGUF version %u: must be in %d..%d", r->path, version, MIN_VERSION,
-                        MAX_VERSION);
+        return HDL_FAIL(HEDDLE_E_UNSUPPORTED, "%s: GGUF version %u: must be in %d..%d", r->path,
+                        version, MIN_VERSION, MAX_VERSION);
     HDL_TRY(read_count(r, MIN_TENSOR_BYTES, "number of tensors", &gguf->n_tensors));
     return read_count(r, MIN_KV_BYTES, "number of metadata entries", &gguf->n_kvs);
 }
@@ -424,7 +455,13 @@ static bool refuse(const kv *entry, const char *wanted)
 static bool int_at(const kv *entry, int64_t i, int64_t *out)
 {
     union {
-        uint8_t u8; int8_t i8; uint16_t u16; int16_t i16; uint32_t u32; int32_t i32; int64_t i64;
+        uint8_t u8;
+        int8_t i8;
+        uint16_t u16;
+        int16_t i16;
+        uint32_t u32;
+        int32_t i32;
+        int64_t i64;
     } v = {0};
     int size = value_types[entry->type].size;
     memcpy(&v, entry->data + i * size, (size_t)size);
@@ -460,7 +497,8 @@ bool hdl_gguf_int(const hdl_gguf *gguf, const char *key, int64_t *out)
 {
     const kv *entry = find(gguf, key);
     if (!entry) return false;
-    return (!entry->is_array && int_at(entry, 0, out)) || refuse(entry, "a whole number below 2^63");
+    return (!entry->is_array && int_at(entry, 0, out)) ||
+           refuse(entry, "a whole number below 2^63");
 }
 
 bool hdl_gguf_num(const hdl_gguf *gguf, const char *key, double *out)
@@ -496,7 +534,8 @@ bool hdl_gguf_array_num(const hdl_gguf *gguf, const char *key, int64_t i, double
 {
     const kv *entry = find(gguf, key);
     if (!entry || (entry->is_array && (i < 0 || i >= entry->n))) return false;
-    return (entry->is_array && num_at(entry, i, out)) || refuse(entry, "an array of floating-point numbers");
+    return (entry->is_array && num_at(entry, i, out)) ||
+           refuse(entry, "an array of floating-point numbers");
 }
 
 bool hdl_gguf_array_next_str(const hdl_gguf *gguf, const char *key, int64_t *cursor, hdl_text *out)

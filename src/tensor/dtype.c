@@ -4,11 +4,11 @@
 #include <strings.h>
 
 static const hdl_dtype_traits traits[HDL_N_DTYPES] = {
-    [HDL_F32] = {"f32", 1, 4, false},     [HDL_F16] = {"f16", 1, 2, false},
-    [HDL_BF16] = {"bf16", 1, 2, false},   [HDL_I8] = {"i8", 1, 1, false},
-    [HDL_I32] = {"i32", 1, 4, false},     [HDL_Q8_0] = {"q8_0", 32, 34, true},
-    [HDL_Q4_0] = {"q4_0", 32, 18, true},  [HDL_Q4_1] = {"q4_1", 32, 20, true},
-    [HDL_Q5_0] = {"q5_0", 32, 22, true},  [HDL_Q5_1] = {"q5_1", 32, 24, true},
+    [HDL_F32] = {"f32", 1, 4, false},      [HDL_F16] = {"f16", 1, 2, false},
+    [HDL_BF16] = {"bf16", 1, 2, false},    [HDL_I8] = {"i8", 1, 1, false},
+    [HDL_I32] = {"i32", 1, 4, false},      [HDL_Q8_0] = {"q8_0", 32, 34, true},
+    [HDL_Q4_0] = {"q4_0", 32, 18, true},   [HDL_Q4_1] = {"q4_1", 32, 20, true},
+    [HDL_Q5_0] = {"q5_0", 32, 22, true},   [HDL_Q5_1] = {"q5_1", 32, 24, true},
     [HDL_Q4_K] = {"q4_K", 256, 144, true}, [HDL_Q5_K] = {"q5_K", 256, 176, true},
     [HDL_Q6_K] = {"q6_K", 256, 210, true},
 };

@@ -134,23 +134,14 @@ static void encode_nibbles(const nibble_layout *layout, const float *x, uint8_t 
     uint8_t *low = dst + layout->low_at;
     memset(low, 0, 16);
     for (int i = 0; i < BLOCK; i++) {
-        float level = has_min ? (x[i] - min) * inverse + 0.5f
-                              : x[i] * inverse + ((float)layout->zero + 0.5f);
+        float level =
+            has_min ? (x[i] - min) * inverse + 0.5f : x[i] * inverse + ((float)layout->zero + 0.5f);
         int q = clamp_int(level, 0, layout->q_max);
         low[i & 15] |= (uint8_t)((q & 15) << (i < 16 ? 0 : 4));
         high |= (uint32_t)(q >> 4) << i;
     }
     if (layout->high_at >= 0) memcpy(dst + layout->high_at, &high, sizeof high);
 }
-
-static void decode_q4_0(const uint8_t *src, float *x) { decode_nibbles(&q4_0, src, x); }
-static void decode_q4_1(const uint8_t *src, float *x) { decode_nibbles(&q4_1, src, x); }
-static void decode_q5_0(const uint8_t *src, float *x) { decode_nibbles(&q5_0, src, x); }
-static void decode_q5_1(const uint8_t *src, float *x) { decode_nibbles(&q5_1, src, x); }
-static void encode_q4_0(const float *x, uint8_t *dst) { encode_nibbles(&q4_0, x, dst); }
-static void encode_q4_1(const float *x, uint8_t *dst) { encode_nibbles(&q4_1, x, dst); }
-static void encode_q5_0(const float *x, uint8_t *dst) { encode_nibbles(&q5_0, x, dst); }
-static void encode_q5_1(const float *x, uint8_t *dst) { encode_nibbles(&q5_1, x, dst); }
 
 /* --- super-blocks of 256 ----------------------------------------------------------------- */
 
@@ -280,34 +271,50 @@ static void encode_q6_k(const float *x, uint8_t *dst)
 
 /* --- rows -------------------------------------------------------------------------------- */
 
-typedef struct codec {
+typedef struct codec { /* functions of one block, or a layout for the nibble ones */
     void (*decode)(const uint8_t *src, float *x);
     void (*encode)(const float *x, uint8_t *dst);
+    const nibble_layout *layout;
 } codec;
 
 static const codec codecs[HDL_N_DTYPES] = {
-    [HDL_F32] = {decode_f32, encode_f32},    [HDL_F16] = {decode_f16, encode_f16},
-    [HDL_BF16] = {decode_bf16, encode_bf16}, [HDL_Q8_0] = {decode_q8_0, encode_q8_0},
-    [HDL_Q4_0] = {decode_q4_0, encode_q4_0}, [HDL_Q4_1] = {decode_q4_1, encode_q4_1},
-    [HDL_Q5_0] = {decode_q5_0, encode_q5_0}, [HDL_Q5_1] = {decode_q5_1, encode_q5_1},
-    [HDL_Q4_K] = {decode_q4_k, encode_q4_k}, [HDL_Q5_K] = {decode_q5_k, encode_q5_k},
-    [HDL_Q6_K] = {decode_q6_k, encode_q6_k},
+    [HDL_F32] = {decode_f32, encode_f32, NULL},
+    [HDL_F16] = {decode_f16, encode_f16, NULL},
+    [HDL_BF16] = {decode_bf16, encode_bf16, NULL},
+    [HDL_Q8_0] = {decode_q8_0, encode_q8_0, NULL},
+    [HDL_Q4_0] = {NULL, NULL, &q4_0},
+    [HDL_Q4_1] = {NULL, NULL, &q4_1},
+    [HDL_Q5_0] = {NULL, NULL, &q5_0},
+    [HDL_Q5_1] = {NULL, NULL, &q5_1},
+    [HDL_Q4_K] = {decode_q4_k, encode_q4_k, NULL},
+    [HDL_Q5_K] = {decode_q5_k, encode_q5_k, NULL},
+    [HDL_Q6_K] = {decode_q6_k, encode_q6_k, NULL},
 };
 
 void hdl_dequant_row(hdl_dtype dtype, const void *src, float *dst, int64_t n)
 {
     const hdl_dtype_traits *t = hdl_dtype_of(dtype);
-    HDL_ASSERT(codecs[dtype].decode && n % t->block_elems == 0);
+    const codec *c = &codecs[dtype];
+    HDL_ASSERT((c->decode || c->layout) && n % t->block_elems == 0);
     const uint8_t *block = src;
-    for (int64_t i = 0; i < n; i += t->block_elems, block += t->block_bytes)
-        codecs[dtype].decode(block, dst + i);
+    for (int64_t i = 0; i < n; i += t->block_elems, block += t->block_bytes) {
+        if (c->layout)
+            decode_nibbles(c->layout, block, dst + i);
+        else
+            c->decode(block, dst + i);
+    }
 }
 
 void hdl_quant_row(hdl_dtype dtype, const float *src, void *dst, int64_t n)
 {
     const hdl_dtype_traits *t = hdl_dtype_of(dtype);
-    HDL_ASSERT(codecs[dtype].encode && n % t->block_elems == 0);
+    const codec *c = &codecs[dtype];
+    HDL_ASSERT((c->encode || c->layout) && n % t->block_elems == 0);
     uint8_t *block = dst;
-    for (int64_t i = 0; i < n; i += t->block_elems, block += t->block_bytes)
-        codecs[dtype].encode(src + i, block);
+    for (int64_t i = 0; i < n; i += t->block_elems, block += t->block_bytes) {
+        if (c->layout)
+            encode_nibbles(c->layout, src + i, block);
+        else
+            c->encode(src + i, block);
+    }
 }
