@@ -74,8 +74,7 @@ static const hdl_arch *refuse_arch(const char *kind, const char *name, int64_t n
 const hdl_arch *hdl_arch_of_gguf(hdl_text name)
 {
     for (int64_t i = 0; i < HDL_COUNT(archs); i++)
-        if ((int64_t)strlen(archs[i].name) == name.n &&
-            !memcmp(archs[i].name, name.data, (size_t)name.n))
+        if ((int64_t)strlen(archs[i].name) == name.n && !memcmp(archs[i].name, name.data, (size_t)name.n))
             return &archs[i];
     return refuse_arch("architecture", name.data, name.n);
 }
@@ -84,8 +83,7 @@ const hdl_arch *hdl_arch_of_config(const char *model_type)
 {
     for (int64_t i = 0; i < HDL_COUNT(archs); i++)
         for (int64_t j = 0; j < HDL_COUNT(archs[i].model_types); j++)
-            if (archs[i].model_types[j] && !strcmp(archs[i].model_types[j], model_type))
-                return &archs[i];
+            if (archs[i].model_types[j] && !strcmp(archs[i].model_types[j], model_type)) return &archs[i];
     return refuse_arch("model_type", model_type, (int64_t)strlen(model_type));
 }
 
@@ -109,14 +107,12 @@ static heddle_status build_sizes(hdl_model_facts *facts, const hdl_stated *s, co
     facts->attn_soft_cap = (float)s->attn_soft_cap;
     facts->logit_soft_cap = (float)s->logit_soft_cap;
     if (facts->n_heads % facts->n_kv_heads)
-        return HDL_FAIL(HEDDLE_E_FORMAT,
-                        "%s: %d attention heads: must be a multiple of the %d KV heads", path,
-                        facts->n_heads, facts->n_kv_heads);
+        return HDL_FAIL(HEDDLE_E_FORMAT, "%s: %d attention heads: must be a multiple of the %d KV heads",
+                        path, facts->n_heads, facts->n_kv_heads);
     if (!s->head_dim && s->hidden_size % s->n_heads)
-        return HDL_FAIL(
-            HEDDLE_E_FORMAT,
-            "%s: hidden size %d: must be a multiple of the %d heads where no head size is stated",
-            path, facts->hidden_size, facts->n_heads);
+        return HDL_FAIL(HEDDLE_E_FORMAT,
+                        "%s: hidden size %d: must be a multiple of the %d heads where no head size is stated",
+                        path, facts->hidden_size, facts->n_heads);
     facts->head_dim = (int32_t)or_else(s->head_dim, s->hidden_size / s->n_heads);
     facts->v_head_dim = (int32_t)or_else(s->v_head_dim, facts->head_dim);
     if (facts->head_dim > HDL_MAX_ROPE_DIM || facts->head_dim % 2)
@@ -152,22 +148,19 @@ static float scaled_freq(float freq, const hdl_stated_rope *rope)
     return (1 - smooth) * freq / factor + smooth * freq;
 }
 
-static heddle_status build_rope(hdl_rope_facts *out, const hdl_stated_rope *rope,
-                                const hdl_stated *s, const hdl_model_facts *facts, const char *path)
+static heddle_status build_rope(hdl_rope_facts *out, const hdl_stated_rope *rope, const hdl_stated *s,
+                                const hdl_model_facts *facts, const char *path)
 {
     int64_t dim = or_else(s->rope_dim, facts->head_dim);
     if (s->rotary_share > 0) dim = (int64_t)((double)facts->head_dim * s->rotary_share);
     if (dim < 2 || dim % 2 || dim > facts->head_dim)
-        return HDL_FAIL(HEDDLE_E_FORMAT,
-                        "%s: %lld rotated elements a head: must be even and in 2..%d", path,
+        return HDL_FAIL(HEDDLE_E_FORMAT, "%s: %lld rotated elements a head: must be even and in 2..%d", path,
                         (long long)dim, facts->head_dim);
-    const hdl_tensor *divisors =
-        rope == &s->rope && s->rope_divisors.data ? &s->rope_divisors : NULL;
-    if (divisors &&
-        (divisors->dtype != HDL_F32 || divisors->n_rows != 1 || divisors->n_cols != dim / 2))
+    const hdl_tensor *divisors = rope == &s->rope && s->rope_divisors.data ? &s->rope_divisors : NULL;
+    if (divisors && (divisors->dtype != HDL_F32 || divisors->n_rows != 1 || divisors->n_cols != dim / 2))
         return HDL_FAIL(HEDDLE_E_FORMAT,
-                        "%s: tensor rope_freqs.weight: is %s [%lld, %lld], must be f32 [1, %lld]",
-                        path, hdl_dtype_of(divisors->dtype)->name, (long long)divisors->n_rows,
+                        "%s: tensor rope_freqs.weight: is %s [%lld, %lld], must be f32 [1, %lld]", path,
+                        hdl_dtype_of(divisors->dtype)->name, (long long)divisors->n_rows,
                         (long long)divisors->n_cols, (long long)dim / 2);
     out->dim = (int32_t)dim;
     out->attn_factor = rope->attn_factor > 0 ? (float)rope->attn_factor : 1;
@@ -179,8 +172,8 @@ static heddle_status build_rope(hdl_rope_facts *out, const hdl_stated_rope *rope
         if (!isfinite(out->inv_freq[i]) || out->inv_freq[i] < 0)
             return HDL_FAIL(
                 HEDDLE_E_FORMAT,
-                "%s: RoPE frequency %lld is %g (base %g, divisor %g): must be finite and positive",
-                path, (long long)i, (double)out->inv_freq[i], rope->base, (double)divisor);
+                "%s: RoPE frequency %lld is %g (base %g, divisor %g): must be finite and positive", path,
+                (long long)i, (double)out->inv_freq[i], rope->base, (double)divisor);
     }
     return HEDDLE_OK;
 }
@@ -201,13 +194,12 @@ static heddle_status build_layers(hdl_model_facts *facts, const hdl_stated *s, c
         bool slides = is_sliding(s, i);
         if (slides && s->window < 1)
             return HDL_FAIL(HEDDLE_E_FORMAT,
-                            "%s: layer %d: is a sliding layer, but no sliding window is stated",
-                            path, i);
+                            "%s: layer %d: is a sliding layer, but no sliding window is stated", path, i);
         if (group_of[slides] < 0) {
             group_of[slides] = facts->n_groups++;
-            facts->groups[group_of[slides]] =
-                (hdl_cache_group_facts){.kind = slides ? HDL_CACHE_ROLLING : HDL_CACHE_FULL,
-                                        .window = slides ? (int32_t)s->window : 0};
+            facts->groups[group_of[slides]] = (hdl_cache_group_facts){
+                .kind = slides ? HDL_CACHE_ROLLING : HDL_CACHE_FULL,
+                .window = slides ? (int32_t)s->window : 0};
         }
         facts->groups[group_of[slides]].n_layers++;
         facts->layers[i] = (hdl_layer_facts){.window = slides ? (int32_t)s->window : 0,
@@ -231,8 +223,8 @@ static heddle_status check_unused_window(const hdl_stated *s, const char *path)
     return HEDDLE_OK;
 }
 
-heddle_status hdl_facts_build(hdl_model_facts *facts, const hdl_arch *arch,
-                              const hdl_stated *stated, bool is_gguf, const char *path)
+heddle_status hdl_facts_build(hdl_model_facts *facts, const hdl_arch *arch, const hdl_stated *stated,
+                              bool is_gguf, const char *path)
 {
     *facts = (hdl_model_facts){0};
     snprintf(facts->arch, sizeof facts->arch, "%s", arch->name);

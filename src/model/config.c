@@ -85,8 +85,8 @@ static heddle_status check_required(const hdl_stated *stated, bool is_gguf, cons
         int64_t bits;
         memcpy(&bits, (const char *)stated + key->at, sizeof bits);
         if (key->is_required && name && !bits)
-            return HDL_FAIL(HEDDLE_E_FORMAT, "%s%s%s: is missing", is_gguf ? arch : "",
-                            is_gguf ? "." : "", name);
+            return HDL_FAIL(HEDDLE_E_FORMAT, "%s%s%s: is missing", is_gguf ? arch : "", is_gguf ? "." : "",
+                            name);
     }
     return HEDDLE_OK;
 }
@@ -106,8 +106,8 @@ static const char *full_key(gguf_keys *keys, const char *suffix)
 }
 
 /* Tells a key that is absent (OK, *is_there false) from one of the wrong type. */
-static heddle_status look_up(gguf_keys *keys, const char *suffix, bool is_num, int64_t *whole,
-                             double *num, bool *is_there)
+static heddle_status look_up(gguf_keys *keys, const char *suffix, bool is_num, int64_t *whole, double *num,
+                             bool *is_there)
 {
     const char *key = full_key(keys, suffix);
     hdl_clear_error();
@@ -136,8 +136,8 @@ static heddle_status read_gguf_facts(hdl_stated *stated, gguf_keys *keys)
         if (!refusals[i].gguf) continue;
         HDL_TRY(look_up(keys, refusals[i].gguf, false, &whole, &num, &is_there));
         if (is_there && whole != refusals[i].only)
-            return HDL_FAIL(HEDDLE_E_UNSUPPORTED, "%s %lld: %s not supported", keys->key,
-                            (long long)whole, refusals[i].what);
+            return HDL_FAIL(HEDDLE_E_UNSUPPORTED, "%s %lld: %s not supported", keys->key, (long long)whole,
+                            refusals[i].what);
     }
     return HEDDLE_OK;
 }
@@ -160,8 +160,7 @@ static heddle_status read_gguf_scaling(hdl_stated *stated, gguf_keys *keys)
         hdl_gguf_num(keys->gguf, full_key(keys, "rope.scale_linear"), &factor);
     if (factor == 0 || factor == 1) return HEDDLE_OK;
     if (!(factor > 0 && factor < 1e9))
-        return HDL_FAIL(HEDDLE_E_FORMAT, "%s %g: must be positive and below 1e9", keys->key,
-                        factor);
+        return HDL_FAIL(HEDDLE_E_FORMAT, "%s %g: must be positive and below 1e9", keys->key, factor);
     stated->rope.scaling = HDL_ROPE_LINEAR;
     stated->rope.factor = factor;
     return HEDDLE_OK;
@@ -233,8 +232,7 @@ static void drop_nulls(json_t *obj)
     const char *key;
     json_t *value;
     void *next;
-    json_object_foreach_safe(obj, next, key, value) if (json_is_null(value))
-        json_object_del(obj, key);
+    json_object_foreach_safe(obj, next, key, value) if (json_is_null(value)) json_object_del(obj, key);
 }
 
 static heddle_status read_json_facts(hdl_stated *stated, const json_t *config)
@@ -247,16 +245,14 @@ static heddle_status read_json_facts(hdl_stated *stated, const json_t *config)
         if (key->is_num)
             HDL_TRY(hdl_json_num(config, "", key->json, &num));
         else
-            HDL_TRY(
-                hdl_json_int(config, "", key->json, (int64_t)key->min, (int64_t)key->max, &whole));
+            HDL_TRY(hdl_json_int(config, "", key->json, (int64_t)key->min, (int64_t)key->max, &whole));
         HDL_TRY(store(stated, key, key->json, whole, num));
     }
     for (int64_t i = 0; i < HDL_COUNT(refusals); i++) {
         const json_t *value = refusals[i].json ? json_object_get(config, refusals[i].json) : NULL;
         int64_t held = json_is_integer(value) ? json_integer_value(value) : json_is_true(value);
         if (value && held != refusals[i].only)
-            return HDL_FAIL(HEDDLE_E_UNSUPPORTED, "%s: %s not supported", refusals[i].json,
-                            refusals[i].what);
+            return HDL_FAIL(HEDDLE_E_UNSUPPORTED, "%s: %s not supported", refusals[i].json, refusals[i].what);
     }
     return HEDDLE_OK;
 }
@@ -275,15 +271,13 @@ static heddle_status read_json_rope(hdl_stated_rope *rope, json_t *obj, const ch
     if (!strcmp(type, "default")) return HEDDLE_OK;
     bool is_linear = !strcmp(type, "linear");
     if (!is_linear && strcmp(type, "llama3") != 0)
-        return HDL_FAIL(
-            HEDDLE_E_UNSUPPORTED,
-            "%s.rope_type \"%s\" is not supported; supported are default, linear, llama3", name,
-            type);
+        return HDL_FAIL(HEDDLE_E_UNSUPPORTED,
+                        "%s.rope_type \"%s\" is not supported; supported are default, linear, llama3", name,
+                        type);
     rope->scaling = is_linear ? HDL_ROPE_LINEAR : HDL_ROPE_LLAMA3;
     HDL_TRY(hdl_json_num(obj, name, "factor", &rope->factor));
     if (!(rope->factor > 0 && rope->factor < 1e9))
-        return HDL_FAIL(HEDDLE_E_FORMAT, "%s.factor %g: must be positive and below 1e9", name,
-                        rope->factor);
+        return HDL_FAIL(HEDDLE_E_FORMAT, "%s.factor %g: must be positive and below 1e9", name, rope->factor);
     if (is_linear) return HEDDLE_OK;
     HDL_TRY(hdl_json_num(obj, name, "low_freq_factor", &rope->low_freq_factor));
     HDL_TRY(hdl_json_num(obj, name, "high_freq_factor", &rope->high_freq_factor));
@@ -294,8 +288,7 @@ static heddle_status read_json_rope(hdl_stated_rope *rope, json_t *obj, const ch
                         "%s: low_freq_factor %g, high_freq_factor %g, "
                         "original_max_position_embeddings %g: must be positive "
                         "and the first below the second",
-                        name, rope->low_freq_factor, rope->high_freq_factor,
-                        rope->original_context);
+                        name, rope->low_freq_factor, rope->high_freq_factor, rope->original_context);
     return HEDDLE_OK;
 }
 
@@ -308,12 +301,10 @@ static heddle_status read_json_ropes(hdl_stated *stated, const json_t *config)
     if (scaling) HDL_TRY(read_json_rope(&stated->rope, scaling, "rope_scaling"));
     if (rope && !global && !local) {
         HDL_TRY(read_json_rope(&stated->rope, rope, "rope_parameters"));
-        return hdl_json_num(rope, "rope_parameters", "partial_rotary_factor",
-                            &stated->rotary_share);
+        return hdl_json_num(rope, "rope_parameters", "partial_rotary_factor", &stated->rotary_share);
     }
     if (global) HDL_TRY(read_json_rope(&stated->rope, global, "rope_parameters.full_attention"));
-    if (local)
-        HDL_TRY(read_json_rope(&stated->local_rope, local, "rope_parameters.sliding_attention"));
+    if (local) HDL_TRY(read_json_rope(&stated->local_rope, local, "rope_parameters.sliding_attention"));
     return HEDDLE_OK;
 }
 
@@ -357,8 +348,8 @@ static heddle_status check_json_act(const hdl_arch *arch, const json_t *config)
         const char *act = arch->act_name;
         HDL_TRY(hdl_json_str(config, "", keys[i], &act));
         if (strcmp(act, arch->act_name) != 0)
-            return HDL_FAIL(HEDDLE_E_UNSUPPORTED, "%s \"%s\" is not supported: must be %s", keys[i],
-                            act, arch->act_name);
+            return HDL_FAIL(HEDDLE_E_UNSUPPORTED, "%s \"%s\" is not supported: must be %s", keys[i], act,
+                            arch->act_name);
     }
     return HEDDLE_OK;
 }
@@ -395,15 +386,15 @@ static heddle_status read_config(hdl_stated *stated, const hdl_arch **arch, json
     HDL_TRY(read_json_layer_types(stated, config));
     HDL_TRY(check_json_act(*arch, config));
     if (json_object_get(root, "quantization_config"))
-        return HDL_FAIL(
-            HEDDLE_E_UNSUPPORTED,
-            "quantization_config: quantised safetensors are not supported; use a GGUF file");
+        return HDL_FAIL(HEDDLE_E_UNSUPPORTED,
+                        "quantization_config: quantised safetensors are not supported; use a GGUF file");
     const json_t *tie = json_object_get(config, "tie_word_embeddings");
     if (!tie) tie = json_object_get(root, "tie_word_embeddings");
     stated->has_tied_output = json_is_true(tie);
     stated->has_untied_output = json_is_false(tie);
     HDL_TRY(hdl_json_str(root, "", "_name_or_path", &name));
-    snprintf(stated->name, sizeof stated->name, "%s", name);
+    const char *slash = strrchr(name, '/'); /* "owner/model", or a folder of whoever saved it */
+    snprintf(stated->name, sizeof stated->name, "%s", slash ? slash + 1 : name);
     return HEDDLE_OK;
 }
 

@@ -79,23 +79,18 @@ static const struct {
     const char *name;
     hdl_dtype dtype;
 } tensor_types[] = {
-    [0] = {"F32", HDL_F32},           [1] = {"F16", HDL_F16},
-    [2] = {"Q4_0", HDL_Q4_0},         [3] = {"Q4_1", HDL_Q4_1},
-    [6] = {"Q5_0", HDL_Q5_0},         [7] = {"Q5_1", HDL_Q5_1},
-    [8] = {"Q8_0", HDL_Q8_0},         [9] = {"Q8_1", HDL_N_DTYPES},
-    [10] = {"Q2_K", HDL_N_DTYPES},    [11] = {"Q3_K", HDL_N_DTYPES},
-    [12] = {"Q4_K", HDL_Q4_K},        [13] = {"Q5_K", HDL_Q5_K},
-    [14] = {"Q6_K", HDL_Q6_K},        [15] = {"Q8_K", HDL_N_DTYPES},
-    [16] = {"IQ2_XXS", HDL_N_DTYPES}, [17] = {"IQ2_XS", HDL_N_DTYPES},
-    [18] = {"IQ3_XXS", HDL_N_DTYPES}, [19] = {"IQ1_S", HDL_N_DTYPES},
-    [20] = {"IQ4_NL", HDL_N_DTYPES},  [21] = {"IQ3_S", HDL_N_DTYPES},
-    [22] = {"IQ2_S", HDL_N_DTYPES},   [23] = {"IQ4_XS", HDL_N_DTYPES},
-    [24] = {"I8", HDL_N_DTYPES},      [25] = {"I16", HDL_N_DTYPES},
-    [26] = {"I32", HDL_N_DTYPES},     [27] = {"I64", HDL_N_DTYPES},
-    [28] = {"F64", HDL_N_DTYPES},     [29] = {"IQ1_M", HDL_N_DTYPES},
-    [30] = {"BF16", HDL_BF16},        [34] = {"TQ1_0", HDL_N_DTYPES},
-    [35] = {"TQ2_0", HDL_N_DTYPES},   [39] = {"MXFP4", HDL_N_DTYPES},
-    [40] = {"NVFP4", HDL_N_DTYPES},   [41] = {"Q1_0", HDL_N_DTYPES},
+    [0] = {"F32", HDL_F32},          [1] = {"F16", HDL_F16},           [2] = {"Q4_0", HDL_Q4_0},
+    [3] = {"Q4_1", HDL_Q4_1},        [6] = {"Q5_0", HDL_Q5_0},         [7] = {"Q5_1", HDL_Q5_1},
+    [8] = {"Q8_0", HDL_Q8_0},        [9] = {"Q8_1", HDL_N_DTYPES},     [10] = {"Q2_K", HDL_N_DTYPES},
+    [11] = {"Q3_K", HDL_N_DTYPES},   [12] = {"Q4_K", HDL_Q4_K},        [13] = {"Q5_K", HDL_Q5_K},
+    [14] = {"Q6_K", HDL_Q6_K},       [15] = {"Q8_K", HDL_N_DTYPES},    [16] = {"IQ2_XXS", HDL_N_DTYPES},
+    [17] = {"IQ2_XS", HDL_N_DTYPES}, [18] = {"IQ3_XXS", HDL_N_DTYPES}, [19] = {"IQ1_S", HDL_N_DTYPES},
+    [20] = {"IQ4_NL", HDL_N_DTYPES}, [21] = {"IQ3_S", HDL_N_DTYPES},   [22] = {"IQ2_S", HDL_N_DTYPES},
+    [23] = {"IQ4_XS", HDL_N_DTYPES}, [24] = {"I8", HDL_N_DTYPES},      [25] = {"I16", HDL_N_DTYPES},
+    [26] = {"I32", HDL_N_DTYPES},    [27] = {"I64", HDL_N_DTYPES},     [28] = {"F64", HDL_N_DTYPES},
+    [29] = {"IQ1_M", HDL_N_DTYPES},  [30] = {"BF16", HDL_BF16},        [34] = {"TQ1_0", HDL_N_DTYPES},
+    [35] = {"TQ2_0", HDL_N_DTYPES},  [39] = {"MXFP4", HDL_N_DTYPES},   [40] = {"NVFP4", HDL_N_DTYPES},
+    [41] = {"Q1_0", HDL_N_DTYPES},
 };
 static const char supported_types[] = "F32 F16 BF16 Q8_0 Q4_0 Q4_1 Q5_0 Q5_1 Q4_K Q5_K Q6_K";
 
@@ -116,8 +111,7 @@ static int64_t bytes_left(const reader *r)
 static heddle_status read_bytes(reader *r, void *out, int64_t n, const char *what)
 {
     if (n > bytes_left(r))
-        return HDL_FAIL(HEDDLE_E_FORMAT,
-                        "%s: ends inside %s at byte %lld: the file is cut short or damaged",
+        return HDL_FAIL(HEDDLE_E_FORMAT, "%s: ends inside %s at byte %lld: the file is cut short or damaged",
                         r->path, what, (long long)r->pos);
     memcpy(out, r->map->data + r->pos, (size_t)n);
     r->pos += n;
@@ -130,9 +124,9 @@ static heddle_status read_count(reader *r, int64_t unit, const char *what, int64
     uint64_t n = 0;
     HDL_TRY(read_bytes(r, &n, sizeof n, what));
     if (n > (uint64_t)(bytes_left(r) / unit))
-        return HDL_FAIL(
-            HEDDLE_E_FORMAT, "%s: %s %llu at byte %lld: the file has only %lld bytes left", r->path,
-            what, (unsigned long long)n, (long long)(r->pos - 8), (long long)bytes_left(r));
+        return HDL_FAIL(HEDDLE_E_FORMAT, "%s: %s %llu at byte %lld: the file has only %lld bytes left",
+                        r->path, what, (unsigned long long)n, (long long)(r->pos - 8),
+                        (long long)bytes_left(r));
     *out = (int64_t)n;
     return HEDDLE_OK;
 }
@@ -151,13 +145,13 @@ static heddle_status read_name(reader *r, int64_t max, const char *what, hdl_tex
     int64_t at = r->pos;
     HDL_TRY(read_text(r, what, out));
     if (out->n < 1 || out->n > max)
-        return HDL_FAIL(HEDDLE_E_FORMAT, "%s: %s %lld at byte %lld: must be in 1..%lld", r->path,
-                        what, (long long)out->n, (long long)at, (long long)max);
+        return HDL_FAIL(HEDDLE_E_FORMAT, "%s: %s %lld at byte %lld: must be in 1..%lld", r->path, what,
+                        (long long)out->n, (long long)at, (long long)max);
     for (int64_t i = 0; i < out->n; i++)
         if (out->data[i] < 0x20 || out->data[i] > 0x7e)
             return HDL_FAIL(HEDDLE_E_FORMAT,
-                            "%s: the name at byte %lld: holds byte 0x%02x: must be printable ASCII",
-                            r->path, (long long)at, (unsigned)(uint8_t)out->data[i]);
+                            "%s: the name at byte %lld: holds byte 0x%02x: must be printable ASCII", r->path,
+                            (long long)at, (unsigned)(uint8_t)out->data[i]);
     return HEDDLE_OK;
 }
 
@@ -170,24 +164,21 @@ static heddle_status read_elements(reader *r, kv *entry)
     int size = value_types[entry->type].size;
     if (size) {
         if (entry->n > bytes_left(r) / size)
-            return HDL_FAIL(
-                HEDDLE_E_FORMAT,
-                "%s: key %.*s: %lld elements of %d bytes, but the file has %lld bytes left",
-                r->path, (int)entry->key.n, entry->key.data, (long long)entry->n, size,
-                (long long)bytes_left(r));
+            return HDL_FAIL(HEDDLE_E_FORMAT,
+                            "%s: key %.*s: %lld elements of %d bytes, but the file has %lld bytes left",
+                            r->path, (int)entry->key.n, entry->key.data, (long long)entry->n, size,
+                            (long long)bytes_left(r));
         r->pos += entry->n * size;
     } else {
         hdl_text text;
-        for (int64_t i = 0; i < entry->n; i++)
-            HDL_TRY(read_text(r, "a text of the metadata, length", &text));
+        for (int64_t i = 0; i < entry->n; i++) HDL_TRY(read_text(r, "a text of the metadata, length", &text));
     }
     entry->data = r->map->data + start;
     entry->n_bytes = r->pos - start;
     for (int64_t i = 0; entry->type == V_BOOL && i < entry->n; i++)
         if (entry->data[i] > 1)
-            return HDL_FAIL(HEDDLE_E_FORMAT,
-                            "%s: key %.*s: byte %u is not a boolean: must be 0 or 1", r->path,
-                            (int)entry->key.n, entry->key.data, entry->data[i]);
+            return HDL_FAIL(HEDDLE_E_FORMAT, "%s: key %.*s: byte %u is not a boolean: must be 0 or 1",
+                            r->path, (int)entry->key.n, entry->key.data, entry->data[i]);
     return HEDDLE_OK;
 }
 
@@ -230,8 +221,8 @@ static heddle_status read_metadata(hdl_gguf *gguf, reader *r)
     qsort(gguf->kvs, (size_t)gguf->n_kvs, sizeof *gguf->kvs, kv_compare);
     for (int64_t i = 1; i < gguf->n_kvs; i++)
         if (kv_compare(&gguf->kvs[i - 1], &gguf->kvs[i]) == 0)
-            return HDL_FAIL(HEDDLE_E_FORMAT, "%s: key %.*s: is there twice", r->path,
-                            (int)gguf->kvs[i].key.n, gguf->kvs[i].key.data);
+            return HDL_FAIL(HEDDLE_E_FORMAT, "%s: key %.*s: is there twice", r->path, (int)gguf->kvs[i].key.n,
+                            gguf->kvs[i].key.data);
     return HEDDLE_OK;
 }
 
@@ -250,9 +241,8 @@ static heddle_status resolve_type(const reader *r, const char *name, uint32_t ty
     bool is_known = type < (uint32_t)HDL_COUNT(tensor_types) && tensor_types[type].name;
     *out = is_known ? tensor_types[type].dtype : HDL_N_DTYPES;
     if (*out != HDL_N_DTYPES) return HEDDLE_OK;
-    return HDL_FAIL(HEDDLE_E_UNSUPPORTED,
-                    "%s: tensor %s: type %u (%s) is not supported; supported are %s", r->path, name,
-                    type, is_known ? tensor_types[type].name : "unknown", supported_types);
+    return HDL_FAIL(HEDDLE_E_UNSUPPORTED, "%s: tensor %s: type %u (%s) is not supported; supported are %s",
+                    r->path, name, type, is_known ? tensor_types[type].name : "unknown", supported_types);
 }
 
 /* Reads dims, folds those above the first into rows; the data pointer is set later. */
@@ -261,19 +251,19 @@ static heddle_status read_shape(reader *r, const char *name, hdl_tensor *view)
     uint32_t n_dims;
     HDL_TRY(read_bytes(r, &n_dims, sizeof n_dims, "a tensor's number of dimensions"));
     if (n_dims < 1 || n_dims > MAX_DIMS)
-        return HDL_FAIL(HEDDLE_E_FORMAT, "%s: tensor %s: %u dimensions: must be in 1..%d", r->path,
-                        name, n_dims, MAX_DIMS);
+        return HDL_FAIL(HEDDLE_E_FORMAT, "%s: tensor %s: %u dimensions: must be in 1..%d", r->path, name,
+                        n_dims, MAX_DIMS);
     view->n_cols = view->n_rows = 1;
     for (uint32_t i = 0; i < n_dims; i++) {
         int64_t dim, total;
         HDL_TRY(read_bytes(r, &dim, sizeof dim, "a tensor's dimensions"));
-        bool is_bad = dim < 1 || __builtin_mul_overflow(i ? view->n_rows : 1, dim,
-                                                        i ? &view->n_rows : &view->n_cols);
+        bool is_bad = dim < 1 ||
+                      __builtin_mul_overflow(i ? view->n_rows : 1, dim, i ? &view->n_rows : &view->n_cols);
         if (is_bad || __builtin_mul_overflow(view->n_rows, view->n_cols, &total))
             return HDL_FAIL(
                 HEDDLE_E_FORMAT,
-                "%s: tensor %s: dimension %u is %lld: must be at least 1 and the whole below 2^63",
-                r->path, name, i, (long long)dim);
+                "%s: tensor %s: dimension %u is %lld: must be at least 1 and the whole below 2^63", r->path,
+                name, i, (long long)dim);
     }
     return HEDDLE_OK;
 }
@@ -293,15 +283,12 @@ static heddle_status read_tensor(reader *r, tensor_entry *entry, char **names, i
     HDL_TRY(resolve_type(r, entry->name, type, &view->dtype));
     const hdl_dtype_traits *traits = hdl_dtype_of(view->dtype);
     if (view->n_cols % traits->block_elems)
-        return HDL_FAIL(HEDDLE_E_FORMAT,
-                        "%s: tensor %s: rows of %lld elements: %s needs a multiple of %d", r->path,
-                        entry->name, (long long)view->n_cols, traits->name, traits->block_elems);
+        return HDL_FAIL(HEDDLE_E_FORMAT, "%s: tensor %s: rows of %lld elements: %s needs a multiple of %d",
+                        r->path, entry->name, (long long)view->n_cols, traits->name, traits->block_elems);
     int64_t total;
-    if (__builtin_mul_overflow(view->n_cols / traits->block_elems, traits->block_bytes,
-                               &view->row_bytes) ||
+    if (__builtin_mul_overflow(view->n_cols / traits->block_elems, traits->block_bytes, &view->row_bytes) ||
         __builtin_mul_overflow(view->row_bytes, view->n_rows, &total))
-        return HDL_FAIL(HEDDLE_E_FORMAT,
-                        "%s: tensor %s: %lld x %lld elements: more than 2^63 bytes", r->path,
+        return HDL_FAIL(HEDDLE_E_FORMAT, "%s: tensor %s: %lld x %lld elements: more than 2^63 bytes", r->path,
                         entry->name, (long long)view->n_rows, (long long)view->n_cols);
     return read_bytes(r, offset, sizeof *offset, "a tensor's offset");
 }
@@ -317,8 +304,7 @@ static heddle_status index_tensors(hdl_gguf *gguf, const char *path)
     qsort(gguf->by_name, (size_t)gguf->n_tensors, sizeof *gguf->by_name, tensor_compare);
     for (int64_t i = 1; i < gguf->n_tensors; i++)
         if (tensor_compare(&gguf->by_name[i - 1], &gguf->by_name[i]) == 0)
-            return HDL_FAIL(HEDDLE_E_FORMAT, "%s: tensor %s: is there twice", path,
-                            gguf->by_name[i]->name);
+            return HDL_FAIL(HEDDLE_E_FORMAT, "%s: tensor %s: is there twice", path, gguf->by_name[i]->name);
     return HEDDLE_OK;
 }
 
@@ -329,31 +315,28 @@ static heddle_status read_alignment(const hdl_gguf *gguf, const char *path, int6
     if (!hdl_gguf_int(gguf, "general.alignment", out))
         return HDL_FAIL(HEDDLE_E_FORMAT, "%s: %s", path, hdl_last_error());
     if (*out < MIN_ALIGNMENT || *out > MAX_ALIGNMENT || (*out & (*out - 1)))
-        return HDL_FAIL(HEDDLE_E_FORMAT,
-                        "%s: general.alignment %lld: must be a power of two in %d..%d", path,
+        return HDL_FAIL(HEDDLE_E_FORMAT, "%s: general.alignment %lld: must be a power of two in %d..%d", path,
                         (long long)*out, MIN_ALIGNMENT, MAX_ALIGNMENT);
     return HEDDLE_OK;
 }
 
 /* Puts every tensor's data pointer after checking that its bytes are in the file. */
-static heddle_status place_tensors(hdl_gguf *gguf, const reader *r, const int64_t *offsets,
-                                   int64_t alignment)
+static heddle_status place_tensors(hdl_gguf *gguf, const reader *r, const int64_t *offsets, int64_t alignment)
 {
     int64_t start = HDL_ALIGN_UP(r->pos, alignment);
     for (int64_t i = 0; i < gguf->n_tensors; i++) {
         tensor_entry *entry = &gguf->tensors[i];
         int64_t n_bytes = entry->view.row_bytes * entry->view.n_rows, at = offsets[i];
         if (at < 0 || at % alignment)
-            return HDL_FAIL(HEDDLE_E_FORMAT,
-                            "%s: tensor %s: offset %lld: must be a multiple of %lld", r->path,
-                            entry->name, (long long)at, (long long)alignment);
+            return HDL_FAIL(HEDDLE_E_FORMAT, "%s: tensor %s: offset %lld: must be a multiple of %lld",
+                            r->path, entry->name, (long long)at, (long long)alignment);
         if (at > INT64_MAX - start || !hdl_mapfile_holds(&gguf->map, start + at, n_bytes))
             return HDL_FAIL(HEDDLE_E_FORMAT,
                             "%s: tensor %s: needs %lld bytes at byte %lld + %lld, but the file "
                             "ends at %lld: it is cut "
                             "short or damaged",
-                            r->path, entry->name, (long long)n_bytes, (long long)start,
-                            (long long)at, (long long)gguf->map.n_bytes);
+                            r->path, entry->name, (long long)n_bytes, (long long)start, (long long)at,
+                            (long long)gguf->map.n_bytes);
         entry->view.data = gguf->map.data + start + at;
     }
     return HEDDLE_OK;
@@ -389,16 +372,14 @@ static heddle_status read_header(hdl_gguf *gguf, reader *r)
     uint32_t version;
     HDL_TRY(read_bytes(r, magic, sizeof magic, "the magic number"));
     if (memcmp(magic, "GGUF", 4) != 0)
-        return HDL_FAIL(HEDDLE_E_FORMAT, "%s: is not a GGUF file: its first bytes are not \"GGUF\"",
-                        r->path);
+        return HDL_FAIL(HEDDLE_E_FORMAT, "%s: is not a GGUF file: its first bytes are not \"GGUF\"", r->path);
     HDL_TRY(read_bytes(r, &version, sizeof version, "the version"));
     if (version >= 1u << 24)
         return HDL_FAIL(HEDDLE_E_UNSUPPORTED,
-                        "%s: is a big-endian GGUF file; only little-endian ones can be read",
-                        r->path);
+                        "%s: is a big-endian GGUF file; only little-endian ones can be read", r->path);
     if (version < MIN_VERSION || version > MAX_VERSION)
-        return HDL_FAIL(HEDDLE_E_UNSUPPORTED, "%s: GGUF version %u: must be in %d..%d", r->path,
-                        version, MIN_VERSION, MAX_VERSION);
+        return HDL_FAIL(HEDDLE_E_UNSUPPORTED, "%s: GGUF version %u: must be in %d..%d", r->path, version,
+                        MIN_VERSION, MAX_VERSION);
     HDL_TRY(read_count(r, MIN_TENSOR_BYTES, "number of tensors", &gguf->n_tensors));
     return read_count(r, MIN_KV_BYTES, "number of metadata entries", &gguf->n_kvs);
 }
@@ -466,16 +447,16 @@ static bool int_at(const kv *entry, int64_t i, int64_t *out)
     int size = value_types[entry->type].size;
     memcpy(&v, entry->data + i * size, (size_t)size);
     switch (entry->type) {
-    case V_BOOL:
-    case V_U8: *out = v.u8; return true;
-    case V_I8: *out = v.i8; return true;
-    case V_U16: *out = v.u16; return true;
-    case V_I16: *out = v.i16; return true;
-    case V_U32: *out = v.u32; return true;
-    case V_I32: *out = v.i32; return true;
-    case V_I64: *out = v.i64; return true;
-    case V_U64: *out = v.i64; return v.i64 >= 0;
-    default: return false;
+        case V_BOOL:
+        case V_U8: *out = v.u8; return true;
+        case V_I8: *out = v.i8; return true;
+        case V_U16: *out = v.u16; return true;
+        case V_I16: *out = v.i16; return true;
+        case V_U32: *out = v.u32; return true;
+        case V_I32: *out = v.i32; return true;
+        case V_I64: *out = v.i64; return true;
+        case V_U64: *out = v.i64; return v.i64 >= 0;
+        default: return false;
     }
 }
 
@@ -497,8 +478,7 @@ bool hdl_gguf_int(const hdl_gguf *gguf, const char *key, int64_t *out)
 {
     const kv *entry = find(gguf, key);
     if (!entry) return false;
-    return (!entry->is_array && int_at(entry, 0, out)) ||
-           refuse(entry, "a whole number below 2^63");
+    return (!entry->is_array && int_at(entry, 0, out)) || refuse(entry, "a whole number below 2^63");
 }
 
 bool hdl_gguf_num(const hdl_gguf *gguf, const char *key, double *out)
@@ -534,8 +514,7 @@ bool hdl_gguf_array_num(const hdl_gguf *gguf, const char *key, int64_t i, double
 {
     const kv *entry = find(gguf, key);
     if (!entry || (entry->is_array && (i < 0 || i >= entry->n))) return false;
-    return (entry->is_array && num_at(entry, i, out)) ||
-           refuse(entry, "an array of floating-point numbers");
+    return (entry->is_array && num_at(entry, i, out)) || refuse(entry, "an array of floating-point numbers");
 }
 
 bool hdl_gguf_array_next_str(const hdl_gguf *gguf, const char *key, int64_t *cursor, hdl_text *out)

@@ -30,8 +30,7 @@ static heddle_status join(char out[MAX_PATH], const char *dir, const char *name)
 {
     int n = snprintf(out, MAX_PATH, "%s/%s", dir, name);
     if (n < 0 || n >= MAX_PATH)
-        return HDL_FAIL(HEDDLE_E_INVALID, "%.64s...: path of %d bytes: must be below %d", dir, n,
-                        MAX_PATH);
+        return HDL_FAIL(HEDDLE_E_INVALID, "%.64s...: path of %d bytes: must be below %d", dir, n, MAX_PATH);
     return HEDDLE_OK;
 }
 
@@ -49,12 +48,13 @@ static heddle_status open_gguf(hdl_model *model, const char *path)
     hdl_gguf_str(owner->gguf, "tokenizer.chat_template", &text);
     model->chat = hdl_chat_recognise(text);
     if (hdl_gguf_array_n(owner->gguf, "tokenizer.ggml.tokens") < 0) return HEDDLE_OK;
-    HDL_TRY(hdl_tokenizer_from_gguf(&model->tokenizer, owner->gguf));
+    heddle_status status = hdl_tokenizer_from_gguf(&model->tokenizer, owner->gguf);
+    if (status) return HDL_FAIL(status, "%s: %s", path, hdl_last_error());
     int32_t n = hdl_tokenizer_n_vocab(model->tokenizer);
     if (n > model->facts.n_vocab)
         return HDL_FAIL(HEDDLE_E_FORMAT,
-                        "%s: the vocabulary has %d tokens, but token_embd.weight has %d rows", path,
-                        n, model->facts.n_vocab);
+                        "%s: the vocabulary has %d tokens, but token_embd.weight has %d rows", path, n,
+                        model->facts.n_vocab);
     return HEDDLE_OK;
 }
 
@@ -90,8 +90,7 @@ static heddle_status read_stated(hdl_stated *stated, const hdl_arch **arch, cons
     hdl_buf text = {0};
     HDL_TRY(join(path, dir, "config.json"));
     heddle_status status = hdl_buf_read_file(&text, path, MAX_CONFIG_BYTES);
-    if (!status)
-        status = hdl_stated_from_config(stated, arch, text.data ? text.data : "", text.n, path);
+    if (!status) status = hdl_stated_from_config(stated, arch, text.data ? text.data : "", text.n, path);
     hdl_buf_deinit(&text);
     return status;
 }

@@ -72,8 +72,8 @@ typedef struct hdl_arch {
 const hdl_arch *hdl_arch_of_gguf(hdl_text name);
 const hdl_arch *hdl_arch_of_config(const char *model_type);
 /* Checks and completes what was stated. is_gguf decides the layout of q and k rows and of norms. */
-heddle_status hdl_facts_build(hdl_model_facts *facts, const hdl_arch *arch,
-                              const hdl_stated *stated, bool is_gguf, const char *path);
+heddle_status hdl_facts_build(hdl_model_facts *facts, const hdl_arch *arch, const hdl_stated *stated,
+                              bool is_gguf, const char *path);
 
 /* config.c */
 heddle_status hdl_stated_from_gguf(hdl_stated *stated, const hdl_arch **arch, const hdl_gguf *gguf,

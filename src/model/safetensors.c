@@ -44,8 +44,7 @@ static const struct {
     hdl_dtype dtype;
 } dtypes[] = {{"F32", HDL_F32}, {"F16", HDL_F16}, {"BF16", HDL_BF16}};
 
-static heddle_status read_dtype(const shard_reader *r, const char *name, const json_t *value,
-                                hdl_dtype *out)
+static heddle_status read_dtype(const shard_reader *r, const char *name, const json_t *value, hdl_dtype *out)
 {
     const char *text = json_string_value(value);
     for (int64_t i = 0; text && i < HDL_COUNT(dtypes); i++) {
@@ -53,8 +52,8 @@ static heddle_status read_dtype(const shard_reader *r, const char *name, const j
         if (!strcmp(text, dtypes[i].name)) return HEDDLE_OK;
     }
     return HDL_FAIL(HEDDLE_E_UNSUPPORTED,
-                    "%s: tensor %s: dtype %.32s is not supported; supported are F32, F16, BF16",
-                    r->path, name, text ? text : "(none)");
+                    "%s: tensor %s: dtype %.32s is not supported; supported are F32, F16, BF16", r->path,
+                    name, text ? text : "(none)");
 }
 
 /* A whole number of a list in the header; -1 when it is none. */
@@ -69,9 +68,8 @@ static heddle_status read_shape(const shard_reader *r, const char *name, const j
 {
     size_t n_dims = json_array_size(shape);
     if (!json_is_array(shape) || n_dims > MAX_DIMS)
-        return HDL_FAIL(HEDDLE_E_FORMAT,
-                        "%s: tensor %s: shape: must be a list of at most %d numbers", r->path, name,
-                        MAX_DIMS);
+        return HDL_FAIL(HEDDLE_E_FORMAT, "%s: tensor %s: shape: must be a list of at most %d numbers",
+                        r->path, name, MAX_DIMS);
     view->n_rows = 1;
     view->n_cols = n_dims ? int_at(shape, n_dims - 1) : 1;
     bool is_bad = view->n_cols < 0;
@@ -83,10 +81,9 @@ static heddle_status read_shape(const shard_reader *r, const char *name, const j
     is_bad = is_bad || __builtin_mul_overflow(view->n_cols, 4, &total) ||
              __builtin_mul_overflow(view->n_rows, total, &total);
     if (is_bad)
-        return HDL_FAIL(
-            HEDDLE_E_FORMAT,
-            "%s: tensor %s: shape: its sizes must be whole, positive and below 2^63 bytes", r->path,
-            name);
+        return HDL_FAIL(HEDDLE_E_FORMAT,
+                        "%s: tensor %s: shape: its sizes must be whole, positive and below 2^63 bytes",
+                        r->path, name);
     view->row_bytes = hdl_row_bytes(view->dtype, view->n_cols);
     return HEDDLE_OK;
 }
@@ -98,8 +95,7 @@ static heddle_status read_entry(const shard_reader *r, const char *name, const j
     HDL_TRY(read_dtype(r, name, json_object_get(value, "dtype"), &view.dtype));
     HDL_TRY(read_shape(r, name, json_object_get(value, "shape"), &view));
     const json_t *offsets = json_object_get(value, "data_offsets");
-    int64_t begin = int_at(offsets, 0), end = int_at(offsets, 1),
-            n_bytes = view.n_rows * view.row_bytes;
+    int64_t begin = int_at(offsets, 0), end = int_at(offsets, 1), n_bytes = view.n_rows * view.row_bytes;
     if (json_array_size(offsets) != 2 || begin < 0 || end < begin || end > r->data_bytes)
         return HDL_FAIL(HEDDLE_E_FORMAT,
                         "%s: tensor %s: data_offsets %lld, %lld: must ascend within the %lld bytes "
@@ -107,9 +103,8 @@ static heddle_status read_entry(const shard_reader *r, const char *name, const j
                         "file has",
                         r->path, name, (long long)begin, (long long)end, (long long)r->data_bytes);
     if (end - begin != n_bytes)
-        return HDL_FAIL(HEDDLE_E_FORMAT,
-                        "%s: tensor %s: has %lld bytes of data, its shape needs %lld", r->path,
-                        name, (long long)(end - begin), (long long)n_bytes);
+        return HDL_FAIL(HEDDLE_E_FORMAT, "%s: tensor %s: has %lld bytes of data, its shape needs %lld",
+                        r->path, name, (long long)(end - begin), (long long)n_bytes);
     view.data = r->map->data + r->data_at + begin;
     if (file->n_entries == file->capacity) {
         int64_t capacity = HDL_MAX(2 * file->capacity, 64);
@@ -145,19 +140,18 @@ static heddle_status check_tiling(const shard_reader *r, int64_t first)
     const uint8_t *data = r->map->data + r->data_at;
     int64_t at = 0;
     if (r->file->n_entries > first)
-        qsort(entries + first, (size_t)(r->file->n_entries - first), sizeof *entries,
-              place_compare);
+        qsort(entries + first, (size_t)(r->file->n_entries - first), sizeof *entries, place_compare);
     for (int64_t i = first; i < r->file->n_entries; i++) {
         int64_t begin = (const uint8_t *)entries[i].view.data - data;
         if (begin != at)
             return HDL_FAIL(HEDDLE_E_FORMAT,
-                            "%s: tensor %s: begins at byte %lld of the data, must begin at %lld",
-                            r->path, entries[i].name, (long long)begin, (long long)at);
+                            "%s: tensor %s: begins at byte %lld of the data, must begin at %lld", r->path,
+                            entries[i].name, (long long)begin, (long long)at);
         at += entry_bytes(&entries[i]);
     }
     if (at != r->data_bytes)
-        return HDL_FAIL(HEDDLE_E_FORMAT, "%s: has %lld bytes of data, its tensors have %lld",
-                        r->path, (long long)r->data_bytes, (long long)at);
+        return HDL_FAIL(HEDDLE_E_FORMAT, "%s: has %lld bytes of data, its tensors have %lld", r->path,
+                        (long long)r->data_bytes, (long long)at);
     return HEDDLE_OK;
 }
 
@@ -172,17 +166,16 @@ static heddle_status read_shard(hdl_safetensors *file, const char *path)
                         (long long)map->n_bytes);
     memcpy(&n, map->data, sizeof n);
     if (n < 2 || n > MAX_HEADER_BYTES || (int64_t)n > map->n_bytes - 8)
-        return HDL_FAIL(
-            HEDDLE_E_FORMAT,
-            "%s: header of %llu bytes: must be in 2..%lld, or this is not a safetensors file", path,
-            (unsigned long long)n, (long long)HDL_MIN(map->n_bytes - 8, (int64_t)MAX_HEADER_BYTES));
+        return HDL_FAIL(HEDDLE_E_FORMAT,
+                        "%s: header of %llu bytes: must be in 2..%lld, or this is not a safetensors file",
+                        path, (unsigned long long)n,
+                        (long long)HDL_MIN(map->n_bytes - 8, (int64_t)MAX_HEADER_BYTES));
     shard_reader r = {file, map, path, 8 + (int64_t)n, map->n_bytes - 8 - (int64_t)n};
     int64_t first = file->n_entries;
     json_t *root = NULL, *value;
     heddle_status status = hdl_json_parse(&root, (const char *)map->data + 8, (int64_t)n, path);
     if (status) return status;
-    if (!json_is_object(root))
-        status = HDL_FAIL(HEDDLE_E_FORMAT, "%s: header: must be an object", path);
+    if (!json_is_object(root)) status = HDL_FAIL(HEDDLE_E_FORMAT, "%s: header: must be an object", path);
     const char *name;
     json_object_foreach(root, name, value)
     {
@@ -198,8 +191,7 @@ static heddle_status join(char out[MAX_PATH], const char *dir, const char *name)
 {
     int n = snprintf(out, MAX_PATH, "%s/%s", dir, name);
     if (n < 0 || n >= MAX_PATH)
-        return HDL_FAIL(HEDDLE_E_INVALID, "%.64s...: path of %d bytes: must be below %d", dir, n,
-                        MAX_PATH);
+        return HDL_FAIL(HEDDLE_E_INVALID, "%.64s...: path of %d bytes: must be below %d", dir, n, MAX_PATH);
     return HEDDLE_OK;
 }
 
@@ -210,8 +202,7 @@ static int text_compare(const void *a, const void *b)
 
 /* The distinct file names of the index's weight_map, sorted; borrowed from it. A name must stay in
  * the folder: nobody's index may make us read another file. */
-static heddle_status list_shards(const json_t *map, const char *path, const char **names,
-                                 int64_t *n_names)
+static heddle_status list_shards(const json_t *map, const char *path, const char **names, int64_t *n_names)
 {
     const char *tensor;
     json_t *value;
@@ -220,8 +211,8 @@ static heddle_status list_shards(const json_t *map, const char *path, const char
     {
         const char *name = json_string_value(value);
         if (!name || !*name || *name == '.' || strchr(name, '/'))
-            return HDL_FAIL(HEDDLE_E_FORMAT,
-                            "%s: weight_map.%s: must name a file of the same folder", path, tensor);
+            return HDL_FAIL(HEDDLE_E_FORMAT, "%s: weight_map.%s: must name a file of the same folder", path,
+                            tensor);
         names[n++] = name;
     }
     if (n) qsort(names, (size_t)n, sizeof *names, text_compare);
@@ -229,17 +220,15 @@ static heddle_status list_shards(const json_t *map, const char *path, const char
     for (int64_t i = 0; i < n; i++)
         if (!i || strcmp(names[i], names[i - 1]) != 0) names[(*n_names)++] = names[i];
     if (*n_names < 1 || *n_names > MAX_SHARDS)
-        return HDL_FAIL(HEDDLE_E_FORMAT, "%s: %lld files: must be in 1..%d", path,
-                        (long long)*n_names, MAX_SHARDS);
+        return HDL_FAIL(HEDDLE_E_FORMAT, "%s: %lld files: must be in 1..%d", path, (long long)*n_names,
+                        MAX_SHARDS);
     return HEDDLE_OK;
 }
 
-static heddle_status read_index(hdl_safetensors *file, const json_t *root, const char *dir,
-                                const char *path)
+static heddle_status read_index(hdl_safetensors *file, const json_t *root, const char *dir, const char *path)
 {
     const json_t *map = json_object_get(root, "weight_map");
-    if (!json_is_object(map))
-        return HDL_FAIL(HEDDLE_E_FORMAT, "%s: weight_map: must be an object", path);
+    if (!json_is_object(map)) return HDL_FAIL(HEDDLE_E_FORMAT, "%s: weight_map: must be an object", path);
     int64_t n = 0;
     heddle_status status = HEDDLE_E_NOMEM;
     const char **names = hdl_calloc((int64_t)json_object_size(map), sizeof *names);
@@ -274,8 +263,7 @@ static heddle_status read_folder(hdl_safetensors *file, const char *dir)
     if (stat(path, &st) == 0) return read_single(file, path);
     HDL_TRY(join(path, dir, "model.safetensors.index.json"));
     if (stat(path, &st) != 0)
-        return HDL_FAIL(HEDDLE_E_IO,
-                        "%s: holds neither model.safetensors nor model.safetensors.index.json",
+        return HDL_FAIL(HEDDLE_E_IO, "%s: holds neither model.safetensors nor model.safetensors.index.json",
                         dir);
     hdl_buf text = {0};
     json_t *root = NULL;
@@ -294,12 +282,10 @@ static int name_compare(const void *a, const void *b)
 
 static heddle_status sort_by_name(hdl_safetensors *file, const char *path)
 {
-    if (file->n_entries)
-        qsort(file->entries, (size_t)file->n_entries, sizeof *file->entries, name_compare);
+    if (file->n_entries) qsort(file->entries, (size_t)file->n_entries, sizeof *file->entries, name_compare);
     for (int64_t i = 1; i < file->n_entries; i++)
         if (!strcmp(file->entries[i].name, file->entries[i - 1].name))
-            return HDL_FAIL(HEDDLE_E_FORMAT, "%s: tensor %s: is there twice", path,
-                            file->entries[i].name);
+            return HDL_FAIL(HEDDLE_E_FORMAT, "%s: tensor %s: is there twice", path, file->entries[i].name);
     return HEDDLE_OK;
 }
 

@@ -13,7 +13,7 @@ typedef struct hdl_safetensors hdl_safetensors;
 /* path: a .safetensors file, or a folder with model.safetensors or, for shards,
  * model.safetensors.index.json. */
 heddle_status hdl_safetensors_open(hdl_safetensors **out, const char *path);
-void hdl_safetensors_close(hdl_safetensors *file); /* NULL is fine */
+void hdl_safetensors_close(hdl_safetensors *file);               /* NULL is fine */
 int64_t hdl_safetensors_file_bytes(const hdl_safetensors *file); /* of all shards */
 
 /* Tensors are sorted by name; those of more than two dimensions are folded into rows. */

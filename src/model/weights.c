@@ -55,14 +55,12 @@ static const weight_row model_rows[] = {
 static const weight_row output_row = {"output.weight", NULL, MODEL(output), VOCAB, HIDDEN, 0, ANY};
 
 /* Where safetensors files keep the language model, by who wrote them. */
-static const char *const prefixes[] = {"model.", "language_model.model.", "model.language_model.",
-                                       ""};
+static const char *const prefixes[] = {"model.", "language_model.model.", "model.language_model.", ""};
 static const char *const output_names[] = {"lm_head.weight", "language_model.lm_head.weight"};
 
 /* Tensors that may be passed over: beginnings, then endings of names. */
-static const char *const other_parts[] = {"vision_tower.", "multi_modal_projector.",
-                                          "model.vision_tower.", "model.multi_modal_projector.",
-                                          "rope_freqs.weight"};
+static const char *const other_parts[] = {"vision_tower.", "multi_modal_projector.", "model.vision_tower.",
+                                          "model.multi_modal_projector.", "rope_freqs.weight"};
 static const char *const derived_parts[] = {".rotary_emb.inv_freq"};
 
 typedef struct loader {
@@ -95,15 +93,15 @@ static int64_t find_tensor(const loader *l, const char *name)
 static int64_t dim_size(const hdl_model_facts *f, dim d)
 {
     switch (d) {
-    case ONE: return 1;
-    case HIDDEN: return f->hidden_size;
-    case Q_DIM: return (int64_t)f->n_heads * f->head_dim;
-    case K_DIM: return (int64_t)f->n_kv_heads * f->head_dim;
-    case V_DIM: return (int64_t)f->n_kv_heads * f->v_head_dim;
-    case O_DIM: return (int64_t)f->n_heads * f->v_head_dim;
-    case HEAD: return f->head_dim;
-    case FF: return f->n_ff;
-    case VOCAB: return f->n_vocab;
+        case ONE: return 1;
+        case HIDDEN: return f->hidden_size;
+        case Q_DIM: return (int64_t)f->n_heads * f->head_dim;
+        case K_DIM: return (int64_t)f->n_kv_heads * f->head_dim;
+        case V_DIM: return (int64_t)f->n_kv_heads * f->v_head_dim;
+        case O_DIM: return (int64_t)f->n_heads * f->v_head_dim;
+        case HEAD: return f->head_dim;
+        case FF: return f->n_ff;
+        case VOCAB: return f->n_vocab;
     }
     return -1;
 }
@@ -125,14 +123,13 @@ static heddle_status make_f32(loader *l, hdl_tensor *t)
 /* Links tensor i of the file, called l->name, as `row` says. */
 static heddle_status link_tensor(loader *l, const weight_row *row, int64_t i, hdl_tensor *out)
 {
-    int64_t rows = dim_size(&l->model->facts, row->rows),
-            cols = dim_size(&l->model->facts, row->cols);
+    int64_t rows = dim_size(&l->model->facts, row->rows), cols = dim_size(&l->model->facts, row->cols);
     hdl_tensor t;
     tensor_at(l, i, &t);
     if (t.n_rows != rows || t.n_cols != cols)
-        return HDL_FAIL(
-            HEDDLE_E_FORMAT, "%s: tensor %s: shape is [%lld, %lld], must be [%lld, %lld]", l->path,
-            l->name, (long long)t.n_rows, (long long)t.n_cols, (long long)rows, (long long)cols);
+        return HDL_FAIL(HEDDLE_E_FORMAT, "%s: tensor %s: shape is [%lld, %lld], must be [%lld, %lld]",
+                        l->path, l->name, (long long)t.n_rows, (long long)t.n_cols, (long long)rows,
+                        (long long)cols);
     const hdl_dtype_traits *traits = hdl_dtype_of(t.dtype);
     int alignment = traits->is_quantised ? 2 : traits->block_bytes;
     if (row->rows != ONE && (uintptr_t)t.data % (unsigned)alignment)
@@ -175,9 +172,8 @@ static heddle_status load_output(loader *l, const hdl_stated *stated)
     if (i >= 0 && !stated->has_tied_output) return link_tensor(l, &output_row, i, &model->output);
     if (i >= 0) l->is_used[i] = true; /* a copy of the embedding */
     if (stated->has_untied_output)
-        return HDL_FAIL(HEDDLE_E_FORMAT,
-                        "%s: tensor %s: is missing, and tie_word_embeddings is false", l->path,
-                        output_names[0]);
+        return HDL_FAIL(HEDDLE_E_FORMAT, "%s: tensor %s: is missing, and tie_word_embeddings is false",
+                        l->path, output_names[0]);
     model->output = model->token_embd;
     return HEDDLE_OK;
 }
@@ -219,8 +215,7 @@ static const char *find_prefix(const hdl_safetensors *file)
 
 static heddle_status load_all(loader *l, const hdl_stated *stated)
 {
-    for (int64_t r = 0; r < HDL_COUNT(model_rows); r++)
-        HDL_TRY(load_row(l, &model_rows[r], -1, l->model));
+    for (int64_t r = 0; r < HDL_COUNT(model_rows); r++) HDL_TRY(load_row(l, &model_rows[r], -1, l->model));
     HDL_TRY(load_output(l, stated));
     for (int32_t i = 0; i < l->model->facts.n_layers; i++)
         for (int64_t r = 0; r < HDL_COUNT(layer_rows); r++)

@@ -134,8 +134,7 @@ static void encode_nibbles(const nibble_layout *layout, const float *x, uint8_t 
     uint8_t *low = dst + layout->low_at;
     memset(low, 0, 16);
     for (int i = 0; i < BLOCK; i++) {
-        float level =
-            has_min ? (x[i] - min) * inverse + 0.5f : x[i] * inverse + ((float)layout->zero + 0.5f);
+        float level = has_min ? (x[i] - min) * inverse + 0.5f : x[i] * inverse + ((float)layout->zero + 0.5f);
         int q = clamp_int(level, 0, layout->q_max);
         low[i & 15] |= (uint8_t)((q & 15) << (i < 16 ? 0 : 4));
         high |= (uint32_t)(q >> 4) << i;
