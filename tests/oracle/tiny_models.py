@@ -45,7 +45,7 @@ GEMMA3 = {**COMMON, "architectures": ["Gemma3ForCausalLM"], "model_type": "gemma
 MODELS = {
     "llama": (LLAMA, "F32", 1),
     "llama3-scaled": ({**LLAMA, "rope_theta": 500000.0, "rope_scaling": {
-        "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 32}}, "F32", 1),
+        "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}}, "F32", 1),
     "llama-sharded": ({**LLAMA, "hidden_size": 96, "intermediate_size": 32, "num_attention_heads": 3, "num_key_value_heads": 3, "num_hidden_layers": 2,
                        "tie_word_embeddings": False}, "F16", 2),
     "qwen2": (QWEN2, "BF16", 1),
