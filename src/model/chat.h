@@ -6,7 +6,7 @@
 #define HDL_CHAT_H
 
 #include "base/buf.h"
-#include "model/gguf.h"
+#include "model/tokenizer.h"
 
 typedef enum hdl_chat_kind {
     HDL_CHAT_NONE = 0,    /* the file has no template: raw text */
@@ -19,6 +19,8 @@ typedef enum hdl_chat_kind {
 typedef struct hdl_chat_template {
     hdl_chat_kind kind;
     char default_system[256]; /* text the template adds when no system turn is given; may be "" */
+    bool default_precedes;    /* a system turn's own text comes after default_system, not instead */
+    bool trims;               /* white space around a turn's text is dropped */
 } hdl_chat_template;
 
 /* `jinja` may be empty (n = 0): HDL_CHAT_NONE. */
@@ -34,9 +36,21 @@ typedef struct hdl_chat_piece {
     int64_t n;
 } hdl_chat_piece;
 enum { HDL_CHAT_MAX_PIECES = 8 };
+/* Gemma has no system role: its text opens the first user turn. A user turn that comes directly
+ * after a system turn is therefore rendered with hdl_chat_turn_after(..., "system", ...). */
 /* Fills pieces (borrowed: markup from static or template storage, content as given) and returns
  * their number. open_answer: also the header that makes the model answer next. */
 int hdl_chat_turn(const hdl_chat_template *tmpl, const char *role, hdl_text content, bool is_first,
                   bool open_answer, hdl_chat_piece pieces[HDL_CHAT_MAX_PIECES]);
+
+/* The same, told which role came before (NULL: nothing). */
+int hdl_chat_turn_after(const hdl_chat_template *tmpl, const char *previous_role, const char *role,
+                        hdl_text content, bool open_answer, hdl_chat_piece pieces[HDL_CHAT_MAX_PIECES]);
+/* Markup that closes an answer before the next turn; has_end: the model's own end token is
+ * already there. Static text, "" where nothing is needed. */
+const char *hdl_chat_close_answer(const hdl_chat_template *tmpl, bool has_end);
+/* Appends the ids of pieces (of one turn or of several) as one text. add_bos: as the file says. */
+heddle_status hdl_chat_encode(const hdl_tokenizer *tok, const hdl_chat_piece *pieces, int64_t n_pieces,
+                              bool add_bos, hdl_ids *ids);
 
 #endif

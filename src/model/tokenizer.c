@@ -108,16 +108,23 @@ static void strip_around(uint8_t flags, const char *text, int64_t floor, int64_t
     }
 }
 
-static heddle_status encode_text(hdl_tok_work *work, const char *text, int64_t n, bool parse_special)
+/* Bytes from `at` to the end of the part that holds it, if that part may hold control tokens.
+ * *part and *part_end move along with `at`. */
+static int64_t control_bytes(const hdl_text_part *parts, int64_t at, int64_t *part, int64_t *part_end)
+{
+    while (at >= *part_end) *part_end += parts[++*part].n;
+    return parts[*part].parse_special ? *part_end - at : 0;
+}
+
+/* `text` is the parts joined, n > 0 bytes. */
+static heddle_status encode_text(hdl_tok_work *work, const char *text, int64_t n, const hdl_text_part *parts)
 {
     const hdl_tokenizer *tok = work->tok;
-    int64_t done = 0;
+    int64_t done = 0, part = 0, part_end = parts[0].n;
     for (int64_t i = 0; i < n;) {
-        if (tok->trie_root[(uint8_t)text[i]] < 0) {
-            i++;
-            continue;
-        }
-        int32_t id = hdl_tok_match_added(tok, text + i, n - i, parse_special);
+        int32_t id = -1;
+        if (tok->trie_root[(uint8_t)text[i]] >= 0)
+            id = hdl_tok_match_added(tok, text + i, n - i, control_bytes(parts, i, &part, &part_end));
         if (id < 0) {
             i++;
             continue;
@@ -137,33 +144,54 @@ static heddle_status encode_text(hdl_tok_work *work, const char *text, int64_t n
     return encode_segment(work, text, done, n - done);
 }
 
-heddle_status hdl_tokenizer_encode(const hdl_tokenizer *tok, const char *text, int64_t n, bool parse_special,
-                                   bool add_bos_eos, hdl_ids *ids)
+static heddle_status join_parts(const hdl_text_part *parts, int64_t n_parts, hdl_buf *joined, hdl_text *text)
 {
-    if (n < 0 || n > MAX_TEXT_BYTES)
-        return HDL_FAIL(HEDDLE_E_CAPACITY, "a text of %lld bytes: at most %d can be tokenised at once", (long long)n,
-                        MAX_TEXT_BYTES);
+    int64_t n = 0;
+    for (int64_t i = 0; i < n_parts; i++) {
+        if (parts[i].n < 0 || parts[i].n > MAX_TEXT_BYTES - n)
+            return HDL_FAIL(HEDDLE_E_CAPACITY, "a text of %lld bytes: at most %d can be tokenised at once",
+                            (long long)(n + parts[i].n), MAX_TEXT_BYTES);
+        n += parts[i].n;
+        if (n_parts > 1) hdl_buf_add(joined, parts[i].text, parts[i].n);
+    }
+    *text = (hdl_text){n_parts == 1 ? parts[0].text : joined->data, n};
+    return hdl_buf_status(joined);
+}
+
+heddle_status hdl_tokenizer_encode_parts(const hdl_tokenizer *tok, const hdl_text_part *parts, int64_t n_parts,
+                                         bool add_bos_eos, hdl_ids *ids)
+{
     const hdl_special_ids *special = &tok->special;
     int64_t n_before = ids->n;
     hdl_tok_work work = {.tok = tok, .ids = ids, .is_first_segment = true};
-    heddle_status status = HEDDLE_E_NOMEM;
-    if (n >= WORDS_FROM_BYTES) {
+    hdl_buf joined = {0};
+    hdl_text text = {0};
+    heddle_status status = join_parts(parts, n_parts, &joined, &text);
+    if (status) goto done;
+    if (text.n >= WORDS_FROM_BYTES) {
         work.words = hdl_calloc(HDL_WORD_SLOTS, sizeof *work.words);
-        if (!work.words) goto done;
+        status = work.words ? HEDDLE_OK : HEDDLE_E_NOMEM;
     }
-    status = hdl_pretok_work_init(&work, n);
+    if (!status) status = hdl_pretok_work_init(&work, text.n);
     if (!status && add_bos_eos && special->add_bos && special->bos >= 0) status = hdl_ids_add(ids, &special->bos, 1);
-    if (!status) status = encode_text(&work, text, n, parse_special);
+    if (!status && text.n) status = encode_text(&work, text.data, text.n, parts);
     if (!status && add_bos_eos && special->add_eos && special->eos >= 0) status = hdl_ids_add(ids, &special->eos, 1);
 done:
     if (status) ids->n = n_before;
     hdl_pretok_work_deinit(&work);
+    hdl_buf_deinit(&joined);
     hdl_buf_deinit(&work.norm);
     hdl_buf_deinit(&work.clean);
     hdl_free(work.syms);
     hdl_free(work.heap);
     hdl_free(work.words);
     return status;
+}
+
+heddle_status hdl_tokenizer_encode(const hdl_tokenizer *tok, const char *text, int64_t n, bool parse_special,
+                                   bool add_bos_eos, hdl_ids *ids)
+{
+    return hdl_tokenizer_encode_parts(tok, &(hdl_text_part){text, n, parse_special}, 1, add_bos_eos, ids);
 }
 
 /* --- decode ---------------------------------------------------------------------------------- */

@@ -34,6 +34,16 @@ void hdl_tokenizer_free(hdl_tokenizer *tok);
  * maps each byte, SentencePiece falls back to byte tokens. O(n log n). */
 heddle_status hdl_tokenizer_encode(const hdl_tokenizer *tok, const char *text, int64_t n, bool parse_special,
                                    bool add_bos_eos, hdl_ids *ids);
+/* A stretch of a text. Special tokens' spellings count only where they lie wholly inside one part
+ * that asks for it; everything else is as if the parts were one text, so that the ids are those of
+ * a template rendered whole. */
+typedef struct hdl_text_part {
+    const char *text; /* borrowed */
+    int64_t n;
+    bool parse_special;
+} hdl_text_part;
+heddle_status hdl_tokenizer_encode_parts(const hdl_tokenizer *tok, const hdl_text_part *parts, int64_t n_parts,
+                                         bool add_bos_eos, hdl_ids *ids);
 /* Appends the bytes of ids; special tokens give nothing unless with_special. Concatenating the
  * pieces of single ids gives the whole (so a stream may show them one by one; an incomplete UTF-8
  * sequence at its end is the caller's to hold back). */

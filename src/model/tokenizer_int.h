@@ -110,9 +110,10 @@ void hdl_tok_finish(hdl_tokenizer *tok);
 void hdl_tok_unmap_bytes(hdl_text text, hdl_buf *out);
 /* Id of a token by matching form whose type is in type_mask (1 << hdl_token_type), or -1. */
 int32_t hdl_tok_find(const hdl_tokenizer *tok, const char *text, int64_t n, unsigned type_mask);
-/* Longest added token that starts at text, or -1. Control and unknown ones only if asked for. */
+/* Longest added token that starts at text, or -1. Control and unknown ones only where they end
+ * within n_control bytes (0 = none). */
 int32_t hdl_tok_match_added(const hdl_tokenizer *tok, const char *text, int64_t n,
-                            bool with_control);
+                            int64_t n_control);
 /* Id and rank of the merge of two tokens in the pair table, or NULL. */
 const hdl_merge_slot *hdl_tok_merge_of(const hdl_tokenizer *tok, int32_t left, int32_t right);
 

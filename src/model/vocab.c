@@ -200,12 +200,12 @@ static heddle_status trie_add(hdl_tokenizer *tok, int32_t id)
     return HEDDLE_OK;
 }
 
-int32_t hdl_tok_match_added(const hdl_tokenizer *tok, const char *text, int64_t n, bool with_control)
+int32_t hdl_tok_match_added(const hdl_tokenizer *tok, const char *text, int64_t n, int64_t n_control)
 {
     int32_t best = -1, node = n > 0 ? tok->trie_root[(uint8_t)text[0]] : -1;
     for (int64_t i = 1; node >= 0; i++) {
         int32_t id = tok->trie[node].id;
-        if (id >= 0 && (with_control || tok->type[id] == HDL_TOKEN_USER)) best = id;
+        if (id >= 0 && (i <= n_control || tok->type[id] == HDL_TOKEN_USER)) best = id;
         node = i < n ? tok->trie[node].child : -1;
         while (node >= 0 && tok->trie[node].byte != (uint8_t)text[i]) node = tok->trie[node].sibling;
     }
