@@ -1,5 +1,6 @@
 # heddle: `make demo` answers from a long document, `make test` runs every test.
-# Everything else: make, install, bench, proofs, asan, fuzz, format, check-style, clean.
+# Everything else: make, short, asan, fuzz, proofs, bench, install, format, check-style, setup, clean.
+# make STATIC_DEPS=1: a program that runs where none of its libraries are.
 CC ?= gcc
 BUILD ?= build
 PREFIX ?= /usr/local
@@ -23,8 +24,12 @@ TEST_LIB := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/*.c))
 BENCH_BIN := $(patsubst %.c,$(BUILD)/%,$(wildcard bench/bench_*.c))
 FUZZ_BIN := $(patsubst %.c,$(BUILD)/%,$(wildcard fuzz/fuzz_*.c))
 
-.PHONY: all lib demo test short proofs bench install asan fuzz format check-style clean setup
+JOBS ?= $(shell nproc)
+SUBMAKE := +@$(MAKE) --no-print-directory -j$(JOBS)
+
+.PHONY: all tests demo test short proofs bench install asan fuzz format check-style clean setup
 all: $(BUILD)/heddle $(BUILD)/libheddle.a $(BUILD)/libheddle.so
+tests: all $(TEST_BIN)
 
 $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)
@@ -58,6 +63,42 @@ $(BUILD)/bench/%: $(BUILD)/bench/%.o $(BUILD)/libheddle.a
 $(BUILD)/fuzz/%: $(BUILD)/fuzz/%.o $(BUILD)/libheddle.a
 	$(CC) -fsanitize=fuzzer -o $@ $^ $(LDLIBS)
 
+# ---- what people type -------------------------------------------------------------------------
+setup:
+	@scripts/setup build test
+demo:
+	@scripts/demo
+test: setup
+	$(SUBMAKE) tests
+	@scripts/run-tests --build $(BUILD)
+short: # the tests that need no model
+	$(SUBMAKE) tests
+	@scripts/run-tests --short --build $(BUILD)
+asan: # the short tests under the address and undefined-behaviour sanitizers
+	$(SUBMAKE) tests BUILD=$(BUILD)/asan OPT="-O1 -g -fno-omit-frame-pointer" \
+	    SAN="-fsanitize=address,undefined -fno-sanitize-recover=all"
+	@scripts/run-tests --short --build $(BUILD)/asan
+FUZZ_SECONDS ?= 60
+fuzz: # each target for FUZZ_SECONDS, from the corpus in fuzz/corpus
+	$(SUBMAKE) fuzz-targets CC=clang BUILD=$(BUILD)/fuzz OPT="-O1 -g" \
+	    SAN="-fsanitize=address,undefined,fuzzer-no-link -fno-sanitize-recover=all"
+	@scripts/fuzz $(BUILD)/fuzz $(FUZZ_SECONDS)
+fuzz-targets: $(FUZZ_BIN)
+BENCH_DEPTHS ?= 0,4096,16384
+bench: all $(BENCH_BIN)
+	$(BUILD)/heddle bench depth -m "$$(scripts/get-model)" --depths $(BENCH_DEPTHS) --csv $(BUILD)/bench-depth.csv
+proofs: # hours; goes on where it was stopped. Results: bench/results
+	$(SUBMAKE) tests
+	@scripts/proofs
+install: all
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib $(DESTDIR)$(PREFIX)/include
+	install $(BUILD)/heddle $(DESTDIR)$(PREFIX)/bin/
+	install -m 644 $(BUILD)/libheddle.a $(BUILD)/libheddle.so $(DESTDIR)$(PREFIX)/lib/
+	install -m 644 include/heddle.h include/heddle_status.h $(DESTDIR)$(PREFIX)/include/
+format:
+	clang-format -i $$(git ls-files '*.c' '*.h')
+check-style: all
+	@tools/check_includes && tools/check_words && tools/check_size && tools/check_symbols $(BUILD)
 clean:
 	rm -rf $(BUILD)
 
