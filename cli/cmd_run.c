@@ -48,7 +48,7 @@ static const cli_option run_rows[] = {
     {"stop", 0, CLI_TEXTS, "TEXT", NULL, "ends the answer before this text; may be repeated", AT(stops), 0, 0,
      0},
     {"seed", 0, CLI_INT, "N", "0", "of the random numbers", AT(seed), 0, 9007199254740992.0, 0},
-    {NULL, 0, CLI_FLAG, NULL, NULL, NULL, 0, 0, 0, 0},
+    {0},
 };
 #undef AT
 
@@ -122,34 +122,14 @@ static int add_turn(run_state *state, const cli_text *text)
     int64_t n = 0;
     heddle_status status;
     if (state->has_template) {
-        status = heddle_chat_turn(engine, "user", text->data, text->n, state->history.n == 0, 1, &ids, &n);
+        const char *previous = state->history.n ? "assistant" : NULL;
+        status = heddle_chat_turn(engine, previous, "user", text->data, text->n, 1, &ids, &n);
     } else {
         uint32_t flags = (state->history.n ? 0 : HEDDLE_TOKENIZE_BOS) |
                          (state->options->is_special ? HEDDLE_TOKENIZE_SPECIAL : 0);
         status = heddle_tokenize(engine, text->data, text->n, flags, &ids, &n);
     }
     return take_ids(&state->history, status, ids, n);
-}
-
-/* What ends an answer in the template: a whole empty answer without the header that opens one. */
-static int add_answer_end(run_state *state)
-{
-    if (!state->has_template) return 0;
-    heddle_engine *engine = state->setup.engine;
-    int32_t *closed = NULL, *open = NULL, *answer = NULL;
-    int64_t n_closed = 0, n_open = 0, n_answer = 0;
-    heddle_status status = heddle_chat_turn(engine, "user", "a", 1, 0, 0, &closed, &n_closed);
-    if (!status) status = heddle_chat_turn(engine, "user", "a", 1, 0, 1, &open, &n_open);
-    if (!status) status = heddle_chat_turn(engine, "assistant", "", 0, 0, 0, &answer, &n_answer);
-    int code = status ? cli_fail(status) : 0;
-    int64_t n_header = n_open - n_closed;
-    if (!code && n_header >= 0 && n_header <= n_answer) {
-        code = add_ids(&state->history, answer + n_header, n_answer - n_header);
-    }
-    heddle_ids_free(closed);
-    heddle_ids_free(open);
-    heddle_ids_free(answer);
-    return code;
 }
 
 /* Documents and prompt, a blank line between them. */
@@ -404,8 +384,7 @@ static int chat(run_state *state, cli_text *text)
     int code = 0;
     while ((!code || is_interrupted) && read_turn(text)) {
         int64_t n_before = state->history.n;
-        code = add_answer_end(state);
-        if (!code) code = add_turn(state, text);
+        code = add_turn(state, text);
         if (code) return code;
         if (state->history.n > state->context) {
             char limit[TERM_COUNT];
@@ -486,8 +465,8 @@ const cli_command cmd_run = {
     .usage = "-m MODEL [-f FILE]... [-p TEXT] [options]",
     .summary = "Answer from documents, or continue a text",
     .about =
-        "The documents in the order given, then the prompt, are one turn of the user in the model's own chat\n"
-        "template; a model without one continues the text. The answer alone goes to standard output.\n"
+        "The documents in the order given, then the prompt, are one turn of the user in the model's own\n"
+        "chat template; a model without one continues the text. The answer alone goes to standard output.\n"
         "Ctrl-C stops the answer, not the program.",
     .groups = CLI_GROUP_MODEL | CLI_GROUP_PLAN | CLI_GROUP_CONTEXT | CLI_GROUP_SESSION,
     .options = run_rows,

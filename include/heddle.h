@@ -100,10 +100,12 @@ void heddle_ids_free(int32_t *ids);
 heddle_status heddle_detokenize(const heddle_engine *engine, const int32_t *ids, int64_t n_ids, int with_special,
                                 char **text, int64_t *n_bytes);
 /* One chat turn ("system", "user", "assistant") as tokens, in the model's own template; content is
- * never parsed for special tokens. is_first: nothing precedes it. open_answer: end with the header
- * that makes the model answer. UNSUPPORTED when the file has no template or an unknown one. */
-heddle_status heddle_chat_turn(const heddle_engine *engine, const char *role, const char *content, int64_t n_bytes,
-                               int is_first, int open_answer, int32_t **ids, int64_t *n_ids);
+ * never parsed for special tokens. previous_role: the turn before it, NULL = none (BOS as the file
+ * says). After "assistant" the ids begin with what closes that answer: its end token, which was
+ * sampled, is not to be appended to the session. open_answer: end with the header that makes the
+ * model answer next. UNSUPPORTED when the file has no template or an unknown one. */
+heddle_status heddle_chat_turn(const heddle_engine *engine, const char *previous_role, const char *role,
+                               const char *content, int64_t n_bytes, int open_answer, int32_t **ids, int64_t *n_ids);
 int heddle_token_is_end(const heddle_engine *engine, int32_t id); /* ends an answer */
 
 /* ---- plans ----------------------------------------------------------------------------------- */
@@ -237,8 +239,9 @@ void heddle_sampler_options_default(heddle_sampler_options *options);
 heddle_status heddle_sampler_new(heddle_sampler **out, const heddle_engine *engine,
                                  const heddle_sampler_options *options);
 void heddle_sampler_free(heddle_sampler *sampler);
-/* mask: bit i of mask[i / 32] set = token i allowed; NULL = all. */
-heddle_status heddle_sample(heddle_sampler *sampler, const heddle_session *session, const uint32_t *mask, int32_t *id);
+/* From the session's last logits; the repetition penalty looks at the session's last tokens.
+ * mask: bit i % 64 of mask[i / 64] set = token i allowed; NULL = all. */
+heddle_status heddle_sample(heddle_sampler *sampler, const heddle_session *session, const uint64_t *mask, int32_t *id);
 
 /* ---- streaming text -------------------------------------------------------------------------- */
 

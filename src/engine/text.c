@@ -60,12 +60,12 @@ heddle_status heddle_detokenize(const heddle_engine *engine, const int32_t *ids,
     return HEDDLE_OK;
 }
 
-heddle_status heddle_chat_turn(const heddle_engine *engine, const char *role, const char *content, int64_t n_bytes,
-                               int is_first, int open_answer, int32_t **ids, int64_t *n_ids)
+heddle_status heddle_chat_turn(const heddle_engine *engine, const char *previous_role, const char *role,
+                               const char *content, int64_t n_bytes, int open_answer, int32_t **ids, int64_t *n_ids)
 {
     const hdl_tokenizer *tok;
     const hdl_chat_template *chat = &engine->model->chat;
-    hdl_chat_piece pieces[HDL_CHAT_MAX_PIECES];
+    hdl_chat_piece pieces[HDL_CHAT_MAX_PIECES + 1] = {{.is_markup = true}};
     hdl_ids made = {0};
     *ids = NULL;
     *n_ids = 0;
@@ -76,13 +76,11 @@ heddle_status heddle_chat_turn(const heddle_engine *engine, const char *role, co
                                                   : "the model's chat template is not one of ChatML, Llama 3, Gemma");
     if (strcmp(role, "system") && strcmp(role, "user") && strcmp(role, "assistant"))
         return HDL_FAIL(HEDDLE_E_INVALID, "role \"%s\": must be system, user or assistant", role);
-    heddle_status status = HEDDLE_OK;
-    const hdl_special_ids *special = hdl_tokenizer_special(tok);
-    if (is_first && special->add_bos && special->bos >= 0) status = hdl_ids_add(&made, &special->bos, 1);
-    int n = hdl_chat_turn(chat, role, (hdl_text){content, n_bytes}, is_first != 0, open_answer != 0, pieces);
-    for (int i = 0; i < n && !status; i++)
-        status = hdl_tokenizer_encode(tok, pieces[i].text, pieces[i].n, pieces[i].is_markup, false, &made);
-    return give_ids(status, &made, ids, n_ids);
+    bool is_after_answer = previous_role && !strcmp(previous_role, "assistant");
+    pieces[0].text = is_after_answer ? hdl_chat_close_answer(chat, false) : "";
+    pieces[0].n = (int64_t)strlen(pieces[0].text);
+    int n = hdl_chat_turn_after(chat, previous_role, role, (hdl_text){content, n_bytes}, open_answer != 0, pieces + 1);
+    return give_ids(hdl_chat_encode(tok, pieces, n + 1, !previous_role, &made), &made, ids, n_ids);
 }
 
 int heddle_token_is_end(const heddle_engine *engine, int32_t id)
