@@ -23,7 +23,7 @@ static const cli_option common_options[] = {
      offsetof(cli_common, is_invariant), 0, 0, CLI_GROUP_SESSION},
     {"threads", 't', CLI_INT, "N", NULL, "threads to use (default: all processors)",
      offsetof(cli_common, n_threads), 1, 256, CLI_GROUP_MODEL},
-    {NULL, 0, CLI_FLAG, NULL, NULL, NULL, 0, 0, 0, 0},
+    {0},
 };
 
 int cli_distance(const char *a, const char *b)

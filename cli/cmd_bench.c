@@ -35,7 +35,7 @@ static const cli_option bench_rows[] = {
     {"file", 'f', CLI_TEXT, "FILE", NULL, "fill with this text, repeated as needed (default: a built-in one)",
      AT(file), 0, 0, 0},
     {"csv", 0, CLI_TEXT, "FILE", NULL, "also write one line a figure to this file", AT(csv), 0, 0, 0},
-    {NULL, 0, CLI_FLAG, NULL, NULL, NULL, 0, 0, 0, 0},
+    {0},
 };
 #undef AT
 
@@ -112,12 +112,13 @@ static int parse_plans(bench_state *state)
 
 /* Some prose about the thing the project is named after; a file with -f is better. */
 static const char built_in_text[] =
-    "The warp is wound on the beam before the weaver sits down, and every thread of it passes through the eye of a "
-    "heddle. When a shaft is raised, the heddles on it lift their threads together, and the shuttle goes through the "
-    "shed that opens. A plain cloth needs two shafts, a twill needs three or more, and a figured cloth needs as many "
-    "as the figure has different rows. The order in which the shafts rise is called the draft; it is written on a "
-    "grid, with one line for each shaft and one column for each pick. In the year 1804 a loom read its draft from "
-    "punched cards, one card for each pick, so that a pattern of a thousand picks could be woven by one person. ";
+    "The warp is wound on the beam before the weaver sits down, and every thread of it passes through "
+    "the eye of a heddle. When a shaft is raised, the heddles on it lift their threads together, and "
+    "the shuttle goes through the shed that opens. A plain cloth needs two shafts, a twill needs three "
+    "or more, and a figured cloth needs as many as the figure has different rows. The order in which "
+    "the shafts rise is called the draft; it is written on a grid, with one line for each shaft and "
+    "one column for each pick. In the year 1804 a loom read its draft from punched cards, one card for "
+    "each pick, so that a pattern of a thousand picks could be woven by one person. ";
 
 static int make_ids(bench_state *state, const heddle_engine *engine)
 {
@@ -301,10 +302,10 @@ static int write_csv(const bench_state *state)
     fprintf(file, "# read %.2f GB/s (256 MiB), %.2f GB/s (16 MiB); %.1f GFLOP/s f32 FMA; %.1f GOP/s int8\n",
             peaks->read_bytes_per_s / 1e9, peaks->read_small_bytes_per_s / 1e9, peaks->fma_flops_per_s / 1e9,
             peaks->int8_ops_per_s / 1e9);
-    fprintf(
-        file,
-        "plan,depth,fill_s,prefill_tokens_per_s,decode_tokens_per_s,decode_least,decode_most,weight_bytes,"
-        "kv_bytes_read_per_token,share_of_dense,tokens_read_per_layer,kv_bytes,peak_bytes,reps,tokens\n");
+    fprintf(file,
+            "plan,depth,fill_s,prefill_tokens_per_s,decode_tokens_per_s,decode_least,decode_most,"
+            "weight_bytes,"
+            "kv_bytes_read_per_token,share_of_dense,tokens_read_per_layer,kv_bytes,peak_bytes,reps,tokens\n");
     for (int i = 0; i < state->n_rows; i++) {
         const bench_row *row = &state->rows[i];
         fprintf(file,
@@ -325,10 +326,10 @@ static int print_peaks(bench_state *state)
     peaks->struct_size = sizeof *peaks;
     heddle_status status = heddle_device_measure(peaks);
     if (status) return cli_fail(status);
-    printf(
-        "%s, %d threads: reads %.1f GB/s from memory, %.1f GB/s within 16 MiB; %.0f GFLOP/s f32, %.0f GOP/s int8\n\n",
-        peaks->isa, peaks->n_threads, peaks->read_bytes_per_s / 1e9, peaks->read_small_bytes_per_s / 1e9,
-        peaks->fma_flops_per_s / 1e9, peaks->int8_ops_per_s / 1e9);
+    printf("%s, %d threads: reads %.1f GB/s from memory, %.1f GB/s within 16 MiB; "
+           "%.0f GFLOP/s f32, %.0f GOP/s int8\n\n",
+           peaks->isa, peaks->n_threads, peaks->read_bytes_per_s / 1e9, peaks->read_small_bytes_per_s / 1e9,
+           peaks->fma_flops_per_s / 1e9, peaks->int8_ops_per_s / 1e9);
     printf("%10s  %-14s %9s %9s %9s   %-17s %11s %8s %9s %11s\n", "depth", "plan", "fill t/s", "512 t/s",
            "decode", "least - most", "KV a token", "of dense", "tokens", "peak");
     return 0;
@@ -356,8 +357,8 @@ const cli_command cmd_bench_depth = {
     .usage = "-m MODEL [--depths LIST] [--plans LIST] [options]",
     .summary = "Speed at several context depths, plans side by side",
     .about =
-        "fill t/s: the document up to this depth; 512 t/s: 512 more tokens at this depth; decode: one by one from\n"
-        "this depth; KV a token: bytes of keys and values that a decode step reads, and tokens per layer.",
+        "fill t/s: the document up to this depth; 512 t/s: 512 more tokens at this depth; decode: one by\n"
+        "one from this depth; KV a token: bytes of keys and values that a decode step reads, and tokens per layer.",
     .groups = CLI_GROUP_MODEL | CLI_GROUP_SESSION,
     .options = bench_rows,
     .options_size = sizeof(bench_options),

@@ -30,7 +30,7 @@ static const cli_option perplexity_rows[] = {
     {"from", 0, CLI_INT, "POSITION", "-1", "score rows from here on in each chunk; -1 = the second half",
      AT(from), -1, 1 << 30, 0},
     {"chunks", 0, CLI_INT, "N", "0", "stop after N chunks; 0 = all", AT(n_chunks), 0, 1 << 30, 0},
-    {NULL, 0, CLI_FLAG, NULL, NULL, NULL, 0, 0, 0, 0},
+    {0},
 };
 #undef AT
 
@@ -159,9 +159,8 @@ const cli_command cmd_perplexity = {
     .name = "perplexity",
     .usage = "-m MODEL -f FILE [-c TOKENS] [options]",
     .summary = "How well a text is predicted, under any plan",
-    .about =
-        "Chunks of -c tokens (default 512), the second half of each scored: llama.cpp's protocol. The plan governs\n"
-        "every row. The last line of standard output is 'perplexity: X'.",
+    .about = "Chunks of -c tokens (default 512), the second half of each scored: llama.cpp's protocol. The\n"
+             "plan governs every row. The last line of standard output is 'perplexity: X'.",
     .groups = CLI_GROUP_MODEL | CLI_GROUP_PLAN | CLI_GROUP_CONTEXT | CLI_GROUP_SESSION,
     .options = perplexity_rows,
     .options_size = sizeof(perplexity_options),

@@ -11,7 +11,7 @@ typedef struct plan_options {
 static const cli_option explain_rows[] = {
     {"text", 0, CLI_FLAG, NULL, NULL, "print the plan itself as a plan file; needs no model",
      offsetof(plan_options, is_text), 0, 0, 0},
-    {NULL, 0, CLI_FLAG, NULL, NULL, NULL, 0, 0, 0, 0},
+    {0},
 };
 
 static int plans(const void *command_options)

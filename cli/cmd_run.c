@@ -150,16 +150,11 @@ static int add_part(cli_text *text, const char *part, int64_t n)
 
 static int read_documents(const run_options *options, cli_text *text)
 {
-    int n_stdin = options->is_chat ? 1 : 0;
     for (int i = 0; i < options->files.n; i++) {
-        bool is_stdin = !strcmp(options->files.items[i], "-");
-        if (is_stdin && n_stdin++) {
-            return cli_refuse("run: -f -: standard input is %s",
-                              options->is_chat ? "read for the turns of --chat" : "given twice");
-        }
+        const char *path = options->files.items[i];
         cli_text file = {0};
-        int code = cli_read_file(&file, options->files.items[i]);
-        if (!code && !file.n) code = cli_refuse("%s: is empty", options->files.items[i]);
+        int code = cli_read_file(&file, path);
+        if (!code && !file.n) code = cli_refuse("%s: is empty", strcmp(path, "-") ? path : "standard input");
         if (!code) code = add_part(text, file.data, file.n);
         cli_text_free(&file);
         if (code) return code;
@@ -407,6 +402,11 @@ static int check_options(const run_options *options)
         return cli_refuse("run: nothing to answer: -f FILE, -p TEXT or --chat");
     }
     if (options->is_special && !options->is_raw) return cli_refuse("run: --special goes with --raw");
+    int n_stdin = 0;
+    for (int i = 0; i < options->files.n; i++) n_stdin += !strcmp(options->files.items[i], "-");
+    if (n_stdin > 1) return cli_refuse("run: -f - is given twice; standard input can be read once");
+    if (n_stdin && options->is_chat)
+        return cli_refuse("run: standard input is read for --chat, not for -f -");
     return 0;
 }
 

@@ -18,7 +18,7 @@ static const cli_option tokenize_rows[] = {
     {"ids", 0, CLI_FLAG, NULL, NULL, "print the ids alone, on one line", AT(is_ids_only), 0, 0, 0},
     {"special", 0, CLI_FLAG, NULL, NULL, "special tokens spelled in the text count", AT(is_special), 0, 0, 0},
     {"bos", 0, CLI_FLAG, NULL, NULL, "begin- and end-of-text as the model file says", AT(has_bos), 0, 0, 0},
-    {NULL, 0, CLI_FLAG, NULL, NULL, NULL, 0, 0, 0, 0},
+    {0},
 };
 #undef AT
 

@@ -1,0 +1,70 @@
+#!/usr/bin/env bash
+# The program without a model: commands, options, files and plans that cannot be.
+. "$(dirname "$0")/tap.sh"
+
+heddle
+[ "$code" = 2 ] && [ ! -s "$work/out" ] && grep -q '^Commands' "$work/err"
+result "no command: the overview on stderr" $?
+says "help" '^  run ' help
+says "--help" '^  run ' --help
+says "--version" '^heddle [0-9]+\.[0-9]+\.[0-9]+$' --version
+says "help run shows defaults" '--kv TYPE .*default: f16' help run
+says "run --help" '--temp T ' run --help
+for command in run inspect plans explain tokenize perplexity "bench depth"; do
+    # shellcheck disable=SC2086
+    says "help $command" "^heddle $command" help $command
+done
+
+refused "unknown command" "unknown command 'fly'" fly
+refused "misspelled command" "did you mean 'run'" rum
+refused "half a command" "heddle bench depth" bench
+refused "unknown option" "unknown option --zzzzzz" run --zzzzzz
+refused "misspelled option names the closest" "did you mean --context" run --contxt 5
+refused "unknown letter" "unknown option -Q" run -Q
+refused "option without its value" "needs a value" run -m
+refused "flag with a value" "takes no value" run --chat=yes
+refused "not a number" "must be a whole number" run -m x -c many
+refused "number with a tail" "must be a whole number" run -m x -c 12x
+refused "number out of bounds" "must be in 1\.\." run -m x -c 0
+refused "negative temperature" "must be in 0\.\." run -m x --temp -1
+refused "nan is no temperature" "must be a number" run -m x --temp nan
+refused "stray word" "unexpected argument 'word'" run word
+refused "nothing to answer" "nothing to answer" run -m x
+refused "--special without --raw" "goes with --raw" run -m x -p hello --special
+refused "no model" "no model is given" run -p hello
+refused "no text to score" "no text is given" perplexity -m x
+refused "no text to tokenise" "no text is given" tokenize -m x
+refused "depths not ascending" "ascending" bench depth -m x --depths 5,4
+refused "depths not numbers" "ascending" bench depth -m x --depths a
+
+echo "some text" >"$work/text"
+: >"$work/empty"
+refused "missing document" "No such file" run -m x -f "$work/none"
+refused "document is a folder" "is a folder" run -m x -f "$work"
+refused "empty document" "is empty" run -m x -f "$work/empty"
+refused "missing document comes before the model" "No such file" perplexity -m x -f "$work/none"
+refused "stdin twice" "standard input" run -m x -f - -f - -p hello
+refused "stdin for turns and document" "standard input" run -m x --chat -f -
+
+refused "missing model" "No such file" run -m "$work/none.gguf" -p hello
+refused "empty model" "empty.gguf|empty" run -m "$work/empty" -p hello
+head -c 5000 /dev/urandom >"$work/noise.gguf"
+refused "model is noise" "noise.gguf" run -m "$work/noise.gguf" -p hello
+printf 'GGUF\003\000\000\000\377\377\377\377\377\377\377\177\377\377\377\377\377\377\377\177' >"$work/hostile.gguf"
+refused "hostile header" "hostile.gguf" run -m "$work/hostile.gguf" -p hello
+printf 'GGUF\003\000\000\000' >"$work/short.gguf"
+refused "header cut short" "short.gguf" inspect "$work/short.gguf"
+mkdir "$work/folder"
+refused "folder without config.json" "config.json" inspect "$work/folder"
+
+says "plans lists dense" '^dense ' plans
+says "plans lists anchor" '^anchor ' plans
+says "a plan as text" '"anchor"' explain --text --plan anchor
+refused "unknown plan" "no-such-plan" run -m x -p hello --plan no-such-plan
+printf '{\n "name": "p",\n oops\n}\n' >"$work/syntax.json"
+refused "plan syntax: line and column" "syntax.json.*line 3" run -m x -p hello --plan "$work/syntax.json"
+printf '{"name": "p", "colour": 1}' >"$work/member.json"
+refused "plan with an unknown member" "colour" run -m x -p hello --plan "$work/member.json"
+refused "plan change out of bounds" "top_k" run -m x -p hello --plan anchor:top_k=-5
+refused "plan change of nothing" "zzz" run -m x -p hello --plan anchor:zzz=5
+finish
