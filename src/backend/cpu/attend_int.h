@@ -9,7 +9,9 @@
 #define HDL_ATTEND_INT_H
 
 #include <math.h>
+#include <string.h>
 
+#include "backend/cpu/quantise.h"
 #include "backend/op.h"
 
 typedef struct kv_walk {
@@ -102,16 +104,39 @@ static inline bool walk_sees(const kv_walk *walk, int64_t token)
     return !walk->mask || token < walk->first_new || walk->mask[token - walk->first_new];
 }
 
-/* One row of a cache in int8, round to nearest even; returns the scale. Part of the contract: every
+/* One row of a cache in int8; returns the scale. The rule of quantise.h with one block a row: every
  * APPEND writes the same bytes. */
 static inline float quantise_i8(const float *x, int8_t *q, int64_t n)
 {
-    float largest = 0;
-    for (int64_t i = 0; i < n; i++) largest = HDL_MAX(largest, fabsf(x[i]));
-    bool is_zero = !(largest > 0x1p-100f);
-    float inverse = is_zero ? 0 : 127.0f / largest;
-    for (int64_t i = 0; i < n; i++) q[i] = (int8_t)lrintf(x[i] * inverse);
-    return is_zero ? 0 : largest / 127.0f;
+    int32_t largest = 0;
+    float scale;
+    for (int64_t i = 0; i < n; i++) {
+        int32_t bits;
+        memcpy(&bits, &x[i], sizeof bits);
+        bits &= INT32_MAX;
+        largest = HDL_MAX(largest, bits);
+    }
+    float factor = hdl_qscale(largest, &scale);
+    for (int64_t i = 0; i < n; i++) q[i] = factor == 0 ? 0 : (int8_t)nearbyintf(x[i] * factor);
+    return scale;
+}
+
+/* How a row's partials become its output; shared by both kernels so that a sink is handled once.
+ * Given max and sum of e^(s - max) over the visible tokens, both updated for the sink, returns the
+ * factor for o; *lse is set. */
+static inline float finish_head(const hdl_attend_args *args, int64_t row, int32_t head, float max, float sum)
+{
+    float lse = sum > 0 ? max + logf(sum) : -INFINITY, share = sum > 0 ? 1 / sum : 0;
+    if (args->sink) {
+        float sink = args->sink[head], top = HDL_MAX(max, sink);
+        if (top > -INFINITY) {
+            float shrink = sum > 0 ? expf(max - top) : 0, all = sum * shrink + expf(sink - top);
+            lse = top + logf(all);
+            share = shrink / all;
+        }
+    }
+    if (args->lse) args->lse[row * args->n_heads + head] = lse;
+    return share;
 }
 
 #endif

@@ -1,0 +1,489 @@
+/* simd_attend_row.c - attention of one query row at a time: decoding, and token lists.
+ *
+ * Lanes are the elements of a head: K and V rows are used as they lie, each read once for all heads of
+ * its group, all KV heads of a token together (in a token-major page that is one contiguous row).
+ *
+ *   for each block of BLOCK tokens of the walk                       (addresses: two blocks in turn)
+ *       scores   [heads, BLOCK] = q . K            prefetching K of the next block
+ *       weights  p = e^(s - m), s scaled, capped, biased, masked;    sums by lanes
+ *       o        [heads, v_head_dim] += p V        prefetching V of the next block
+ *
+ * m is a reference, not the maximum: it moves (and o is rescaled) only when a score passes it by
+ * SLACK, so that the common block has no horizontal maximum and no rescaling. Tasks are splits of
+ * each row's walk at multiples of SPLIT tokens; their partials are merged in ascending order.
+ *
+ * Bytes, operations, bound for one token of SmolLM2 (9 heads, 3 KV heads of 64, f16) with 16 lanes:
+ * 768 bytes; 72 fused multiply-adds, 24 conversions, 9/16 exponentials of 12 operations, 7 additions
+ * and shuffles for the sums: about 110 cycles where one 512-bit FMA is issued per cycle (Zen 4), 7
+ * bytes a cycle, so near 25 GB/s a core at 3.6 GHz: the bound is the core for one thread, the memory for
+ * several. Scratch: slots for the partials, bounded by MAX_SLOTS, and one score row for the mass. */
+#include "backend/cpu/attend_int.h"
+#include "backend/cpu/cpu.h"
+#include "backend/cpu/simd_attend_int.h"
+#include "base/pool.h"
+
+enum { BLOCK = 32, SPLIT = 64, MAX_SLOTS = 256, MASS_TOKENS = 2048, LINE = 64, MAX_GROUP = 4 };
+#define SLACK 8.0f
+
+typedef struct token_block {
+    const uint8_t *row[BLOCK];   /* slots; past n the last one again */
+    const uint8_t *scale[BLOCK]; /* I8 only */
+    int64_t n;
+} token_block;
+
+/* Heads of one list of one query row. */
+typedef struct row_unit {
+    const hdl_attend_args *args;
+    kv_walk walk;
+    int64_t row;
+    int32_t first_kv_head, n_kv_heads, n_heads; /* of the list; group = n_heads / n_kv_heads */
+    float *kept;                                /* [n_heads, kept_stride] scores by step, or NULL */
+    int64_t kept_stride;
+} row_unit;
+
+/* Scratch of a split: o [n_heads, v_head_dim], max [n_heads], sum [n_heads]. */
+typedef struct row_slot {
+    float *o, *max, *sum;
+} row_slot;
+
+typedef struct row_call {
+    const hdl_attend_args *args;
+    int64_t n_units, n_splits, first_unit; /* n_splits of each unit */
+    int32_t n_lists;
+    uint8_t *slots, *scratch, *kept;
+    int64_t slot_bytes, scratch_bytes;
+} row_call;
+
+static void fill_block(const row_unit *unit, int64_t step, int64_t end, token_block *block)
+{
+    const kv_walk *walk = &unit->walk;
+    block->n = HDL_MIN(end - step, (int64_t)BLOCK);
+    for (int64_t i = 0; i < block->n; i++) block->row[i] = kv_token_at(walk->kv, walk_token(walk, step + i));
+    for (int64_t i = block->n; i < BLOCK; i++) block->row[i] = block->row[block->n - 1];
+    if (walk->kv->dtype != HDL_I8) return;
+    int32_t n_kv_heads = unit->args->n_kv_heads;
+    for (int64_t i = 0; i < block->n; i++)
+        block->scale[i] = kv_scale_at(walk->kv, walk_token(walk, step + i), n_kv_heads);
+    for (int64_t i = block->n; i < BLOCK; i++) block->scale[i] = block->scale[block->n - 1];
+}
+
+/* s[g][t] = q[g] . k[t] for VW tokens from `first`, `group` heads. */
+ALWAYS_INLINE void score_tile(const uint8_t *const *row, const uint8_t *const *next, int64_t offset, const float *q,
+                              int64_t dim, float *s, const hdl_dtype dtype, const int group)
+{
+    const int64_t bytes = dim * (dtype == HDL_F32 ? 4 : dtype == HDL_I8 ? 1 : 2);
+    vf part[MAX_GROUP][VW / 4];
+    for (int i = 0; i < VW / 4; i++) {
+        const uint8_t *k[4];
+        vf sum[MAX_GROUP][4];
+        for (int t = 0; t < 4; t++) {
+            k[t] = row[FOLD_TOKEN[i][t]] + offset;
+            const uint8_t *ahead = next[FOLD_TOKEN[i][t]] + offset;
+            for (int64_t b = 0; b < bytes; b += LINE) __builtin_prefetch(ahead + b);
+            for (int g = 0; g < group; g++) sum[g][t] = vf_set1(0);
+        }
+        for (int64_t d = 0; d < dim; d += VW) {
+            vf x[4];
+            for (int t = 0; t < 4; t++) x[t] = vf_load_as(dtype, k[t], d);
+            for (int g = 0; g < group; g++) {
+                vf y = vf_load(q + g * dim + d);
+                for (int t = 0; t < 4; t++) sum[g][t] = vf_fma(x[t], y, sum[g][t]);
+            }
+        }
+        for (int g = 0; g < group; g++) part[g][i] = vf_fold4(sum[g][0], sum[g][1], sum[g][2], sum[g][3]);
+    }
+    for (int g = 0; g < group; g++) vf_store(s + g * BLOCK, vf_fold_last(part[g]));
+}
+
+ALWAYS_INLINE void score_as(const token_block *block, const token_block *next, int64_t offset, const float *q,
+                            int64_t dim, int group, float *s, const hdl_dtype dtype)
+{
+    for (int64_t t = 0; t < block->n; t += VW) {
+        const uint8_t *const *row = block->row + t, *const *ahead = next->row + t;
+        switch (group) {
+        case 1: score_tile(row, ahead, offset, q, dim, s + t, dtype, 1); break;
+        case 2: score_tile(row, ahead, offset, q, dim, s + t, dtype, 2); break;
+        case 3: score_tile(row, ahead, offset, q, dim, s + t, dtype, 3); break;
+        default: score_tile(row, ahead, offset, q, dim, s + t, dtype, 4); break;
+        }
+    }
+}
+
+static void score_heads(const token_block *block, const token_block *next, int64_t offset, const float *q, int64_t dim,
+                        int group, float *s, hdl_dtype dtype)
+{
+    for (; group > 0; group -= MAX_GROUP, q += MAX_GROUP * dim, s += MAX_GROUP * BLOCK) {
+        int n = HDL_MIN(group, (int)MAX_GROUP);
+        switch (dtype) {
+        case HDL_F16: score_as(block, next, offset, q, dim, n, s, HDL_F16); break;
+        case HDL_BF16: score_as(block, next, offset, q, dim, n, s, HDL_BF16); break;
+        case HDL_I8: score_as(block, next, offset, q, dim, n, s, HDL_I8); break;
+        default: score_as(block, next, offset, q, dim, n, s, HDL_F32); break;
+        }
+    }
+}
+
+/* o[g][0..n_vectors VW) += sum over t < n of p[g][t] v[t]. */
+ALWAYS_INLINE void mix_tile(const token_block *block, const token_block *next, int64_t offset, const float *p,
+                            float *o, int64_t dim, const hdl_dtype dtype, const int group, const int n_vectors)
+{
+    const int64_t bytes = (int64_t)n_vectors * VW * (dtype == HDL_F32 ? 4 : dtype == HDL_I8 ? 1 : 2);
+    vf sum[MAX_GROUP][4];
+    for (int g = 0; g < group; g++)
+        for (int i = 0; i < n_vectors; i++) sum[g][i] = vf_load(o + g * dim + i * VW);
+    for (int64_t t = 0; t < block->n; t++) {
+        const uint8_t *v = block->row[t] + offset, *ahead = next->row[t] + offset;
+        for (int64_t b = 0; b < bytes; b += LINE) __builtin_prefetch(ahead + b);
+        vf weight[MAX_GROUP];
+        for (int g = 0; g < group; g++) weight[g] = vf_set1(p[g * BLOCK + t]);
+        for (int i = 0; i < n_vectors; i++) {
+            vf x = vf_load_as(dtype, v, i * VW);
+            for (int g = 0; g < group; g++) sum[g][i] = vf_fma(x, weight[g], sum[g][i]);
+        }
+    }
+    for (int g = 0; g < group; g++)
+        for (int i = 0; i < n_vectors; i++) vf_store(o + g * dim + i * VW, sum[g][i]);
+}
+
+ALWAYS_INLINE void mix_as(const token_block *block, const token_block *next, int64_t offset, const float *p, float *o,
+                          int64_t dim, int group, const hdl_dtype dtype)
+{
+    enum { WIDE = VW == 16 ? 4 : 2 };
+    const int64_t size = dtype == HDL_F32 ? 4 : dtype == HDL_I8 ? 1 : 2;
+    int64_t i = 0;
+    for (; i + WIDE * VW <= dim; i += WIDE * VW) {
+        int64_t at = offset + i * size;
+        switch (group) {
+        case 1: mix_tile(block, next, at, p, o + i, dim, dtype, 1, WIDE); break;
+        case 2: mix_tile(block, next, at, p, o + i, dim, dtype, 2, WIDE); break;
+        case 3: mix_tile(block, next, at, p, o + i, dim, dtype, 3, WIDE); break;
+        default: mix_tile(block, next, at, p, o + i, dim, dtype, 4, WIDE); break;
+        }
+    }
+    for (; i < dim; i += VW)
+        for (int g = 0; g < group; g++)
+            mix_tile(block, next, offset + i * size, p + g * BLOCK, o + g * dim + i, dim, dtype, 1, 1);
+}
+
+static void mix_heads(const token_block *block, const token_block *next, int64_t offset, const float *p, float *o,
+                      int64_t dim, int group, hdl_dtype dtype)
+{
+    for (; group > 0; group -= MAX_GROUP, p += MAX_GROUP * BLOCK, o += MAX_GROUP * dim) {
+        int n = HDL_MIN(group, (int)MAX_GROUP);
+        switch (dtype) {
+        case HDL_F16: mix_as(block, next, offset, p, o, dim, n, HDL_F16); break;
+        case HDL_BF16: mix_as(block, next, offset, p, o, dim, n, HDL_BF16); break;
+        case HDL_I8: mix_as(block, next, offset, p, o, dim, n, HDL_I8); break;
+        default: mix_as(block, next, offset, p, o, dim, n, HDL_F32); break;
+        }
+    }
+}
+
+static void gather_scales(const token_block *block, int64_t offset, float scales[BLOCK])
+{
+    for (int i = 0; i < BLOCK; i++) memcpy(&scales[i], block->scale[i] + offset, sizeof(float));
+}
+
+/* Scaled, capped, biased and masked scores in place. `scales` are K's, or NULL. */
+static void shape_scores(const row_unit *unit, int64_t step, int64_t n, const float *scales, float *s)
+{
+    const hdl_attend_args *args = unit->args;
+    const kv_walk *walk = &unit->walk;
+    for (int64_t t = 0; t < n; t += VW) {
+        vf x = vf_mul(vf_load(s + t), vf_set1(args->scale));
+        if (scales) x = vf_mul(x, vf_load(scales + t));
+        if (args->soft_cap > 0) x = vf_soft_cap(x, args->soft_cap);
+        vf_store(s + t, x);
+    }
+    if (walk->bias)
+        for (int64_t t = 0; t < n; t++) s[t] += walk->bias[(step + t) / walk->size];
+    if (walk->mask)
+        for (int64_t t = 0; t < n; t++)
+            if (!walk_sees(walk, walk_token(walk, step + t))) s[t] = -INFINITY;
+}
+
+/* s becomes e^(s - m); o and the lane sums are rescaled first where m has to move. */
+static void weigh_head(float *s, int64_t n, float *max, float *lanes, float *o, int64_t dim)
+{
+    const vf bound = vf_set1(*max + SLACK);
+    bool is_above = false;
+    for (int64_t t = 0; t < n; t += VW) {
+        vf x = vf_load(s + t);
+        if (t + VW > n) vf_store(s + t, x = vf_keep(x, 0, n - t));
+        is_above |= vf_any_above(x, bound);
+    }
+    if (is_above) {
+        vf top = vf_set1(*max);
+        for (int64_t t = 0; t < n; t += VW) top = vf_max(vf_load(s + t), top);
+        float old = *max;
+        *max = vf_top(top);
+        vf shrink = old == -INFINITY ? vf_set1(0) : vf_exp(vf_set1(old - *max));
+        vf_store(lanes, vf_mul(vf_load(lanes), shrink));
+        for (int64_t i = 0; i < dim; i += VW) vf_store(o + i, vf_mul(vf_load(o + i), shrink));
+    }
+    vf m = vf_set1(*max == -INFINITY ? 0 : *max), sum = vf_load(lanes);
+    for (int64_t t = 0; t < n; t += VW) {
+        vf p = vf_exp(vf_sub(vf_load(s + t), m));
+        vf_store(s + t, p);
+        sum = vf_add(sum, p);
+    }
+    vf_store(lanes, sum);
+}
+
+static void weigh_kv_head(const row_unit *unit, const token_block *block, int64_t step, int32_t index, float *s,
+                          float *lanes, const row_slot *slot)
+{
+    const hdl_attend_args *args = unit->args;
+    const hdl_kv_view *kv = unit->walk.kv;
+    bool is_i8 = kv->dtype == HDL_I8;
+    float k_scale[BLOCK], v_scale[BLOCK];
+    int64_t head_at = (int64_t)(unit->first_kv_head + index) * (int64_t)sizeof(float), dim = args->v_head_dim;
+    if (is_i8) {
+        gather_scales(block, kv->k_scale_offset + head_at, k_scale);
+        gather_scales(block, kv->v_scale_offset + head_at, v_scale);
+    }
+    int32_t group = unit->n_heads / unit->n_kv_heads;
+    for (int32_t head = index * group; head < (index + 1) * group; head++) {
+        float *x = s + head * BLOCK;
+        shape_scores(unit, step, block->n, is_i8 ? k_scale : NULL, x);
+        if (unit->kept)
+            memcpy(unit->kept + head * unit->kept_stride + step - unit->walk.begin, x,
+                   (size_t)block->n * sizeof(float));
+        weigh_head(x, block->n, &slot->max[head], lanes + head * VW, slot->o + head * dim, dim);
+        if (is_i8)
+            for (int64_t t = 0; t < block->n; t += VW)
+                vf_store(x + t, vf_mul(vf_load(x + t), vf_load(v_scale + t)));
+    }
+}
+
+/* Attends steps [begin, end) into the slot. scratch: s [n_heads, BLOCK], lanes [n_heads, VW]. */
+static void attend_steps(const row_unit *unit, int64_t begin, int64_t end, const row_slot *slot, float *scratch)
+{
+    const hdl_attend_args *args = unit->args;
+    const hdl_kv_view *kv = unit->walk.kv;
+    int32_t group = unit->n_heads / unit->n_kv_heads;
+    int64_t k_dim = args->head_dim, v_dim = args->v_head_dim;
+    float *s = scratch, *lanes = scratch + unit->n_heads * BLOCK;
+    const float *q = args->q + unit->row * args->q_stride + (int64_t)unit->first_kv_head * group * k_dim;
+    memset(slot->o, 0, (size_t)(unit->n_heads * v_dim) * sizeof(float));
+    memset(lanes, 0, (size_t)unit->n_heads * VW * sizeof(float));
+    for (int32_t head = 0; head < unit->n_heads; head++) slot->max[head] = -INFINITY;
+    token_block blocks[2];
+    if (begin < end) fill_block(unit, begin, end, &blocks[0]);
+    for (int64_t step = begin, turn = 0; step < end; step += BLOCK, turn ^= 1) {
+        const token_block *block = &blocks[turn], *next = block;
+        if (step + BLOCK < end) {
+            fill_block(unit, step + BLOCK, end, &blocks[turn ^ 1]);
+            next = &blocks[turn ^ 1];
+        }
+        for (int32_t i = 0; i < unit->n_kv_heads; i++)
+            score_heads(block, next, kv->k_offset + (unit->first_kv_head + i) * kv->head_stride, q + i * group * k_dim,
+                        k_dim, group, s + i * group * BLOCK, kv->dtype);
+        for (int32_t i = 0; i < unit->n_kv_heads; i++) weigh_kv_head(unit, block, step, i, s, lanes, slot);
+        for (int32_t i = 0; i < unit->n_kv_heads; i++)
+            mix_heads(block, next, kv->v_offset + (unit->first_kv_head + i) * kv->v_head_stride, s + i * group * BLOCK,
+                      slot->o + i * group * v_dim, v_dim, group, kv->dtype);
+    }
+    for (int32_t head = 0; head < unit->n_heads; head++) slot->sum[head] = vf_sum(vf_load(lanes + head * VW));
+}
+
+static row_slot slot_at(const row_call *call, int64_t index, int32_t n_heads)
+{
+    float *at = (float *)(void *)(call->slots + index * call->slot_bytes);
+    row_slot slot = {at, at + n_heads * (int64_t)call->args->v_head_dim, NULL};
+    slot.sum = slot.max + n_heads;
+    return slot;
+}
+
+/* Partials first.. of the unit in ascending order into o and lse. */
+static void finish_unit(const row_call *call, const row_unit *unit, int64_t first, int64_t n)
+{
+    const hdl_attend_args *args = call->args;
+    int64_t dim = args->v_head_dim;
+    int32_t first_head = unit->first_kv_head * (unit->n_heads / unit->n_kv_heads);
+    row_slot into = slot_at(call, first, unit->n_heads);
+    for (int32_t head = 0; head < unit->n_heads; head++) {
+        float max = into.max[head], sum = 0;
+        for (int64_t i = 1; i < n; i++) max = HDL_MAX(max, slot_at(call, first + i, unit->n_heads).max[head]);
+        float *o = into.o + head * dim;
+        for (int64_t i = 0; i < n; i++) {
+            row_slot slot = slot_at(call, first + i, unit->n_heads);
+            float weight = slot.max[head] == -INFINITY ? 0 : expf(slot.max[head] - max);
+            sum += slot.sum[head] * weight;
+            for (int64_t d = 0; d < dim; d += VW) {
+                vf part = vf_mul(vf_load(slot.o + head * dim + d), vf_set1(weight));
+                vf_store(o + d, i ? vf_add(vf_load(o + d), part) : part);
+            }
+        }
+        vf share = vf_set1(finish_head(args, unit->row, first_head + head, max, sum));
+        float *out = args->o + unit->row * args->o_stride + (first_head + head) * dim;
+        for (int64_t d = 0; d < dim; d += VW) vf_store(out + d, vf_mul(vf_load(o + d), share));
+    }
+}
+
+static const hdl_attend_seq *seq_of(const hdl_attend_args *args, int64_t row)
+{
+    const hdl_attend_seq *seq = args->seqs;
+    while (row < seq->first_row || row >= seq->first_row + seq->q_len) seq++;
+    return seq;
+}
+
+static row_unit unit_at(const row_call *call, int64_t index)
+{
+    const hdl_attend_args *args = call->args;
+    row_unit unit = {.args = args, .row = index / call->n_lists};
+    int32_t list = (int32_t)(index % call->n_lists);
+    const hdl_attend_seq *seq = seq_of(args, unit.row);
+    unit.walk = row_walk(args, seq, unit.row - seq->first_row, list);
+    unit.n_kv_heads = args->n_kv_heads / call->n_lists;
+    unit.n_heads = args->n_heads / call->n_lists;
+    unit.first_kv_head = list * unit.n_kv_heads;
+    unit.kept = (float *)(void *)call->kept;
+    unit.kept_stride = args->max_kv_len;
+    return unit;
+}
+
+static void attend_split(void *arg, int64_t task, int thread)
+{
+    const row_call *call = arg;
+    row_unit unit = unit_at(call, call->first_unit + task / call->n_splits);
+    int64_t split = task % call->n_splits, base = unit.walk.begin / SPLIT * SPLIT;
+    int64_t n = HDL_MAX(unit.walk.end - base, 0), length = HDL_ALIGN_UP((n + call->n_splits - 1) / call->n_splits, SPLIT);
+    int64_t begin = HDL_MAX(base + split * length, unit.walk.begin);
+    int64_t end = HDL_MIN(base + (split + 1) * length, unit.walk.end);
+    int64_t index = call->n_splits > 1 ? task : thread;
+    row_slot slot = slot_at(call, index, unit.n_heads);
+    attend_steps(&unit, begin, HDL_MAX(begin, end), &slot, (float *)(void *)(call->scratch + thread * call->scratch_bytes));
+    if (call->n_splits == 1) finish_unit(call, &unit, index, 1);
+}
+
+/* mass of MASS_TOKENS tokens of every list, from the kept scores. */
+static void mass_chunk(void *arg, int64_t task, int thread)
+{
+    (void)thread;
+    const row_call *call = arg;
+    const hdl_attend_args *args = call->args;
+    row_unit unit = unit_at(call, call->first_unit);
+    int64_t begin = task * MASS_TOKENS, end = HDL_MIN(begin + MASS_TOKENS, unit.walk.end);
+    int64_t first = HDL_MIN(HDL_MAX(begin, unit.walk.begin), end);
+    int32_t n = args->n_heads / args->n_mass_lists;
+    for (int32_t list = 0; list < args->n_mass_lists; list++) {
+        float *mass = args->mass + (unit.row * args->n_mass_lists + list) * args->mass_stride;
+        memset(mass + begin, 0, (size_t)(end - begin) * sizeof *mass);
+        for (int32_t head = list * n; head < (list + 1) * n; head++) {
+            const float *kept = unit.kept + head * unit.kept_stride - unit.walk.begin;
+            float lse = args->lse[unit.row * args->n_heads + head];
+            if (lse == -INFINITY) continue;
+            int64_t j = first;
+            for (; j + VW <= end; j += VW) {
+                vf p = vf_mul(vf_exp(vf_sub(vf_load(kept + j), vf_set1(lse))), vf_set1(1.0f / (float)n));
+                vf_store(mass + j, vf_add(vf_load(mass + j), p));
+            }
+            for (; j < end; j++) mass[j] += expf(kept[j] - lse) / (float)n;
+        }
+    }
+}
+
+static const char *shape_refusal(const hdl_attend_args *args)
+{
+    if (args->is_invariant) return "invariant mode: the many-row kernel's order is used";
+    if (args->head_dim % 16 || args->v_head_dim % 16) return "head_dim or v_head_dim is not a multiple of 16";
+    if (args->n_heads % args->n_kv_heads) return "n_heads is not a multiple of n_kv_heads";
+    if (args->kv_dtype != HDL_F32 && args->kv_dtype != HDL_F16 && args->kv_dtype != HDL_BF16 && args->kv_dtype != HDL_I8)
+        return "the KV type is not f32, f16, bf16 or i8";
+    return NULL;
+}
+
+static const char *row_why_not(const void *op)
+{
+    const hdl_attend_args *args = op;
+    if (args->has_selection) return "lists: attend_list is for them";
+    if (args->max_q_len > 1) return "several rows of a sequence: attend_rows is for them";
+    return shape_refusal(args);
+}
+
+static const char *list_why_not(const void *op)
+{
+    const hdl_attend_args *args = op;
+    if (!args->has_selection) return "no lists";
+    if (args->has_mass) return "mass over lists is left to the reference";
+    return shape_refusal(args);
+}
+
+/* Splits of a unit: enough for the threads, few enough for the slots. */
+static int64_t n_splits_of(int64_t n_units, int n_threads)
+{
+    int64_t wanted = HDL_MIN(HDL_MAX(8 * (int64_t)n_threads, 32), (int64_t)MAX_SLOTS);
+    return HDL_MAX(HDL_MIN((int64_t)MAX_SLOTS / HDL_MAX(n_units, 1), wanted), 1);
+}
+
+static int64_t slot_bytes_of(const hdl_attend_args *args)
+{
+    return HDL_ALIGN_UP((args->v_head_dim + 2) * (int64_t)args->n_heads * (int64_t)sizeof(float), LINE);
+}
+
+static int64_t scratch_bytes_of(const hdl_attend_args *args)
+{
+    return HDL_ALIGN_UP((int64_t)args->n_heads * (BLOCK + VW) * (int64_t)sizeof(float), LINE);
+}
+
+/* Never less for fewer rows than booked: n n_splits_of(n) <= min(MAX_SLOTS, n n_splits_of(1)). */
+static int64_t n_slots_of(const hdl_attend_args *args, int n_threads)
+{
+    int64_t n_units = args->n_rows * (args->has_selection ? args->n_kv_heads : 1);
+    return HDL_MAX(HDL_MIN((int64_t)MAX_SLOTS, n_units * n_splits_of(1, n_threads)), (int64_t)n_threads);
+}
+
+/* Slots, then scratch of each thread, then the lse and the score row where mass is wanted. */
+
+static int64_t row_workspace(const void *op, int n_threads)
+{
+    const hdl_attend_args *args = op;
+    int64_t bytes = n_slots_of(args, n_threads) * slot_bytes_of(args) + n_threads * scratch_bytes_of(args);
+    if (!args->has_mass) return bytes;
+    bytes += HDL_ALIGN_UP(args->n_rows * args->n_heads * (int64_t)sizeof(float), LINE);
+    return bytes + args->n_heads * args->max_kv_len * (int64_t)sizeof(float);
+}
+
+static void run_units(row_call *call, int n_threads)
+{
+    hdl_parallel_for(n_threads, call->n_units * call->n_splits, attend_split, call);
+    for (int64_t i = 0; i < call->n_units && call->n_splits > 1; i++) {
+        row_unit unit = unit_at(call, call->first_unit + i);
+        finish_unit(call, &unit, i * call->n_splits, call->n_splits);
+    }
+}
+
+static void attend(const hdl_launch *launch, const void *op)
+{
+    hdl_attend_args args = *(const hdl_attend_args *)op;
+    row_call call = {.args = &args, .n_lists = args.selection ? args.selection->n_lists : 1};
+    call.slot_bytes = slot_bytes_of(&args);
+    call.scratch_bytes = scratch_bytes_of(&args);
+    call.slots = launch->workspace;
+    call.scratch = call.slots + n_slots_of(&args, launch->n_threads) * call.slot_bytes;
+    call.n_units = args.n_rows * call.n_lists;
+    if (!args.mass) {
+        call.n_splits = n_splits_of(call.n_units, launch->n_threads);
+        run_units(&call, launch->n_threads);
+        return;
+    }
+    /* one score row: sequences one after the other, each on all threads */
+    uint8_t *after = call.scratch + launch->n_threads * call.scratch_bytes;
+    if (!args.lse) args.lse = (float *)(void *)after;
+    call.kept = after + HDL_ALIGN_UP(args.n_rows * args.n_heads * (int64_t)sizeof(float), LINE);
+    int64_t n_rows = call.n_units;
+    call.n_units = 1;
+    call.n_splits = n_splits_of(1, launch->n_threads);
+    for (call.first_unit = 0; call.first_unit < n_rows; call.first_unit++) {
+        run_units(&call, launch->n_threads);
+        int64_t n = seq_of(&args, call.first_unit)->kv_len;
+        hdl_parallel_for(launch->n_threads, (n + MASS_TOKENS - 1) / MASS_TOKENS, mass_chunk, &call);
+    }
+}
+
+const hdl_impl HDL_CPU_ROWS(attend_row)[] = {
+    {"attend_row" HDL_ISA_SUFFIX, HDL_OP_ATTEND, (hdl_isa)THIS_ISA, row_why_not, row_workspace, attend},
+    {"attend_list" HDL_ISA_SUFFIX, HDL_OP_ATTEND, (hdl_isa)THIS_ISA, list_why_not, row_workspace, attend},
+    {NULL, HDL_OP_ATTEND, (hdl_isa)THIS_ISA, NULL, NULL, NULL},
+};
