@@ -117,6 +117,9 @@ int32_t hdl_tok_match_added(const hdl_tokenizer *tok, const char *text, int64_t 
 /* Id and rank of the merge of two tokens in the pair table, or NULL. */
 const hdl_merge_slot *hdl_tok_merge_of(const hdl_tokenizer *tok, int32_t left, int32_t right);
 
+/* tokenizer_json.c: from the two files' contents; config.n 0 = there is none. */
+heddle_status hdl_tokenizer_from_json_text(hdl_tokenizer **out, hdl_text json, hdl_text config);
+
 /* --- encoding -------------------------------------------------------------------------------- */
 
 typedef struct hdl_sym {
