@@ -70,14 +70,14 @@ demo:
 	@scripts/demo
 test: setup
 	$(SUBMAKE) tests
-	@scripts/run-tests --build $(BUILD)
+	@scripts/run-tests $(STRICT:%=--strict) --build $(BUILD)
 short: # the tests that need no model
 	$(SUBMAKE) tests
-	@scripts/run-tests --short --build $(BUILD)
+	@scripts/run-tests $(STRICT:%=--strict) --short --build $(BUILD)
 asan: # the short tests under the address and undefined-behaviour sanitizers
 	$(SUBMAKE) tests BUILD=$(BUILD)/asan OPT="-O1 -g -fno-omit-frame-pointer" \
 	    SAN="-fsanitize=address,undefined -fno-sanitize-recover=all"
-	@scripts/run-tests --short --build $(BUILD)/asan
+	@scripts/run-tests $(STRICT:%=--strict) --short --build $(BUILD)/asan
 FUZZ_SECONDS ?= 60
 fuzz: # each target for FUZZ_SECONDS, from the corpus in fuzz/corpus
 	$(SUBMAKE) fuzz-targets CC=clang BUILD=$(BUILD)/fuzz OPT="-O1 -g" \
