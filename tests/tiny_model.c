@@ -665,7 +665,7 @@ bool tiny_write_safetensors(const char *dir, const tiny_options *options)
 bool tiny_write_file(const char *path, const void *bytes, int64_t n)
 {
     FILE *file = fopen(path, "wb");
-    bool is_ok = file && fwrite(bytes, 1, (size_t)n, file) == (size_t)n;
+    bool is_ok = file && (!n || fwrite(bytes, 1, (size_t)n, file) == (size_t)n);
     if (file && fclose(file) != 0) is_ok = false;
     if (!is_ok) perror(path);
     return is_ok;

@@ -170,8 +170,11 @@ static heddle_status read_elements(reader *r, kv *entry)
                             (long long)bytes_left(r));
         r->pos += entry->n * size;
     } else {
+        heddle_status status = HEDDLE_OK;
         hdl_text text;
-        for (int64_t i = 0; i < entry->n; i++) HDL_TRY(read_text(r, "a text of the metadata, length", &text));
+        for (int64_t i = 0; i < entry->n && !status; i++) status = read_text(r, "text length", &text);
+        if (status)
+            return HDL_FAIL(status, "%s, in key %.*s", hdl_last_error(), (int)entry->key.n, entry->key.data);
     }
     entry->data = r->map->data + start;
     entry->n_bytes = r->pos - start;
