@@ -44,12 +44,12 @@ static void test_same_bytes(void **state)
 {
     (void)state;
     static const attend_case layouts[] = {
-        {"f32", HEADS, HEADS, 64, 64, HDL_F32, 4, false},
-        {"f16", HEADS, HEADS, 64, 80, HDL_F16, 4, false},
+        {"f32", HEADS, HEADS, 64, 64, HDL_F32, 4, .is_head_major = false},
+        {"f16", HEADS, HEADS, 64, 80, HDL_F16, 4, .is_head_major = false},
         {"f16 head-major", HEADS, HEADS, 20, 12, HDL_F16, 5, .is_head_major = true},
-        {"bf16", HEADS, HEADS, 48, 64, HDL_BF16, 8, false},
-        {"i8", HEADS, HEADS, 64, 64, HDL_I8, 4, false},
-        {"i8 odd", HEADS, HEADS, 33, 7, HDL_I8, 5, false},
+        {"bf16", HEADS, HEADS, 48, 64, HDL_BF16, 8, .is_head_major = false},
+        {"i8", HEADS, HEADS, 64, 64, HDL_I8, 4, .is_head_major = false},
+        {"i8 odd", HEADS, HEADS, 33, 7, HDL_I8, 5, .is_head_major = false},
         {"i8 head-major", HEADS, HEADS, 64, 32, HDL_I8, 5, .is_head_major = true},
     };
     const hdl_impl *impls[MAX_ROUTE_IMPLS];
