@@ -68,8 +68,11 @@ bool hdl_unicode_is_space(int32_t cp)
 bool hdl_unicode_is_word(int32_t cp)
 {
     utf8proc_category_t category = utf8proc_category(cp);
-    return (category >= UTF8PROC_CATEGORY_LU && category <= UTF8PROC_CATEGORY_NO) ||
-           category == UTF8PROC_CATEGORY_PC;
+    /* the circled letters are the Alphabetic characters among the symbols */
+    bool is_circled = (cp >= 0x24b6 && cp <= 0x24e9) || (cp >= 0x1f130 && cp <= 0x1f149) ||
+                      (cp >= 0x1f150 && cp <= 0x1f169) || (cp >= 0x1f170 && cp <= 0x1f189);
+    return (category >= UTF8PROC_CATEGORY_LU && category <= UTF8PROC_CATEGORY_NL) ||
+           category == UTF8PROC_CATEGORY_PC || cp == 0x200c || cp == 0x200d || is_circled;
 }
 
 /* Stable sort by combining class of the marks between two starters. utf8proc's own reordering

@@ -15,7 +15,8 @@ int hdl_utf8_put(int32_t cp, char out[4]);
 int64_t hdl_utf8_valid_prefix(const char *text, int64_t n);
 /* White_Space of Unicode: what `\s` means to tokenizer.json's patterns. */
 bool hdl_unicode_is_space(int32_t cp);
-/* Letters, marks, numbers and '_': what `\w` means to tokenizer.json's single_word. */
+/* Alphabetic, marks, decimal digits, connectors, joiners: what `\w` means to tokenizer.json's
+ * single_word. */
 bool hdl_unicode_is_word(int32_t cp);
 /* Appends the NFC form; broken bytes are copied and stop composition. O(n) for any text. */
 heddle_status hdl_unicode_nfc(const char *text, int64_t n, hdl_buf *out);
