@@ -449,6 +449,8 @@ bool tiny_gguf_bytes(hdl_buf *out, const tiny_options *options)
     hdl_buf infos = {0}, data = {0};
     put_facts(&kvs, t);
     if (!t->o.has_no_tokenizer) put_vocabulary(&kvs, t);
+    if (t->o.extra_kvs) hdl_buf_add(&kvs.bytes, t->o.extra_kvs, t->o.extra_kvs_bytes);
+    kvs.n += (uint64_t)t->o.n_extra_kvs;
     for (int32_t i = 0; i < t->n_weights; i++) {
         const weight *w = &t->weights[i];
         hdl_dtype dtype = is_vector(w) ? t->o.norm_dtype : t->o.dtype;

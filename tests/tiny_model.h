@@ -26,6 +26,9 @@ typedef struct tiny_options {
     bool has_llama3_scaling;
     bool has_spm; /* GGUF: SentencePiece in place of byte-level BPE */
     bool has_no_tokenizer;
+    const void *extra_kvs; /* GGUF: further metadata entries, as in the file; NULL = none */
+    int64_t extra_kvs_bytes;
+    int32_t n_extra_kvs;
 } tiny_options;
 
 /* Each returns false after a message on stderr. The folder is made if it is not there. */
