@@ -17,9 +17,6 @@ enum { SMALL = 48 };
 
 #define NO_ORDER UINT64_MAX
 
-static const unsigned mergeable =
-    1u << HDL_TOKEN_NORMAL | 1u << HDL_TOKEN_USER | 1u << HDL_TOKEN_UNUSED;
-
 /* A score as an integer that sorts the other way round: the best score is the least. */
 static uint32_t descending(float score)
 {
@@ -40,7 +37,7 @@ static uint64_t pair_order(const hdl_tokenizer *tok, const char *base, const hdl
         return (uint64_t)slot->rank;
     }
     if (!a->n_chars || !b->n_chars || a->len + b->len > tok->max_piece_bytes) return NO_ORDER;
-    *id = hdl_tok_find(tok, base + a->at, a->len + b->len, mergeable);
+    *id = hdl_tok_find(tok, base + a->at, a->len + b->len, HDL_TOKENS_PLAIN);
     if (*id < 0) return NO_ORDER;
     return (uint64_t)descending(tok->score[*id]) << 32 | (uint64_t)(0xffff - (a->n_chars & 0xffff)) << 16 |
            (uint64_t)(0xffff - (b->n_chars & 0xffff));
@@ -158,12 +155,11 @@ static int64_t byte_symbols(const hdl_tokenizer *tok, const char *base, int64_t 
 /* A character's token, else its bytes' tokens, else the unknown token. */
 static int64_t char_symbols(const hdl_tokenizer *tok, const char *base, int64_t at, int64_t n, hdl_sym *syms)
 {
-    const unsigned plain = mergeable;
     int64_t count = 0;
     for (int64_t i = at; i < at + n;) {
         int32_t cp, id = -1;
         int len = hdl_utf8_next(base + i, at + n - i, &cp);
-        if (len) id = hdl_tok_find(tok, base + i, len, plain);
+        if (len) id = len == 1 ? tok->char_ids[cp] : hdl_tok_find(tok, base + i, len, HDL_TOKENS_PLAIN);
         len = HDL_MAX(len, 1);
         if (id >= 0) {
             syms[count++] = (hdl_sym){.id = id, .at = (int32_t)i, .len = len, .n_chars = 1};
@@ -203,7 +199,7 @@ static heddle_status encode_chunk(hdl_tok_work *work, const char *base, int64_t 
     const hdl_tokenizer *tok = work->tok;
     hdl_sym small[SMALL], *syms = small;
     if (tok->ignore_merges) {
-        int32_t id = hdl_tok_find(tok, base + at, n, mergeable);
+        int32_t id = hdl_tok_find(tok, base + at, n, HDL_TOKENS_PLAIN);
         if (id >= 0) return hdl_ids_add(work->ids, &id, 1);
     }
     if (n > SMALL) {

@@ -43,6 +43,11 @@ typedef struct hdl_token_in { /* one row of a vocabulary on its way in; all zero
     uint8_t type, flags;
 } hdl_token_in;
 
+typedef struct hdl_vocab_slot { /* the tag spares a look at the text of most other tokens */
+    uint32_t tag;
+    int32_t id; /* -1 = empty */
+} hdl_vocab_slot;
+
 typedef struct hdl_merge_slot {
     int32_t left, right; /* left -1 = empty */
     int32_t rank, id;
@@ -73,7 +78,7 @@ struct hdl_tokenizer {
     bool replaces_spaces; /* " " -> U+2581 */
     bool is_nfc;
     bool fuses_unknown;
-    bool splits_at_space; /* no token has U+2581 after another character: words are independent */
+    bool joins_space[256]; /* some token has U+2581 right behind this byte, not of another U+2581 */
     int32_t n_vocab;
     char *text;     /* [at[n_vocab]] matching form of every token */
     uint32_t *at;   /* [n_vocab + 1] */
@@ -81,7 +86,7 @@ struct hdl_tokenizer {
     uint8_t *flags; /* [n_vocab] */
     float *score;   /* [n_vocab]; NULL unless uses_scores */
     int32_t max_piece_bytes;
-    int32_t *slots; /* [n_slots] text -> id, open addressing; -1 = empty */
+    hdl_vocab_slot *slots; /* [n_slots] text -> id, open addressing */
     int64_t n_slots; /* power of two */
     hdl_merge_slot *merges; /* [n_merge_slots]; NULL with scores */
     int64_t n_merge_slots;
@@ -89,6 +94,7 @@ struct hdl_tokenizer {
     int64_t n_trie, trie_capacity;
     int32_t trie_root[256];
     int32_t byte_ids[256]; /* -1 = the vocabulary lacks this byte */
+    int32_t char_ids[128]; /* character-level: tokens of one ASCII character; -1 = none */
     hdl_pretok pretok;
     hdl_special_ids special;
 };
@@ -108,6 +114,9 @@ void hdl_tok_finish(hdl_tokenizer *tok);
 
 /* Matching form of a spelling: undoes GPT-2's printable alphabet; text outside it stays. */
 void hdl_tok_unmap_bytes(hdl_text text, hdl_buf *out);
+enum { /* types that plain text can become; a whole mask of them */
+    HDL_TOKENS_PLAIN = 1 << HDL_TOKEN_NORMAL | 1 << HDL_TOKEN_USER | 1 << HDL_TOKEN_UNUSED
+};
 /* Id of a token by matching form whose type is in type_mask (1 << hdl_token_type), or -1. */
 int32_t hdl_tok_find(const hdl_tokenizer *tok, const char *text, int64_t n, unsigned type_mask);
 /* Longest added token that starts at text, or -1. Control and unknown ones only where they end
@@ -159,7 +168,7 @@ typedef struct hdl_tok_work { /* scratch of one encode call */
 heddle_status hdl_bpe_chunk(hdl_tok_work *work, const char *base, int64_t at, int64_t n);
 /* spm.c: chunks of a normalised segment of a character-level vocabulary. */
 heddle_status hdl_spm_segment(hdl_tok_work *work, const char *base, int64_t at, int64_t n);
-/* spm.c: whether words may be merged apart; sets splits_at_space. */
+/* spm.c: where words may be merged apart; fills joins_space. */
 void hdl_spm_inspect(hdl_tokenizer *tok);
 
 /* pretok.c */

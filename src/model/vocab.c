@@ -88,11 +88,13 @@ static bool spells(const hdl_tokenizer *tok, int32_t id, const char *text, int64
 
 int32_t hdl_tok_find(const hdl_tokenizer *tok, const char *text, int64_t n, unsigned type_mask)
 {
+    uint64_t hash = hash_bytes(text, n);
     int64_t mask = tok->n_slots - 1;
-    for (int64_t i = (int64_t)hash_bytes(text, n) & mask;; i = (i + 1) & mask) {
-        int32_t id = tok->slots[i];
-        if (id < 0) return -1;
-        if (type_mask >> tok->type[id] & 1 && spells(tok, id, text, n)) return id;
+    for (int64_t i = (int64_t)hash & mask;; i = (i + 1) & mask) {
+        hdl_vocab_slot slot = tok->slots[i];
+        if (slot.id < 0) return -1;
+        if (slot.tag != (uint32_t)(hash >> 32)) continue;
+        if (type_mask >> tok->type[slot.id] & 1 && spells(tok, slot.id, text, n)) return slot.id;
     }
 }
 
@@ -100,12 +102,14 @@ static void index_token(hdl_tokenizer *tok, int32_t id)
 {
     int64_t mask = tok->n_slots - 1, n = tok->at[id + 1] - tok->at[id];
     const char *text = tok->text + tok->at[id];
-    int64_t i = (int64_t)hash_bytes(text, n) & mask;
-    for (; tok->slots[i] >= 0; i = (i + 1) & mask) {
-        int32_t other = tok->slots[i];
-        if (tok->type[other] == tok->type[id] && spells(tok, other, text, n)) break;
+    uint64_t hash = hash_bytes(text, n);
+    uint32_t tag = (uint32_t)(hash >> 32);
+    int64_t i = (int64_t)hash & mask;
+    for (; tok->slots[i].id >= 0; i = (i + 1) & mask) {
+        int32_t other = tok->slots[i].id;
+        if (tok->slots[i].tag == tag && tok->type[other] == tok->type[id] && spells(tok, other, text, n)) break;
     }
-    tok->slots[i] = id;
+    tok->slots[i] = (hdl_vocab_slot){tag, id};
 }
 
 /* "<0x0A>" -> 10, anything else -> -1. */
@@ -217,7 +221,7 @@ int32_t hdl_tok_match_added(const hdl_tokenizer *tok, const char *text, int64_t 
 static heddle_status index_all(hdl_tokenizer *tok)
 {
     for (int i = 0; i < 256; i++) tok->byte_ids[i] = tok->trie_root[i] = -1;
-    for (int64_t i = 0; i < tok->n_slots; i++) tok->slots[i] = -1;
+    for (int64_t i = 0; i < tok->n_slots; i++) tok->slots[i].id = -1;
     for (int32_t id = 0; id < tok->n_vocab; id++) {
         if (!tok->type[id]) continue;
         hdl_text text = {tok->text + tok->at[id], tok->at[id + 1] - tok->at[id]};
@@ -233,6 +237,10 @@ static heddle_status index_all(hdl_tokenizer *tok)
                 return HDL_FAIL(HEDDLE_E_FORMAT, "tokenizer: token %d is a byte token but not spelled <0xNN>", id);
             tok->byte_ids[value] = id;
         }
+    }
+    for (int c = 0; c < 128; c++) {
+        char text = (char)c;
+        tok->char_ids[c] = hdl_tok_find(tok, &text, 1, HDL_TOKENS_PLAIN);
     }
     return HEDDLE_OK;
 }
