@@ -1,0 +1,354 @@
+"""Trains one stage.
+
+  train.py --stage dense_short --data DIR --out DIR [--init CKPT] [--deadline SECONDS | --steps N]
+  torchrun --nproc-per-node 2 train.py ...
+
+Stages: dense_short, dense_long (language-model loss), sparse_index (frozen backbone, index
+only, consensus loss), sparse_joint (language-model loss over the lists + 0.1 consensus).
+A run always ends with OUT/state.pt (exact resume: --resume) and OUT/log.csv. --deadline
+counts from the start of the process, compilation included.
+"""
+import time
+T0 = time.time()
+import argparse
+import csv
+import json
+import math
+import os
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+
+import attention as att
+import config
+import data
+import index_ops as ix
+import model as mdl
+import optim
+
+STAGES = {
+    # length, rows of each source a step, rows a micro-batch, Adam lr, Muon lr, warm-up steps, lr at the end / at the start
+    "dense_short": dict(length=4096, mix=dict(nat=54, task=10), micro=32, lr=2e-3, muon_lr=6e-3, warmup=80, end=1.0, start=1.0),
+    "dense_long": dict(length=32768, mix=dict(long=4, package=2, task=2), micro=4, lr=2e-3, muon_lr=6e-3, warmup=0, end=0.04, start=0.8),
+    "sparse_index": dict(length=32768, mix=dict(long=2, package=1, task=1), micro=2, lr=2e-3, muon_lr=0.0, warmup=10, end=0.1, start=1.0),
+    "sparse_joint": dict(length=32768, mix=dict(long=4, package=2, task=2), micro=2, lr=2e-3, muon_lr=6e-3, warmup=0, end=0.02, start=0.06),
+}
+
+
+def arguments():
+    ap = argparse.ArgumentParser()
+    ap.add_argument("--stage", required=True, choices=STAGES)
+    ap.add_argument("--preset", default="small")
+    ap.add_argument("--arch", default="clsa")
+    ap.add_argument("--data", required=True)
+    ap.add_argument("--out", required=True)
+    ap.add_argument("--init", help="weights to start from (state.pt of an earlier stage, or of this one with --resume)")
+    ap.add_argument("--init-optimiser", action="store_true", help="take the optimiser state from --init too")
+    ap.add_argument("--resume", action="store_true")
+    ap.add_argument("--steps", type=int, default=0)
+    ap.add_argument("--stop-step", type=int, default=0, help="stop here but keep the schedule of --steps")
+    ap.add_argument("--deadline", type=float, default=0)
+    ap.add_argument("--until", type=float, default=0, help="the same as a time of day, in seconds since 1970")
+    ap.add_argument("--wait-init", action="store_true", help="compile on a made-up step, then wait for --init to appear")
+    ap.add_argument("--length", type=int, default=0)
+    ap.add_argument("--mix", default="", help="nat=54,task=10")
+    ap.add_argument("--micro", type=int, default=0)
+    ap.add_argument("--lr", type=float, default=0)
+    ap.add_argument("--muon-lr", type=float, default=-1)
+    ap.add_argument("--adam-only", action="store_true")
+    ap.add_argument("--weight-decay", type=float, default=0.1)
+    ap.add_argument("--lambda-kd", type=float, default=0.1)
+    ap.add_argument("--kl-chunks", type=int, default=0, help="chunks of query rows scored a sequence (0: all)")
+    ap.add_argument("--kl-chunk", type=int, default=1024)
+    ap.add_argument("--k-min", type=int, default=256)
+    ap.add_argument("--k-max", type=int, default=2048)
+    ap.add_argument("--seed", type=int, default=1)
+    ap.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    ap.add_argument("--no-compile", action="store_true")
+    ap.add_argument("--eval-rows", type=int, default=16)
+    ap.add_argument("--eval-every", type=int, default=0)
+    ap.add_argument("--log-every", type=int, default=10)
+    args = ap.parse_args()
+    if args.until:
+        args.deadline = args.until - T0
+    return args
+
+
+def fastest_sdpa(cfg, batch, length, dev):
+    """Times the fused attention backends once at the training shape and keeps the faster one."""
+    q = torch.randn(batch, cfg.n_heads, length, cfg.head_dim, device=dev, dtype=torch.bfloat16, requires_grad=True)
+    k, v = (torch.randn(batch, cfg.n_kv_heads, length, cfg.head_dim, device=dev, dtype=torch.bfloat16, requires_grad=True) for _ in range(2))
+    times = {}
+    for name in ("flash", "cudnn"):
+        torch.backends.cuda.enable_flash_sdp(name == "flash")
+        torch.backends.cuda.enable_cudnn_sdp(name == "cudnn")
+        torch.backends.cuda.enable_mem_efficient_sdp(False)
+        torch.backends.cuda.enable_math_sdp(False)
+        try:
+            for i in range(4):
+                if i == 1:
+                    torch.cuda.synchronize()
+                    t = time.time()
+                F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True).sum().backward()
+            torch.cuda.synchronize()
+            times[name] = (time.time() - t) / 3 * 1e3
+        except Exception as e:
+            print("sdpa", name, "refused:", str(e)[:120].replace("\n", " "))
+    best = min(times, key=times.get) if times else ""
+    torch.backends.cuda.enable_flash_sdp(best != "cudnn")
+    torch.backends.cuda.enable_cudnn_sdp(best == "cudnn")
+    torch.backends.cuda.enable_mem_efficient_sdp(not best)
+    torch.backends.cuda.enable_math_sdp(True)
+    print("sdpa ms:", {n: round(x, 2) for n, x in times.items()}, "->", best, flush=True)
+
+
+def lm_sum(x, w, target):
+    """Summed cross entropy; target -100 is not counted."""
+    return F.cross_entropy(F.linear(x, w).float().flatten(0, 1), target.flatten(), ignore_index=-100, reduction="sum")
+
+
+def targets_of(tokens):
+    t = torch.full_like(tokens, -100)
+    t[:, :-1] = tokens[:, 1:]
+    return t
+
+
+class Trainer:
+    def __init__(self, args):
+        self.args = args
+        st = dict(STAGES[args.stage])
+        st["length"] = args.length or st["length"]
+        st["micro"] = args.micro or st["micro"]
+        st["lr"] = args.lr or st["lr"]
+        st["muon_lr"] = st["muon_lr"] if args.muon_lr < 0 else args.muon_lr
+        if args.mix:
+            st["mix"] = {k: int(v) for k, v in (x.split("=") for x in args.mix.split(","))}
+        self.st = st
+        self.rank, self.world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        self.dev = torch.device(args.device)
+        if self.world > 1:
+            if self.dev.type == "cuda":
+                self.dev = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+                torch.cuda.set_device(self.dev)
+            dist.init_process_group("nccl" if self.dev.type == "cuda" else "gloo")
+        self.gpu = self.dev.type == "cuda"
+        torch.manual_seed(args.seed)
+        if self.gpu:
+            torch.set_float32_matmul_precision("high")
+        wait = args.init and args.wait_init and not os.path.exists(args.init)
+        saved = torch.load(args.init, map_location="cpu", weights_only=False) if args.init and not wait else None
+        self.cfg = config.ModelConfig.from_json(saved["config"]) if saved else config.preset(args.preset, arch=args.arch)
+        self.model = mdl.Model(self.cfg).to(self.dev)
+        self.step, self.spent, self.tokens_seen = 0, 0.0, 0
+        if saved:
+            missing = self.model.load_state_dict(saved["model"], strict=False)
+            if missing.unexpected_keys:
+                raise SystemExit(f"unexpected weights: {missing.unexpected_keys}")
+        if args.stage == "sparse_index":
+            for n, p in self.model.named_parameters():
+                p.requires_grad_(n.startswith("index."))
+        else:
+            for n, p in self.model.named_parameters():
+                p.requires_grad_(args.stage == "sparse_joint" or not n.startswith("index."))
+        self.opt = optim.Optimiser(self.model, muon=not args.adam_only, weight_decay=args.weight_decay)
+        if saved and args.resume:
+            self.step, self.spent, self.tokens_seen = saved["step"], saved["spent"], saved["tokens_seen"]
+        if saved and (args.resume or args.init_optimiser):
+            self.opt.load_state_dict(saved["optimiser"])
+        if self.gpu and not args.no_compile:
+            torch._dynamo.config.cache_size_limit = 64
+            torch._dynamo.config.automatic_dynamic_shapes = False
+            for layer in self.model.layers:
+                layer.compile()
+            self.lm_sum = torch.compile(lm_sum, dynamic=False)
+            self.opt.compile()
+            if args.stage.startswith("sparse"):
+                ix.compile_kl()
+        else:
+            self.lm_sum = lm_sum
+        self.masks = {}
+        self.sources = data.make_sources(args.data, st["length"], args.seed, st["mix"])
+        self.rows = sum(n for _, n in self.sources)
+        if self.rows % self.world:
+            raise SystemExit(f"{self.rows} rows a step do not divide over {self.world} ranks")
+        if self.gpu:
+            fastest_sdpa(self.cfg, st["micro"], st["length"], self.dev)
+        if wait:
+            self.compile_then_wait()
+
+    def compile_then_wait(self):
+        """One made-up step so that everything is compiled, then the weights when they are there."""
+        a = self.args
+        tokens = torch.randint(1, self.cfg.n_vocab, (self.st["micro"], self.st["length"]), device=self.dev)
+        with self.autocast():
+            loss, _ = self.micro_loss(tokens, 0, 0)
+        loss.backward()
+        self.opt.step(0.0, 0.0)
+        self.opt.zero_grad()
+        print(f"compiled, {time.time() - T0:.0f} s; waiting for {a.init}", flush=True)
+        while not os.path.exists(a.init):
+            if a.deadline and time.time() - T0 > a.deadline:
+                raise SystemExit("the weights to start from did not come in time")
+            time.sleep(0.2)
+        saved = torch.load(a.init, map_location="cpu", weights_only=False)
+        self.model.load_state_dict(saved["model"], strict=False)
+        self.opt.step_no = 0
+        for s in self.opt.state.values():
+            for x in s:
+                x.zero_()
+        if a.init_optimiser:
+            self.opt.load_state_dict(saved["optimiser"])
+
+    def masks_for(self, tokens):
+        key = tuple(tokens.shape)
+        if key not in self.masks:
+            self.masks[key] = att.Masks(*key, self.cfg, self.dev, "gpu" if self.gpu else "ref")
+        return self.masks[key].update(tokens)
+
+    def autocast(self):
+        return torch.autocast(self.dev.type, dtype=torch.bfloat16, enabled=self.gpu)
+
+    def top_k_of(self, step):
+        """k log-uniform between k_min and k_max, a function of (seed, step)."""
+        u = np.random.RandomState((self.args.seed * 7919 + step) % (1 << 31)).rand()
+        k = self.args.k_min * (self.args.k_max / self.args.k_min) ** u
+        return max(1, int(round(k / 32)) * 32) if k >= 64 else int(k)
+
+    def micro_loss(self, tokens, step, i):
+        """-> loss to back-propagate (sum over tokens / tokens of the whole step on this rank), logged numbers."""
+        a, n_mine = self.args, self.rows // self.world * self.st["length"]
+        masks = self.masks_for(tokens)
+        share = tokens.numel() / n_mine
+        if a.stage.startswith("dense"):
+            x = self.model(tokens, masks)["x"]
+            with self.autocast():
+                loss = self.lm_sum(x, self.model.head_weight(), targets_of(tokens)) / n_mine
+            return loss, {"lm": loss.detach()}
+        chunks = None
+        if a.kl_chunks:
+            n = (self.st["length"] + a.kl_chunk - 1) // a.kl_chunk
+            pick = np.random.RandomState((a.seed * 104729 + step * 64 + i) % (1 << 31)).permutation(n)[:a.kl_chunks]
+            chunks = [int(c) * a.kl_chunk for c in sorted(pick)]
+        if a.stage == "sparse_index":
+            out = self.model(tokens, masks, "dense_lse")
+            kl = ix.consensus_kl(out["qi"], out["ki"], out["qs"], out["k"], out["lses"], self.cfg, None, chunks, a.kl_chunk)
+            return kl * share, {"kl": kl.detach() * share}
+        bits, k = masks.need_bits(), self.top_k_of(step)
+        out = self.model(tokens, masks, "sparse", select=lambda qi, ki: ix.select_bits(qi, ki, self.cfg, bits, k))
+        with self.autocast():
+            lm = self.lm_sum(out["x"], self.model.head_weight(), targets_of(tokens)) / n_mine
+        kl = ix.consensus_kl(out["qi"], out["ki"], out["qs"], out["k"], out["lses"], self.cfg, bits, chunks, a.kl_chunk)
+        return lm + a.lambda_kd * kl * share, {"lm": lm.detach(), "kl": kl.detach() * share}
+
+    def progress(self, now):
+        if self.args.steps:
+            return self.step / self.args.steps
+        left = self.args.deadline - (time.time() - T0)
+        return min(1.0, self.spent / max(1e-9, self.spent + left))
+
+    def lr_factor(self, p):
+        st = self.st
+        f = st["start"] + (st["end"] - st["start"]) * p
+        return f * min(1.0, (self.step + 1) / st["warmup"]) if st["warmup"] else f
+
+    def save(self):
+        if self.rank:
+            return
+        os.makedirs(self.args.out, exist_ok=True)
+        path = os.path.join(self.args.out, "state.pt")
+        torch.save({"config": self.cfg.to_json(), "model": self.model.state_dict(), "optimiser": self.opt.state_dict(),
+                    "step": self.step, "spent": self.spent, "tokens_seen": self.tokens_seen, "stage": self.args.stage,
+                    "args": vars(self.args)}, path + ".part")
+        os.replace(path + ".part", path)
+
+    @torch.no_grad()
+    def evaluate(self):
+        """Mean held-out loss over the first rows of the held-out store, dense."""
+        if not os.path.exists(os.path.join(self.args.data, "heldout.bin")):
+            return float("nan")
+        t = np.memmap(os.path.join(self.args.data, "heldout.bin"), dtype=np.uint16, mode="r")
+        N = self.st["length"]
+        rows = min(self.args.eval_rows * 4096 // N or 1, len(t) // N)
+        at = np.linspace(0, len(t) - N, rows).astype(int)
+        total = 0.0
+        for s in at:
+            tokens = torch.from_numpy(t[s:s + N].astype(np.int64))[None].to(self.dev)
+            with self.autocast():
+                x = self.model(tokens, self.masks_for(tokens))["x"]
+                total += float(lm_sum(x, self.model.head_weight(), targets_of(tokens)))
+        return total / (rows * (N - 1))
+
+    def run(self):
+        a = self.args
+        os.makedirs(a.out, exist_ok=True)
+        loader = data.Loader(self.sources, a.seed, self.step, self.rank, self.world, self.dev)
+        if self.rank == 0:
+            print(f"{a.stage}: {self.model.n_params() / 1e6:.2f}M parameters, {self.rows} x {self.st['length']} tokens a step, "
+                  f"sources {[(type(s).__name__, s.rows) for s, _ in self.sources]}, start-up {time.time() - T0:.1f} s", flush=True)
+        fresh = not (a.resume and os.path.exists(os.path.join(a.out, "log.csv")))
+        log = open(os.path.join(a.out, "log.csv"), "w" if fresh else "a", newline="") if self.rank == 0 else None
+        names = ["stage", "step", "tokens", "seconds", "lm", "kl", "heldout", "lr", "grad_norm", "tokens_per_s"]
+        w = csv.writer(log) if log else None
+        if w and fresh:
+            w.writerow(names)
+        last, slowest, acc, seen, t_log = time.time(), 0.0, {}, 0, time.time()
+        end = a.stop_step or a.steps or (1 << 60)
+        while self.step < end:
+            if a.deadline and time.time() - T0 + 1.5 * min(slowest, 5.0) > a.deadline:
+                break
+            step, rows = loader.next()
+            self.opt.zero_grad()
+            f = self.lr_factor(self.progress(time.time()))
+            for i in range(0, rows.shape[0], self.st["micro"]):
+                tokens = rows[i:i + self.st["micro"]]
+                with self.autocast():
+                    loss, nums = self.micro_loss(tokens, step, i)
+                loss.backward()
+                for k, v in nums.items():
+                    acc[k] = acc.get(k, 0) + v
+            grads = [p.grad for p in self.opt.parameters()]
+            if self.world > 1:
+                for g in grads:
+                    dist.all_reduce(g)
+                    g /= self.world
+            norm = torch.nn.utils.get_total_norm(grads)
+            torch.nn.utils.clip_grads_with_norm_(self.opt.parameters(), 1.0, norm)
+            self.opt.step(self.st["lr"] * f, self.st["muon_lr"] * f)
+            self.step += 1
+            self.tokens_seen += self.rows * self.st["length"]
+            seen += 1
+            if self.gpu and self.step % 4 == 0:
+                torch.cuda.synchronize()
+            now = time.time()
+            self.spent += now - last
+            slowest = max(slowest * 0.98, now - last)
+            last = now
+            if self.rank == 0 and (self.step % a.log_every == 0 or self.step == 1 or self.step == end):
+                held = self.evaluate() if a.eval_every and self.step % a.eval_every == 0 else float("nan")
+                lm, kl = (float(acc.get(k, float("nan"))) / seen for k in ("lm", "kl"))
+                rate = seen * self.rows * self.st["length"] / (time.time() - t_log)
+                w.writerow([a.stage, self.step, self.tokens_seen, f"{time.time() - T0:.1f}", f"{lm:.5f}", f"{kl:.5f}", f"{held:.5f}",
+                            f"{self.st['lr'] * f:.3e}", f"{float(norm):.4f}", f"{rate:.0f}"])
+                log.flush()
+                if self.step % (5 * a.log_every) == 0 or self.step == 1:
+                    print(f"{a.stage} step {self.step} {self.tokens_seen / 1e6:.0f}M tokens {time.time() - T0:.0f} s "
+                          f"lm {lm:.4f} kl {kl:.4f} heldout {held:.4f} norm {float(norm):.3f} lr x{f:.3f} {rate / 1e6:.3f}M tokens/s", flush=True)
+                acc, seen, t_log = {}, 0, time.time()
+        loader.close()
+        self.save()
+        held = self.evaluate()
+        if self.rank == 0:
+            peak = torch.cuda.max_memory_allocated() / 2**30 if self.gpu else 0
+            print(f"{a.stage} ended at step {self.step}, {self.tokens_seen / 1e6:.1f}M tokens, held-out loss {held:.4f}, "
+                  f"peak memory {peak:.1f} GiB, {time.time() - T0:.0f} s", flush=True)
+            json.dump({"stage": a.stage, "steps": self.step, "tokens": self.tokens_seen, "heldout_loss": held, "peak_gib": peak,
+                       "seconds": time.time() - T0}, open(os.path.join(a.out, "end.json"), "w"))
+            log.close()
+        if self.world > 1:
+            dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    Trainer(arguments()).run()
