@@ -123,7 +123,7 @@ static heddle_status build_sizes(hdl_model_facts *facts, const hdl_stated *s, co
 
 static float attn_scale(const hdl_model_facts *facts, const hdl_arch *arch, const hdl_stated *s)
 {
-    if (s->attn_scale > 0) return (float)s->attn_scale;
+    if ((float)s->attn_scale > 0) return (float)s->attn_scale;
     double width = facts->head_dim;
     if (s->query_scalar > 0)
         width = s->query_scalar;

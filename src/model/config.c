@@ -34,7 +34,7 @@ static const fact_key fact_keys[] = {
     {NULL, "sliding_window_pattern", AT(sliding_pattern), false, 1, HDL_MAX_LAYERS, false},
     {NULL, "_sliding_window_pattern", AT(sliding_pattern), false, 1, HDL_MAX_LAYERS, false},
     {"rope.dimension_count", NULL, AT(rope_dim), false, 2, HDL_MAX_ROPE_DIM, false},
-    {"attention.layer_norm_rms_epsilon", "rms_norm_eps", AT(norm_eps), true, 0, 1, true},
+    {"attention.layer_norm_rms_epsilon", "rms_norm_eps", AT(norm_eps), true, 1e-30, 1, true},
     {"rope.freq_base", "rope_theta", AT(rope.base), true, 1, 1e15, false},
     {"rope.freq_base_swa", "rope_local_base_freq", AT(local_rope.base), true, 1, 1e15, false},
     {"rope.scaling.attn_factor", NULL, AT(rope.attn_factor), true, 1e-6, 1e6, false},

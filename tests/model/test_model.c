@@ -435,7 +435,7 @@ static void test_bad_configs(void **state)
         {"{" LLAMA ",\"head_dim\":1024}", "head_dim 1024: must be in 1..512", HEDDLE_E_INVALID},
         {"{" LLAMA ",\"head_dim\":17}", "head size 17: must be even", HEDDLE_E_UNSUPPORTED},
         {"{" LLAMA ",\"head_dim\":\"16\"}", "head_dim: must be a whole number", HEDDLE_E_INVALID},
-        {"{" LLAMA ",\"rms_norm_eps\":2}", "rms_norm_eps 2: must be in 0..1", HEDDLE_E_FORMAT},
+        {"{" LLAMA ",\"rms_norm_eps\":2}", "rms_norm_eps 2: must be in 1e-30..1", HEDDLE_E_FORMAT},
         {"{" LLAMA ",\"rope_theta\":0}", "rope_theta 0: must be in 1..", HEDDLE_E_FORMAT},
         {"{" LLAMA ",\"hidden_act\":\"gelu\"}", "hidden_act \"gelu\"", HEDDLE_E_UNSUPPORTED},
         {"{" LLAMA ",\"num_local_experts\":8}", "num_local_experts: routed experts", HEDDLE_E_UNSUPPORTED},

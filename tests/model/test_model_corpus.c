@@ -1,0 +1,74 @@
+/* test_model_corpus.c - the fuzz targets of this folder over their committed corpus. */
+#define _GNU_SOURCE /* memfd_create */
+#include <dirent.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "base/buf.h"
+#include "base/mem.h"
+
+#define LLVMFuzzerTestOneInput fuzz_config
+#include "../../fuzz/fuzz_config.c"
+#undef LLVMFuzzerTestOneInput
+#define LLVMFuzzerTestOneInput fuzz_gguf
+#include "../../fuzz/fuzz_gguf.c"
+#undef LLVMFuzzerTestOneInput
+int fuzz_safetensors(const uint8_t *data, size_t size);
+#define LLVMFuzzerTestOneInput fuzz_safetensors
+#include "../../fuzz/fuzz_safetensors.c"
+
+/* Every file of fuzz/corpus/NAME; each must leave no memory behind. */
+static void replay(const char *name, int (*target)(const uint8_t *data, size_t size))
+{
+    char folder[1024], path[2048];
+    int n = 0;
+    snprintf(folder, sizeof folder, HDL_TEST_DATA "/../fuzz/corpus/%s", name);
+    DIR *dir = opendir(folder);
+    assert_non_null(dir);
+    for (struct dirent *entry; (entry = readdir(dir));) {
+        if (entry->d_name[0] == '.') continue;
+        hdl_buf file = {0};
+        snprintf(path, sizeof path, "%s/%s", folder, entry->d_name);
+        assert_int_equal(hdl_buf_read_file(&file, path, 1 << 24), HEDDLE_OK);
+        int64_t live = hdl_mem_live_bytes();
+        target((const uint8_t *)(file.data ? file.data : ""), (size_t)file.n);
+        if (hdl_mem_live_bytes() != live) fail_msg("%s: leaves memory behind", path);
+        hdl_buf_deinit(&file);
+        n++;
+    }
+    closedir(dir);
+    assert_true(n > 0);
+}
+
+static void test_gguf(void **state)
+{
+    (void)state;
+    replay("gguf", fuzz_gguf);
+}
+
+static void test_safetensors(void **state)
+{
+    (void)state;
+    replay("safetensors", fuzz_safetensors);
+}
+
+static void test_config(void **state)
+{
+    (void)state;
+    replay("config", fuzz_config);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_gguf),
+        cmocka_unit_test(test_safetensors),
+        cmocka_unit_test(test_config),
+    };
+    return cmocka_run_group_tests_name("corpus", tests, NULL, NULL);
+}
