@@ -155,10 +155,12 @@ static heddle_status read_gguf_scaling(hdl_stated *stated, gguf_keys *keys)
     if (!text_is(type, "linear"))
         return HDL_FAIL(HEDDLE_E_UNSUPPORTED, "%s \"%.*s\": must be none or linear", keys->key,
                         (int)HDL_MIN(type.n, 64), type.data);
+    int64_t whole;
     double factor = 0;
-    if (!hdl_gguf_num(keys->gguf, full_key(keys, "rope.scaling.factor"), &factor))
-        hdl_gguf_num(keys->gguf, full_key(keys, "rope.scale_linear"), &factor);
-    if (factor == 0 || factor == 1) return HEDDLE_OK;
+    bool is_there;
+    HDL_TRY(look_up(keys, "rope.scaling.factor", true, &whole, &factor, &is_there));
+    if (!is_there) HDL_TRY(look_up(keys, "rope.scale_linear", true, &whole, &factor, &is_there));
+    if (!is_there || factor == 0 || factor == 1) return HEDDLE_OK;
     if (!(factor > 0 && factor < 1e9))
         return HDL_FAIL(HEDDLE_E_FORMAT, "%s %g: must be positive and below 1e9", keys->key, factor);
     stated->rope.scaling = HDL_ROPE_LINEAR;
@@ -172,7 +174,13 @@ static heddle_status read_gguf_pattern(hdl_stated *stated, gguf_keys *keys)
     const char *key = full_key(keys, "attention.sliding_window_pattern");
     int64_t n = hdl_gguf_array_n(keys->gguf, key), value;
     if (n < 0) {
-        if (hdl_gguf_int(keys->gguf, key, &value)) stated->sliding_pattern = value;
+        double num;
+        bool is_there;
+        HDL_TRY(look_up(keys, "attention.sliding_window_pattern", false, &value, &num, &is_there));
+        if (is_there && (value < 1 || value > HDL_MAX_LAYERS))
+            return HDL_FAIL(HEDDLE_E_FORMAT, "%s %lld: must be in 1..%d", key, (long long)value,
+                            HDL_MAX_LAYERS);
+        if (is_there) stated->sliding_pattern = value;
         return HEDDLE_OK;
     }
     if (n < stated->n_layers)

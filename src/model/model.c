@@ -89,6 +89,10 @@ static heddle_status read_stated(hdl_stated *stated, const hdl_arch **arch, cons
     char path[MAX_PATH];
     hdl_buf text = {0};
     HDL_TRY(join(path, dir, "config.json"));
+    if (access(path, F_OK) != 0)
+        return HDL_FAIL(
+            HEDDLE_E_IO,
+            "%s: holds no config.json: a model is a .gguf file, or safetensors with their config.json", dir);
     heddle_status status = hdl_buf_read_file(&text, path, MAX_CONFIG_BYTES);
     if (!status) status = hdl_stated_from_config(stated, arch, text.data ? text.data : "", text.n, path);
     hdl_buf_deinit(&text);

@@ -193,7 +193,13 @@ static void test_shards(void **state)
     unlink(at);
 }
 
-static const tiny_options small = {.dtype = HDL_F16, .n_layers = 1, .n_ff = 32, .has_no_tokenizer = true};
+static const tiny_options small = {.dtype = HDL_F16,
+                                   .n_layers = 1,
+                                   .hidden_size = 16,
+                                   .n_heads = 1,
+                                   .n_kv_heads = 1,
+                                   .n_ff = 32,
+                                   .has_no_tokenizer = true};
 
 static void test_truncation_at_every_byte(void **state)
 {
@@ -204,8 +210,7 @@ static void test_truncation_at_every_byte(void **state)
     assert_int_equal(hdl_safetensors_open(&file, path), HEDDLE_OK);
     hdl_safetensors_close(file);
     assert_int_equal(stat(path, &st), 0);
-    /* within the data every cut is the same check: there a few hundred stand for all */
-    for (int64_t n = st.st_size - 1; n >= 0; n -= n > 8192 && n < st.st_size - 64 ? 101 : 1) {
+    for (int64_t n = st.st_size - 1; n >= 0; n--) {
         assert_int_equal(truncate(path, n), 0);
         check_refused(path, HEDDLE_E_FORMAT, path);
     }
