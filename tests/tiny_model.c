@@ -75,12 +75,17 @@ static uint64_t mix(uint64_t x)
     return x ^ x >> 31;
 }
 
-/* Uniform in (-1, 1). */
-static float noise(uint64_t seed, const char *name, int64_t i)
+static uint64_t hash_name(uint64_t seed, const char *name)
 {
     uint64_t h = mix(seed);
     for (const char *c = name; *c; c++) h = mix(h ^ (uint8_t)*c);
-    return (float)((double)(mix(h ^ (uint64_t)i) >> 11) * 0x1p-52 - 1);
+    return h;
+}
+
+/* Uniform in (-1, 1). */
+static float noise(uint64_t hash, int64_t i)
+{
+    return (float)((double)(mix(hash ^ (uint64_t)i) >> 11) * 0x1p-52 - 1);
 }
 
 /* Canonical values, wide enough that attention is peaked and every norm and bias matters. */
@@ -90,8 +95,8 @@ static float *make_values(const tiny *t, const weight *w)
     float *x = hdl_calloc(n, sizeof *x);
     float width = w->kind == MATRIX || w->kind == Q_ROWS ? 2 / sqrtf((float)w->n_cols) : 0.3f;
     if (strstr(w->name, "embed_tokens") || strstr(w->name, "lm_head")) width = 0.4f;
-    for (int64_t i = 0; x && i < n; i++)
-        x[i] = (w->kind == NORM ? 1 : 0) + width * noise(t->o.seed, w->name, i);
+    uint64_t hash = hash_name(t->o.seed, w->name);
+    for (int64_t i = 0; x && i < n; i++) x[i] = (w->kind == NORM ? 1 : 0) + width * noise(hash, i);
     return x;
 }
 
@@ -177,12 +182,14 @@ enum { NORMAL = 1, UNKNOWN = 2, CONTROL = 3, BYTE = 6 };
 static const char *const merges[] = {"\xc4\xa0 t", "h e", "\xc4\xa0t he", "i n",
                                      "\xc4\xa0 a", "e r", "o n",          "\xc4\xa0 \xc4\xa0"};
 static const char chatml[] =
-    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\n"
-    "You are a tiny model<|im_end|>\n' }}{% endif %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + "
-    "'<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
+    "{{ '<|im_start|>system\nYou are a tiny model<|im_end|>\n' }}{% endif %}"
+    "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
 static const char gemma[] =
-    "{{ bos_token }}{% for message in messages %}{{ '<start_of_turn>' + message['role'] + '\n' + message['content'] | "
-    "trim + '<end_of_turn>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}";
+    "{{ bos_token }}{% for message in messages %}{{ '<start_of_turn>' + message['role'] + '\n' + "
+    "message['content'] | trim + '<end_of_turn>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}";
 
 static void add_token(tiny *t, const char *text, int32_t type, float score)
 {

@@ -397,7 +397,8 @@ static void test_config_defaults(void **state)
     static const char gemma[] =
         "{\"model_type\":\"gemma3\",\"text_config\":{\"model_type\":\"gemma3_text\",\"hidden_size\":2560,"
         "\"intermediate_size\":10240,\"num_hidden_layers\":34,\"sliding_window\":1024,"
-        "\"rope_scaling\":{\"factor\":8.0,\"rope_type\":\"linear\"}},\"vision_config\":{\"hidden_size\":1152}}";
+        "\"rope_scaling\":{\"factor\":8.0,\"rope_type\":\"linear\"}},"
+        "\"vision_config\":{\"hidden_size\":1152}}";
     static const char qwen[] =
         "{\"model_type\":\"qwen2\",\"num_hidden_layers\":4,\"hidden_size\":64,\"intermediate_size\":96,"
         "\"num_attention_heads\":4,\"num_key_value_heads\":2,\"vocab_size\":300,\"use_sliding_window\":true,"
