@@ -3,6 +3,7 @@
  * A turn is: ids of the documents and the prompt -> session holds them -> ids sampled one by one.
  * `history` is the truth of a conversation; the session is made to hold it (heddle_session_sync),
  * so a turn that was stopped while reading is simply taken out of the history again. */
+#include <math.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,9 +16,8 @@ enum { DEFAULT_ANSWER_TOKENS = 512, CHAT_TOKENS = 8192 };
 
 typedef struct run_options {
     cli_common common;
-    cli_texts files, stops, bias;
-    const char *prompt;
-    bool is_chat, is_raw, is_special;
+    cli_texts files, prompts, stops, bias;
+    bool is_chat, is_raw, is_special, shows_lead;
     int64_t n_answer, sample_top_k, repeat_window, seed;
     double temperature, top_p, min_p, repeat_penalty;
 } run_options;
@@ -26,7 +26,8 @@ typedef struct run_options {
 static const cli_option run_rows[] = {
     {"file", 'f', CLI_TEXTS, "FILE", NULL, "a document to read, - = standard input; may be repeated",
      AT(files), 0, 0, 0},
-    {"prompt", 'p', CLI_TEXT, "TEXT", NULL, "the question, after the documents", AT(prompt), 0, 0, 0},
+    {"prompt", 'p', CLI_TEXTS, "TEXT", NULL,
+     "the question, after the documents; several are asked one by one", AT(prompts), 0, 0, 0},
     {"chat", 0, CLI_FLAG, NULL, NULL, "go on with turns read from standard input, one a line", AT(is_chat), 0,
      0, 0},
     {"raw", 0, CLI_FLAG, NULL, NULL, "no chat template: the model continues the text", AT(is_raw), 0, 0, 0},
@@ -47,6 +48,8 @@ static const cli_option run_rows[] = {
      AT(bias), 0, 0, 0},
     {"stop", 0, CLI_TEXTS, "TEXT", NULL, "ends the answer before this text; may be repeated", AT(stops), 0, 0,
      0},
+    {"show-lead", 0, CLI_FLAG, NULL, NULL, "each token's lead over the second likeliest, on standard error",
+     AT(shows_lead), 0, 0, 0},
     {"seed", 0, CLI_INT, "N", "0", "of the random numbers", AT(seed), 0, 9007199254740992.0, 0},
     {0},
 };
@@ -159,7 +162,22 @@ static int read_documents(const run_options *options, cli_text *text)
         cli_text_free(&file);
         if (code) return code;
     }
-    return options->prompt ? add_part(text, options->prompt, (int64_t)strlen(options->prompt)) : 0;
+    return 0;
+}
+
+/* The history becomes the first turn: the documents, then question `i` of -p. */
+static int ask(run_state *state, const cli_text *documents, int i)
+{
+    const cli_texts *prompts = &state->options->prompts;
+    cli_text text = {0};
+    int code = documents->n ? add_part(&text, documents->data, documents->n) : 0;
+    if (!code && i < prompts->n)
+        code = add_part(&text, prompts->items[i], (int64_t)strlen(prompts->items[i]));
+    state->history.n = 0;
+    if (!code) code = add_turn(state, &text);
+    if (!code && !state->history.n) code = cli_refuse("the prompt is empty");
+    cli_text_free(&text);
+    return code;
 }
 
 /* ---- sampler, context ---- */
@@ -196,14 +214,13 @@ static int make_sampler(run_state *state)
 }
 
 /* -c, or what the first turn needs; an open chat gets what the model was trained on. */
-static int choose_context(run_state *state)
+static int choose_context(run_state *state, int64_t n_longest)
 {
     const run_options *options = state->options;
-    int64_t n_answer = options->n_answer ? options->n_answer : DEFAULT_ANSWER_TOKENS;
-    int64_t needed = state->history.n + n_answer;
+    int64_t needed = n_longest + (options->n_answer ? options->n_answer : DEFAULT_ANSWER_TOKENS);
     char have[TERM_COUNT], limit[TERM_COUNT];
     state->context = options->common.context;
-    if (state->context && state->history.n > state->context) {
+    if (state->context && n_longest > state->context) {
         return cli_refuse("the prompt has %s tokens, the context (-c) holds %s",
                           term_count(have, state->history.n), term_count(limit, state->context));
     }
@@ -247,6 +264,29 @@ static void write_text(const char *text, int64_t n, bool *ends_line)
     *ends_line = text[n - 1] == '\n';
 }
 
+/* How far the best logit stands above the second: how sure a greedy token is. */
+static void show_lead(const run_state *state)
+{
+    const float *logits = heddle_session_logits(state->setup.session);
+    int32_t best = 0;
+    float second = -INFINITY;
+    for (int32_t i = 1; i < state->setup.info.n_vocab; i++) {
+        if (logits[i] > logits[best]) {
+            second = logits[best];
+            best = i;
+        } else if (logits[i] > second) {
+            second = logits[i];
+        }
+    }
+    char *text = NULL;
+    if (heddle_detokenize(state->setup.engine, &best, 1, 1, &text, NULL)) return;
+    for (char *c = text; *c; c++) {
+        if (*c == '\n') *c = ' ';
+    }
+    cli_note("lead %.3f of token %d '%s'", logits[best] - second, best, text);
+    heddle_string_free(text);
+}
+
 /* Samples and shows tokens until something ends the answer; *why says what. */
 static heddle_status generate(run_state *state, const char **why, bool *ends_line)
 {
@@ -264,6 +304,7 @@ static heddle_status generate(run_state *state, const char **why, bool *ends_lin
         else if (n == limit)
             *why = "the answer is longer than -n allows";
         if (*why) return HEDDLE_OK;
+        if (state->options->shows_lead) show_lead(state);
         heddle_status status = heddle_sample(state->sampler, session, NULL, &id);
         if (!status) status = heddle_stream_push(state->stream, id, &text, &n_bytes, &is_stopped);
         if (status) return status;
@@ -320,8 +361,12 @@ static int answer(run_state *state)
     is_answering = 1;
     heddle_session_stats_reset(state->setup.session);
     term_progress_start(&state->progress, "reading");
-    heddle_status status = heddle_session_sync(state->setup.session, state->history.data, state->history.n,
-                                               NULL, on_progress, &state->progress);
+    heddle_stream_free(state->stream);
+    heddle_status status = heddle_stream_new(&state->stream, state->setup.engine, state->options->stops.items,
+                                             state->options->stops.n);
+    if (!status)
+        status = heddle_session_sync(state->setup.session, state->history.data, state->history.n, NULL,
+                                     on_progress, &state->progress);
     term_clear_progress();
     if (!status) status = generate(state, &why, &ends_line);
     is_answering = 0;
@@ -339,21 +384,22 @@ static int answer(run_state *state)
 
 /* ---- turns ---- */
 
-static int prepare(run_state *state, const cli_text *first)
+/* Sizes the context by the longest question, then makes session, sampler and stream. */
+static int prepare(run_state *state, const cli_text *documents)
 {
     const run_options *options = state->options;
-    int code = add_turn(state, first);
-    if (!code && !state->history.n) code = cli_refuse("the prompt is empty");
-    if (!code) code = choose_context(state);
+    int64_t n_longest = 0;
+    int code = 0;
+    for (int i = 0; (!i || i < options->prompts.n) && !code; i++) {
+        code = ask(state, documents, i);
+        if (state->history.n > n_longest) n_longest = state->history.n;
+    }
+    if (!code) code = choose_context(state, n_longest);
     if (code) return code;
-    cli_warn_trained(&state->setup, state->history.n);
+    cli_warn_trained(&state->setup, n_longest);
     show_memory(state);
     code = cli_open_session(&state->setup, state->context);
-    if (!code) code = make_sampler(state);
-    if (code) return code;
-    heddle_status status = heddle_stream_new(&state->stream, state->setup.engine, options->stops.items,
-                                             options->stops.n);
-    return status ? cli_fail(status) : 0;
+    return code ? code : make_sampler(state);
 }
 
 /* The next line of standard input without its end; false at the end of input. */
@@ -374,13 +420,14 @@ static bool read_turn(cli_text *text)
     return is_read;
 }
 
-static int chat(run_state *state, cli_text *text)
+static int chat(run_state *state)
 {
     int code = 0;
-    while ((!code || is_interrupted) && read_turn(text)) {
+    cli_text text = {0};
+    while ((!code || is_interrupted) && read_turn(&text)) {
         int64_t n_before = state->history.n;
-        code = add_turn(state, text);
-        if (code) return code;
+        code = add_turn(state, &text);
+        if (code) break;
         if (state->history.n > state->context) {
             char limit[TERM_COUNT];
             state->history.n = n_before;
@@ -393,15 +440,18 @@ static int chat(run_state *state, cli_text *text)
             state->history.n = n_before; /* stopped while reading: the turn did not happen */
         }
     }
+    cli_text_free(&text);
     return is_interrupted ? 0 : code;
 }
 
 static int check_options(const run_options *options)
 {
-    if (!options->files.n && !options->prompt && !options->is_chat) {
+    if (!options->files.n && !options->prompts.n && !options->is_chat) {
         return cli_refuse("run: nothing to answer: -f FILE, -p TEXT or --chat");
     }
     if (options->is_special && !options->is_raw) return cli_refuse("run: --special goes with --raw");
+    if (options->is_chat && options->prompts.n > 1)
+        return cli_refuse("run: --chat begins with one -p at most");
     int n_stdin = 0;
     for (int i = 0; i < options->files.n; i++) n_stdin += !strcmp(options->files.items[i], "-");
     if (n_stdin > 1) return cli_refuse("run: -f - is given twice; standard input can be read once");
@@ -429,12 +479,25 @@ static void catch_interrupts(void)
     sigaction(SIGINT, &action, NULL);
 }
 
+/* The questions of -p one by one, each after the documents alone; then, with --chat, turns. */
+static int converse(run_state *state, const cli_text *documents)
+{
+    const cli_texts *prompts = &state->options->prompts;
+    int code = 0;
+    for (int i = 0; (!i || i < prompts->n) && !code; i++) {
+        if (prompts->n > 1) cli_note("question %d of %d: %s", i + 1, prompts->n, prompts->items[i]);
+        code = ask(state, documents, i);
+        if (!code) code = answer(state);
+    }
+    return state->options->is_chat && (!code || is_interrupted) ? chat(state) : code;
+}
+
 static int run(const void *command_options)
 {
     run_state state = {.options = command_options};
-    cli_text text = {0};
+    cli_text documents = {0};
     int code = check_options(state.options);
-    if (!code) code = read_documents(state.options, &text);
+    if (!code) code = read_documents(state.options, &documents);
     if (!code) code = cli_open(&state.setup, &state.options->common);
     if (!code) code = check_template(&state);
     if (code) goto done;
@@ -442,20 +505,20 @@ static int run(const void *command_options)
     cli_note("%s: %s, %d layers, %s mapped", state.setup.info.name, state.setup.info.arch,
              state.setup.info.n_layers, term_bytes(bytes, (double)state.setup.info.file_bytes));
     catch_interrupts();
-    if (state.options->is_chat && !state.options->prompt) {
+    if (state.options->is_chat && !state.options->prompts.n) { /* the first turn is typed */
         cli_text line = {0};
-        if (!read_turn(&line)) goto done;
-        code = add_part(&text, line.data, line.n);
+        bool is_read = read_turn(&line);
+        if (is_read) code = add_part(&documents, line.data, line.n);
         cli_text_free(&line);
+        if (!is_read) goto done;
     }
-    if (!code) code = prepare(&state, &text);
-    if (!code) code = answer(&state);
-    if (state.options->is_chat && (!code || is_interrupted)) code = chat(&state, &text);
+    if (!code) code = prepare(&state, &documents);
+    if (!code) code = converse(&state, &documents);
 done:
     heddle_stream_free(state.stream);
     heddle_sampler_free(state.sampler);
     cli_close(&state.setup);
-    cli_text_free(&text);
+    cli_text_free(&documents);
     free(state.history.data);
     return code;
 }
