@@ -13,7 +13,7 @@ enum { MAX_ZERO_LOG2 = 7 };
 
 /* The workspace of the rounded rows. */
 typedef struct qspace {
-    int64_t n_in, n_blocks;
+    int64_t n_blocks, group;
     int8_t *q;
     float *d, *ds;
     int32_t *zero[MAX_ZERO_LOG2 + 1]; /* by log2 of the zero point; [5] holds halves */
@@ -30,8 +30,8 @@ static inline uint8_t *carve(uint8_t *base, int64_t *used, int64_t bytes)
 /* Lays the space out at `base`; NULL only counts. */
 static inline qspace qspace_of(const hdl_linear_args *a, uint8_t *base)
 {
-    qspace s = {.n_in = a->n_in, .n_blocks = a->n_in / HDL_QBLOCK};
-    int64_t n = a->n_rows * s.n_blocks;
+    qspace s = {.n_blocks = a->n_in / HDL_QBLOCK, .group = HDL_MIN(a->n_rows, (int64_t)GROUP)};
+    int64_t n = HDL_ALIGN_UP(a->n_rows, s.group) * s.n_blocks;
     bool is_used = false, has_min = false, has_zero[MAX_ZERO_LOG2 + 1] = {false};
     for (int32_t p = 0; p < a->n_parts; p++) {
         if (!hdl_dtype_of(a->part[p].w.dtype)->is_quantised) continue;
@@ -49,11 +49,12 @@ static inline qspace qspace_of(const hdl_linear_args *a, uint8_t *base)
     return s;
 }
 
-/* The rows as the kernels of one weight type see them. */
-static inline qrows qrows_for(const qspace *s, hdl_dtype dtype)
+/* The group that starts at `row`, as the kernels of one weight type see it. */
+static inline qrows qrows_at(const qspace *s, code_kind kind, int64_t row)
 {
-    code_kind kind = kind_of(dtype);
-    return (qrows){s->q, s->d, s->ds, kind.zero_log2 ? s->zero[kind.zero_log2] : NULL, s->n_in, s->n_blocks};
+    qrows x = {s->q, s->d, s->ds, kind.zero_log2 ? s->zero[kind.zero_log2] : NULL, s->n_blocks, s->group};
+    qrows_skip(&x, row / s->group * s->n_blocks, kind);
+    return x;
 }
 
 #if defined(HDL_ISA_avx512)
@@ -99,8 +100,9 @@ ALWAYS_INLINE int32_t round_16(const float *x, float factor, int8_t *q)
 /* Rounds row `row` of the call into the space. */
 static inline void quantise_row(const qspace *s, const float *x, int64_t row)
 {
-    int8_t *q = s->q + row * s->n_in;
-    for (int64_t b = 0, at = row * s->n_blocks; b < s->n_blocks; b++, at++, x += 32, q += 32) {
+    int64_t at = row / s->group * s->n_blocks * s->group + row % s->group;
+    for (int64_t b = 0; b < s->n_blocks; b++, at += s->group, x += 32) {
+        int8_t *q = s->q + at * 32;
         float d, factor = hdl_qscale(largest_bits(x), &d);
         int32_t sum[2] = {0, 0};
         if (factor == 0) {
@@ -114,7 +116,10 @@ static inline void quantise_row(const qspace *s, const float *x, int64_t row)
         if (s->zero[3]) s->zero[3][at] = -8 * (sum[0] + sum[1]);
         if (s->zero[4]) s->zero[4][at] = -16 * (sum[0] + sum[1]);
         if (s->zero[7]) s->zero[7][at] = -128 * (sum[0] + sum[1]);
-        if (s->zero[5]) s->zero[5][2 * at] = -32 * sum[0], s->zero[5][2 * at + 1] = -32 * sum[1];
+        if (!s->zero[5]) continue;
+        int32_t *halves = s->zero[5] + at + (row / s->group * s->n_blocks + b) * s->group;
+        halves[0] = -32 * sum[0];
+        halves[s->group] = -32 * sum[1];
     }
 }
 

@@ -17,7 +17,7 @@ ALWAYS_INLINE void unpack_floats(hdl_dtype dtype, const uint8_t *p, int64_t stri
 {
     vi c[4];
     load_cols(p, stride, c);
-#pragma GCC unroll 4
+    UNROLL
     for (int i = 0; i < 4; i++) {
         if (dtype == HDL_F32) {
             w[i] = (vf)c[i];
@@ -31,75 +31,83 @@ ALWAYS_INLINE void unpack_floats(hdl_dtype dtype, const uint8_t *p, int64_t stri
     }
 }
 
-/* One row of x times n_tiles (constant, 1 or 2) tiles that follow each other. */
-ALWAYS_INLINE void dot_float_as(hdl_dtype dtype, const uint8_t *p, int64_t stride, const float *x, int64_t n_in,
-                                int n_tiles, vf *out)
+/* One row of x times n_tiles (constant, 1 or 2) tiles. */
+ALWAYS_INLINE void dot_float_as(hdl_dtype dtype, const uint8_t *const rows[2], int64_t stride, const float *x,
+                                int64_t n_in, int n_tiles, vf *out)
 {
     const int step = float_step(dtype);
     vf acc[2] = {vf_set1(0), vf_set1(0)};
-    const uint8_t *next = p + n_tiles * LANES * stride;
-    for (int64_t k = 0; k < n_in; k += step, p += 16, next += n_tiles * LANES * 16) {
+    const uint8_t *next = rows[n_tiles - 1] + LANES * stride + PREFETCH_AHEAD_BYTES;
+    for (int64_t k = 0, at = 0; k < n_in; k += step, at += 16, next += n_tiles * LANES * 16) {
         vf w[2][8];
-#pragma GCC unroll 2
-        for (int t = 0; t < n_tiles; t++) unpack_floats(dtype, p + t * LANES * stride, stride, w[t]);
-#pragma GCC unroll 8
-        for (int i = 0; i < n_tiles * LANES * 16; i += 64) __builtin_prefetch(next + i, 0, 3);
-#pragma GCC unroll 8
+        UNROLL
+        for (int t = 0; t < n_tiles; t++) unpack_floats(dtype, rows[t] + at, stride, w[t]);
+        prefetch(next, n_tiles * LANES * 16);
+        UNROLL
         for (int i = 0; i < step; i++) {
             vf xi = vf_set1(x[k + i]);
-#pragma GCC unroll 2
+            UNROLL
             for (int t = 0; t < n_tiles; t++) acc[t] = vf_fma(w[t][i], xi, acc[t]);
         }
     }
-#pragma GCC unroll 2
+    UNROLL
     for (int t = 0; t < n_tiles; t++) out[t] = acc[t];
 }
 
-static __attribute__((noinline)) void dot_float(hdl_dtype dtype, const uint8_t *p, int64_t stride, const float *x,
-                                                int64_t n_in, int n_tiles, vf *out)
+NEVER_INLINE void dot_float(hdl_dtype dtype, const uint8_t *const rows[2], int64_t stride, const float *x, int64_t n_in,
+                            int n_tiles, vf *out)
 {
     switch (dtype) {
     case HDL_F32:
-        if (n_tiles == 2) dot_float_as(HDL_F32, p, stride, x, n_in, 2, out);
-        else dot_float_as(HDL_F32, p, stride, x, n_in, 1, out);
+        if (n_tiles == 2) dot_float_as(HDL_F32, rows, stride, x, n_in, 2, out);
+        else dot_float_as(HDL_F32, rows, stride, x, n_in, 1, out);
         break;
     case HDL_F16:
-        if (n_tiles == 2) dot_float_as(HDL_F16, p, stride, x, n_in, 2, out);
-        else dot_float_as(HDL_F16, p, stride, x, n_in, 1, out);
+        if (n_tiles == 2) dot_float_as(HDL_F16, rows, stride, x, n_in, 2, out);
+        else dot_float_as(HDL_F16, rows, stride, x, n_in, 1, out);
         break;
     default:
-        if (n_tiles == 2) dot_float_as(HDL_BF16, p, stride, x, n_in, 2, out);
-        else dot_float_as(HDL_BF16, p, stride, x, n_in, 1, out);
+        if (n_tiles == 2) dot_float_as(HDL_BF16, rows, stride, x, n_in, 2, out);
+        else dot_float_as(HDL_BF16, rows, stride, x, n_in, 1, out);
         break;
     }
 }
 
-ALWAYS_INLINE void pack_floats_as(hdl_dtype dtype, const uint8_t *p, int64_t stride, int64_t n_in, vf *out)
+ALWAYS_INLINE void pack_floats_as(hdl_dtype dtype, const uint8_t *p, int64_t stride, int64_t n_in, vf *out, int n_tiles)
 {
-    for (int64_t k = 0; k < n_in; k += float_step(dtype), p += 16) unpack_floats(dtype, p, stride, out + k);
-}
-
-static __attribute__((noinline)) void pack_floats(hdl_dtype dtype, const uint8_t *p, int64_t stride, int64_t n_in,
-                                                  vf *out)
-{
-    switch (dtype) {
-    case HDL_F32: pack_floats_as(HDL_F32, p, stride, n_in, out); break;
-    case HDL_F16: pack_floats_as(HDL_F16, p, stride, n_in, out); break;
-    default: pack_floats_as(HDL_BF16, p, stride, n_in, out); break;
+    const int step = float_step(dtype);
+    for (int64_t k = 0; k < n_in; k += step, p += 16) {
+        vf w[8];
+        unpack_floats(dtype, p, stride, w);
+        UNROLL
+        for (int i = 0; i < step; i++) out[(k + i) * n_tiles] = w[i];
     }
 }
 
-/* n_rows (constant) rows of x times the packed tile. */
-ALWAYS_INLINE void dot_float_rows(const vf *w, const float *x, int64_t x_stride, int64_t n_in, int n_rows, vf *out)
+/* A tile as f32 [n_in][n_tiles][LANES]; `out` is where its first vector goes. */
+NEVER_INLINE void pack_floats(hdl_dtype dtype, const uint8_t *p, int64_t stride, int64_t n_in, vf *out, int n_tiles)
+{
+    switch (dtype) {
+    case HDL_F32: pack_floats_as(HDL_F32, p, stride, n_in, out, n_tiles); break;
+    case HDL_F16: pack_floats_as(HDL_F16, p, stride, n_in, out, n_tiles); break;
+    default: pack_floats_as(HDL_BF16, p, stride, n_in, out, n_tiles); break;
+    }
+}
+
+/* n_rows rows of x times n_tiles packed tiles, a constant number of each. */
+ALWAYS_INLINE void dot_float_rows(const vf *w, const float *x, int64_t x_stride, int64_t n_in, int n_rows, int n_tiles,
+                                  vf *out)
 {
     vf acc[12];
-#pragma GCC unroll 12
-    for (int r = 0; r < n_rows; r++) acc[r] = vf_set1(0);
-    for (int64_t k = 0; k < n_in; k++)
-#pragma GCC unroll 12
-        for (int r = 0; r < n_rows; r++) acc[r] = vf_fma(w[k], vf_set1(x[r * x_stride + k]), acc[r]);
-#pragma GCC unroll 12
-    for (int r = 0; r < n_rows; r++) out[r] = acc[r];
+    UNROLL
+    for (int i = 0; i < n_rows * n_tiles; i++) acc[i] = vf_set1(0);
+    for (int64_t k = 0; k < n_in; k++, w += n_tiles) {
+        UNROLL
+        for (int i = 0; i < n_rows * n_tiles; i++)
+            acc[i] = vf_fma(w[i % n_tiles], vf_set1(x[i / n_tiles * x_stride + k]), acc[i]);
+    }
+    UNROLL
+    for (int i = 0; i < n_rows * n_tiles; i++) out[i] = acc[i];
 }
 
 #endif

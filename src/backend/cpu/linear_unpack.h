@@ -83,7 +83,7 @@ ALWAYS_INLINE void unpack_nibbles(hdl_dtype dtype, const uint8_t *p, int64_t str
     for (int g = 0; g < 4; g++) out->w[g] = low_nibbles(c[g]), out->w[4 + g] = high_nibbles(c[g]);
     if (has_high) {
         vi high = load_words(p + at, stride);
-#pragma GCC unroll 8
+        UNROLL
         for (int g = 0; g < 8; g++) out->w[g] |= spread_bits(high, g);
     }
     if (has_min) {
@@ -110,14 +110,14 @@ ALWAYS_INLINE void unpack_k(hdl_dtype dtype, const uint8_t *p, int64_t stride, p
         load_cols(p + 16, stride, high);
         load_cols(p + 32, stride, high + 4);
     }
-#pragma GCC unroll 4
+    UNROLL
     for (int c = 0; c < 4; c++) {
         packed *low = out + 2 * c;
         vi cols[8];
         const uint8_t *codes = p + (has_high ? 48 : 16) + 32 * c;
         load_cols(codes, stride, cols);
         load_cols(codes + 16, stride, cols + 4);
-#pragma GCC unroll 2
+        UNROLL
         for (int h = 0; h < 2; h++) {
             const int j = 2 * c + h;
             for (int g = 0; g < 8; g++) {
@@ -136,9 +136,9 @@ ALWAYS_INLINE void unpack_q6_k(const uint8_t *p, int64_t stride, packed *out)
     vf d = load_halves(p + 208, stride);
     vi scales[4];
     load_cols(p + 192, stride, scales);
-#pragma GCC unroll 2
+    UNROLL
     for (int half = 0; half < 2; half++) {
-#pragma GCC unroll 2
+        UNROLL
         for (int piece = 0; piece < 2; piece++) { /* elements 16 * piece.. of each block */
             vi ql0[4], ql1[4], qh[4];
             load_cols(p + 64 * half + 16 * piece, stride, ql0);

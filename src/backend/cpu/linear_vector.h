@@ -2,8 +2,8 @@
  *
  * A tile is LANES consecutive outputs of one part and all rows of the call. The last tile of a part
  * is moved back so that it is full; the lanes that the tile before has done are not stored. One row:
- * the tile's dot products come straight from the weights. More rows: the tile is unpacked once into
- * the thread's scratch and multiplied with ROWS rows at a time.
+ * the tile's dot products come straight from the weights. More rows: TILES tiles are unpacked once
+ * into the thread's scratch and multiplied with GROUP rows at a time.
  *
  * One parallel region per call (one more where rounding x is worth threads); a task is a run of
  * tiles, so that a decoding thread streams one contiguous piece of the weights. */
@@ -49,7 +49,7 @@ static int64_t scratch_bytes_of(const hdl_linear_args *a)
         int64_t n = is_quantised ? a->n_in / 32 * (int64_t)sizeof(packed) : a->n_in * (int64_t)sizeof(vf);
         bytes = HDL_MAX(bytes, n);
     }
-    return HDL_ALIGN_UP(bytes, 64);
+    return HDL_ALIGN_UP(bytes * TILES, 64);
 }
 
 static int64_t linear_workspace(const void *args, int n_threads)
@@ -70,92 +70,155 @@ ALWAYS_INLINE void store_outputs(const hdl_linear_part *part, int64_t row, int64
     }
 }
 
-/* One piece of a tile: where it goes. */
+/* Up to TILES tiles of a part: where their outputs go. */
 typedef struct tile_out {
     const hdl_linear_part *part;
-    int64_t j;
-    int skip;
+    int n_tiles;
+    int64_t j[2];
+    int skip[2];
 } tile_out;
 
-/* The rows from `row` on, n at a time (constant), while n fit; returns the next row. */
-ALWAYS_INLINE int64_t quant_rows(const packed *p, const qrows *x, int64_t row, int64_t n_rows, int n, code_kind kind,
-                                 tile_out to)
+ALWAYS_INLINE void store_tiles(const tile_out *to, int64_t row, int n_tiles, const vf *acc)
 {
-    for (; row + n <= n_rows; row += n) {
-        vf acc[12];
-        qrows here = qrows_at(x, row, kind.has_halves);
-        dot_rows(p, &here, n, kind, acc);
-        for (int i = 0; i < n; i++) store_outputs(to.part, row + i, to.j, to.skip, acc[i]);
+    UNROLL
+    for (int t = 0; t < n_tiles; t++) store_outputs(to->part, row, to->j[t], to->skip[t], acc[t]);
+}
+
+/* n_rows (constant) rows from `row` on, which is row `first` of its group. */
+ALWAYS_INLINE void quant_rows(const packed *p, const qrows *group, int64_t row, int first, int n_rows, int n_tiles,
+                              code_kind kind, const tile_out *to)
+{
+    vf acc[12];
+    qrows x = *group;
+    qrows_next(&x, first, kind);
+    dot_rows(p, &x, n_rows, n_tiles, kind, acc);
+    UNROLL
+    for (int i = 0; i < n_rows; i++) store_tiles(to, row + i, n_tiles, acc + i * n_tiles);
+}
+
+ALWAYS_INLINE void quant_tiles_as(const packed *p, const qspace *s, int64_t n_rows, code_kind kind, int n_tiles,
+                                  const tile_out *to)
+{
+    for (int64_t row = 0; row < n_rows; row += s->group) {
+        const qrows x = qrows_at(s, kind, row);
+        int first = 0, n = (int)HDL_MIN(s->group, n_rows - row);
+        if (n == GROUP) {
+            quant_rows(p, &x, row, 0, GROUP, n_tiles, kind, to);
+            continue;
+        }
+        if (GROUP > 4 && n >= 4) quant_rows(p, &x, row, 0, HDL_MIN(4, GROUP), n_tiles, kind, to), first = 4;
+        if (n - first >= 2) quant_rows(p, &x, row + first, first, 2, n_tiles, kind, to), first += 2;
+        if (n - first >= 1) quant_rows(p, &x, row + first, first, 1, n_tiles, kind, to);
     }
-    return row;
 }
 
-ALWAYS_INLINE void quant_tile_as(const packed *p, const qrows *x, int64_t n_rows, code_kind kind, tile_out to)
+ALWAYS_INLINE void quant_tiles_of(hdl_dtype dtype, const packed *p, const qspace *s, int64_t n_rows, const tile_out *to)
 {
-    int64_t row = 0;
-    if (LANES == 16) {
-        row = quant_rows(p, x, row, n_rows, 12, kind, to);
-        row = quant_rows(p, x, row, n_rows, 6, kind, to);
-    } else {
-        row = quant_rows(p, x, row, n_rows, 4, kind, to);
+    if (TILES == 2 && to->n_tiles == 2) quant_tiles_as(p, s, n_rows, kind_of(dtype), TILES, to);
+    else quant_tiles_as(p, s, n_rows, kind_of(dtype), 1, to);
+}
+
+NEVER_INLINE void quant_tiles_q4_0(const packed *p, const qspace *s, int64_t n_rows, const tile_out *to)
+{
+    quant_tiles_of(HDL_Q4_0, p, s, n_rows, to);
+}
+NEVER_INLINE void quant_tiles_q4_1(const packed *p, const qspace *s, int64_t n_rows, const tile_out *to)
+{
+    quant_tiles_of(HDL_Q4_1, p, s, n_rows, to);
+}
+NEVER_INLINE void quant_tiles_q5_0(const packed *p, const qspace *s, int64_t n_rows, const tile_out *to)
+{
+    quant_tiles_of(HDL_Q5_0, p, s, n_rows, to);
+}
+NEVER_INLINE void quant_tiles_q5_1(const packed *p, const qspace *s, int64_t n_rows, const tile_out *to)
+{
+    quant_tiles_of(HDL_Q5_1, p, s, n_rows, to);
+}
+NEVER_INLINE void quant_tiles_q6_k(const packed *p, const qspace *s, int64_t n_rows, const tile_out *to)
+{
+    quant_tiles_of(HDL_Q6_K, p, s, n_rows, to);
+}
+NEVER_INLINE void quant_tiles_q8_0(const packed *p, const qspace *s, int64_t n_rows, const tile_out *to)
+{
+    quant_tiles_of(HDL_Q8_0, p, s, n_rows, to);
+}
+
+/* q4_K and q5_K are q4_1 and q5_1 once unpacked; on AVX-512 the products are the same for all widths
+ * and the last two with a minimum are one. */
+static void quant_tiles(hdl_dtype dtype, const packed *p, const qspace *s, int64_t n_rows, const tile_out *to)
+{
+    switch (dtype) {
+    case HDL_Q4_0: quant_tiles_q4_0(p, s, n_rows, to); break;
+    case HDL_Q4_1:
+    case HDL_Q4_K: quant_tiles_q4_1(p, s, n_rows, to); break;
+    case HDL_Q5_0: quant_tiles_q5_0(p, s, n_rows, to); break;
+    case HDL_Q5_1:
+    case HDL_Q5_K:
+        if (LANES == 16) quant_tiles_q4_1(p, s, n_rows, to);
+        else quant_tiles_q5_1(p, s, n_rows, to);
+        break;
+    case HDL_Q6_K: quant_tiles_q6_k(p, s, n_rows, to); break;
+    default: quant_tiles_q8_0(p, s, n_rows, to); break;
     }
-    row = quant_rows(p, x, row, n_rows, 3, kind, to);
-    quant_rows(p, x, row, n_rows, 1, kind, to);
 }
 
-NEVER_INLINE void quant_tile_4(const packed *p, const qrows *x, int64_t n_rows, tile_out to)
-{
-    quant_tile_as(p, x, n_rows, kind_of(HDL_Q4_0), to);
-}
-NEVER_INLINE void quant_tile_4_min(const packed *p, const qrows *x, int64_t n_rows, tile_out to)
-{
-    quant_tile_as(p, x, n_rows, kind_of(HDL_Q4_1), to);
-}
-NEVER_INLINE void quant_tile_5(const packed *p, const qrows *x, int64_t n_rows, tile_out to)
-{
-    quant_tile_as(p, x, n_rows, kind_of(HDL_Q5_0), to);
-}
-NEVER_INLINE void quant_tile_5_min(const packed *p, const qrows *x, int64_t n_rows, tile_out to)
-{
-    quant_tile_as(p, x, n_rows, kind_of(HDL_Q5_1), to);
-}
-NEVER_INLINE void quant_tile_6(const packed *p, const qrows *x, int64_t n_rows, tile_out to)
-{
-    quant_tile_as(p, x, n_rows, kind_of(HDL_Q6_K), to);
-}
-NEVER_INLINE void quant_tile_8(const packed *p, const qrows *x, int64_t n_rows, tile_out to)
-{
-    quant_tile_as(p, x, n_rows, kind_of(HDL_Q8_0), to);
-}
-
-static void quant_tile(hdl_dtype dtype, const packed *p, const qrows *x, int64_t n_rows, tile_out to)
-{
-    /* On AVX-512 the products are the same for all widths: formats share what they can. */
-    const bool is_one_width = LANES == 16;
-    code_kind kind = kind_of(dtype);
-    if (kind.has_halves) quant_tile_6(p, x, n_rows, to);
-    else if (kind.bits == 8) quant_tile_8(p, x, n_rows, to);
-    else if (kind.has_min && (kind.bits == 4 || is_one_width)) quant_tile_4_min(p, x, n_rows, to);
-    else if (kind.has_min) quant_tile_5_min(p, x, n_rows, to);
-    else if (kind.bits == 4 || is_one_width) quant_tile_4(p, x, n_rows, to);
-    else quant_tile_5(p, x, n_rows, to);
-}
-
-ALWAYS_INLINE int64_t float_rows(const vf *w, const hdl_linear_args *a, int64_t row, int n, tile_out to)
+ALWAYS_INLINE int64_t float_rows(const vf *w, const hdl_linear_args *a, int64_t row, int n, int n_tiles,
+                                 const tile_out *to)
 {
     for (; row + n <= a->n_rows; row += n) {
         vf acc[12];
-        dot_float_rows(w, a->x + row * a->x_stride, a->x_stride, a->n_in, n, acc);
-        for (int i = 0; i < n; i++) store_outputs(to.part, row + i, to.j, to.skip, acc[i]);
+        dot_float_rows(w, a->x + row * a->x_stride, a->x_stride, a->n_in, n, n_tiles, acc);
+        UNROLL
+        for (int i = 0; i < n; i++) store_tiles(to, row + i, n_tiles, acc + i * n_tiles);
     }
     return row;
 }
 
-NEVER_INLINE void float_tile(const vf *w, const hdl_linear_args *a, tile_out to)
+NEVER_INLINE void float_tiles(const vf *w, const hdl_linear_args *a, const tile_out *to)
 {
-    int64_t row = float_rows(w, a, 0, 12, to);
-    row = float_rows(w, a, row, 4, to);
-    float_rows(w, a, row, 1, to);
+    int64_t row = 0;
+    if (TILES == 2 && to->n_tiles == 2) {
+        row = float_rows(w, a, row, 6, TILES, to);
+        row = float_rows(w, a, row, 2, TILES, to);
+        float_rows(w, a, row, 1, TILES, to);
+    } else {
+        row = float_rows(w, a, row, 12, 1, to);
+        row = float_rows(w, a, row, 4, 1, to);
+        float_rows(w, a, row, 1, 1, to);
+    }
+}
+
+/* The tiles of `to` for one row, straight from the weights. */
+static void one_row(const linear_call *call, const tile_out *to, int64_t n_tiles)
+{
+    const hdl_linear_args *a = call->args;
+    const hdl_tensor *w = &to->part->w;
+    vf acc[2];
+    if (hdl_dtype_of(w->dtype)->is_quantised) {
+        const qrows x = qrows_at(&call->space, kind_of(w->dtype), 0);
+        for (int t = 0; t < n_tiles; t++)
+            acc[t] = dot_one(w->dtype, (const uint8_t *)w->data + to->j[t] * w->row_bytes, w->row_bytes, &x);
+    } else {
+        const uint8_t *rows[2];
+        for (int t = 0; t < 2; t++) rows[t] = (const uint8_t *)w->data + to->j[HDL_MIN(t, n_tiles - 1)] * w->row_bytes;
+        dot_float(w->dtype, rows, w->row_bytes, a->x, a->n_in, (int)n_tiles, acc);
+    }
+    for (int t = 0; t < n_tiles; t++) store_outputs(to->part, 0, to->j[t], to->skip[t], acc[t]);
+}
+
+static void many_rows(const linear_call *call, const tile_out *to, void *scratch)
+{
+    const hdl_linear_args *a = call->args;
+    const hdl_tensor *w = &to->part->w;
+    const bool is_quantised = hdl_dtype_of(w->dtype)->is_quantised;
+    for (int t = 0; t < to->n_tiles; t++) {
+        const uint8_t *rows = (const uint8_t *)w->data + to->j[t] * w->row_bytes;
+        const int64_t n_blocks = call->space.n_blocks;
+        if (is_quantised) pack_tile(w->dtype, rows, w->row_bytes, n_blocks, (packed *)scratch + t * n_blocks);
+        else pack_floats(w->dtype, rows, w->row_bytes, a->n_in, (vf *)scratch + t, to->n_tiles);
+    }
+    if (is_quantised) quant_tiles(w->dtype, scratch, &call->space, a->n_rows, to);
+    else float_tiles(scratch, a, to);
 }
 
 static void linear_task(void *arg, int64_t task, int thread)
@@ -165,30 +228,28 @@ static void linear_task(void *arg, int64_t task, int thread)
     int p = 0;
     while (task >= call->first_task[p + 1]) p++;
     const hdl_linear_part *part = &a->part[p];
-    const hdl_tensor *w = &part->w;
-    const bool is_quantised = hdl_dtype_of(w->dtype)->is_quantised;
-    const qrows x = is_quantised ? qrows_for(&call->space, w->dtype) : (qrows){0};
-    void *scratch = call->scratch + thread * call->scratch_bytes;
-    int64_t tile = (task - call->first_task[p]) * call->tiles_per_task;
-    const int64_t n_tiles = (w->n_rows + LANES - 1) / LANES, end = HDL_MIN(tile + call->tiles_per_task, n_tiles);
-    for (; tile < end; tile++) {
-        const int64_t j = HDL_MIN(tile * LANES, w->n_rows - LANES);
-        const uint8_t *rows = (const uint8_t *)w->data + j * w->row_bytes;
-        tile_out to = {part, j, (int)(tile * LANES - j)};
-        if (a->n_rows == 1 && is_quantised) {
-            store_outputs(part, 0, j, to.skip, dot_one(w->dtype, rows, w->row_bytes, &x));
-        } else if (a->n_rows == 1) {
-            const int n = tile + 1 < end && j + 2 * LANES <= w->n_rows ? 2 : 1;
-            vf acc[2];
-            dot_float(w->dtype, rows, w->row_bytes, a->x, a->n_in, n, acc);
-            store_outputs(part, 0, j, to.skip, acc[0]);
-            if (n == 2) store_outputs(part, 0, j + LANES, 0, acc[1]), tile++;
-        } else if (is_quantised) {
-            pack_tile(w->dtype, rows, w->row_bytes, x.n_blocks, scratch);
-            quant_tile(w->dtype, scratch, &x, a->n_rows, to);
+    const int64_t n_out = part->w.n_rows, n_tiles = (n_out + LANES - 1) / LANES;
+    const int64_t begin = (task - call->first_task[p]) * call->tiles_per_task;
+    const int64_t end = HDL_MIN(begin + call->tiles_per_task, n_tiles);
+    if (a->n_rows == 1) {
+        const int64_t at = HDL_MIN(begin * LANES, n_out - LANES) * part->w.row_bytes, tile_bytes = LANES * part->w.row_bytes;
+        prefetch((const uint8_t *)part->w.data + at, HDL_MIN(tile_bytes + PREFETCH_AHEAD_BYTES, n_out * part->w.row_bytes - at));
+    }
+    for (int64_t tile = begin; tile < end; tile += 2) {
+        tile_out to = {.part = part, .n_tiles = (int)HDL_MIN(end - tile, 2)};
+        for (int t = 0; t < to.n_tiles; t++) {
+            to.j[t] = HDL_MIN((tile + t) * LANES, n_out - LANES);
+            to.skip[t] = (int)((tile + t) * LANES - to.j[t]);
+        }
+        if (a->n_rows == 1) {
+            one_row(call, &to, to.n_tiles);
+        } else if (TILES == 2 || to.n_tiles == 1) {
+            many_rows(call, &to, call->scratch + thread * call->scratch_bytes);
         } else {
-            pack_floats(w->dtype, rows, w->row_bytes, a->n_in, scratch);
-            float_tile(scratch, a, to);
+            for (int t = 0; t < 2; t++) {
+                tile_out one = {part, 1, {to.j[t]}, {to.skip[t]}};
+                many_rows(call, &one, call->scratch + thread * call->scratch_bytes);
+            }
         }
     }
 }
@@ -205,7 +266,7 @@ static void rounding_task(void *arg, int64_t task, int thread)
 /* Four tasks per thread balance two threads within 1/8 and keep pieces contiguous. */
 static int64_t tiles_per_task(int64_t n_tiles, int n_threads)
 {
-    return n_threads == 1 ? n_tiles : HDL_MAX(n_tiles / (4 * (int64_t)n_threads), 1);
+    return n_threads == 1 ? n_tiles : HDL_ALIGN_UP(HDL_MAX(n_tiles / (4 * (int64_t)n_threads), 1), 2);
 }
 
 static void linear_launch(const hdl_launch *launch, const void *args)
