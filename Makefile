@@ -8,10 +8,10 @@ include tools/isa_flags.mk
 
 WARN := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla
 OPT ?= -O2 -g
-CFLAGS_ALL := -std=gnu17 $(WARN) $(OPT) -ffp-contract=off -fno-math-errno -fopenmp -fPIC -Iinclude -Isrc \
+CFLAGS_ALL := -std=gnu17 -D_GNU_SOURCE $(WARN) $(OPT) -ffp-contract=off -fno-math-errno -fPIC -Iinclude -Isrc \
               -I$(BUILD) $(SAN) $(CFLAGS)
 DEPS_STATIC := $(if $(STATIC_DEPS),-static)
-LDLIBS := $(SAN) -fopenmp $(DEPS_STATIC) -ljansson -lpcre2-8 -lutf8proc -lpthread -lm
+LDLIBS := $(SAN) $(DEPS_STATIC) -ljansson -lpcre2-8 -lutf8proc -lpthread -lm
 
 ISAS := generic avx2 avx512
 SIMD_SRC := $(wildcard src/backend/cpu/simd_*.c)
@@ -52,7 +52,7 @@ $(BUILD)/plans_embedded.o: $(BUILD)/plans_embedded.c
 $(BUILD)/libheddle.a: $(LIB_OBJ)
 	rm -f $@ && ar rcs $@ $^
 $(BUILD)/libheddle.so: $(LIB_OBJ) tools/exports.map
-	$(CC) -shared -Wl,--version-script=tools/exports.map -o $@ $(LIB_OBJ) $(SAN) -fopenmp -ljansson -lpcre2-8 \
+	$(CC) -shared -Wl,--version-script=tools/exports.map -o $@ $(LIB_OBJ) $(SAN) -ljansson -lpcre2-8 \
 	      -lutf8proc -lpthread -lm
 $(BUILD)/heddle: $(CLI_OBJ) $(BUILD)/libheddle.a
 	$(CC) -o $@ $^ $(LDLIBS)

@@ -1,5 +1,4 @@
 /* fuzz_gguf.c - a GGUF file of any bytes: the reader and all its getters, then the whole model. */
-#define _GNU_SOURCE /* memfd_create */
 #include "fuzz_file.h"
 
 #include "model/model.h"

@@ -1,5 +1,4 @@
 /* fuzz_safetensors.c - a safetensors file of any bytes. */
-#define _GNU_SOURCE /* memfd_create */
 #include "fuzz_file.h"
 
 #include <stdlib.h>

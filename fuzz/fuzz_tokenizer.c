@@ -13,8 +13,18 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 enum { N_EXTRA = 12 };
 
-static const char *const extra[N_EXTRA] = {"th", "the", "\xe2\x96\x81t", "\xe2\x96\x81th", "\xe2\x96\x81the", "in",
-                                           "ing", "\xe2\x96\x81\xe2\x96\x81", "\xc3\xa9", ">\xe2\x96\x81<", "aa", "aaaa"};
+static const char *const extra[N_EXTRA] = {"th",
+                                           "the",
+                                           "\xe2\x96\x81t",
+                                           "\xe2\x96\x81th",
+                                           "\xe2\x96\x81the",
+                                           "in",
+                                           "ing",
+                                           "\xe2\x96\x81\xe2\x96\x81",
+                                           "\xc3\xa9",
+                                           ">\xe2\x96\x81<",
+                                           "aa",
+                                           "aaaa"};
 static char names[256][8];
 static hdl_token_in rows[256 + 128 + N_EXTRA + 3];
 
@@ -61,9 +71,13 @@ static hdl_tokenizer *make_byte_level(const char *pre)
         texts[i][k++] = (char)(cp >= 0x80 ? 0x80 | (cp & 0x3f) : cp);
         rows[n++] = row(texts[i], k, HDL_TOKEN_NORMAL, 0);
     }
-    static const char *const more[] = {"th", "the", "\xc4\xa0t", "\xc4\xa0the", "in", "\xc4\xa0\xc4\xa0", "aa", "aaaa"};
-    static const char *const merges[] = {"t h", "th e", "\xc4\xa0 t", "\xc4\xa0t he", "\xc4\xa0 the", "i n", "\xc4\xa0 \xc4\xa0", "a a", "aa aa"};
-    for (int64_t i = 0; i < HDL_COUNT(more); i++) rows[n++] = row(more[i], (int64_t)strlen(more[i]), HDL_TOKEN_NORMAL, 0);
+    static const char *const more[] = {"th", "the", "\xc4\xa0t", "\xc4\xa0the", "in", "\xc4\xa0\xc4\xa0",
+                                       "aa", "aaaa"};
+    static const char *const merges[] = {"t h",          "th e", "\xc4\xa0 t",        "\xc4\xa0t he",
+                                         "\xc4\xa0 the", "i n",  "\xc4\xa0 \xc4\xa0", "a a",
+                                         "aa aa"};
+    for (int64_t i = 0; i < HDL_COUNT(more); i++)
+        rows[n++] = row(more[i], (int64_t)strlen(more[i]), HDL_TOKEN_NORMAL, 0);
     rows[n++] = row("he", 2, HDL_TOKEN_NORMAL, 0);
     rows[n++] = row("<s>", 3, HDL_TOKEN_CONTROL, 0);
     if (hdl_tok_new(&tok, true, false, rows, n) || hdl_tok_reserve_merges(tok, HDL_COUNT(merges))) abort();
@@ -105,7 +119,9 @@ static void check(const hdl_tokenizer *tok, const char *text, int64_t n, bool pa
     for (int64_t i = 0; i < ids.n && !parse_special; i++)
         if (hdl_tokenizer_is_special(tok, ids.data[i])) abort();
     if (hdl_tokenizer_encode_parts(tok, parts, 2, false, &joined)) abort();
-    if (!parse_special && ids.n && (joined.n != ids.n || memcmp(joined.data, ids.data, (size_t)ids.n * sizeof *ids.data) != 0)) abort();
+    if (!parse_special && ids.n &&
+        (joined.n != ids.n || memcmp(joined.data, ids.data, (size_t)ids.n * sizeof *ids.data) != 0))
+        abort();
     hdl_ids_deinit(&ids);
     hdl_ids_deinit(&joined);
     hdl_buf_deinit(&out);

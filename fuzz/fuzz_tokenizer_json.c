@@ -9,7 +9,8 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static const char text[] = "<s>The weaver's 12 looms, caf\xc3\xa9 e\xcc\x81 \xe4\xb8\xad\xe6\x96\x87\n\n  \xff\xc3 <|im_end|>";
+static const char text[] =
+    "<s>The weaver's 12 looms, caf\xc3\xa9 e\xcc\x81 \xe4\xb8\xad\xe6\x96\x87\n\n  \xff\xc3 <|im_end|>";
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {

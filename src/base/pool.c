@@ -1,27 +1,152 @@
+/* pool.c - worker threads that are never waited for unless they hold a task.
+ *
+ * A call publishes (generation, tasks left) in one 64-bit word. Whoever wants a task takes it by
+ * lowering that word with compare-and-swap; the caller does the same and returns when every task is
+ * done. A worker that the system does not run therefore delays nobody: a barrier, as OpenMP's, makes
+ * each of the ~150 short regions of a decode step wait for the slowest thread to be scheduled
+ * (docs/decisions/0001-thread-pool.md has the measurement).
+ *
+ * Why one word: a late worker may still look at the call before. With the generation and the count in
+ * one word it either sees that nothing is left or loses its compare-and-swap; fn and arg are read
+ * only after a task is held, and cannot change until that task is done.
+ *
+ * Workers spin briefly (decode regions follow each other within microseconds) and then sleep on a
+ * futex. One caller at a time uses the workers; a second caller, or a nested call, runs its tasks
+ * itself. After fork() the child starts its own workers. */
 #include "base/pool.h"
 
-#include <omp.h>
+#include <errno.h>
+#include <linux/futex.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
 
 #include "base/env.h"
 
+enum { SPINS_BEFORE_SLEEP = 4000, SPINS_BEFORE_YIELD = 2000 };
+
+static struct pool {
+    _Atomic uint64_t word;        /* generation << 32 | tasks left */
+    _Atomic uint32_t generation;  /* what sleepers sleep on */
+    _Atomic uint32_t n_sleeping;
+    _Atomic int64_t n_done;
+    int64_t n_tasks;
+    _Atomic int n_wanted;         /* threads of this call; workers from n_wanted on stay out */
+    void (*fn)(void *arg, int64_t task, int thread);
+    void *arg;
+    atomic_flag is_busy;
+    int n_workers;                /* started; worker i has thread number i + 1 */
+    pid_t owner;
+} pool = {.is_busy = ATOMIC_FLAG_INIT};
+
+static void cpu_pause(void)
+{
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#endif
+}
+
+static void run_tasks(int thread, uint32_t generation)
+{
+    uint64_t word = atomic_load_explicit(&pool.word, memory_order_acquire);
+    while ((uint32_t)(word >> 32) == generation && (uint32_t)word) {
+        if (!atomic_compare_exchange_weak_explicit(&pool.word, &word, word - 1, memory_order_acq_rel,
+                                                   memory_order_acquire))
+            continue;
+        pool.fn(pool.arg, pool.n_tasks - (int64_t)(uint32_t)word, thread);
+        atomic_fetch_add_explicit(&pool.n_done, 1, memory_order_release);
+        word = atomic_load_explicit(&pool.word, memory_order_acquire);
+    }
+}
+
+static void sleep_until_not(uint32_t seen)
+{
+    atomic_fetch_add(&pool.n_sleeping, 1);
+    syscall(SYS_futex, &pool.generation, FUTEX_WAIT_PRIVATE, seen, NULL, NULL, 0);
+    atomic_fetch_sub(&pool.n_sleeping, 1);
+}
+
+static void *worker_main(void *arg)
+{
+    int thread = (int)(intptr_t)arg;
+    uint32_t seen = 0;
+    for (;;) {
+        uint32_t now = atomic_load_explicit(&pool.generation, memory_order_acquire);
+        for (int spin = 0; now == seen && spin < SPINS_BEFORE_SLEEP; spin++) {
+            cpu_pause();
+            now = atomic_load_explicit(&pool.generation, memory_order_acquire);
+        }
+        if (now == seen) {
+            sleep_until_not(seen);
+            continue;
+        }
+        seen = now;
+        if (thread < atomic_load(&pool.n_wanted)) run_tasks(thread, seen);
+    }
+    return NULL;
+}
+
+/* Called with is_busy held. Fewer workers than wanted is not an error: the caller does their share. */
+static void start_workers(int n_wanted)
+{
+    if (pool.owner != getpid()) { /* the first call, or the first after fork() */
+        pool.owner = getpid();
+        pool.n_workers = 0;
+        atomic_store(&pool.n_sleeping, 0);
+    }
+    while (pool.n_workers < n_wanted - 1) {
+        pthread_t thread;
+        pthread_attr_t attr;
+        pthread_attr_init(&attr);
+        pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+        int failed = pthread_create(&thread, &attr, worker_main, (void *)(intptr_t)(pool.n_workers + 1));
+        pthread_attr_destroy(&attr);
+        if (failed) break;
+        pool.n_workers++;
+    }
+}
+
+static void run_shared(int n_threads, int64_t n_tasks, void (*fn)(void *, int64_t, int), void *arg)
+{
+    start_workers(n_threads);
+    uint32_t generation = atomic_load(&pool.generation) + 1;
+    pool.fn = fn;
+    pool.arg = arg;
+    pool.n_tasks = n_tasks;
+    atomic_store(&pool.n_done, 0);
+    atomic_store(&pool.n_wanted, n_threads);
+    atomic_store_explicit(&pool.word, (uint64_t)generation << 32 | (uint32_t)n_tasks, memory_order_release);
+    atomic_store(&pool.generation, generation);
+    if (atomic_load(&pool.n_sleeping))
+        syscall(SYS_futex, &pool.generation, FUTEX_WAKE_PRIVATE, n_threads - 1, NULL, NULL, 0);
+    run_tasks(0, generation);
+    for (int spin = 0; atomic_load_explicit(&pool.n_done, memory_order_acquire) < n_tasks; spin++) {
+        if (spin < SPINS_BEFORE_YIELD)
+            cpu_pause();
+        else
+            sched_yield();
+    }
+}
+
 void hdl_parallel_for(int n_threads, int64_t n_tasks, void (*fn)(void *arg, int64_t task, int thread), void *arg)
 {
-    if (n_threads <= 1 || n_tasks <= 1) {
+    n_threads = (int)HDL_MIN((int64_t)n_threads, n_tasks);
+    bool is_shared = n_threads > 1 && n_tasks <= UINT32_MAX && !atomic_flag_test_and_set(&pool.is_busy);
+    if (!is_shared) {
         for (int64_t task = 0; task < n_tasks; task++) fn(arg, task, 0);
         return;
     }
-    int team = (int)HDL_MIN((int64_t)n_threads, n_tasks);
-#pragma omp parallel num_threads(team)
-    {
-        int thread = omp_get_thread_num();
-#pragma omp for schedule(dynamic, 1) nowait
-        for (int64_t task = 0; task < n_tasks; task++) fn(arg, task, thread);
-    }
+    run_shared(n_threads, n_tasks, fn, arg);
+    atomic_flag_clear(&pool.is_busy);
 }
 
 int hdl_default_threads(void)
 {
     int64_t n = hdl_env()->n_threads;
-    if (n <= 0) n = omp_get_num_procs();
+    cpu_set_t set;
+    if (n <= 0) n = sched_getaffinity(0, sizeof set, &set) ? 1 : CPU_COUNT(&set);
     return (int)HDL_MIN(HDL_MAX(n, 1), (int64_t)HDL_MAX_THREADS);
 }

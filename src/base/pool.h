@@ -1,4 +1,4 @@
-/* pool.h - threads: one parallel_for over OpenMP.
+/* pool.h - threads: one parallel_for over a pool of workers.
  *
  * Tasks are handed out in order, one at a time, to whichever thread is free; a task must write
  * only what is its own, so results do not depend on the number of threads. */

@@ -1,5 +1,4 @@
 /* test_model_corpus.c - the fuzz targets of this folder over their committed corpus. */
-#define _GNU_SOURCE /* memfd_create */
 #include <dirent.h>
 #include <setjmp.h>
 #include <stdarg.h>
