@@ -10,7 +10,6 @@
 #include "base/mem.h"
 #include "model/model_int.h"
 
-enum { MAX_PATH = 4096 };
 enum { MAX_CONFIG_BYTES = 1 << 24 };
 
 static bool ends_with(const char *text, const char *end)
@@ -25,12 +24,12 @@ static bool is_folder(const char *path)
     return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
 }
 
-/* dir + "/" + name; a longer path than the system allows is refused. */
-static heddle_status join(char out[MAX_PATH], const char *dir, const char *name)
+heddle_status hdl_join_path(char out[HDL_MAX_PATH], const char *dir, const char *name)
 {
-    int n = snprintf(out, MAX_PATH, "%s/%s", dir, name);
-    if (n < 0 || n >= MAX_PATH)
-        return HDL_FAIL(HEDDLE_E_INVALID, "%.64s...: path of %d bytes: must be below %d", dir, n, MAX_PATH);
+    int n = snprintf(out, HDL_MAX_PATH, "%s/%s", dir, name);
+    if (n < 0 || n >= HDL_MAX_PATH)
+        return HDL_FAIL(HEDDLE_E_INVALID, "%.64s...: path of %d bytes: must be below %d", dir, n,
+                        HDL_MAX_PATH);
     return HEDDLE_OK;
 }
 
@@ -61,17 +60,17 @@ static heddle_status open_gguf(hdl_model *model, const char *path)
 /* The template is a file of its own, or a member of tokenizer_config.json; there may be none. */
 static heddle_status read_chat(hdl_model *model, const char *dir)
 {
-    char path[MAX_PATH];
+    char path[HDL_MAX_PATH];
     hdl_buf text = {0};
     json_t *root = NULL;
-    heddle_status status = join(path, dir, "chat_template.jinja");
+    heddle_status status = hdl_join_path(path, dir, "chat_template.jinja");
     if (status) return status;
     if (access(path, R_OK) == 0) {
         status = hdl_buf_read_file(&text, path, MAX_CONFIG_BYTES);
         if (!status) model->chat = hdl_chat_recognise((hdl_text){text.data, text.n});
         goto done;
     }
-    if ((status = join(path, dir, "tokenizer_config.json")) || access(path, R_OK) != 0) goto done;
+    if ((status = hdl_join_path(path, dir, "tokenizer_config.json")) || access(path, R_OK) != 0) goto done;
     if ((status = hdl_buf_read_file(&text, path, MAX_CONFIG_BYTES))) goto done;
     if ((status = hdl_json_parse(&root, text.data ? text.data : "", text.n, path))) goto done;
     const json_t *member = json_object_get(root, "chat_template");
@@ -86,9 +85,9 @@ done:
 
 static heddle_status read_stated(hdl_stated *stated, const hdl_arch **arch, const char *dir)
 {
-    char path[MAX_PATH];
+    char path[HDL_MAX_PATH];
     hdl_buf text = {0};
-    HDL_TRY(join(path, dir, "config.json"));
+    HDL_TRY(hdl_join_path(path, dir, "config.json"));
     if (access(path, F_OK) != 0)
         return HDL_FAIL(
             HEDDLE_E_IO,
@@ -105,14 +104,14 @@ static heddle_status open_safetensors(hdl_model *model, const char *files, const
     hdl_model_owner *owner = model->owner;
     const hdl_arch *arch;
     hdl_stated stated;
-    char path[MAX_PATH];
+    char path[HDL_MAX_PATH];
     HDL_TRY(read_stated(&stated, &arch, dir));
     HDL_TRY(hdl_safetensors_open(&owner->safetensors, files));
     model->file_bytes = hdl_safetensors_file_bytes(owner->safetensors);
     HDL_TRY(hdl_facts_build(&model->facts, arch, &stated, false, dir));
     HDL_TRY(hdl_weights_load(model, arch, &stated, files));
     HDL_TRY(read_chat(model, dir));
-    HDL_TRY(join(path, dir, "tokenizer.json"));
+    HDL_TRY(hdl_join_path(path, dir, "tokenizer.json"));
     return access(path, R_OK) == 0 ? hdl_tokenizer_from_json(&model->tokenizer, dir) : HEDDLE_OK;
 }
 

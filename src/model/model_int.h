@@ -93,4 +93,8 @@ typedef struct hdl_model_owner { /* hdl_model.owner */
 heddle_status hdl_weights_load(hdl_model *model, const hdl_arch *arch, const hdl_stated *stated,
                                const char *path);
 
+/* model.c: out = dir + "/" + name; a longer path than the system allows is refused. */
+enum { HDL_MAX_PATH = 4096 };
+heddle_status hdl_join_path(char out[HDL_MAX_PATH], const char *dir, const char *name);
+
 #endif

@@ -14,10 +14,11 @@
 #include "base/json.h"
 #include "base/mapfile.h"
 #include "base/mem.h"
+#include "model/model_int.h"
 
 /* The format's own bound on a header, and ours on an index, which holds the same names. */
 enum { MAX_HEADER_BYTES = 100000000, MAX_INDEX_BYTES = 100000000, MAX_SHARDS = 1024 };
-enum { MAX_DIMS = 8, MAX_PATH = 4096 };
+enum { MAX_DIMS = 8 };
 
 typedef struct entry {
     char *name; /* owned */
@@ -187,14 +188,6 @@ static heddle_status read_shard(hdl_safetensors *file, const char *path)
 
 /* --- folders ----------------------------------------------------------------------------- */
 
-static heddle_status join(char out[MAX_PATH], const char *dir, const char *name)
-{
-    int n = snprintf(out, MAX_PATH, "%s/%s", dir, name);
-    if (n < 0 || n >= MAX_PATH)
-        return HDL_FAIL(HEDDLE_E_INVALID, "%.64s...: path of %d bytes: must be below %d", dir, n, MAX_PATH);
-    return HEDDLE_OK;
-}
-
 static int text_compare(const void *a, const void *b)
 {
     return strcmp(*(const char *const *)a, *(const char *const *)b);
@@ -240,8 +233,8 @@ static heddle_status read_index(hdl_safetensors *file, const json_t *root, const
         goto done;
     }
     for (int64_t i = 0; i < n && !status; i++) {
-        char shard[MAX_PATH];
-        status = join(shard, dir, names[i]);
+        char shard[HDL_MAX_PATH];
+        status = hdl_join_path(shard, dir, names[i]);
         if (!status) status = read_shard(file, shard);
     }
 done:
@@ -257,11 +250,11 @@ static heddle_status read_single(hdl_safetensors *file, const char *path)
 
 static heddle_status read_folder(hdl_safetensors *file, const char *dir)
 {
-    char path[MAX_PATH];
+    char path[HDL_MAX_PATH];
     struct stat st;
-    HDL_TRY(join(path, dir, "model.safetensors"));
+    HDL_TRY(hdl_join_path(path, dir, "model.safetensors"));
     if (stat(path, &st) == 0) return read_single(file, path);
-    HDL_TRY(join(path, dir, "model.safetensors.index.json"));
+    HDL_TRY(hdl_join_path(path, dir, "model.safetensors.index.json"));
     if (stat(path, &st) != 0)
         return HDL_FAIL(HEDDLE_E_IO, "%s: holds neither model.safetensors nor model.safetensors.index.json",
                         dir);
