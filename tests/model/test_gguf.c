@@ -423,7 +423,8 @@ static void test_bad_tensors(void **state)
 
 /* --- faults -------------------------------------------------------------------------------- */
 
-static const tiny_options small = {.dtype = HDL_Q4_0, .n_layers = 1, .n_ff = 32};
+static const tiny_options small = {
+    .dtype = HDL_Q4_0, .n_layers = 1, .hidden_size = 32, .n_heads = 2, .n_kv_heads = 1, .n_ff = 32};
 
 /* A file cut at any byte is refused with a sentence, never read past its end. */
 static void test_truncation_at_every_byte(void **state)
