@@ -62,7 +62,8 @@ static heddle_status check(const hdl_sampler_options *o, int32_t n_vocab)
 {
     if (!(o->temperature >= 0 && o->temperature <= FLT_MAX))
         return HDL_FAIL(HEDDLE_E_INVALID, "temperature %g: must be 0 or more", (double)o->temperature);
-    if (o->sample_top_k < 0) return HDL_FAIL(HEDDLE_E_INVALID, "sample_top_k %d: must be 0 or more", o->sample_top_k);
+    if (o->sample_top_k < 0)
+        return HDL_FAIL(HEDDLE_E_INVALID, "sample_top_k %d: must be 0 or more", o->sample_top_k);
     if (!(o->top_p > 0 && o->top_p <= 1))
         return HDL_FAIL(HEDDLE_E_INVALID, "top_p %g: must be above 0 and at most 1", (double)o->top_p);
     if (!(o->min_p >= 0 && o->min_p <= 1))
@@ -70,13 +71,16 @@ static heddle_status check(const hdl_sampler_options *o, int32_t n_vocab)
     if (!(o->repeat_penalty > 0 && o->repeat_penalty <= FLT_MAX))
         return HDL_FAIL(HEDDLE_E_INVALID, "repeat_penalty %g: must be above 0", (double)o->repeat_penalty);
     if (o->repeat_window < 0 || o->repeat_window > HDL_MAX_REPEAT_WINDOW)
-        return HDL_FAIL(HEDDLE_E_INVALID, "repeat_window %d: must be in 0..%d", o->repeat_window, HDL_MAX_REPEAT_WINDOW);
+        return HDL_FAIL(HEDDLE_E_INVALID, "repeat_window %d: must be in 0..%d", o->repeat_window,
+                        HDL_MAX_REPEAT_WINDOW);
     if (o->n_bias < 0 || o->n_bias > HDL_MAX_LOGIT_BIAS)
-        return HDL_FAIL(HEDDLE_E_INVALID, "logit bias: %d entries: must be in 0..%d", o->n_bias, HDL_MAX_LOGIT_BIAS);
+        return HDL_FAIL(HEDDLE_E_INVALID, "logit bias: %d entries: must be in 0..%d", o->n_bias,
+                        HDL_MAX_LOGIT_BIAS);
     if (n_vocab < 1) return HDL_FAIL(HEDDLE_E_INVALID, "n_vocab %d: must be 1 or more", n_vocab);
     for (int32_t i = 0; i < o->n_bias; i++) {
         if (o->bias[i].id < 0 || o->bias[i].id >= n_vocab)
-            return HDL_FAIL(HEDDLE_E_INVALID, "logit bias: id %d: must be in 0..%d", o->bias[i].id, n_vocab - 1);
+            return HDL_FAIL(HEDDLE_E_INVALID, "logit bias: id %d: must be in 0..%d", o->bias[i].id,
+                            n_vocab - 1);
         if (isnan(o->bias[i].bias))
             return HDL_FAIL(HEDDLE_E_INVALID, "logit bias of id %d: is not a number", o->bias[i].id);
     }
@@ -223,7 +227,8 @@ heddle_status hdl_sampler_pick(hdl_sampler *s, const float *logits, const uint64
         if (o->temperature > 0) s->heap[n++] = (candidate){s->scores[i], i};
     }
     if (best < 0)
-        return HDL_FAIL(HEDDLE_E_INVALID, "sampler: none of the %d tokens is allowed and has a finite logit", s->n_vocab);
+        return HDL_FAIL(HEDDLE_E_INVALID, "sampler: none of the %d tokens is allowed and has a finite logit",
+                        s->n_vocab);
     if (o->temperature == 0) {
         *id = best;
         return HEDDLE_OK;

@@ -20,12 +20,12 @@ typedef struct hdl_logit_bias {
 } hdl_logit_bias;
 
 typedef struct hdl_sampler_options {
-    float temperature;          /* >= 0; 0 = greedy */
-    int32_t sample_top_k;       /* >= 0; 0 = off */
-    float top_p;                /* (0, 1]; 1 = off: fewest best ids whose probabilities reach it */
-    float min_p;                /* [0, 1]; 0 = off: at least this share of the best probability */
-    float repeat_penalty;       /* > 0; 1 = off: logit / penalty if > 0, else logit * penalty */
-    int32_t repeat_window;      /* tokens back that it looks at, each id once; 0 = off */
+    float temperature;     /* >= 0; 0 = greedy */
+    int32_t sample_top_k;  /* >= 0; 0 = off */
+    float top_p;           /* (0, 1]; 1 = off: fewest best ids whose probabilities reach it */
+    float min_p;           /* [0, 1]; 0 = off: at least this share of the best probability */
+    float repeat_penalty;  /* > 0; 1 = off: logit / penalty if > 0, else logit * penalty */
+    int32_t repeat_window; /* tokens back that it looks at, each id once; 0 = off */
     uint64_t seed;
     const hdl_logit_bias *bias; /* [n_bias]; copied */
     int32_t n_bias;
@@ -44,6 +44,7 @@ void hdl_sampler_accept(hdl_sampler *sampler, int32_t id);
 void hdl_sampler_reset(hdl_sampler *sampler, uint64_t seed);
 /* logits [n_vocab], not changed. allowed: bit id of word id / 64, [(n_vocab + 63) / 64]; NULL =
  * all. Does not accept the id. INVALID (and *id = -1) where no id is left to choose. */
-heddle_status hdl_sampler_pick(hdl_sampler *sampler, const float *logits, const uint64_t *allowed, int32_t *id);
+heddle_status hdl_sampler_pick(hdl_sampler *sampler, const float *logits, const uint64_t *allowed,
+                               int32_t *id);
 
 #endif

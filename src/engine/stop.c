@@ -77,12 +77,13 @@ heddle_status hdl_stop_new(hdl_stop **out, const char *const *strings, int64_t n
     *out = NULL;
     int64_t n_nodes = 1;
     if (n_strings < 0 || n_strings > HDL_MAX_STOPS)
-        return HDL_FAIL(HEDDLE_E_INVALID, "stop strings: %lld: must be in 0..%d", (long long)n_strings, HDL_MAX_STOPS);
+        return HDL_FAIL(HEDDLE_E_INVALID, "stop strings: %lld: must be in 0..%d", (long long)n_strings,
+                        HDL_MAX_STOPS);
     for (int64_t i = 0; i < n_strings; i++) {
         int64_t n = (int64_t)strlen(strings[i]);
         if (n < 1 || n > HDL_MAX_STOP_BYTES)
-            return HDL_FAIL(HEDDLE_E_INVALID, "stop string %lld has %lld bytes: must be in 1..%d", (long long)i,
-                            (long long)n, HDL_MAX_STOP_BYTES);
+            return HDL_FAIL(HEDDLE_E_INVALID, "stop string %lld has %lld bytes: must be in 1..%d",
+                            (long long)i, (long long)n, HDL_MAX_STOP_BYTES);
         n_nodes += n;
     }
     heddle_status status = HEDDLE_E_NOMEM;

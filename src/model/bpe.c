@@ -27,8 +27,8 @@ static uint32_t descending(float score)
 }
 
 /* Order and resulting id of joining two neighbours; NO_ORDER = they do not join. */
-static uint64_t pair_order(const hdl_tokenizer *tok, const char *base, const hdl_sym *a,
-                           const hdl_sym *b, int32_t *id)
+static uint64_t pair_order(const hdl_tokenizer *tok, const char *base, const hdl_sym *a, const hdl_sym *b,
+                           int32_t *id)
 {
     if (!tok->uses_scores) {
         const hdl_merge_slot *slot = hdl_tok_merge_of(tok, a->id, b->id);
@@ -171,7 +171,8 @@ static int64_t char_symbols(const hdl_tokenizer *tok, const char *base, int64_t 
         hdl_sym *last = count ? &syms[count - 1] : NULL;
         if (has_bytes) {
             for (int k = 0; k < len; k++)
-                syms[count++] = (hdl_sym){.id = tok->byte_ids[(uint8_t)base[i + k]], .at = (int32_t)(i + k), .len = 1};
+                syms[count++] = (hdl_sym){
+                    .id = tok->byte_ids[(uint8_t)base[i + k]], .at = (int32_t)(i + k), .len = 1};
         } else if (tok->fuses_unknown && last && last->id == tok->special.unk && !last->n_chars) {
             last->len += len;
         } else if (tok->special.unk >= 0) {
@@ -212,7 +213,8 @@ static heddle_status encode_chunk(hdl_tok_work *work, const char *base, int64_t 
         }
         syms = work->syms;
     }
-    int64_t count = tok->is_byte_level ? byte_symbols(tok, base, at, n, syms) : char_symbols(tok, base, at, n, syms);
+    int64_t count = tok->is_byte_level ? byte_symbols(tok, base, at, n, syms)
+                                       : char_symbols(tok, base, at, n, syms);
     if (count <= SMALL)
         count = merge_small(tok, base, syms, count);
     else

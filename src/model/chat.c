@@ -55,7 +55,8 @@ static void read_default_system(hdl_text jinja, hdl_chat_template *tmpl)
             at += strlen(heads[i]);
             rest = (hdl_text){at, jinja.data + jinja.n - at};
             const char *end = find(rest, "<|im_end|>");
-            if (end && unquote((hdl_text){at, end - at}, tmpl->default_system, sizeof tmpl->default_system)) return;
+            if (end && unquote((hdl_text){at, end - at}, tmpl->default_system, sizeof tmpl->default_system))
+                return;
             tmpl->default_system[0] = 0;
         }
     }
@@ -66,10 +67,12 @@ hdl_chat_template hdl_chat_recognise(hdl_text jinja)
     hdl_chat_template tmpl = {.kind = HDL_CHAT_NONE};
     if (jinja.n <= 0) return tmpl;
     bool is_chatml = find(jinja, "<|im_start|>") && find(jinja, "<|im_end|>");
-    bool is_llama3 = find(jinja, "<|start_header_id|>") && find(jinja, "<|end_header_id|>") && find(jinja, "<|eot_id|>");
+    bool is_llama3 = find(jinja, "<|start_header_id|>") && find(jinja, "<|end_header_id|>") &&
+                     find(jinja, "<|eot_id|>");
     bool is_gemma = find(jinja, "<start_of_turn>") && find(jinja, "<end_of_turn>");
     tmpl.kind = HDL_CHAT_UNKNOWN;
-    if (is_chatml + is_llama3 + is_gemma != 1 || find(jinja, "<|im_sep|>") || find(jinja, "<|channel|>")) return tmpl;
+    if (is_chatml + is_llama3 + is_gemma != 1 || find(jinja, "<|im_sep|>") || find(jinja, "<|channel|>"))
+        return tmpl;
     if (is_chatml) {
         tmpl.kind = HDL_CHAT_CHATML;
         tmpl.trims = find(jinja, "| trim") || find(jinja, "|trim");
@@ -166,7 +169,8 @@ int hdl_chat_turn_after(const hdl_chat_template *tmpl, const char *previous_role
     bool has_default = tmpl->default_system[0] && !previous_role;
     if (has_default && !is_system) {
         bool is_chatml = tmpl->kind == HDL_CHAT_CHATML;
-        add_markup(&list, is_chatml ? "<|im_start|>system\n" : "<|start_header_id|>system<|end_header_id|>\n\n");
+        add_markup(&list,
+                   is_chatml ? "<|im_start|>system\n" : "<|start_header_id|>system<|end_header_id|>\n\n");
         add_plain(&list, tmpl->default_system);
         add_markup(&list, is_chatml ? "<|im_end|>\n<|im_start|>" : "<|eot_id|><|start_header_id|>");
     }

@@ -17,41 +17,35 @@
 #include "model/unicode.h"
 
 /* the White_Space property, for use inside a class */
-#define SPACE "\\x09-\\x0d\\x20\\x85\\xa0\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}"
+#define SPACE                                                                                                \
+    "\\x09-\\x0d\\x20\\x85\\xa0\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}"
 #define CONTRACTIONS "'s|'t|'re|'ve|'m|'ll|'d"
-#define OTHERS " ?[^" SPACE "\\p{L}\\p{N}]+"
+#define OTHERS       " ?[^" SPACE "\\p{L}\\p{N}]+"
 
-const char hdl_pretok_gpt2[] =
-    CONTRACTIONS "| ?\\p{L}+| ?\\p{N}+|" OTHERS "|[" SPACE "]+(?![^" SPACE "])|[" SPACE "]+";
+const char hdl_pretok_gpt2[] = CONTRACTIONS "| ?\\p{L}+| ?\\p{N}+|" OTHERS "|[" SPACE "]+(?![^" SPACE
+                                            "])|[" SPACE "]+";
 /* Digits(individual_digits) before GPT-2 */
-const char hdl_pretok_digits[] =
-    "\\p{N}|" CONTRACTIONS "| ?\\p{L}+|" OTHERS "|[" SPACE "]+(?![^" SPACE "\\p{N}])|[" SPACE "]+";
+const char hdl_pretok_digits[] = "\\p{N}|" CONTRACTIONS "| ?\\p{L}+|" OTHERS "|[" SPACE "]+(?![^" SPACE
+                                 "\\p{N}])|[" SPACE "]+";
 /* Digits, whole numbers, before GPT-2 */
-const char hdl_pretok_numbers[] =
-    "\\p{N}+|" CONTRACTIONS "| ?\\p{L}+|" OTHERS "|[" SPACE "]+(?![^" SPACE "\\p{N}])|[" SPACE "]+";
+const char hdl_pretok_numbers[] = "\\p{N}+|" CONTRACTIONS "| ?\\p{L}+|" OTHERS "|[" SPACE "]+(?![^" SPACE
+                                  "\\p{N}])|[" SPACE "]+";
 
-#define CL100K(digits)                                                                        \
-    "(?i:" CONTRACTIONS ")|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|" digits "|" OTHERS "[\\r\\n]*|[" SPACE \
+#define CL100K(digits)                                                                                       \
+    "(?i:" CONTRACTIONS ")|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|" digits "|" OTHERS "[\\r\\n]*|[" SPACE             \
     "]*[\\r\\n]+|[" SPACE "]+(?![^" SPACE "])|[" SPACE "]+"
 
 static const char llama3_pattern[] = CL100K("\\p{N}{1,3}");
 static const char qwen2_pattern[] = CL100K("\\p{N}");
 
 static const hdl_pretok_row rows[] = {
-    {"default", hdl_pretok_gpt2, false, false},
-    {"gpt-2", hdl_pretok_gpt2, false, false},
-    {"gpt2", hdl_pretok_gpt2, false, false},
-    {"mpt", hdl_pretok_gpt2, false, false},
-    {"olmo", hdl_pretok_gpt2, false, false},
-    {"phi-2", hdl_pretok_gpt2, false, false},
-    {"smollm", hdl_pretok_digits, false, false},
-    {"starcoder", hdl_pretok_digits, false, false},
-    {"refact", hdl_pretok_digits, false, false},
-    {"command-r", hdl_pretok_digits, false, false},
-    {"llama-bpe", llama3_pattern, true, true},
-    {"llama3", llama3_pattern, true, true},
-    {"llama-v3", llama3_pattern, true, true},
-    {"qwen2", qwen2_pattern, false, false},
+    {"default", hdl_pretok_gpt2, false, false},        {"gpt-2", hdl_pretok_gpt2, false, false},
+    {"gpt2", hdl_pretok_gpt2, false, false},           {"mpt", hdl_pretok_gpt2, false, false},
+    {"olmo", hdl_pretok_gpt2, false, false},           {"phi-2", hdl_pretok_gpt2, false, false},
+    {"smollm", hdl_pretok_digits, false, false},       {"starcoder", hdl_pretok_digits, false, false},
+    {"refact", hdl_pretok_digits, false, false},       {"command-r", hdl_pretok_digits, false, false},
+    {"llama-bpe", llama3_pattern, true, true},         {"llama3", llama3_pattern, true, true},
+    {"llama-v3", llama3_pattern, true, true},          {"qwen2", qwen2_pattern, false, false},
     {"deepseek-r1-qwen", qwen2_pattern, false, false},
 };
 
@@ -82,9 +76,12 @@ static heddle_status write_spaces_out(const char *pattern, hdl_buf *out)
     for (const char *p = pattern; *p; p++) {
         if (*p == '\\' && p[1]) {
             p++;
-            if (*p == 's') hdl_buf_puts(out, in_class ? SPACE : "[" SPACE "]");
-            else if (*p == 'S' && !in_class) hdl_buf_puts(out, "[^" SPACE "]");
-            else hdl_buf_add(out, p - 1, 2);
+            if (*p == 's')
+                hdl_buf_puts(out, in_class ? SPACE : "[" SPACE "]");
+            else if (*p == 'S' && !in_class)
+                hdl_buf_puts(out, "[^" SPACE "]");
+            else
+                hdl_buf_add(out, p - 1, 2);
             continue;
         }
         if (*p == '[' && !in_class) {
@@ -95,7 +92,8 @@ static heddle_status write_spaces_out(const char *pattern, hdl_buf *out)
             continue;
         }
         if (in_class && (*p == '[' || (*p == '&' && p[1] == '&')))
-            return HDL_FAIL(HEDDLE_E_UNSUPPORTED, "pretokeniser pattern \"%.200s\": classes inside classes are not supported",
+            return HDL_FAIL(HEDDLE_E_UNSUPPORTED,
+                            "pretokeniser pattern \"%.200s\": classes inside classes are not supported",
                             pattern);
         if (*p == ']') in_class = false;
         hdl_buf_add(out, p, 1);
@@ -106,7 +104,8 @@ static heddle_status write_spaces_out(const char *pattern, hdl_buf *out)
 heddle_status hdl_pretok_add(hdl_pretok *pretok, const char *pattern, bool drops_gaps)
 {
     if (pretok->n_stages == HDL_TOK_MAX_STAGES)
-        return HDL_FAIL(HEDDLE_E_UNSUPPORTED, "tokenizer: more than %d pretokeniser steps", HDL_TOK_MAX_STAGES);
+        return HDL_FAIL(HEDDLE_E_UNSUPPORTED, "tokenizer: more than %d pretokeniser steps",
+                        HDL_TOK_MAX_STAGES);
     if (strlen(pattern) > HDL_TOK_MAX_PATTERN_BYTES)
         return HDL_FAIL(HEDDLE_E_UNSUPPORTED, "tokenizer: a pretokeniser pattern of more than %d bytes",
                         HDL_TOK_MAX_PATTERN_BYTES);
@@ -124,7 +123,8 @@ heddle_status hdl_pretok_add(hdl_pretok *pretok, const char *pattern, bool drops
     int error = 0;
     PCRE2_SIZE where = 0;
     pcre2_code *code = pcre2_compile((PCRE2_SPTR)text.data, (PCRE2_SIZE)text.n,
-                                     PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C, &error, &where, context);
+                                     PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C, &error, &where,
+                                     context);
     if (!code) {
         char why[160] = "";
         pcre2_get_error_message(error, (PCRE2_UCHAR *)why, sizeof why);
@@ -201,8 +201,8 @@ static int match(pass *p, const hdl_pretok_stage *stage, const char *text, int64
     hdl_tok_work *work = p->work;
     int got = PCRE2_ERROR_JIT_STACKLIMIT;
     if (stage->has_jit)
-        got = pcre2_jit_match(stage->code, (PCRE2_SPTR)text, (PCRE2_SIZE)n, (PCRE2_SIZE)from, 0, work->match_data,
-                              work->match_context);
+        got = pcre2_jit_match(stage->code, (PCRE2_SPTR)text, (PCRE2_SIZE)n, (PCRE2_SIZE)from, 0,
+                              work->match_data, work->match_context);
     if (got == PCRE2_ERROR_JIT_STACKLIMIT)
         got = pcre2_match(stage->code, (PCRE2_SPTR)text, (PCRE2_SIZE)n, (PCRE2_SIZE)from,
                           PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, work->match_data, work->match_context);

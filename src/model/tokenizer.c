@@ -77,7 +77,8 @@ static heddle_status encode_segment(hdl_tok_work *work, const char *text, int64_
         n = work->norm.n - norm_at;
     }
     work->is_first_segment = false;
-    return work->tok->is_byte_level ? hdl_pretok_segment(work, base, at, n) : hdl_spm_segment(work, base, at, n);
+    return work->tok->is_byte_level ? hdl_pretok_segment(work, base, at, n)
+                                    : hdl_spm_segment(work, base, at, n);
 }
 
 static bool is_word_before(const char *text, int64_t at)
@@ -95,15 +96,18 @@ static bool is_word_after(const char *text, int64_t at, int64_t n)
 }
 
 /* Widens [*start, *stop) over white space as the added token asks; not before `floor`. */
-static void strip_around(uint8_t flags, const char *text, int64_t floor, int64_t n, int64_t *start, int64_t *stop)
+static void strip_around(uint8_t flags, const char *text, int64_t floor, int64_t n, int64_t *start,
+                         int64_t *stop)
 {
     int32_t cp;
     if (flags & HDL_TOKEN_RSTRIP)
-        for (int len; (len = hdl_utf8_next(text + *stop, n - *stop, &cp)) && hdl_unicode_is_space(cp);) *stop += len;
+        for (int len; (len = hdl_utf8_next(text + *stop, n - *stop, &cp)) && hdl_unicode_is_space(cp);)
+            *stop += len;
     while (flags & HDL_TOKEN_LSTRIP && *start > floor) {
         int64_t from = *start - 1;
         while (from > floor && *start - from < 4 && ((uint8_t)text[from] & 0xc0) == 0x80) from--;
-        if (hdl_utf8_next(text + from, *start - from, &cp) != *start - from || !hdl_unicode_is_space(cp)) break;
+        if (hdl_utf8_next(text + from, *start - from, &cp) != *start - from || !hdl_unicode_is_space(cp))
+            break;
         *start = from;
     }
 }
@@ -158,8 +162,8 @@ static heddle_status join_parts(const hdl_text_part *parts, int64_t n_parts, hdl
     return hdl_buf_status(joined);
 }
 
-heddle_status hdl_tokenizer_encode_parts(const hdl_tokenizer *tok, const hdl_text_part *parts, int64_t n_parts,
-                                         bool add_bos_eos, hdl_ids *ids)
+heddle_status hdl_tokenizer_encode_parts(const hdl_tokenizer *tok, const hdl_text_part *parts,
+                                         int64_t n_parts, bool add_bos_eos, hdl_ids *ids)
 {
     const hdl_special_ids *special = &tok->special;
     int64_t n_before = ids->n;
@@ -173,9 +177,11 @@ heddle_status hdl_tokenizer_encode_parts(const hdl_tokenizer *tok, const hdl_tex
         status = work.words ? HEDDLE_OK : HEDDLE_E_NOMEM;
     }
     if (!status) status = hdl_pretok_work_init(&work, text.n);
-    if (!status && add_bos_eos && special->add_bos && special->bos >= 0) status = hdl_ids_add(ids, &special->bos, 1);
+    if (!status && add_bos_eos && special->add_bos && special->bos >= 0)
+        status = hdl_ids_add(ids, &special->bos, 1);
     if (!status && text.n) status = encode_text(&work, text.data, text.n, parts);
-    if (!status && add_bos_eos && special->add_eos && special->eos >= 0) status = hdl_ids_add(ids, &special->eos, 1);
+    if (!status && add_bos_eos && special->add_eos && special->eos >= 0)
+        status = hdl_ids_add(ids, &special->eos, 1);
 done:
     if (status) ids->n = n_before;
     hdl_pretok_work_deinit(&work);
@@ -247,7 +253,8 @@ const hdl_special_ids *hdl_tokenizer_special(const hdl_tokenizer *tok)
 int32_t hdl_tokenizer_id_of(const hdl_tokenizer *tok, const char *piece)
 {
     int64_t n = (int64_t)strlen(piece);
-    int32_t id = hdl_tok_find(tok, piece, n, 1u << HDL_TOKEN_CONTROL | 1u << HDL_TOKEN_USER | 1u << HDL_TOKEN_UNKNOWN);
+    int32_t id = hdl_tok_find(tok, piece, n,
+                              1u << HDL_TOKEN_CONTROL | 1u << HDL_TOKEN_USER | 1u << HDL_TOKEN_UNKNOWN);
     return id >= 0 ? id : hdl_tok_find(tok, piece, n, ~0u);
 }
 

@@ -23,9 +23,10 @@ static heddle_status read_rows(const hdl_gguf *gguf, bool with_scores, hdl_token
     int64_t n_types = hdl_gguf_array_n(gguf, KEY("token_type"));
     int64_t n_scores = with_scores ? hdl_gguf_array_n(gguf, KEY("scores")) : -1;
     if (n > HDL_TOK_MAX_VOCAB || (n_types >= 0 && n_types != n) || (with_scores && n_scores != n))
-        return HDL_FAIL(HEDDLE_E_FORMAT,
-                        KEY("tokens") " has %lld entries (at most %d), token_type %lld, scores %lld: must be equal",
-                        (long long)n, HDL_TOK_MAX_VOCAB, (long long)n_types, (long long)n_scores);
+        return HDL_FAIL(
+            HEDDLE_E_FORMAT,
+            KEY("tokens") " has %lld entries (at most %d), token_type %lld, scores %lld: must be equal",
+            (long long)n, HDL_TOK_MAX_VOCAB, (long long)n_types, (long long)n_scores);
     *rows = hdl_calloc(n, sizeof **rows);
     if (!*rows) return HEDDLE_E_NOMEM;
     *n_rows = n;
@@ -36,10 +37,11 @@ static heddle_status read_rows(const hdl_gguf *gguf, bool with_scores, hdl_token
         if (!hdl_gguf_array_next_str(gguf, KEY("tokens"), &cursor, &row->text))
             return HDL_FAIL(HEDDLE_E_FORMAT, KEY("tokens") ": entry %lld is not a text", (long long)i);
         if (n_types >= 0 && !hdl_gguf_array_int(gguf, KEY("token_type"), i, &type))
-            return HDL_FAIL(HEDDLE_E_FORMAT, KEY("token_type") ": entry %lld is not a whole number", (long long)i);
+            return HDL_FAIL(HEDDLE_E_FORMAT, KEY("token_type") ": entry %lld is not a whole number",
+                            (long long)i);
         if (type < HDL_TOKEN_NORMAL || type > HDL_TOKEN_BYTE)
-            return HDL_FAIL(HEDDLE_E_FORMAT, KEY("token_type") ": entry %lld is %lld: must be in 1..6", (long long)i,
-                            (long long)type);
+            return HDL_FAIL(HEDDLE_E_FORMAT, KEY("token_type") ": entry %lld is %lld: must be in 1..6",
+                            (long long)i, (long long)type);
         if (with_scores && !hdl_gguf_array_num(gguf, KEY("scores"), i, &score))
             return HDL_FAIL(HEDDLE_E_FORMAT, KEY("scores") ": entry %lld is not a number", (long long)i);
         row->type = (uint8_t)type;
@@ -125,8 +127,10 @@ heddle_status hdl_tokenizer_from_gguf(hdl_tokenizer **out, const hdl_gguf *gguf)
         return HDL_FAIL(HEDDLE_E_FORMAT, KEY("model") ": the file has no tokenizer");
     bool is_byte_level = equals(model, "gpt2");
     if (!is_byte_level && !equals(model, "llama"))
-        return HDL_FAIL(HEDDLE_E_UNSUPPORTED, KEY("model") " \"%.*s\": only gpt2 (byte-level BPE) and llama (SentencePiece BPE) are supported",
-                        (int)HDL_MIN(model.n, 64), model.data);
+        return HDL_FAIL(
+            HEDDLE_E_UNSUPPORTED,
+            KEY("model") " \"%.*s\": only gpt2 (byte-level BPE) and llama (SentencePiece BPE) are supported",
+            (int)HDL_MIN(model.n, 64), model.data);
     heddle_status status = read_rows(gguf, !is_byte_level, &rows, &n_rows);
     if (!status) status = hdl_tok_new(&tok, is_byte_level, !is_byte_level, rows, n_rows);
     if (!status) status = is_byte_level ? read_byte_level(gguf, tok) : read_spm(gguf, tok);

@@ -15,19 +15,19 @@
 #include "model/tokenizer.h"
 
 typedef enum hdl_token_type { /* GGUF's numbers */
-    HDL_TOKEN_NORMAL = 1,
-    HDL_TOKEN_UNKNOWN = 2,
-    HDL_TOKEN_CONTROL = 3,
-    HDL_TOKEN_USER = 4,
-    HDL_TOKEN_UNUSED = 5,
-    HDL_TOKEN_BYTE = 6
+                              HDL_TOKEN_NORMAL = 1,
+                              HDL_TOKEN_UNKNOWN = 2,
+                              HDL_TOKEN_CONTROL = 3,
+                              HDL_TOKEN_USER = 4,
+                              HDL_TOKEN_UNUSED = 5,
+                              HDL_TOKEN_BYTE = 6
 } hdl_token_type;
 
 enum { /* token_flags */
-    HDL_TOKEN_IS_END = 1,
-    HDL_TOKEN_LSTRIP = 2, /* an added token also takes the white space before it */
-    HDL_TOKEN_RSTRIP = 4, /* and after it */
-    HDL_TOKEN_WHOLE_WORD = 8
+       HDL_TOKEN_IS_END = 1,
+       HDL_TOKEN_LSTRIP = 2, /* an added token also takes the white space before it */
+       HDL_TOKEN_RSTRIP = 4, /* and after it */
+       HDL_TOKEN_WHOLE_WORD = 8
 };
 
 enum {
@@ -70,12 +70,12 @@ typedef struct hdl_pretok {
 
 struct hdl_tokenizer {
     bool is_byte_level;
-    bool uses_scores;     /* merges by score of the spelled token, no pair table */
-    bool ignore_merges;   /* a chunk that is a token needs no merging */
+    bool uses_scores;         /* merges by score of the spelled token, no pair table */
+    bool ignore_merges;       /* a chunk that is a token needs no merging */
     bool add_prefix_space;    /* a space in front of each segment, */
     bool prefix_first_only;   /* ... of the first one only, */
     bool prefix_unless_space; /* ... unless it begins with one */
-    bool replaces_spaces; /* " " -> U+2581 */
+    bool replaces_spaces;     /* " " -> U+2581 */
     bool is_nfc;
     bool fuses_unknown;
     bool joins_space[256]; /* some token has U+2581 right behind this byte, not of another U+2581 */
@@ -86,8 +86,8 @@ struct hdl_tokenizer {
     uint8_t *flags; /* [n_vocab] */
     float *score;   /* [n_vocab]; NULL unless uses_scores */
     int32_t max_piece_bytes;
-    hdl_vocab_slot *slots; /* [n_slots] text -> id, open addressing */
-    int64_t n_slots; /* power of two */
+    hdl_vocab_slot *slots;  /* [n_slots] text -> id, open addressing */
+    int64_t n_slots;        /* power of two */
     hdl_merge_slot *merges; /* [n_merge_slots]; NULL with scores */
     int64_t n_merge_slots;
     hdl_trie_node *trie; /* [n_trie]; added tokens by their literal spelling */
@@ -115,14 +115,13 @@ void hdl_tok_finish(hdl_tokenizer *tok);
 /* Matching form of a spelling: undoes GPT-2's printable alphabet; text outside it stays. */
 void hdl_tok_unmap_bytes(hdl_text text, hdl_buf *out);
 enum { /* types that plain text can become; a whole mask of them */
-    HDL_TOKENS_PLAIN = 1 << HDL_TOKEN_NORMAL | 1 << HDL_TOKEN_USER | 1 << HDL_TOKEN_UNUSED
+       HDL_TOKENS_PLAIN = 1 << HDL_TOKEN_NORMAL | 1 << HDL_TOKEN_USER | 1 << HDL_TOKEN_UNUSED
 };
 /* Id of a token by matching form whose type is in type_mask (1 << hdl_token_type), or -1. */
 int32_t hdl_tok_find(const hdl_tokenizer *tok, const char *text, int64_t n, unsigned type_mask);
 /* Longest added token that starts at text, or -1. Control and unknown ones only where they end
  * within n_control bytes (0 = none). */
-int32_t hdl_tok_match_added(const hdl_tokenizer *tok, const char *text, int64_t n,
-                            int64_t n_control);
+int32_t hdl_tok_match_added(const hdl_tokenizer *tok, const char *text, int64_t n, int64_t n_control);
 /* Id and rank of the merge of two tokens in the pair table, or NULL. */
 const hdl_merge_slot *hdl_tok_merge_of(const hdl_tokenizer *tok, int32_t left, int32_t right);
 

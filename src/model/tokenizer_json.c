@@ -56,7 +56,8 @@ static heddle_status read_model(request *p)
     p->vocab = json_object_get(model, "vocab");
     p->merges = json_object_get(model, "merges");
     if (!json_is_object(p->vocab) || !json_is_array(p->merges))
-        return HDL_FAIL(HEDDLE_E_FORMAT, "tokenizer.json: model: must have vocab (an object) and merges (a list)");
+        return HDL_FAIL(HEDDLE_E_FORMAT,
+                        "tokenizer.json: model: must have vocab (an object) and merges (a list)");
     const json_t *dropout = json_object_get(model, "dropout");
     if (json_is_number(dropout) && json_number_value(dropout) != 0) return refuse("model.dropout", "not 0");
     const char *affixes[] = {"continuing_subword_prefix", "end_of_word_suffix"};
@@ -98,7 +99,8 @@ static heddle_status read_normalizer(request *p, const json_t *normalizer, int d
         return HEDDLE_OK;
     }
     if (!strcmp(type, "Replace")) {
-        const char *from = json_string_value(json_object_get(json_object_get(normalizer, "pattern"), "String"));
+        const char *from = json_string_value(
+            json_object_get(json_object_get(normalizer, "pattern"), "String"));
         const char *to = json_string_value(json_object_get(normalizer, "content"));
         if (!from || !to || strcmp(from, " ") != 0 || strcmp(to, space_mark) != 0)
             return refuse("normalizer Replace of", from ? from : "a regular expression");
@@ -115,7 +117,8 @@ static heddle_status open_steps(request *p, const json_t *step, int depth)
     if (is_absent(step)) return HEDDLE_OK;
     if (!strcmp(type_of(step), "Sequence") && depth < 4) {
         const json_t *list = json_object_get(step, "pretokenizers");
-        for (size_t i = 0; i < json_array_size(list); i++) HDL_TRY(open_steps(p, json_array_get(list, i), depth + 1));
+        for (size_t i = 0; i < json_array_size(list); i++)
+            HDL_TRY(open_steps(p, json_array_get(list, i), depth + 1));
         return HEDDLE_OK;
     }
     if (p->n_steps == MAX_STEPS) return refuse("pre_tokenizer", "more than 16 steps");
@@ -160,8 +163,10 @@ static heddle_status read_pre_tokenizer(request *p)
     for (int i = 0; i < p->n_steps; i++) {
         const json_t *step = p->steps[i];
         const char *type = type_of(step);
-        if (!strcmp(type, "ByteLevel")) HDL_TRY(read_byte_level(p, step, i));
-        else if (!strcmp(type, "Metaspace")) HDL_TRY(read_metaspace(p, step));
+        if (!strcmp(type, "ByteLevel"))
+            HDL_TRY(read_byte_level(p, step, i));
+        else if (!strcmp(type, "Metaspace"))
+            HDL_TRY(read_metaspace(p, step));
         else if (strcmp(type, "Digits") != 0 && strcmp(type, "Split") != 0)
             return refuse("pre_tokenizer.type", type);
     }
@@ -173,7 +178,8 @@ static heddle_status read_pre_tokenizer(request *p)
     if (p->is_nfc) return refuse("normalizer.type", "NFC with byte_fallback");
     for (int i = 0; i < p->n_steps; i++) {
         /* splitting at spaces when there are none left; anything else would cut */
-        const char *at = json_string_value(json_object_get(json_object_get(p->steps[i], "pattern"), "String"));
+        const char *at = json_string_value(
+            json_object_get(json_object_get(p->steps[i], "pattern"), "String"));
         bool is_idle = !strcmp(type_of(p->steps[i]), "Split") && at && !strcmp(at, " ") && p->replaces_spaces;
         if (!is_idle && strcmp(type_of(p->steps[i]), "Metaspace") != 0)
             return refuse("pre_tokenizer with byte_fallback: type", type_of(p->steps[i]));
@@ -196,7 +202,8 @@ static heddle_status add_split(hdl_pretok *pretok, const json_t *step)
     if (!plain || !*plain) return refuse("pre_tokenizer Split.pattern", "neither Regex nor String");
     hdl_buf quoted = {0};
     for (const char *c = plain; *c; c++) {
-        bool is_word = (*c >= '0' && *c <= '9') || (*c >= 'A' && *c <= 'Z') || (*c >= 'a' && *c <= 'z') || *c & 0x80;
+        bool is_word = (*c >= '0' && *c <= '9') || (*c >= 'A' && *c <= 'Z') || (*c >= 'a' && *c <= 'z') ||
+                       *c & 0x80;
         if (!is_word) hdl_buf_puts(&quoted, "\\");
         hdl_buf_add(&quoted, c, 1);
     }
@@ -221,7 +228,8 @@ static heddle_status add_steps(const request *p, hdl_pretok *pretok)
             bool individual = json_is_true(json_object_get(p->steps[i], "individual_digits"));
             HDL_TRY(hdl_pretok_add(pretok, individual ? "\\p{N}" : "\\p{N}+", false));
         }
-        if (!strcmp(type, "ByteLevel") && p->uses_gpt2_pattern) HDL_TRY(hdl_pretok_add(pretok, hdl_pretok_gpt2, false));
+        if (!strcmp(type, "ByteLevel") && p->uses_gpt2_pattern)
+            HDL_TRY(hdl_pretok_add(pretok, hdl_pretok_gpt2, false));
     }
     return HEDDLE_OK;
 }
@@ -234,26 +242,32 @@ static heddle_status count_ids(const request *p, int64_t *n_ids)
     const char *key;
     json_t *value;
     int64_t max = -1, n = (int64_t)json_object_size(p->vocab) + (int64_t)json_array_size(p->added);
-    json_object_foreach((json_t *)p->vocab, key, value) {
+    json_object_foreach((json_t *)p->vocab, key, value)
+    {
         if (!json_is_integer(value) || json_integer_value(value) < 0)
-            return HDL_FAIL(HEDDLE_E_FORMAT, "tokenizer.json: model.vocab[\"%.64s\"]: must be a whole number", key);
+            return HDL_FAIL(HEDDLE_E_FORMAT, "tokenizer.json: model.vocab[\"%.64s\"]: must be a whole number",
+                            key);
         max = HDL_MAX(max, json_integer_value(value));
     }
     for (size_t i = 0; i < json_array_size(p->added); i++) {
         const json_t *row = json_array_get(p->added, i), *id = json_object_get(row, "id");
-        if (!json_is_integer(id) || json_integer_value(id) < 0 || !json_is_string(json_object_get(row, "content")))
-            return HDL_FAIL(HEDDLE_E_FORMAT, "tokenizer.json: added_tokens[%zu]: must have id and content", i);
+        if (!json_is_integer(id) || json_integer_value(id) < 0 ||
+            !json_is_string(json_object_get(row, "content")))
+            return HDL_FAIL(HEDDLE_E_FORMAT, "tokenizer.json: added_tokens[%zu]: must have id and content",
+                            i);
         max = HDL_MAX(max, json_integer_value(id));
     }
     if (max < 0 || max >= HDL_TOK_MAX_VOCAB || max > 2 * n + 65536)
-        return HDL_FAIL(HEDDLE_E_FORMAT, "tokenizer.json: %lld tokens with ids up to %lld", (long long)n, (long long)max);
+        return HDL_FAIL(HEDDLE_E_FORMAT, "tokenizer.json: %lld tokens with ids up to %lld", (long long)n,
+                        (long long)max);
     *n_ids = max + 1;
     return HEDDLE_OK;
 }
 
 static bool is_byte_spelling(const char *text)
 {
-    return strlen(text) == 6 && !strncmp(text, "<0x", 3) && text[5] == '>' && strspn(text + 3, "0123456789ABCDEF") == 2;
+    return strlen(text) == 6 && !strncmp(text, "<0x", 3) && text[5] == '>' &&
+           strspn(text + 3, "0123456789ABCDEF") == 2;
 }
 
 static heddle_status fill_added(const request *p, hdl_token_in *rows)
@@ -273,10 +287,12 @@ static heddle_status fill_added(const request *p, hdl_token_in *rows)
         const json_t *own = json_object_get(p->vocab, json_string_value(content));
         int64_t id = json_integer_value(own ? own : json_object_get(row, "id"));
         hdl_token_in *in = &rows[id];
-        bool is_taken = in->type && !own && (in->text.n != (int64_t)json_string_length(content) ||
-                                             memcmp(in->text.data, json_string_value(content), (size_t)in->text.n));
+        bool is_taken = in->type && !own &&
+                        (in->text.n != (int64_t)json_string_length(content) ||
+                         memcmp(in->text.data, json_string_value(content), (size_t)in->text.n));
         if (is_taken)
-            return HDL_FAIL(HEDDLE_E_FORMAT, "tokenizer.json: %s: id %lld belongs to another token", path, (long long)id);
+            return HDL_FAIL(HEDDLE_E_FORMAT, "tokenizer.json: %s: id %lld belongs to another token", path,
+                            (long long)id);
         in->text = (hdl_text){json_string_value(content), (int64_t)json_string_length(content)};
         in->type = special ? HDL_TOKEN_CONTROL : HDL_TOKEN_USER;
         in->flags = (uint8_t)((lstrip ? HDL_TOKEN_LSTRIP : 0) | (rstrip ? HDL_TOKEN_RSTRIP : 0) |
@@ -289,7 +305,8 @@ static heddle_status fill_rows(const request *p, hdl_token_in *rows)
 {
     const char *key;
     json_t *value;
-    json_object_foreach((json_t *)p->vocab, key, value) {
+    json_object_foreach((json_t *)p->vocab, key, value)
+    {
         hdl_token_in *in = &rows[json_integer_value(value)];
         if (in->type)
             return HDL_FAIL(HEDDLE_E_FORMAT, "tokenizer.json: model.vocab: id %lld is given twice",
@@ -306,7 +323,8 @@ static heddle_status add_merges(const request *p, hdl_tokenizer *tok)
     size_t n = json_array_size(p->merges);
     HDL_TRY(hdl_tok_reserve_merges(tok, (int64_t)n));
     for (size_t i = 0; i < n; i++) {
-        const json_t *merge = json_array_get(p->merges, i), *a = json_array_get(merge, 0), *b = json_array_get(merge, 1);
+        const json_t *merge = json_array_get(p->merges, i), *a = json_array_get(merge, 0),
+                     *b = json_array_get(merge, 1);
         if (json_is_string(merge)) {
             hdl_text line = {json_string_value(merge), (int64_t)json_string_length(merge)};
             HDL_TRY(hdl_tok_add_merge_line(tok, line, (int32_t)i));
@@ -315,7 +333,8 @@ static heddle_status add_merges(const request *p, hdl_tokenizer *tok)
             hdl_text right = {json_string_value(b), (int64_t)json_string_length(b)};
             HDL_TRY(hdl_tok_add_merge(tok, left, right, (int32_t)i));
         } else {
-            return HDL_FAIL(HEDDLE_E_FORMAT, "tokenizer.json: model.merges[%zu]: must be \"a b\" or [\"a\", \"b\"]", i);
+            return HDL_FAIL(HEDDLE_E_FORMAT,
+                            "tokenizer.json: model.merges[%zu]: must be \"a b\" or [\"a\", \"b\"]", i);
         }
     }
     return HEDDLE_OK;
@@ -341,9 +360,11 @@ static heddle_status read_template(const json_t *processor, hdl_tokenizer *tok)
             continue;
         }
         const char *name = json_string_value(json_object_get(token, "id"));
-        const json_t *known = name ? json_object_get(json_object_get(processor, "special_tokens"), name) : NULL;
+        const json_t *known = name ? json_object_get(json_object_get(processor, "special_tokens"), name)
+                                   : NULL;
         const json_t *ids = json_object_get(known, "ids");
-        int64_t id = json_array_size(ids) == 1 ? json_integer_value(json_array_get(ids, 0)) : id_of(tok, name);
+        int64_t id = json_array_size(ids) == 1 ? json_integer_value(json_array_get(ids, 0))
+                                               : id_of(tok, name);
         bool *adds = is_after ? &special->add_eos : &special->add_bos;
         if (id < 0 || id >= tok->n_vocab || json_array_size(ids) > 1 || *adds)
             return refuse("post_processor.single", name ? name : "");
@@ -430,7 +451,8 @@ heddle_status hdl_tokenizer_from_json_text(hdl_tokenizer **out, hdl_text json, h
     request p = {0};
     json_t *root = NULL, *config_root = NULL;
     heddle_status status = hdl_json_parse(&root, json.data, json.n, "tokenizer.json");
-    if (!status && config.n) status = hdl_json_parse(&config_root, config.data, config.n, "tokenizer_config.json");
+    if (!status && config.n)
+        status = hdl_json_parse(&config_root, config.data, config.n, "tokenizer_config.json");
     if (!status && !json_is_object(root))
         status = HDL_FAIL(HEDDLE_E_FORMAT, "tokenizer.json: must be an object");
     p.root = root;
@@ -451,9 +473,11 @@ heddle_status hdl_tokenizer_from_json(hdl_tokenizer **out, const char *dir)
     path.n = 0;
     hdl_buf_printf(&path, "%s/tokenizer_config.json", dir);
     status = hdl_buf_status(&path);
-    if (!status && access(path.data, F_OK) == 0) status = hdl_buf_read_file(&config, path.data, MAX_JSON_BYTES);
+    if (!status && access(path.data, F_OK) == 0)
+        status = hdl_buf_read_file(&config, path.data, MAX_JSON_BYTES);
     if (!status)
-        status = hdl_tokenizer_from_json_text(out, (hdl_text){json.data, json.n}, (hdl_text){config.data, config.n});
+        status = hdl_tokenizer_from_json_text(out, (hdl_text){json.data, json.n},
+                                              (hdl_text){config.data, config.n});
 done:
     hdl_buf_deinit(&path);
     hdl_buf_deinit(&json);

@@ -61,8 +61,8 @@ int64_t hdl_utf8_valid_prefix(const char *text, int64_t n)
 bool hdl_unicode_is_space(int32_t cp)
 {
     return (cp >= 9 && cp <= 13) || cp == 0x20 || cp == 0x85 || cp == 0xa0 || cp == 0x1680 ||
-           (cp >= 0x2000 && cp <= 0x200a) || cp == 0x2028 || cp == 0x2029 || cp == 0x202f ||
-           cp == 0x205f || cp == 0x3000;
+           (cp >= 0x2000 && cp <= 0x200a) || cp == 0x2028 || cp == 0x2029 || cp == 0x202f || cp == 0x205f ||
+           cp == 0x3000;
 }
 
 bool hdl_unicode_is_word(int32_t cp)
@@ -94,8 +94,7 @@ static heddle_status reorder(int32_t *cps, int64_t n)
             int32_t *copy = hdl_calloc(end - i, sizeof *copy);
             if (!copy) return HEDDLE_E_NOMEM;
             memcpy(copy, cps + i, (size_t)(end - i) * sizeof *copy);
-            for (int64_t k = 0; k < end - i; k++)
-                at[utf8proc_get_property(copy[k])->combining_class + 1]++;
+            for (int64_t k = 0; k < end - i; k++) at[utf8proc_get_property(copy[k])->combining_class + 1]++;
             for (int c = 1; c < 257; c++) at[c] += at[c - 1];
             for (int64_t k = 0; k < end - i; k++)
                 cps[i + at[utf8proc_get_property(copy[k])->combining_class]++] = copy[k];
@@ -128,8 +127,8 @@ static heddle_status nfc_run(const char *text, int64_t n, hdl_buf *out)
             capacity *= 2;
         }
         int boundclass = UTF8PROC_BOUNDCLASS_START;
-        utf8proc_ssize_t got = utf8proc_decompose_char(
-            cp, cps + n_cps, MAX_DECOMPOSED, UTF8PROC_DECOMPOSE | UTF8PROC_STABLE, &boundclass);
+        utf8proc_ssize_t got = utf8proc_decompose_char(cp, cps + n_cps, MAX_DECOMPOSED,
+                                                       UTF8PROC_DECOMPOSE | UTF8PROC_STABLE, &boundclass);
         if (got < 0 || got > MAX_DECOMPOSED) {
             cps[n_cps] = cp;
             got = 1;
@@ -138,8 +137,7 @@ static heddle_status nfc_run(const char *text, int64_t n, hdl_buf *out)
     }
     status = reorder(cps, n_cps);
     if (status) goto done;
-    utf8proc_ssize_t composed =
-        utf8proc_normalize_utf32(cps, n_cps, UTF8PROC_COMPOSE | UTF8PROC_STABLE);
+    utf8proc_ssize_t composed = utf8proc_normalize_utf32(cps, n_cps, UTF8PROC_COMPOSE | UTF8PROC_STABLE);
     for (utf8proc_ssize_t i = 0; i < composed; i++) {
         char bytes[4];
         hdl_buf_add(out, bytes, hdl_utf8_put(cps[i], bytes));

@@ -107,7 +107,8 @@ static void index_token(hdl_tokenizer *tok, int32_t id)
     int64_t i = (int64_t)hash & mask;
     for (; tok->slots[i].id >= 0; i = (i + 1) & mask) {
         int32_t other = tok->slots[i].id;
-        if (tok->slots[i].tag == tag && tok->type[other] == tok->type[id] && spells(tok, other, text, n)) break;
+        if (tok->slots[i].tag == tag && tok->type[other] == tok->type[id] && spells(tok, other, text, n))
+            break;
     }
     tok->slots[i] = (hdl_vocab_slot){tag, id};
 }
@@ -136,7 +137,8 @@ static heddle_status copy_tokens(hdl_tokenizer *tok, const hdl_token_in *tokens)
         tok->type[id] = in->type;
         tok->flags[id] = in->flags;
         if (in->type > HDL_TOKEN_BYTE) {
-            status = HDL_FAIL(HEDDLE_E_FORMAT, "tokenizer: token %d has type %d: must be in 1..6", id, in->type);
+            status = HDL_FAIL(HEDDLE_E_FORMAT, "tokenizer: token %d has type %d: must be in 1..6", id,
+                              in->type);
             goto done;
         }
         if (tok->score) tok->score[id] = isnan(in->score) ? -INFINITY : in->score + 0.0f;
@@ -234,7 +236,8 @@ static heddle_status index_all(hdl_tokenizer *tok)
         } else if (tok->type[id] == HDL_TOKEN_BYTE) {
             int value = byte_token_value(text);
             if (value < 0)
-                return HDL_FAIL(HEDDLE_E_FORMAT, "tokenizer: token %d is a byte token but not spelled <0xNN>", id);
+                return HDL_FAIL(HEDDLE_E_FORMAT, "tokenizer: token %d is a byte token but not spelled <0xNN>",
+                                id);
             tok->byte_ids[value] = id;
         }
     }
@@ -323,11 +326,15 @@ heddle_status hdl_tok_add_merge(hdl_tokenizer *tok, hdl_text left, hdl_text righ
     unsigned any = plain | 1u << HDL_TOKEN_USER | 1u << HDL_TOKEN_CONTROL | 1u << HDL_TOKEN_UNKNOWN |
                    1u << HDL_TOKEN_BYTE;
     hdl_buf joined = {0};
-    if (tok->is_byte_level) hdl_tok_unmap_bytes(left, &joined);
-    else hdl_buf_add(&joined, left.data, left.n);
+    if (tok->is_byte_level)
+        hdl_tok_unmap_bytes(left, &joined);
+    else
+        hdl_buf_add(&joined, left.data, left.n);
     int64_t n_left = joined.n;
-    if (tok->is_byte_level) hdl_tok_unmap_bytes(right, &joined);
-    else hdl_buf_add(&joined, right.data, right.n);
+    if (tok->is_byte_level)
+        hdl_tok_unmap_bytes(right, &joined);
+    else
+        hdl_buf_add(&joined, right.data, right.n);
     heddle_status status = hdl_buf_status(&joined);
     if (status) goto done;
     int32_t ids[3];
@@ -337,7 +344,8 @@ heddle_status hdl_tok_add_merge(hdl_tokenizer *tok, hdl_text left, hdl_text righ
         ids[i] = hdl_tok_find(tok, texts[i], n[i], plain);
         if (ids[i] < 0) ids[i] = hdl_tok_find(tok, texts[i], n[i], any);
         if (ids[i] < 0) {
-            status = HDL_FAIL(HEDDLE_E_FORMAT, "tokenizer: merge %d names the token \"%.*s\", which is not in the vocabulary",
+            status = HDL_FAIL(HEDDLE_E_FORMAT,
+                              "tokenizer: merge %d names the token \"%.*s\", which is not in the vocabulary",
                               rank, (int)HDL_MIN(n[i], 64), texts[i]);
             goto done;
         }
@@ -357,7 +365,8 @@ heddle_status hdl_tok_add_merge_line(hdl_tokenizer *tok, hdl_text line, int32_t 
 {
     const char *space = line.n > 1 ? memchr(line.data + 1, ' ', (size_t)line.n - 1) : NULL;
     if (!space || space + 1 == line.data + line.n)
-        return HDL_FAIL(HEDDLE_E_FORMAT, "tokenizer: merge %d is not two tokens with a space between them", rank);
+        return HDL_FAIL(HEDDLE_E_FORMAT, "tokenizer: merge %d is not two tokens with a space between them",
+                        rank);
     int64_t n_left = space - line.data;
     return hdl_tok_add_merge(tok, (hdl_text){line.data, n_left}, (hdl_text){space + 1, line.n - n_left - 1},
                              rank);
@@ -368,9 +377,8 @@ heddle_status hdl_tok_add_merge_line(hdl_tokenizer *tok, hdl_text line, int32_t 
 void hdl_tok_finish(hdl_tokenizer *tok)
 {
     static const char *const ends[] = {
-        "<|im_end|>",        "<end_of_turn>", "<|eot_id|>", "<|eom_id|>", "<|endoftext|>",
-        "<|end_of_text|>",   "<|end|>",       "<EOT>",      "<|eot|>",    "<turn|>",
-        "<|end_of_turn|>",
+        "<|im_end|>", "<end_of_turn>", "<|eot_id|>", "<|eom_id|>", "<|endoftext|>",   "<|end_of_text|>",
+        "<|end|>",    "<EOT>",         "<|eot|>",    "<turn|>",    "<|end_of_turn|>",
     };
     for (int64_t i = 0; i < HDL_COUNT(ends); i++) {
         int32_t id = hdl_tok_find(tok, ends[i], (int64_t)strlen(ends[i]),

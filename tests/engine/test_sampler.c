@@ -43,7 +43,8 @@ static void test_greedy(void **state)
     assert_int_equal(pick(s, (float[]){NAN, -INFINITY, -7, NAN, -8}), 2);
     assert_int_equal(pick(s, (float[]){1, 3, 2, INFINITY, INFINITY}), 3);
     int32_t id;
-    assert_int_equal(hdl_sampler_pick(s, (float[]){NAN, -INFINITY, NAN, NAN, NAN}, NULL, &id), HEDDLE_E_INVALID);
+    assert_int_equal(hdl_sampler_pick(s, (float[]){NAN, -INFINITY, NAN, NAN, NAN}, NULL, &id),
+                     HEDDLE_E_INVALID);
     assert_int_equal(id, -1);
     hdl_sampler_free(s);
 }
@@ -206,7 +207,9 @@ static void test_seed(void **state)
     hdl_sampler_reset(a, 42);
     for (int i = 0; i < 20; i++) assert_int_equal(first[i], pick(a, logits));
     /* these very ids, on every machine */
-    assert_memory_equal(first, ((int32_t[]){6, 20, 34, 47, 48, 40, 37, 41, 40, 31, 34, 16, 41, 18, 34, 46, 33, 41, 34, 34}), sizeof first);
+    assert_memory_equal(
+        first, ((int32_t[]){6, 20, 34, 47, 48, 40, 37, 41, 40, 31, 34, 16, 41, 18, 34, 46, 33, 41, 34, 34}),
+        sizeof first);
     hdl_sampler_free(a);
     hdl_sampler_free(b);
     hdl_sampler_free(c);
@@ -279,10 +282,14 @@ static void test_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_greedy),       cmocka_unit_test(test_mask_and_bias),
-        cmocka_unit_test(test_repetition_penalty), cmocka_unit_test(test_distribution),
-        cmocka_unit_test(test_filters),      cmocka_unit_test(test_top_p_against_sort),
-        cmocka_unit_test(test_seed),         cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_greedy),
+        cmocka_unit_test(test_mask_and_bias),
+        cmocka_unit_test(test_repetition_penalty),
+        cmocka_unit_test(test_distribution),
+        cmocka_unit_test(test_filters),
+        cmocka_unit_test(test_top_p_against_sort),
+        cmocka_unit_test(test_seed),
+        cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_memory),
     };
     return cmocka_run_group_tests_name("sampler", tests, NULL, NULL);

@@ -31,14 +31,16 @@ static hdl_buf run(hdl_stop *stop, const char *text, int64_t n, int64_t step, bo
 }
 
 /* Cut where the first stop string ends; of several that end there the longest. */
-static int64_t naive(const char *text, int64_t n, const char *const *strings, int64_t n_strings, bool *is_stopped)
+static int64_t naive(const char *text, int64_t n, const char *const *strings, int64_t n_strings,
+                     bool *is_stopped)
 {
     *is_stopped = false;
     for (int64_t end = 1; end <= n; end++) {
         int64_t longest = 0;
         for (int64_t s = 0; s < n_strings; s++) {
             int64_t len = (int64_t)strlen(strings[s]);
-            if (len <= end && len > longest && !memcmp(text + end - len, strings[s], (size_t)len)) longest = len;
+            if (len <= end && len > longest && !memcmp(text + end - len, strings[s], (size_t)len))
+                longest = len;
         }
         *is_stopped = longest > 0;
         if (longest) return end - longest;
@@ -50,7 +52,10 @@ static void test_against_naive(void **state)
 {
     (void)state;
     static const char *const sets[][4] = {
-        {"ab", "abab", "ba", "aab"}, {"aaa", "aab", "b", "abb"}, {"abcabd", "bcab", "cabx", "d"}, {"\xc3\xa9", "a\xc3", "bb", "c"},
+        {"ab", "abab", "ba", "aab"},
+        {"aaa", "aab", "b", "abb"},
+        {"abcabd", "bcab", "cabx", "d"},
+        {"\xc3\xa9", "a\xc3", "bb", "c"},
     };
     uint32_t x = 5;
     for (int64_t round = 0; round < 4000; round++) {
@@ -58,7 +63,8 @@ static void test_against_naive(void **state)
         int64_t n_strings = round / 4 % 5;
         char text[41];
         int64_t n = (x = x * 1664525u + 1013904223u) >> 27;
-        for (int64_t i = 0; i < n; i++) text[i] = "abcd\xc3\xa9xab"[(x = x * 1664525u + 1013904223u) >> 16 & 7];
+        for (int64_t i = 0; i < n; i++)
+            text[i] = "abcd\xc3\xa9xab"[(x = x * 1664525u + 1013904223u) >> 16 & 7];
         bool want_stop, got_stop;
         int64_t want = naive(text, n, strings, n_strings, &want_stop);
         hdl_stop *stop = make(strings, n_strings);

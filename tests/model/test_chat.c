@@ -34,8 +34,8 @@ static void render(const hdl_chat_template *tmpl, char *turns, bool open_answer,
         *hex++ = 0;
         hdl_buf content = from_hex(hex, strlen(hex));
         hdl_chat_piece pieces[HDL_CHAT_MAX_PIECES];
-        int n = hdl_chat_turn_after(tmpl, *previous ? previous : NULL, turn, (hdl_text){content.data, content.n},
-                                    open_answer && !next, pieces);
+        int n = hdl_chat_turn_after(tmpl, *previous ? previous : NULL, turn,
+                                    (hdl_text){content.data, content.n}, open_answer && !next, pieces);
         assert_in_range(n, 1, HDL_CHAT_MAX_PIECES);
         for (int i = 0; i < n; i++) hdl_buf_add(out, pieces[i].text, pieces[i].n);
         snprintf(previous, sizeof previous, "%s", turn);
@@ -83,7 +83,8 @@ static void test_recognition(void **state)
     assert_int_equal(hdl_chat_recognise(text_of("<|im_start|>")).kind, HDL_CHAT_UNKNOWN);
     assert_int_equal(hdl_chat_recognise(text_of("<|im_start|><|im_end|><start_of_turn><end_of_turn>")).kind,
                      HDL_CHAT_UNKNOWN);
-    assert_int_equal(hdl_chat_recognise(text_of("<|im_start|>user<|im_sep|><|im_end|>")).kind, HDL_CHAT_UNKNOWN);
+    assert_int_equal(hdl_chat_recognise(text_of("<|im_start|>user<|im_sep|><|im_end|>")).kind,
+                     HDL_CHAT_UNKNOWN);
     hdl_chat_template tmpl = hdl_chat_recognise(text_of(smollm2_jinja));
     assert_string_equal(tmpl.default_system,
                         "You are a helpful AI assistant named SmolLM, trained by Hugging Face");
@@ -107,7 +108,8 @@ static void test_default_system_too_long(void **state)
     assert_string_equal(tmpl.default_system, "");
 }
 
-static void join(const hdl_chat_template *tmpl, const char *previous, const char *role, const char *text, hdl_buf *out)
+static void join(const hdl_chat_template *tmpl, const char *previous, const char *role, const char *text,
+                 hdl_buf *out)
 {
     hdl_chat_piece pieces[HDL_CHAT_MAX_PIECES];
     int n = hdl_chat_turn_after(tmpl, previous, role, text_of(text), false, pieces);
@@ -122,12 +124,15 @@ static void test_dated_llama3(void **state)
     hdl_chat_template tmpl = hdl_chat_recognise(text_of(jinja));
     hdl_buf out = {0};
     join(&tmpl, NULL, "user", " hi ", &out);
-    assert_string_equal(out.data, "<|start_header_id|>system<|end_header_id|>\n\nCutting Knowledge Date: December 2023\n"
-                                  "Today Date: 26 Jul 2024\n\n<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nhi<|eot_id|>");
+    assert_string_equal(
+        out.data,
+        "<|start_header_id|>system<|end_header_id|>\n\nCutting Knowledge Date: December 2023\n"
+        "Today Date: 26 Jul 2024\n\n<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nhi<|eot_id|>");
     out.n = 0;
     join(&tmpl, NULL, "system", "Be brief.", &out);
-    assert_string_equal(out.data, "<|start_header_id|>system<|end_header_id|>\n\nCutting Knowledge Date: December 2023\n"
-                                  "Today Date: 26 Jul 2024\n\nBe brief.<|eot_id|>");
+    assert_string_equal(
+        out.data, "<|start_header_id|>system<|end_header_id|>\n\nCutting Knowledge Date: December 2023\n"
+                  "Today Date: 26 Jul 2024\n\nBe brief.<|eot_id|>");
     hdl_buf_deinit(&out);
 }
 
@@ -187,9 +192,9 @@ static void test_encoded_as_one_text(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_golden_renderings), cmocka_unit_test(test_recognition),
+        cmocka_unit_test(test_golden_renderings),       cmocka_unit_test(test_recognition),
         cmocka_unit_test(test_default_system_too_long), cmocka_unit_test(test_dated_llama3),
-        cmocka_unit_test(test_answers_are_closed), cmocka_unit_test(test_raw_has_one_piece),
+        cmocka_unit_test(test_answers_are_closed),      cmocka_unit_test(test_raw_has_one_piece),
     };
     int failed = cmocka_run_group_tests_name("chat", tests, NULL, NULL);
     hdl_tokenizer *tok = open_tokenizer(SMOLLM2_FILE);

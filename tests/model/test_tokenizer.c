@@ -59,8 +59,9 @@ static double toy_rank(const toy *t, bool by_score, int a, int b, int *id)
     snprintf(text, sizeof text, "%s%s", t->texts[a], t->texts[b]);
     *id = toy_find(t, text);
     if (by_score)
-        return *id < 0 ? -1 : -(double)t->rows[*id].score * 1e6 + 1e4 - 100.0 * (double)strlen(t->texts[a]) -
-                                  (double)strlen(t->texts[b]) + 1;
+        return *id < 0 ? -1
+                       : -(double)t->rows[*id].score * 1e6 + 1e4 - 100.0 * (double)strlen(t->texts[a]) -
+                             (double)strlen(t->texts[b]) + 1;
     for (int i = 0; i < t->n_merges; i++)
         if (t->left[i] == a && t->right[i] == b) return i;
     return -1;
@@ -127,14 +128,32 @@ static void test_merges_by_score(void **state)
 
 /* --- a small SentencePiece vocabulary -------------------------------------------------------- */
 
-#define ROW(text, type, score) {{text, sizeof text - 1}, score, type, 0}
+#define ROW(text, type, score)                                                                               \
+    {                                                                                                        \
+        {text, sizeof text - 1}, score, type, 0                                                              \
+    }
 static const hdl_token_in spm_rows[] = {
-    ROW("<unk>", HDL_TOKEN_UNKNOWN, 0),     ROW("<s>", HDL_TOKEN_CONTROL, 0),  ROW("</s>", HDL_TOKEN_CONTROL, 0),
-    ROW("<0xC3>", HDL_TOKEN_BYTE, 0),       ROW("<0xA9>", HDL_TOKEN_BYTE, 0),  ROW("\xe2\x96\x81", HDL_TOKEN_NORMAL, -3),
-    ROW("a", HDL_TOKEN_NORMAL, -4),         ROW("b", HDL_TOKEN_NORMAL, -5),    ROW("\xe2\x96\x81" "a", HDL_TOKEN_NORMAL, -1),
-    ROW("ab", HDL_TOKEN_NORMAL, -2),        ROW("b\xe2\x96\x81" "a", HDL_TOKEN_NORMAL, -0.5f),
-    ROW("\n", HDL_TOKEN_USER, -1000),       ROW("\n\n", HDL_TOKEN_USER, -1000), ROW("<", HDL_TOKEN_NORMAL, -6),
-    ROW("s", HDL_TOKEN_NORMAL, -7),         ROW(">", HDL_TOKEN_NORMAL, -8),    ROW("<s", HDL_TOKEN_NORMAL, -9),
+    ROW("<unk>", HDL_TOKEN_UNKNOWN, 0),
+    ROW("<s>", HDL_TOKEN_CONTROL, 0),
+    ROW("</s>", HDL_TOKEN_CONTROL, 0),
+    ROW("<0xC3>", HDL_TOKEN_BYTE, 0),
+    ROW("<0xA9>", HDL_TOKEN_BYTE, 0),
+    ROW("\xe2\x96\x81", HDL_TOKEN_NORMAL, -3),
+    ROW("a", HDL_TOKEN_NORMAL, -4),
+    ROW("b", HDL_TOKEN_NORMAL, -5),
+    ROW("\xe2\x96\x81"
+        "a",
+        HDL_TOKEN_NORMAL, -1),
+    ROW("ab", HDL_TOKEN_NORMAL, -2),
+    ROW("b\xe2\x96\x81"
+        "a",
+        HDL_TOKEN_NORMAL, -0.5f),
+    ROW("\n", HDL_TOKEN_USER, -1000),
+    ROW("\n\n", HDL_TOKEN_USER, -1000),
+    ROW("<", HDL_TOKEN_NORMAL, -6),
+    ROW("s", HDL_TOKEN_NORMAL, -7),
+    ROW(">", HDL_TOKEN_NORMAL, -8),
+    ROW("<s", HDL_TOKEN_NORMAL, -9),
     ROW("<end_of_turn>", HDL_TOKEN_CONTROL, 0),
 };
 
@@ -151,7 +170,8 @@ static hdl_tokenizer *make_spm(void)
     return tok;
 }
 
-static void assert_encodes(const hdl_tokenizer *tok, const char *text, bool parse_special, const char *want_list)
+static void assert_encodes(const hdl_tokenizer *tok, const char *text, bool parse_special,
+                           const char *want_list)
 {
     char list[256];
     snprintf(list, sizeof list, "%s", want_list);
@@ -167,7 +187,7 @@ static void test_spm(void **state)
     (void)state;
     hdl_tokenizer *tok = make_spm();
     assert_encodes(tok, "", false, "-");
-    assert_encodes(tok, "ab a", false, "6 10");       /* the pair across the border has the best score */
+    assert_encodes(tok, "ab a", false, "6 10"); /* the pair across the border has the best score */
     assert_encodes(tok, "aba  a", false, "9 6 5 8");
     assert_encodes(tok, "a\n\n\nb", false, "6 12 11 7"); /* user-defined tokens: longest first, always */
     assert_encodes(tok, "\xc3\xa9", false, "3 4");
@@ -228,7 +248,8 @@ static void test_remembered_words(void **state)
     (void)state;
     hdl_tokenizer *tok = make_spm();
     hdl_buf text = {0};
-    for (int i = 0; i < 20000; i++) hdl_buf_puts(&text, (const char *[]){" ab", " b a", "\n", "  abba", "\xc3\xa9 "}[next_random(5)]);
+    for (int i = 0; i < 20000; i++)
+        hdl_buf_puts(&text, (const char *[]){" ab", " b a", "\n", "  abba", "\xc3\xa9 "}[next_random(5)]);
     assert_ok(hdl_buf_status(&text));
     hdl_ids whole = {0}, lines = {0};
     assert_ok(hdl_tokenizer_encode(tok, text.data, text.n, false, false, &whole));
@@ -293,9 +314,15 @@ static void test_refused_rows(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_merges_by_rank),   cmocka_unit_test(test_merges_by_score), cmocka_unit_test(test_spm),
-        cmocka_unit_test(test_parts),            cmocka_unit_test(test_decode),          cmocka_unit_test(test_remembered_words),
-        cmocka_unit_test(test_long_run),         cmocka_unit_test(test_threads),         cmocka_unit_test(test_refused_rows),
+        cmocka_unit_test(test_merges_by_rank),
+        cmocka_unit_test(test_merges_by_score),
+        cmocka_unit_test(test_spm),
+        cmocka_unit_test(test_parts),
+        cmocka_unit_test(test_decode),
+        cmocka_unit_test(test_remembered_words),
+        cmocka_unit_test(test_long_run),
+        cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_refused_rows),
     };
     return cmocka_run_group_tests_name("tokenizer", tests, NULL, NULL);
 }

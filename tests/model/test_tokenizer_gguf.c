@@ -79,9 +79,12 @@ static void add_list(meta *m, const char *key, uint32_t type, const char *list)
         end = item + strcspn(item, "|");
         *end = 0;
         float number = strtof(item, NULL);
-        if (type == STRING) put_text(&m->bytes, item);
-        else if (type == F32) hdl_buf_add(&m->bytes, &number, 4);
-        else put32(&m->bytes, (uint32_t)atoi(item));
+        if (type == STRING)
+            put_text(&m->bytes, item);
+        else if (type == F32)
+            hdl_buf_add(&m->bytes, &number, 4);
+        else
+            put32(&m->bytes, (uint32_t)atoi(item));
     }
 }
 
@@ -113,7 +116,9 @@ static meta byte_level(const char *pre, const char *merges)
     meta m = {0};
     add_text(&m, "model", "gpt2");
     if (pre) add_text(&m, "pre", pre);
-    add_list(&m, "tokens", STRING, "a|b|ab|\xc4\xa0|\xc4\xa0" "a|1|<s>|<x>");
+    add_list(&m, "tokens", STRING,
+             "a|b|ab|\xc4\xa0|\xc4\xa0"
+             "a|1|<s>|<x>");
     add_list(&m, "token_type", I32, "1|1|1|1|1|1|3|4");
     if (merges) add_list(&m, "merges", STRING, merges);
     return m;
@@ -123,7 +128,9 @@ static meta spm(void)
 {
     meta m = {0};
     add_text(&m, "model", "llama");
-    add_list(&m, "tokens", STRING, "<unk>|<s>|\xe2\x96\x81|a|\xe2\x96\x81" "a|<0x41>|<end_of_turn>");
+    add_list(&m, "tokens", STRING,
+             "<unk>|<s>|\xe2\x96\x81|a|\xe2\x96\x81"
+             "a|<0x41>|<end_of_turn>");
     add_list(&m, "token_type", I32, "2|3|1|1|1|6|3");
     add_list(&m, "scores", F32, "0|0|-2|-3|-1|0|0");
     return m;

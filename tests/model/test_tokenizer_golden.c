@@ -76,7 +76,8 @@ static hdl_buf mixed_text(void)
     int fd = mkstemp(path);
     if (fd < 0) return text;
     close(fd);
-    snprintf(command, sizeof command, "python3 '%s/oracle/make_text.py' '%s' >/dev/null 2>&1", HDL_TEST_DATA, path);
+    snprintf(command, sizeof command, "python3 '%s/oracle/make_text.py' '%s' >/dev/null 2>&1", HDL_TEST_DATA,
+             path);
     if (system(command) == 0) assert_ok(hdl_buf_read_file(&text, path, 1 << 26));
     unlink(path);
     return text;
@@ -94,7 +95,8 @@ static void test_mixed_text(void **state)
     char *rest = file.data;
     hdl_ids ids = {0};
     for (char *row; (row = next_row(&rest));) {
-        int64_t offset = atoll(next_column(&row)), n = atoll(next_column(&row)), n_ids = atoll(next_column(&row));
+        int64_t offset = atoll(next_column(&row)), n = atoll(next_column(&row)),
+                n_ids = atoll(next_column(&row));
         uint64_t want = strtoull(next_column(&row), NULL, 16);
         assert_true(offset >= 0 && offset + n <= text.n);
         ids.n = 0;
@@ -133,8 +135,9 @@ static void test_facts(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_short_text), cmocka_unit_test(test_special_tokens), cmocka_unit_test(test_broken_utf8),
-        cmocka_unit_test(test_mixed_text), cmocka_unit_test(test_facts),
+        cmocka_unit_test(test_short_text),  cmocka_unit_test(test_special_tokens),
+        cmocka_unit_test(test_broken_utf8), cmocka_unit_test(test_mixed_text),
+        cmocka_unit_test(test_facts),
     };
     static const char *const models[][2] = {{"smollm2", SMOLLM2_FILE}, {"gemma3", GEMMA3_FILE}};
     int failed = 0, n_run = 0;

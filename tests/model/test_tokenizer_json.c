@@ -58,12 +58,13 @@ static void test_golden_files(void **state)
     hdl_buf_deinit(&text);
 }
 
-#define VOCAB "\"a\":0,\"b\":1,\"c\":2,\"ab\":3,\"abc\":4,\"\\u0120\":5,\"\\u0120a\":6"
-#define BYTE_LEVEL "{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"use_regex\":true}"
+#define VOCAB         "\"a\":0,\"b\":1,\"c\":2,\"ab\":3,\"abc\":4,\"\\u0120\":5,\"\\u0120a\":6"
+#define BYTE_LEVEL    "{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"use_regex\":true}"
 #define MODEL(merges) "\"model\":{\"type\":\"BPE\",\"vocab\":{" VOCAB "},\"merges\":" merges "}"
-#define MERGES "[\"a b\",\"ab c\",\"\\u0120 a\"]"
-#define ADDED(flags) \
-    "\"added_tokens\":[{\"id\":7,\"content\":\"<s>\",\"special\":true" flags "},{\"id\":8,\"content\":\"<u>\",\"special\":false" flags "}]"
+#define MERGES        "[\"a b\",\"ab c\",\"\\u0120 a\"]"
+#define ADDED(flags)                                                                                         \
+    "\"added_tokens\":[{\"id\":7,\"content\":\"<s>\",\"special\":true" flags                                 \
+    "},{\"id\":8,\"content\":\"<u>\",\"special\":false" flags "}]"
 #define FILE_WITH(extra) "{" ADDED("") "," MODEL(MERGES) ",\"pre_tokenizer\":" BYTE_LEVEL extra "}"
 
 static void test_small_file(void **state)
@@ -77,7 +78,9 @@ static void test_small_file(void **state)
     assert_true(hdl_tokenizer_is_special(tok, 7));
     assert_false(hdl_tokenizer_is_special(tok, 8));
     hdl_tokenizer_free(tok);
-    tok = make("{" ADDED("") "," MODEL("[[\"a\",\"b\"],[\"ab\",\"c\"],[\"\\u0120\",\"a\"]]") ",\"pre_tokenizer\":" BYTE_LEVEL "}", NULL);
+    tok = make("{" ADDED("") "," MODEL(
+                   "[[\"a\",\"b\"],[\"ab\",\"c\"],[\"\\u0120\",\"a\"]]") ",\"pre_tokenizer\":" BYTE_LEVEL "}",
+               NULL);
     assert_string_equal(ids_of(tok, "abc aab", false, true), "4 6 3"); /* merges as pairs */
     hdl_tokenizer_free(tok);
 }
@@ -85,14 +88,16 @@ static void test_small_file(void **state)
 static void test_stripping(void **state)
 {
     (void)state;
-    hdl_tokenizer *tok = make("{" ADDED(",\"lstrip\":true") "," MODEL(MERGES) ",\"pre_tokenizer\":" BYTE_LEVEL "}", NULL);
+    hdl_tokenizer *tok = make(
+        "{" ADDED(",\"lstrip\":true") "," MODEL(MERGES) ",\"pre_tokenizer\":" BYTE_LEVEL "}", NULL);
     assert_string_equal(ids_of(tok, "a  <s> a", true, false), "0 7 6");
     assert_string_equal(ids_of(tok, " <u> <s>", true, false), "8 7");
     hdl_tokenizer_free(tok);
     tok = make("{" ADDED(",\"rstrip\":true") "," MODEL(MERGES) ",\"pre_tokenizer\":" BYTE_LEVEL "}", NULL);
     assert_string_equal(ids_of(tok, "a <s>\xe3\x80\x80 a", true, false), "0 5 7 0");
     hdl_tokenizer_free(tok);
-    tok = make("{" ADDED(",\"single_word\":true") "," MODEL(MERGES) ",\"pre_tokenizer\":" BYTE_LEVEL "}", NULL);
+    tok = make("{" ADDED(",\"single_word\":true") "," MODEL(MERGES) ",\"pre_tokenizer\":" BYTE_LEVEL "}",
+               NULL);
     assert_string_equal(ids_of(tok, "a<s> <s>a <s>", true, false), "0 5 0 5 7");
     hdl_tokenizer_free(tok);
 }
@@ -108,19 +113,22 @@ static void test_bos_and_eos(void **state)
     assert_string_equal(ids_of(tok, "ab", false, true), "7 3");
     assert_string_equal(ids_of(tok, "ab", false, false), "3");
     hdl_tokenizer_free(tok);
-    tok = make(json, "{\"add_bos_token\":false,\"eos_token\":{\"content\":\"<u>\"},\"add_eos_token\":true,\"bos_token\":null}");
+    tok = make(
+        json,
+        "{\"add_bos_token\":false,\"eos_token\":{\"content\":\"<u>\"},\"add_eos_token\":true,\"bos_token\":null}");
     assert_string_equal(ids_of(tok, "ab", false, true), "3 8");
     assert_true(hdl_tokenizer_is_end(tok, 8));
     assert_false(hdl_tokenizer_is_end(tok, 7));
     hdl_tokenizer_free(tok);
 }
 
-#define FALLBACK(normalizer, pre)                                                                                  \
-    "{\"normalizer\":" normalizer ",\"pre_tokenizer\":" pre ",\"model\":{\"type\":\"BPE\",\"byte_fallback\":true," \
-    "\"unk_token\":\"?\",\"fuse_unk\":true,\"vocab\":{\"a\":0,\"\xe2\x96\x81\":1,\"\xe2\x96\x81"                    \
+#define FALLBACK(normalizer, pre)                                                                            \
+    "{\"normalizer\":" normalizer ",\"pre_tokenizer\":" pre                                                  \
+    ",\"model\":{\"type\":\"BPE\",\"byte_fallback\":true,"                                                   \
+    "\"unk_token\":\"?\",\"fuse_unk\":true,\"vocab\":{\"a\":0,\"\xe2\x96\x81\":1,\"\xe2\x96\x81"             \
     "a\":2,\"<0xC3>\":3,\"<0xA9>\":4,\"?\":5},\"merges\":[\"\xe2\x96\x81 a\"]}}"
-#define PREPEND                                                                            \
-    "{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"Prepend\",\"prepend\":\"\\u2581\"}," \
+#define PREPEND                                                                                              \
+    "{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"Prepend\",\"prepend\":\"\\u2581\"},"                \
     "{\"type\":\"Replace\",\"pattern\":{\"String\":\" \"},\"content\":\"\\u2581\"}]}"
 
 static void test_byte_fallback(void **state)
@@ -134,7 +142,9 @@ static void test_byte_fallback(void **state)
     assert_int_equal(hdl_tokenizer_decode(tok, (int32_t[]){6}, 1, false, &out), HEDDLE_E_INVALID);
     hdl_buf_deinit(&out);
     hdl_tokenizer_free(tok);
-    const char *first = FALLBACK("null", "{\"type\":\"Metaspace\",\"replacement\":\"\\u2581\",\"prepend_scheme\":\"first\",\"split\":false}");
+    const char *first = FALLBACK(
+        "null",
+        "{\"type\":\"Metaspace\",\"replacement\":\"\\u2581\",\"prepend_scheme\":\"first\",\"split\":false}");
     tok = make(first, NULL);
     assert_string_equal(ids_of(tok, " a a", false, false), "2 2"); /* has its space already */
     assert_string_equal(ids_of(tok, "a", false, false), "2");
@@ -154,20 +164,32 @@ static void test_refusals(void **state)
         {"{" MODEL("[\"a zz\"]") ",\"pre_tokenizer\":" BYTE_LEVEL "}", "zz"},
         {"{" MODEL("[[\"a\"]]") ",\"pre_tokenizer\":" BYTE_LEVEL "}", "model.merges[0]"},
         {FILE_WITH(",\"normalizer\":{\"type\":\"Lowercase\"}"), "Lowercase"},
-        {FILE_WITH(",\"normalizer\":{\"type\":\"Replace\",\"pattern\":{\"Regex\":\"x\"},\"content\":\"\"}"), "Replace"},
+        {FILE_WITH(",\"normalizer\":{\"type\":\"Replace\",\"pattern\":{\"Regex\":\"x\"},\"content\":\"\"}"),
+         "Replace"},
         {FILE_WITH(",\"post_processor\":{\"type\":\"BertProcessing\"}"), "BertProcessing"},
         {"{" MODEL("[]") ",\"pre_tokenizer\":{\"type\":\"Whitespace\"}}", "Whitespace"},
-        {"{" MODEL("[]") ",\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"Split\",\"pattern\":{\"Regex\":"
-         "\"(\"},\"behavior\":\"Isolated\"},{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"use_regex\":false}]}}",
+        {"{" MODEL(
+             "[]") ",\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"Split\",\"pattern\":{\"Regex\":"
+                   "\"(\"},\"behavior\":\"Isolated\"},{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"use_regex\":false}]}}",
          "pattern \"(\""},
-        {"{" MODEL("[]") ",\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"Split\",\"pattern\":{\"Regex\":"
-         "\"x\"},\"behavior\":\"Removed\"},{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"use_regex\":false}]}}",
+        {"{" MODEL(
+             "[]") ",\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"Split\",\"pattern\":{\"Regex\":"
+                   "\"x\"},\"behavior\":\"Removed\"},{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"use_regex\":false}]}}",
          "Removed"},
-        {"{\"added_tokens\":[{\"id\":1,\"content\":\"zz\"}]," MODEL("[]") ",\"pre_tokenizer\":" BYTE_LEVEL "}", "belongs to another"},
-        {"{\"added_tokens\":[{\"id\":-1,\"content\":\"zz\"}]," MODEL("[]") ",\"pre_tokenizer\":" BYTE_LEVEL "}", "added_tokens[0]"},
-        {"{\"added_tokens\":[{\"id\":9000000,\"content\":\"zz\"}]," MODEL("[]") ",\"pre_tokenizer\":" BYTE_LEVEL "}", "9000000"},
-        {"{\"model\":{\"vocab\":{\"a\":0,\"b\":0},\"merges\":[]},\"pre_tokenizer\":" BYTE_LEVEL "}", "given twice"},
-        {"{\"model\":{\"vocab\":{\"a\":0},\"merges\":[],\"end_of_word_suffix\":\"</w>\"},\"pre_tokenizer\":" BYTE_LEVEL "}", "</w>"},
+        {"{\"added_tokens\":[{\"id\":1,\"content\":\"zz\"}]," MODEL("[]") ",\"pre_tokenizer\":" BYTE_LEVEL
+                                                                          "}",
+         "belongs to another"},
+        {"{\"added_tokens\":[{\"id\":-1,\"content\":\"zz\"}]," MODEL("[]") ",\"pre_tokenizer\":" BYTE_LEVEL
+                                                                           "}",
+         "added_tokens[0]"},
+        {"{\"added_tokens\":[{\"id\":9000000,\"content\":\"zz\"}]," MODEL(
+             "[]") ",\"pre_tokenizer\":" BYTE_LEVEL "}",
+         "9000000"},
+        {"{\"model\":{\"vocab\":{\"a\":0,\"b\":0},\"merges\":[]},\"pre_tokenizer\":" BYTE_LEVEL "}",
+         "given twice"},
+        {"{\"model\":{\"vocab\":{\"a\":0},\"merges\":[],\"end_of_word_suffix\":\"</w>\"},\"pre_tokenizer\":" BYTE_LEVEL
+         "}",
+         "</w>"},
     };
     for (int64_t i = 0; i < HDL_COUNT(cases); i++) {
         hdl_tokenizer *tok = (hdl_tokenizer *)1;
@@ -186,9 +208,12 @@ static void test_refusals(void **state)
 static void test_hostile_pattern(void **state)
 {
     (void)state;
-    hdl_tokenizer *tok = make("{" MODEL("[]") ",\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"Split\",\"pattern\":{\"Regex\":"
-                              "\"(a|aa)+$|b\"},\"behavior\":\"Isolated\"},{\"type\":\"ByteLevel\",\"add_prefix_space\":false,"
-                              "\"use_regex\":false}]}}", NULL);
+    hdl_tokenizer *tok = make(
+        "{" MODEL(
+            "[]") ",\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"Split\",\"pattern\":{\"Regex\":"
+                  "\"(a|aa)+$|b\"},\"behavior\":\"Isolated\"},{\"type\":\"ByteLevel\",\"add_prefix_space\":false,"
+                  "\"use_regex\":false}]}}",
+        NULL);
     char text[512];
     memset(text, 'a', sizeof text);
     text[sizeof text - 1] = 'c';
@@ -249,9 +274,11 @@ static void test_faults(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_golden_files),   cmocka_unit_test(test_small_file), cmocka_unit_test(test_stripping),
-        cmocka_unit_test(test_bos_and_eos),    cmocka_unit_test(test_byte_fallback), cmocka_unit_test(test_refusals),
-        cmocka_unit_test(test_hostile_pattern), cmocka_unit_test(test_truncation), cmocka_unit_test(test_faults),
+        cmocka_unit_test(test_golden_files),    cmocka_unit_test(test_small_file),
+        cmocka_unit_test(test_stripping),       cmocka_unit_test(test_bos_and_eos),
+        cmocka_unit_test(test_byte_fallback),   cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_hostile_pattern), cmocka_unit_test(test_truncation),
+        cmocka_unit_test(test_faults),
     };
     return cmocka_run_group_tests_name("tokenizer.json", tests, NULL, NULL);
 }

@@ -14,12 +14,27 @@ static void test_utf8(void **state)
         int len;
         int32_t cp;
     } cases[] = {
-        {"", 0, 0, 0},          {"a", 1, 1, 'a'},          {"\0", 1, 1, 0},            {"\x80", 1, 0, 0},
-        {"\xc1\xbf", 2, 0, 0},  {"\xc2\x80", 2, 2, 0x80},  {"\xdf\xbf", 2, 2, 0x7ff},  {"\xe0\x9f\xbf", 3, 0, 0},
-        {"\xe0\xa0\x80", 3, 3, 0x800}, {"\xed\x9f\xbf", 3, 3, 0xd7ff}, {"\xed\xa0\x80", 3, 0, 0}, {"\xee\x80\x80", 3, 3, 0xe000},
-        {"\xef\xbf\xbf", 3, 3, 0xffff}, {"\xf0\x8f\xbf\xbf", 4, 0, 0}, {"\xf0\x90\x80\x80", 4, 4, 0x10000},
-        {"\xf4\x8f\xbf\xbf", 4, 4, 0x10ffff}, {"\xf4\x90\x80\x80", 4, 0, 0}, {"\xf5\x80\x80\x80", 4, 0, 0},
-        {"\xe4\xb8", 2, 0, 0},  {"\xe4\xb8\x41", 3, 0, 0}, {"\xff", 1, 0, 0},
+        {"", 0, 0, 0},
+        {"a", 1, 1, 'a'},
+        {"\0", 1, 1, 0},
+        {"\x80", 1, 0, 0},
+        {"\xc1\xbf", 2, 0, 0},
+        {"\xc2\x80", 2, 2, 0x80},
+        {"\xdf\xbf", 2, 2, 0x7ff},
+        {"\xe0\x9f\xbf", 3, 0, 0},
+        {"\xe0\xa0\x80", 3, 3, 0x800},
+        {"\xed\x9f\xbf", 3, 3, 0xd7ff},
+        {"\xed\xa0\x80", 3, 0, 0},
+        {"\xee\x80\x80", 3, 3, 0xe000},
+        {"\xef\xbf\xbf", 3, 3, 0xffff},
+        {"\xf0\x8f\xbf\xbf", 4, 0, 0},
+        {"\xf0\x90\x80\x80", 4, 4, 0x10000},
+        {"\xf4\x8f\xbf\xbf", 4, 4, 0x10ffff},
+        {"\xf4\x90\x80\x80", 4, 0, 0},
+        {"\xf5\x80\x80\x80", 4, 0, 0},
+        {"\xe4\xb8", 2, 0, 0},
+        {"\xe4\xb8\x41", 3, 0, 0},
+        {"\xff", 1, 0, 0},
     };
     for (int64_t i = 0; i < HDL_COUNT(cases); i++) {
         int32_t cp = -1;
@@ -50,8 +65,8 @@ static void test_classes(void **state)
 static void test_nfc(void **state)
 {
     (void)state;
-    static const int32_t pieces[] = {'a', 'e', 0x301, 0x323, 0x308, 0x5b0, 0x1100, 0x1161, 0x11a8, 0xac00,
-                                     0x1e9b, 0x2126, 0x212b, 0x0344, 0xfb1d, 0x1d15e, 0x4e2d, 0x345};
+    static const int32_t pieces[] = {'a',    'e',    0x301,  0x323,  0x308,  0x5b0,  0x1100,  0x1161, 0x11a8,
+                                     0xac00, 0x1e9b, 0x2126, 0x212b, 0x0344, 0xfb1d, 0x1d15e, 0x4e2d, 0x345};
     uint32_t x = 3;
     for (int round = 0; round < 3000; round++) {
         char text[256];
@@ -60,7 +75,8 @@ static void test_nfc(void **state)
             n += hdl_utf8_put(pieces[((x = x * 1664525u + 1013904223u) >> 8) % HDL_COUNT(pieces)], text + n);
         text[n] = 0;
         utf8proc_uint8_t *want = NULL;
-        utf8proc_map((const utf8proc_uint8_t *)text, n, &want, UTF8PROC_NULLTERM | UTF8PROC_STABLE | UTF8PROC_COMPOSE);
+        utf8proc_map((const utf8proc_uint8_t *)text, n, &want,
+                     UTF8PROC_NULLTERM | UTF8PROC_STABLE | UTF8PROC_COMPOSE);
         hdl_buf got = {0};
         hdl_buf_add(&got, "", 0);
         assert_ok(hdl_unicode_nfc(text, n, &got));
@@ -101,8 +117,11 @@ static void test_nfc_of_many_marks(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_utf8), cmocka_unit_test(test_classes), cmocka_unit_test(test_nfc),
-        cmocka_unit_test(test_nfc_of_broken_text), cmocka_unit_test(test_nfc_of_many_marks),
+        cmocka_unit_test(test_utf8),
+        cmocka_unit_test(test_classes),
+        cmocka_unit_test(test_nfc),
+        cmocka_unit_test(test_nfc_of_broken_text),
+        cmocka_unit_test(test_nfc_of_many_marks),
     };
     return cmocka_run_group_tests_name("unicode", tests, NULL, NULL);
 }

@@ -19,10 +19,10 @@
 #include "model/tokenizer.h"
 
 #define GOLDEN HDL_TEST_DATA "/golden/tokenizer/"
-#define assert_ok(expr)                                                             \
-    do {                                                                            \
-        heddle_status status_ = (expr);                                             \
-        if (status_) fail_msg("%s: %s", hdl_status_name(status_), hdl_last_error()); \
+#define assert_ok(expr)                                                                                      \
+    do {                                                                                                     \
+        heddle_status status_ = (expr);                                                                      \
+        if (status_) fail_msg("%s: %s", hdl_status_name(status_), hdl_last_error());                         \
     } while (0)
 
 /* A whole file; the caller deinits. */
@@ -45,14 +45,17 @@ static inline const char *model_path(const char *file)
 {
     static char path[4096];
     const char *dir = getenv("HEDDLE_TEST_MODELS"), *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
-    if (dir) snprintf(path, sizeof path, "%s/%s", dir, file);
-    else if (cache && *cache) snprintf(path, sizeof path, "%s/heddle/%s", cache, file);
-    else snprintf(path, sizeof path, "%s/.cache/heddle/%s", home ? home : "", file);
+    if (dir)
+        snprintf(path, sizeof path, "%s/%s", dir, file);
+    else if (cache && *cache)
+        snprintf(path, sizeof path, "%s/heddle/%s", cache, file);
+    else
+        snprintf(path, sizeof path, "%s/.cache/heddle/%s", home ? home : "", file);
     return access(path, R_OK) == 0 ? path : "";
 }
 
 #define SMOLLM2_FILE "SmolLM2-135M-Instruct.Q4_1.gguf"
-#define GEMMA3_FILE "gemma-3-270m-q4_k_m.gguf"
+#define GEMMA3_FILE  "gemma-3-270m-q4_k_m.gguf"
 
 static inline hdl_tokenizer *open_tokenizer(const char *file)
 {
