@@ -58,8 +58,12 @@ static void test_golden_files(void **state)
     hdl_buf_deinit(&text);
 }
 
-#define VOCAB         "\"a\":0,\"b\":1,\"c\":2,\"ab\":3,\"abc\":4,\"\\u0120\":5,\"\\u0120a\":6"
-#define BYTE_LEVEL    "{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"use_regex\":true}"
+#define VOCAB      "\"a\":0,\"b\":1,\"c\":2,\"ab\":3,\"abc\":4,\"\\u0120\":5,\"\\u0120a\":6"
+#define BYTE_LEVEL "{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"use_regex\":true}"
+#define SPLIT(regex, behavior)                                                                               \
+    ",\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"Split\","                      \
+    "\"pattern\":{\"Regex\":\"" regex "\"},\"behavior\":\"" behavior "\"},{\"type\":\"ByteLevel\","          \
+    "\"add_prefix_space\":false,\"use_regex\":false}]}"
 #define MODEL(merges) "\"model\":{\"type\":\"BPE\",\"vocab\":{" VOCAB "},\"merges\":" merges "}"
 #define MERGES        "[\"a b\",\"ab c\",\"\\u0120 a\"]"
 #define ADDED(flags)                                                                                         \
@@ -106,16 +110,17 @@ static void test_bos_and_eos(void **state)
 {
     (void)state;
     const char *json = FILE_WITH(
-        ",\"post_processor\":{\"type\":\"Sequence\",\"processors\":[{\"type\":\"ByteLevel\"},{\"type\":\"TemplateProcessing\","
-        "\"single\":[{\"SpecialToken\":{\"id\":\"<s>\",\"type_id\":0}},{\"Sequence\":{\"id\":\"A\",\"type_id\":0}}],"
+        ",\"post_processor\":{\"type\":\"Sequence\",\"processors\":[{\"type\":\"ByteLevel\"},"
+        "{\"type\":\"TemplateProcessing\","
+        "\"single\":[{\"SpecialToken\":{\"id\":\"<s>\",\"type_id\":0}},"
+        "{\"Sequence\":{\"id\":\"A\",\"type_id\":0}}],"
         "\"special_tokens\":{\"<s>\":{\"id\":\"<s>\",\"ids\":[7],\"tokens\":[\"<s>\"]}}}]}");
     hdl_tokenizer *tok = make(json, NULL);
     assert_string_equal(ids_of(tok, "ab", false, true), "7 3");
     assert_string_equal(ids_of(tok, "ab", false, false), "3");
     hdl_tokenizer_free(tok);
-    tok = make(
-        json,
-        "{\"add_bos_token\":false,\"eos_token\":{\"content\":\"<u>\"},\"add_eos_token\":true,\"bos_token\":null}");
+    tok = make(json, "{\"add_bos_token\":false,\"eos_token\":{\"content\":\"<u>\"},\"add_eos_token\":true,"
+                     "\"bos_token\":null}");
     assert_string_equal(ids_of(tok, "ab", false, true), "3 8");
     assert_true(hdl_tokenizer_is_end(tok, 8));
     assert_false(hdl_tokenizer_is_end(tok, 7));
@@ -168,14 +173,8 @@ static void test_refusals(void **state)
          "Replace"},
         {FILE_WITH(",\"post_processor\":{\"type\":\"BertProcessing\"}"), "BertProcessing"},
         {"{" MODEL("[]") ",\"pre_tokenizer\":{\"type\":\"Whitespace\"}}", "Whitespace"},
-        {"{" MODEL(
-             "[]") ",\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"Split\",\"pattern\":{\"Regex\":"
-                   "\"(\"},\"behavior\":\"Isolated\"},{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"use_regex\":false}]}}",
-         "pattern \"(\""},
-        {"{" MODEL(
-             "[]") ",\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"Split\",\"pattern\":{\"Regex\":"
-                   "\"x\"},\"behavior\":\"Removed\"},{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"use_regex\":false}]}}",
-         "Removed"},
+        {"{" MODEL("[]") SPLIT("(", "Isolated") "}", "pattern \"(\""},
+        {"{" MODEL("[]") SPLIT("x", "Removed") "}", "Removed"},
         {"{\"added_tokens\":[{\"id\":1,\"content\":\"zz\"}]," MODEL("[]") ",\"pre_tokenizer\":" BYTE_LEVEL
                                                                           "}",
          "belongs to another"},
@@ -187,8 +186,8 @@ static void test_refusals(void **state)
          "9000000"},
         {"{\"model\":{\"vocab\":{\"a\":0,\"b\":0},\"merges\":[]},\"pre_tokenizer\":" BYTE_LEVEL "}",
          "given twice"},
-        {"{\"model\":{\"vocab\":{\"a\":0},\"merges\":[],\"end_of_word_suffix\":\"</w>\"},\"pre_tokenizer\":" BYTE_LEVEL
-         "}",
+        {"{\"model\":{\"vocab\":{\"a\":0},\"merges\":[],\"end_of_word_suffix\":\"</w>\"},"
+         "\"pre_tokenizer\":" BYTE_LEVEL "}",
          "</w>"},
     };
     for (int64_t i = 0; i < HDL_COUNT(cases); i++) {
@@ -208,12 +207,7 @@ static void test_refusals(void **state)
 static void test_hostile_pattern(void **state)
 {
     (void)state;
-    hdl_tokenizer *tok = make(
-        "{" MODEL(
-            "[]") ",\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"Split\",\"pattern\":{\"Regex\":"
-                  "\"(a|aa)+$|b\"},\"behavior\":\"Isolated\"},{\"type\":\"ByteLevel\",\"add_prefix_space\":false,"
-                  "\"use_regex\":false}]}}",
-        NULL);
+    hdl_tokenizer *tok = make("{" MODEL("[]") SPLIT("(a|aa)+$|b", "Isolated") "}", NULL);
     char text[512];
     memset(text, 'a', sizeof text);
     text[sizeof text - 1] = 'c';
