@@ -125,6 +125,52 @@ def causal(q, k, v, scale, masks):
     return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=True)
 
 
+LIST_KERNEL = {}
+
+
+@torch._dynamo.disable
+def run_list_kernel(q, k, v, bits, scale):
+    import list_attention
+    return list_attention.list_attention(q, k, v, bits, scale)
+
+
+@torch._dynamo.disable
+def list_kernel(q):
+    """Checks the Triton kernels against masked torch once per process; False: FlexAttention serves lists."""
+    if "ok" not in LIST_KERNEL:
+        LIST_KERNEL["ok"] = False
+        try:
+            import list_attention
+            import time
+            with torch.enable_grad(), torch.autocast("cuda", enabled=False):
+                B, H, G, N, d = 1, q.shape[1], 2, 640, q.shape[3]
+                a = [torch.randn(B, n, N, d, device=q.device, dtype=torch.bfloat16).requires_grad_() for n in (H, G, G)]
+                m = (torch.rand(B, N, N, device=q.device) < 0.1).tril() | torch.eye(N, device=q.device, dtype=torch.bool)
+                do = torch.randn(B, H, N, d, device=q.device, dtype=torch.bfloat16)
+                o, lse = list_attention.list_attention(*a, pack_bits(m), 0.125)
+                got = [o, lse] + list(torch.autograd.grad(o, a, do))
+                o, lse = masked_ref(a[0].float(), a[1].float(), a[2].float(), 0.125, m)
+                want = [o, lse] + list(torch.autograd.grad(o, a, do.float()))
+                err = [float((x.double() - y.double()).norm() / y.double().norm()) for x, y in zip(got, want)]
+                LIST_KERNEL["ok"] = max(err) < 1e-2
+                N = 32768
+                a = [torch.randn(1, n, N, d, device=q.device, dtype=torch.bfloat16).requires_grad_() for n in (H, G, G)]
+                bits = torch.randint(-2**31, 2**31 - 1, (1, N, N // 32), device=q.device, dtype=torch.int32)
+                for i in range(3):
+                    torch.cuda.synchronize()
+                    t0 = time.time()
+                    o, _ = list_attention.list_attention(*a, bits, 0.125)
+                    torch.cuda.synchronize()
+                    t1 = time.time()
+                    torch.autograd.grad(o, a, o.detach())
+                    torch.cuda.synchronize()
+                print(f"list kernels against torch {['%.1e' % e for e in err]}; 1 x 32768: forward {(t1 - t0) * 1e3:.1f} ms, "
+                      f"backward {(time.time() - t1) * 1e3:.1f} ms", flush=True)
+        except Exception as e:
+            print("list kernels refused, FlexAttention serves lists:", repr(e)[:300], flush=True)
+    return LIST_KERNEL["ok"]
+
+
 def listed(q, k, v, scale, masks, mode):
     """Attention with its log-sum-exp: over the lists in `masks`, or dense ('dense_lse')."""
     if masks.backend == "ref":
@@ -134,6 +180,8 @@ def listed(q, k, v, scale, masks, mode):
             t = torch.arange(q.shape[2], device=q.device)
             m = (t[:, None] >= t[None, :]).expand(q.shape[0], -1, -1)
         return masked_ref(q, k, v, scale, m)
+    if mode == "sparse" and list_kernel(q):
+        return run_list_kernel(q, k, v, masks.bits, scale)
     if mode == "sparse":
         return flex_attention(q, k, v, scale=scale, block_mask=masks.flex_list, enable_gqa=True, return_lse=True,
                               kernel_options=LIST_OPTIONS)

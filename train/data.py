@@ -17,7 +17,8 @@ class Store:
 
     def __init__(self, folder, name):
         self.tokens = np.memmap(os.path.join(folder, name + ".bin"), dtype=np.uint16, mode="r")
-        self.start = np.load(os.path.join(folder, name + ".docs.npy"))
+        start = np.load(os.path.join(folder, name + ".docs.npy"))
+        self.start = start[start < len(self.tokens)]           # a store may be cut short
         self.end = np.append(self.start[1:], len(self.tokens))
         meta = os.path.join(folder, name + ".meta.json")
         self.meta = json.load(open(meta)) if os.path.exists(meta) else None

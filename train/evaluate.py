@@ -277,7 +277,7 @@ def main():
     fams = [("facts", False), ("facts", True), ("keyvalue", False), ("keyvalue", True), ("chain", False), ("copy", False)]
     plans = [("dense", 0), ("window", 0), ("learned", 512), ("learned", 1024), ("learned", 2048)]
     todo = {
-        "bpb": lambda: ev.bits_per_byte(L, L // 16, 48),
+        "bpb": lambda: ev.bits_per_byte(L, L // 16, 96),
         "recovery_long": lambda: ev.recovery(L, [L // 64, L // 32, L // 16, L // 8], args.limit, per_layer_ks=(L // 16,)),
         "needles": lambda: [ev.needles(n, plans, args.needle_rows, fams) for n in (M // 2, M, L)],
         "recovery_mid": lambda: ev.recovery(M, [M // 64, M // 32, M // 16, M // 8], args.limit * 2, per_layer_ks=(M // 16,)),

@@ -27,7 +27,8 @@ def load(tokenizer, folder=None):
         G["maker"] = tasks.TaskMaker(G["tok"])
     if folder and "t" not in G:
         G["t"] = np.memmap(os.path.join(folder, "train.bin"), dtype=np.uint16, mode="r")
-        G["start"] = np.load(os.path.join(folder, "train.docs.npy"))
+        start = np.load(os.path.join(folder, "train.docs.npy"))
+        G["start"] = start[start < len(G["t"])]
 
 
 def encode(job):

@@ -33,7 +33,7 @@ STAGES = {
     "dense_short": dict(length=4096, mix=dict(nat=54, task=10), micro=32, lr=2e-3, muon_lr=6e-3, warmup=80, end=1.0, start=1.0),
     "dense_long": dict(length=32768, mix=dict(long=4, package=2, task=2), micro=4, lr=2e-3, muon_lr=6e-3, warmup=0, end=0.04, start=0.8),
     "sparse_index": dict(length=32768, mix=dict(long=2, package=1, task=1), micro=2, lr=2e-3, muon_lr=0.0, warmup=10, end=0.1, start=1.0),
-    "sparse_joint": dict(length=32768, mix=dict(long=4, package=2, task=2), micro=2, lr=2e-3, muon_lr=6e-3, warmup=0, end=0.02, start=0.06),
+    "sparse_joint": dict(length=32768, mix=dict(long=2, package=1, task=1), micro=2, lr=2e-3, muon_lr=6e-3, warmup=0, end=0.02, start=0.06),
 }
 
 
@@ -52,6 +52,7 @@ def arguments():
     ap.add_argument("--deadline", type=float, default=0)
     ap.add_argument("--until", type=float, default=0, help="the same as a time of day, in seconds since 1970")
     ap.add_argument("--wait-init", action="store_true", help="compile on a made-up step, then wait for --init to appear")
+    ap.add_argument("--wait-file", default="", help="compile, then wait for this file before reading data")
     ap.add_argument("--length", type=int, default=0)
     ap.add_argument("--mix", default="", help="nat=54,task=10")
     ap.add_argument("--micro", type=int, default=0)
@@ -169,35 +170,42 @@ class Trainer:
         else:
             self.lm_sum = lm_sum
         self.masks = {}
-        self.sources = data.make_sources(args.data, st["length"], args.seed, st["mix"])
-        self.rows = sum(n for _, n in self.sources)
+        self.rows = sum(st["mix"].values())
         if self.rows % self.world:
             raise SystemExit(f"{self.rows} rows a step do not divide over {self.world} ranks")
         if self.gpu:
             fastest_sdpa(self.cfg, st["micro"], st["length"], self.dev)
-        if wait:
-            self.compile_then_wait()
+        if wait or (args.wait_file and not os.path.exists(args.wait_file)):
+            self.compile_then_wait(wait)
+        self.sources = data.make_sources(args.data, st["length"], args.seed, st["mix"])
 
-    def compile_then_wait(self):
-        """One made-up step so that everything is compiled, then the weights when they are there."""
+    def compile_then_wait(self, weights):
+        """One made-up step so that everything is compiled, then the data or weights when they are there."""
         a = self.args
+        kept = {n: p.detach().clone() for n, p in self.model.named_parameters()}
         tokens = torch.randint(1, self.cfg.n_vocab, (self.st["micro"], self.st["length"]), device=self.dev)
         with self.autocast():
             loss, _ = self.micro_loss(tokens, 0, 0)
         loss.backward()
         self.opt.step(0.0, 0.0)
         self.opt.zero_grad()
-        print(f"compiled, {time.time() - T0:.0f} s; waiting for {a.init}", flush=True)
-        while not os.path.exists(a.init):
-            if a.deadline and time.time() - T0 > a.deadline:
-                raise SystemExit("the weights to start from did not come in time")
-            time.sleep(0.2)
-        saved = torch.load(a.init, map_location="cpu", weights_only=False)
-        self.model.load_state_dict(saved["model"], strict=False)
-        self.opt.step_no = 0
         for s in self.opt.state.values():
             for x in s:
                 x.zero_()
+        self.opt.step_no = 0
+        with torch.no_grad():
+            for n, p in self.model.named_parameters():
+                p.copy_(kept[n])
+        need = [f for f in (a.init if weights else None, a.wait_file) if f]
+        print(f"compiled, {time.time() - T0:.0f} s; waiting for {need}", flush=True)
+        while not all(map(os.path.exists, need)):
+            if a.deadline and time.time() - T0 > a.deadline:
+                raise SystemExit("what this stage starts from did not come in time")
+            time.sleep(0.2)
+        if not weights:
+            return
+        saved = torch.load(a.init, map_location="cpu", weights_only=False)
+        self.model.load_state_dict(saved["model"], strict=False)
         if a.init_optimiser:
             self.opt.load_state_dict(saved["optimiser"])
 
