@@ -4,6 +4,9 @@
  * written out (PCRE2's own also takes U+180E), and a first step that isolates numbers is folded
  * into GPT-2's pattern: a digit ends the run of spaces before it, and stands alone.
  *
+ * Letters and numbers are those of PCRE2's Unicode version (14 in PCRE2 10.42): a character assigned
+ * later is neither, and may be cut off its word where a newer library would keep it.
+ *
  * Broken bytes are shown to the pattern as U+FFFD, one each, and keep their place in the text.
  * Steps are limited in proportion to the text; a pattern that exceeds them (only a hostile file
  * has one) fails with a sentence, because other chunks would silently give other ids. When the
