@@ -60,9 +60,10 @@ ALWAYS_INLINE vf vf_scale_pow2(vf poly, vf t, vf x, vf bound)
     __mmask16 is_in = _mm512_cmp_ps_mask(x, bound, _CMP_GE_OQ);
     return _mm512_castsi512_ps(_mm512_maskz_add_epi32(is_in, _mm512_castps_si512(poly), n));
 }
-/* Sums of VW vectors by lanes in two steps: vf_fold4 of the tokens FOLD_TOKEN[i] for i < VW/4, then
- * vf_fold_last, whose lane t is the sum of token t's vector. */
-static const int8_t FOLD_TOKEN[4][4] = {{0, 4, 8, 12}, {1, 5, 9, 13}, {2, 6, 10, 14}, {3, 7, 11, 15}};
+/* Sums of VW vectors by lanes in two steps: for i < VW/4, vf_fold4 of the vectors of tokens
+ * FOLD_STRIDE i + FOLD_TOKEN[0..3]; then vf_fold_last of these, whose lane t is the sum of token t's. */
+enum { FOLD_STRIDE = 1 };
+static const int8_t FOLD_TOKEN[4] = {0, 4, 8, 12};
 ALWAYS_INLINE vf vf_fold4(vf a, vf b, vf c, vf d)
 {
     vf ab = _mm512_add_ps(_mm512_mask_blend_ps(0xff00, a, b), _mm512_shuffle_f32x4(a, b, 0x4e));
@@ -79,22 +80,26 @@ ALWAYS_INLINE vf vf_fold_last(const vf *p)
 ALWAYS_INLINE void vf_transpose(vf r[VW])
 {
     vf t[16];
+#pragma GCC unroll 16
     for (int i = 0; i < 16; i += 2) {
         t[i] = _mm512_unpacklo_ps(r[i], r[i + 1]);
         t[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
     }
+#pragma GCC unroll 16
     for (int i = 0; i < 16; i += 4) {
         r[i] = _mm512_shuffle_ps(t[i], t[i + 2], 0x44);
         r[i + 1] = _mm512_shuffle_ps(t[i], t[i + 2], 0xee);
         r[i + 2] = _mm512_shuffle_ps(t[i + 1], t[i + 3], 0x44);
         r[i + 3] = _mm512_shuffle_ps(t[i + 1], t[i + 3], 0xee);
     }
+#pragma GCC unroll 16
     for (int i = 0; i < 4; i++) {
         t[i] = _mm512_shuffle_f32x4(r[i], r[i + 4], 0x88);
         t[i + 4] = _mm512_shuffle_f32x4(r[i], r[i + 4], 0xdd);
         t[i + 8] = _mm512_shuffle_f32x4(r[i + 8], r[i + 12], 0x88);
         t[i + 12] = _mm512_shuffle_f32x4(r[i + 8], r[i + 12], 0xdd);
     }
+#pragma GCC unroll 16
     for (int i = 0; i < 4; i++) {
         r[i] = _mm512_shuffle_f32x4(t[i], t[i + 8], 0x88);
         r[i + 8] = _mm512_shuffle_f32x4(t[i], t[i + 8], 0xdd);
@@ -152,7 +157,8 @@ ALWAYS_INLINE vf vf_scale_pow2(vf poly, vf t, vf x, vf bound)
     vf y = _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(poly), n));
     return _mm256_and_ps(y, _mm256_cmp_ps(x, bound, _CMP_GE_OQ));
 }
-static const int8_t FOLD_TOKEN[2][4] = {{0, 1, 4, 5}, {2, 3, 6, 7}};
+enum { FOLD_STRIDE = 2 };
+static const int8_t FOLD_TOKEN[4] = {0, 1, 4, 5};
 ALWAYS_INLINE vf vf_fold4(vf a, vf b, vf c, vf d)
 {
     vf x = _mm256_add_ps(_mm256_permute2f128_ps(a, c, 0x20), _mm256_permute2f128_ps(a, c, 0x31));
@@ -166,20 +172,24 @@ ALWAYS_INLINE vf vf_fold_last(const vf *p)
 ALWAYS_INLINE void vf_transpose(vf r[VW])
 {
     vf t[8];
+#pragma GCC unroll 16
     for (int i = 0; i < 8; i += 2) {
         t[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
         t[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
     }
+#pragma GCC unroll 16
     for (int i = 0; i < 8; i += 4) {
         r[i] = _mm256_shuffle_ps(t[i], t[i + 2], 0x44);
         r[i + 1] = _mm256_shuffle_ps(t[i], t[i + 2], 0xee);
         r[i + 2] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0x44);
         r[i + 3] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0xee);
     }
+#pragma GCC unroll 16
     for (int i = 0; i < 4; i++) {
         t[i] = _mm256_permute2f128_ps(r[i], r[i + 4], 0x20);
         t[i + 4] = _mm256_permute2f128_ps(r[i], r[i + 4], 0x31);
     }
+#pragma GCC unroll 16
     for (int i = 0; i < 8; i++) r[i] = t[i];
 }
 
@@ -245,7 +255,8 @@ ALWAYS_INLINE vf vf_scale_pow2(vf poly, vf t, vf x, vf bound)
 {
     return (vf)(((vf_int)poly + ((vf_int)t << 23)) & (x >= bound));
 }
-static const int8_t FOLD_TOKEN[1][4] = {{0, 1, 2, 3}};
+enum { FOLD_STRIDE = 4 };
+static const int8_t FOLD_TOKEN[4] = {0, 1, 2, 3};
 ALWAYS_INLINE void vf_transpose(vf r[VW])
 {
     vf a = {r[0][0], r[1][0], r[2][0], r[3][0]}, b = {r[0][1], r[1][1], r[2][1], r[3][1]};

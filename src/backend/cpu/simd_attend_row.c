@@ -48,11 +48,17 @@ typedef struct row_slot {
 
 typedef struct row_call {
     const hdl_attend_args *args;
-    int64_t n_units, n_splits, first_unit; /* n_splits of each unit */
+    int64_t n_units, first_unit;
+    int64_t n_splits, length; /* splits of the longest walk, and their tokens: a multiple of SPLIT */
     int32_t n_lists;
     uint8_t *slots, *scratch, *kept;
     int64_t slot_bytes, scratch_bytes;
 } row_call;
+
+ALWAYS_INLINE int64_t element_bytes(hdl_dtype dtype)
+{
+    return dtype == HDL_F32 ? 4 : dtype == HDL_I8 ? 1 : 2;
+}
 
 static void fill_block(const row_unit *unit, int64_t step, int64_t end, token_block *block)
 {
@@ -67,31 +73,48 @@ static void fill_block(const row_unit *unit, int64_t step, int64_t end, token_bl
     for (int64_t i = block->n; i < BLOCK; i++) block->scale[i] = block->scale[block->n - 1];
 }
 
-/* s[g][t] = q[g] . k[t] for VW tokens from `first`, `group` heads. */
+/* Asks for a row of the next block, into the second-level cache: two blocks would not fit the first.
+ * Most rows are two lines. */
+ALWAYS_INLINE void prefetch_row(const uint8_t *row, int64_t bytes)
+{
+    __builtin_prefetch(row, 0, 2);
+    if (bytes > LINE) __builtin_prefetch(row + LINE, 0, 2);
+    for (int64_t b = 2 * LINE; b < bytes; b += LINE) __builtin_prefetch(row + b, 0, 2);
+}
+
+/* s[g][t] = q[g] . k[t] for VW tokens and `group` heads; q is packed [dim / VW][group][VW]. */
 ALWAYS_INLINE void score_tile(const uint8_t *const *row, const uint8_t *const *next, int64_t offset, const float *q,
                               int64_t dim, float *s, const hdl_dtype dtype, const int group)
 {
-    const int64_t bytes = dim * (dtype == HDL_F32 ? 4 : dtype == HDL_I8 ? 1 : 2);
+    const int64_t bytes = dim * element_bytes(dtype);
     vf part[MAX_GROUP][VW / 4];
-    for (int i = 0; i < VW / 4; i++) {
-        const uint8_t *k[4];
+    for (int i = 0; i < VW / 4; i++, row += FOLD_STRIDE, next += FOLD_STRIDE) {
+        const uint8_t *k0 = row[FOLD_TOKEN[0]] + offset, *k1 = row[FOLD_TOKEN[1]] + offset;
+        const uint8_t *k2 = row[FOLD_TOKEN[2]] + offset, *k3 = row[FOLD_TOKEN[3]] + offset;
         vf sum[MAX_GROUP][4];
+#pragma GCC unroll 4
         for (int t = 0; t < 4; t++) {
-            k[t] = row[FOLD_TOKEN[i][t]] + offset;
-            const uint8_t *ahead = next[FOLD_TOKEN[i][t]] + offset;
-            for (int64_t b = 0; b < bytes; b += LINE) __builtin_prefetch(ahead + b);
+            prefetch_row(next[FOLD_TOKEN[t]] + offset, bytes);
+#pragma GCC unroll 4
             for (int g = 0; g < group; g++) sum[g][t] = vf_set1(0);
         }
-        for (int64_t d = 0; d < dim; d += VW) {
-            vf x[4];
-            for (int t = 0; t < 4; t++) x[t] = vf_load_as(dtype, k[t], d);
+        const float *y = q;
+        for (int64_t d = 0; d < dim; d += VW, y += group * VW) {
+            vf x0 = vf_load_as(dtype, k0, d), x1 = vf_load_as(dtype, k1, d);
+            vf x2 = vf_load_as(dtype, k2, d), x3 = vf_load_as(dtype, k3, d);
+#pragma GCC unroll 4
             for (int g = 0; g < group; g++) {
-                vf y = vf_load(q + g * dim + d);
-                for (int t = 0; t < 4; t++) sum[g][t] = vf_fma(x[t], y, sum[g][t]);
+                vf z = vf_load(y + g * VW);
+                sum[g][0] = vf_fma(x0, z, sum[g][0]);
+                sum[g][1] = vf_fma(x1, z, sum[g][1]);
+                sum[g][2] = vf_fma(x2, z, sum[g][2]);
+                sum[g][3] = vf_fma(x3, z, sum[g][3]);
             }
         }
+#pragma GCC unroll 4
         for (int g = 0; g < group; g++) part[g][i] = vf_fold4(sum[g][0], sum[g][1], sum[g][2], sum[g][3]);
     }
+#pragma GCC unroll 4
     for (int g = 0; g < group; g++) vf_store(s + g * BLOCK, vf_fold_last(part[g]));
 }
 
@@ -123,25 +146,43 @@ static void score_heads(const token_block *block, const token_block *next, int64
     }
 }
 
+/* The order score_tile reads: heads in groups of at most MAX_GROUP, each [dim / VW][heads][VW]. */
+static void pack_query(const float *q, int64_t dim, int32_t group, float *to)
+{
+    for (int32_t first = 0; first < group; first += MAX_GROUP) {
+        int32_t n = HDL_MIN(group - first, (int32_t)MAX_GROUP);
+        for (int64_t d = 0; d < dim; d += VW)
+            for (int32_t g = 0; g < n; g++, to += VW) vf_store(to, vf_load(q + (first + g) * dim + d));
+    }
+}
+
 /* o[g][0..n_vectors VW) += sum over t < n of p[g][t] v[t]. */
 ALWAYS_INLINE void mix_tile(const token_block *block, const token_block *next, int64_t offset, const float *p,
                             float *o, int64_t dim, const hdl_dtype dtype, const int group, const int n_vectors)
 {
-    const int64_t bytes = (int64_t)n_vectors * VW * (dtype == HDL_F32 ? 4 : dtype == HDL_I8 ? 1 : 2);
+    const int64_t bytes = (int64_t)n_vectors * VW * element_bytes(dtype);
     vf sum[MAX_GROUP][4];
+#pragma GCC unroll 4
     for (int g = 0; g < group; g++)
+#pragma GCC unroll 4
         for (int i = 0; i < n_vectors; i++) sum[g][i] = vf_load(o + g * dim + i * VW);
-    for (int64_t t = 0; t < block->n; t++) {
-        const uint8_t *v = block->row[t] + offset, *ahead = next->row[t] + offset;
-        for (int64_t b = 0; b < bytes; b += LINE) __builtin_prefetch(ahead + b);
+    const int64_t n = block->n;
+    for (int64_t t = 0; t < n; t++) {
+        const uint8_t *v = block->row[t] + offset;
+        prefetch_row(next->row[t] + offset, bytes);
         vf weight[MAX_GROUP];
+#pragma GCC unroll 4
         for (int g = 0; g < group; g++) weight[g] = vf_set1(p[g * BLOCK + t]);
+#pragma GCC unroll 4
         for (int i = 0; i < n_vectors; i++) {
             vf x = vf_load_as(dtype, v, i * VW);
+#pragma GCC unroll 4
             for (int g = 0; g < group; g++) sum[g][i] = vf_fma(x, weight[g], sum[g][i]);
         }
     }
+#pragma GCC unroll 4
     for (int g = 0; g < group; g++)
+#pragma GCC unroll 4
         for (int i = 0; i < n_vectors; i++) vf_store(o + g * dim + i * VW, sum[g][i]);
 }
 
@@ -149,10 +190,9 @@ ALWAYS_INLINE void mix_as(const token_block *block, const token_block *next, int
                           int64_t dim, int group, const hdl_dtype dtype)
 {
     enum { WIDE = VW == 16 ? 4 : 2 };
-    const int64_t size = dtype == HDL_F32 ? 4 : dtype == HDL_I8 ? 1 : 2;
     int64_t i = 0;
     for (; i + WIDE * VW <= dim; i += WIDE * VW) {
-        int64_t at = offset + i * size;
+        int64_t at = offset + i * element_bytes(dtype);
         switch (group) {
         case 1: mix_tile(block, next, at, p, o + i, dim, dtype, 1, WIDE); break;
         case 2: mix_tile(block, next, at, p, o + i, dim, dtype, 2, WIDE); break;
@@ -162,7 +202,7 @@ ALWAYS_INLINE void mix_as(const token_block *block, const token_block *next, int
     }
     for (; i < dim; i += VW)
         for (int g = 0; g < group; g++)
-            mix_tile(block, next, offset + i * size, p + g * BLOCK, o + g * dim + i, dim, dtype, 1, 1);
+            mix_tile(block, next, offset + i * element_bytes(dtype), p + g * BLOCK, o + g * dim + i, dim, dtype, 1, 1);
 }
 
 static void mix_heads(const token_block *block, const token_block *next, int64_t offset, const float *p, float *o,
@@ -256,15 +296,17 @@ static void weigh_kv_head(const row_unit *unit, const token_block *block, int64_
     }
 }
 
-/* Attends steps [begin, end) into the slot. scratch: s [n_heads, BLOCK], lanes [n_heads, VW]. */
+/* Attends steps [begin, end) into the slot. scratch: s [n_heads, BLOCK], lanes [n_heads, VW], the
+ * packed q [n_heads, head_dim]. */
 static void attend_steps(const row_unit *unit, int64_t begin, int64_t end, const row_slot *slot, float *scratch)
 {
     const hdl_attend_args *args = unit->args;
     const hdl_kv_view *kv = unit->walk.kv;
     int32_t group = unit->n_heads / unit->n_kv_heads;
     int64_t k_dim = args->head_dim, v_dim = args->v_head_dim;
-    float *s = scratch, *lanes = scratch + unit->n_heads * BLOCK;
-    const float *q = args->q + unit->row * args->q_stride + (int64_t)unit->first_kv_head * group * k_dim;
+    float *s = scratch, *lanes = scratch + unit->n_heads * BLOCK, *q = lanes + unit->n_heads * VW;
+    const float *from = args->q + unit->row * args->q_stride + (int64_t)unit->first_kv_head * group * k_dim;
+    for (int32_t i = 0; i < unit->n_kv_heads; i++) pack_query(from + i * group * k_dim, k_dim, group, q + i * group * k_dim);
     memset(slot->o, 0, (size_t)(unit->n_heads * v_dim) * sizeof(float));
     memset(lanes, 0, (size_t)unit->n_heads * VW * sizeof(float));
     for (int32_t head = 0; head < unit->n_heads; head++) slot->max[head] = -INFINITY;
@@ -343,17 +385,28 @@ static row_unit unit_at(const row_call *call, int64_t index)
     return unit;
 }
 
+/* Splits begin at multiples of the length, counted from the multiple of SPLIT before the walk. */
+static int64_t first_split_of(const row_unit *unit)
+{
+    return unit->walk.begin / SPLIT * SPLIT;
+}
+
+static int64_t n_splits_of(const row_call *call, const row_unit *unit)
+{
+    int64_t n = unit->walk.end - first_split_of(unit);
+    return HDL_MAX((n + call->length - 1) / call->length, 1);
+}
+
 static void attend_split(void *arg, int64_t task, int thread)
 {
     const row_call *call = arg;
     row_unit unit = unit_at(call, call->first_unit + task / call->n_splits);
-    int64_t split = task % call->n_splits, base = unit.walk.begin / SPLIT * SPLIT;
-    int64_t n = HDL_MAX(unit.walk.end - base, 0), length = HDL_ALIGN_UP((n + call->n_splits - 1) / call->n_splits, SPLIT);
-    int64_t begin = HDL_MAX(base + split * length, unit.walk.begin);
-    int64_t end = HDL_MIN(base + (split + 1) * length, unit.walk.end);
+    int64_t split = task % call->n_splits, from = first_split_of(&unit) + split * call->length;
+    if (split >= n_splits_of(call, &unit)) return;
+    int64_t begin = HDL_MAX(from, unit.walk.begin), end = HDL_MIN(from + call->length, unit.walk.end);
     int64_t index = call->n_splits > 1 ? task : thread;
     row_slot slot = slot_at(call, index, unit.n_heads);
-    attend_steps(&unit, begin, HDL_MAX(begin, end), &slot, (float *)(void *)(call->scratch + thread * call->scratch_bytes));
+    attend_steps(&unit, begin, end, &slot, (float *)(void *)(call->scratch + thread * call->scratch_bytes));
     if (call->n_splits == 1) finish_unit(call, &unit, index, 1);
 }
 
@@ -410,10 +463,10 @@ static const char *list_why_not(const void *op)
     return shape_refusal(args);
 }
 
-/* Splits of a unit: enough for the threads, few enough for the slots. */
-static int64_t n_splits_of(int64_t n_units, int n_threads)
+/* The most splits of a unit: enough for the threads, few enough for the slots. */
+static int64_t max_splits_of(int64_t n_units, int n_threads)
 {
-    int64_t wanted = HDL_MIN(HDL_MAX(8 * (int64_t)n_threads, 32), (int64_t)MAX_SLOTS);
+    int64_t wanted = HDL_MIN(HDL_MAX(2 * (int64_t)n_threads, 18), (int64_t)MAX_SLOTS);
     return HDL_MAX(HDL_MIN((int64_t)MAX_SLOTS / HDL_MAX(n_units, 1), wanted), 1);
 }
 
@@ -424,14 +477,14 @@ static int64_t slot_bytes_of(const hdl_attend_args *args)
 
 static int64_t scratch_bytes_of(const hdl_attend_args *args)
 {
-    return HDL_ALIGN_UP((int64_t)args->n_heads * (BLOCK + VW) * (int64_t)sizeof(float), LINE);
+    return HDL_ALIGN_UP((int64_t)args->n_heads * (BLOCK + VW + args->head_dim) * (int64_t)sizeof(float), LINE);
 }
 
-/* Never less for fewer rows than booked: n n_splits_of(n) <= min(MAX_SLOTS, n n_splits_of(1)). */
+/* Never less for fewer rows than booked: n max_splits_of(n) <= min(MAX_SLOTS, n max_splits_of(1)). */
 static int64_t n_slots_of(const hdl_attend_args *args, int n_threads)
 {
     int64_t n_units = args->n_rows * (args->has_selection ? args->n_kv_heads : 1);
-    return HDL_MAX(HDL_MIN((int64_t)MAX_SLOTS, n_units * n_splits_of(1, n_threads)), (int64_t)n_threads);
+    return HDL_MAX(HDL_MIN((int64_t)MAX_SLOTS, n_units * max_splits_of(1, n_threads)), (int64_t)n_threads);
 }
 
 /* Slots, then scratch of each thread, then the lse and the score row where mass is wanted. */
@@ -445,12 +498,20 @@ static int64_t row_workspace(const void *op, int n_threads)
     return bytes + args->n_heads * args->max_kv_len * (int64_t)sizeof(float);
 }
 
+/* Cuts the units from first_unit on and runs them. */
 static void run_units(row_call *call, int n_threads)
 {
+    int64_t longest = 0, max_splits = max_splits_of(call->n_units, n_threads);
+    for (int64_t i = 0; i < call->n_units; i++) {
+        row_unit unit = unit_at(call, call->first_unit + i);
+        longest = HDL_MAX(longest, unit.walk.end - first_split_of(&unit));
+    }
+    call->length = HDL_MAX(HDL_ALIGN_UP((longest + max_splits - 1) / max_splits, SPLIT), SPLIT);
+    call->n_splits = HDL_MAX((longest + call->length - 1) / call->length, 1);
     hdl_parallel_for(n_threads, call->n_units * call->n_splits, attend_split, call);
     for (int64_t i = 0; i < call->n_units && call->n_splits > 1; i++) {
         row_unit unit = unit_at(call, call->first_unit + i);
-        finish_unit(call, &unit, i * call->n_splits, call->n_splits);
+        finish_unit(call, &unit, i * call->n_splits, n_splits_of(call, &unit));
     }
 }
 
@@ -464,7 +525,6 @@ static void attend(const hdl_launch *launch, const void *op)
     call.scratch = call.slots + n_slots_of(&args, launch->n_threads) * call.slot_bytes;
     call.n_units = args.n_rows * call.n_lists;
     if (!args.mass) {
-        call.n_splits = n_splits_of(call.n_units, launch->n_threads);
         run_units(&call, launch->n_threads);
         return;
     }
@@ -472,10 +532,8 @@ static void attend(const hdl_launch *launch, const void *op)
     uint8_t *after = call.scratch + launch->n_threads * call.scratch_bytes;
     if (!args.lse) args.lse = (float *)(void *)after;
     call.kept = after + HDL_ALIGN_UP(args.n_rows * args.n_heads * (int64_t)sizeof(float), LINE);
-    int64_t n_rows = call.n_units;
     call.n_units = 1;
-    call.n_splits = n_splits_of(1, launch->n_threads);
-    for (call.first_unit = 0; call.first_unit < n_rows; call.first_unit++) {
+    for (call.first_unit = 0; call.first_unit < args.n_rows; call.first_unit++) {
         run_units(&call, launch->n_threads);
         int64_t n = seq_of(&args, call.first_unit)->kv_len;
         hdl_parallel_for(launch->n_threads, (n + MASS_TOKENS - 1) / MASS_TOKENS, mass_chunk, &call);

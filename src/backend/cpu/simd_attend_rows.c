@@ -34,6 +34,7 @@ enum {
     TILE_M = 192,      /* rows x heads of a tile, at most, for heads up to 128 wide */
     TILE_M_WIDE = 128, /* for wider ones */
     WAVE = 64,         /* strides in flight for few rows */
+    WAVE_RUN = 4,      /* strides of a task of a wave */
     WAVE_M = 32,       /* the most rows x heads that waves are used for */
     LINE = 64
 };
@@ -46,14 +47,17 @@ typedef struct tile_scratch {
     float *s;                  /* [MR, STRIDE] */
 } tile_scratch;
 
-/* Rows [first, first + n_rows) of a sequence with one KV head. */
+/* Rows [first, first + n_rows) of a sequence with KV heads that share a walk: one, or, for few rows,
+ * all, so that a token's row is read at once. The rows of its products are (KV head, row, head). */
 typedef struct row_tile {
     const hdl_attend_args *args;
     const hdl_attend_seq *seq;
     int64_t first, n_rows;
-    int32_t kv_head, list, group;
+    int32_t first_kv_head, n_kv_heads, group;
+    int32_t kv_head;    /* the one at work */
+    bool is_short;      /* few rows: the next stride is fetched while V is converted */
     kv_walk walk;       /* of the first row; end is that of the last: steps that some row sees */
-    const float *q;     /* [n_rows group, head_dim] scaled */
+    const float *q;     /* [n_kv_heads, n_rows group, head_dim] scaled */
 } row_tile;
 
 /* One stride of a tile: steps [base + begin, base + end) of the walk are converted. */
@@ -64,10 +68,11 @@ typedef struct tile_stride {
 typedef struct rows_call {
     const hdl_attend_args *args;
     int64_t tile_rows, m_max, n_tiles;
+    int32_t tile_kv_heads; /* KV heads of a tile */
     uint8_t *scratch, *slots;
     int64_t scratch_bytes, slot_bytes;
-    const row_tile *tile;   /* waves: the tile at work and the wave's first stride */
-    int64_t first_stride;
+    const row_tile *tile;   /* waves: the tile at work and the wave's strides */
+    int64_t first_stride, n_strides;
 } rows_call;
 
 /* c[i][j] = sum over k of a[i][k] b[k][j] for mr rows and nr vectors; with alpha, c = c alpha + ... beta. */
@@ -75,17 +80,24 @@ ALWAYS_INLINE void product(const float *a, int64_t a_stride, const float *b, int
                            int64_t c_stride, const float *alpha, const float *beta, const int mr, const int nr)
 {
     vf sum[MR][NR];
+#pragma GCC unroll 8
     for (int i = 0; i < mr; i++)
+#pragma GCC unroll 4
         for (int j = 0; j < nr; j++) sum[i][j] = vf_set1(0);
     for (int64_t k = 0; k < n; k++) {
         vf y[NR];
+#pragma GCC unroll 4
         for (int j = 0; j < nr; j++) y[j] = vf_load(b + k * b_stride + j * VW);
+#pragma GCC unroll 8
         for (int i = 0; i < mr; i++) {
             vf x = vf_set1(a[i * a_stride + k]);
+#pragma GCC unroll 4
             for (int j = 0; j < nr; j++) sum[i][j] = vf_fma(x, y[j], sum[i][j]);
         }
     }
+#pragma GCC unroll 8
     for (int i = 0; i < mr; i++)
+#pragma GCC unroll 4
         for (int j = 0; j < nr; j++) {
             float *at = c + i * c_stride + j * VW;
             if (!alpha) vf_store(at, sum[i][j]);
@@ -143,6 +155,22 @@ static float step_scale(const row_tile *tile, const tile_stride *at, int64_t i, 
     return scale;
 }
 
+/* Asks for K and V of steps [begin, end) of the walk with this head. */
+static void prefetch_steps(const row_tile *tile, int64_t begin, int64_t end)
+{
+    const hdl_kv_view *kv = tile->walk.kv;
+    int64_t size = kv->dtype == HDL_F32 ? 4 : kv->dtype == HDL_I8 ? 1 : 2;
+    int64_t k_bytes = tile->args->head_dim * size, v_bytes = tile->args->v_head_dim * size;
+    end = HDL_MIN(end, tile->walk.end);
+    for (int64_t step = begin; step < end; step++) {
+        const uint8_t *row = kv_token_at(kv, walk_token(&tile->walk, step));
+        const uint8_t *k = row + kv->k_offset + tile->kv_head * kv->head_stride;
+        const uint8_t *v = row + kv->v_offset + tile->kv_head * kv->v_head_stride;
+        for (int64_t b = 0; b < k_bytes; b += LINE) __builtin_prefetch(k + b, 0, 2);
+        for (int64_t b = 0; b < v_bytes; b += LINE) __builtin_prefetch(v + b, 0, 2);
+    }
+}
+
 /* K of the stride, transposed, into panels [STRIDE / PANEL][head_dim][PANEL]. */
 ALWAYS_INLINE void convert_k_as(const row_tile *tile, const tile_stride *at, float *k, const hdl_dtype dtype)
 {
@@ -150,20 +178,21 @@ ALWAYS_INLINE void convert_k_as(const row_tile *tile, const tile_stride *at, flo
     int64_t offset = tile->walk.kv->k_offset + tile->kv_head * tile->walk.kv->head_stride;
     for (int64_t i = at->begin / VW * VW; i < at->end; i += VW) {
         const uint8_t *row[VW];
-        vf scale[VW];
+        float scale[VW];
         for (int t = 0; t < VW; t++) {
             row[t] = step_row(tile, at, i + t, offset);
-            if (dtype == HDL_I8) scale[t] = vf_set1(step_scale(tile, at, i + t, false));
+            if (dtype == HDL_I8) scale[t] = step_scale(tile, at, i + t, false);
         }
         float *to = k + i / PANEL * PANEL * dim + i % PANEL;
         for (int64_t d = 0; d < dim; d += VW) {
             vf x[VW];
-            for (int t = 0; t < VW; t++) {
-                x[t] = vf_load_as(dtype, row[t], d);
-                if (dtype == HDL_I8) x[t] = vf_mul(x[t], scale[t]);
-            }
+#pragma GCC unroll 16
+            for (int t = 0; t < VW; t++) x[t] = vf_load_as(dtype, row[t], d);
             vf_transpose(x);
-            for (int t = 0; t < VW; t++) vf_store(to + (d + t) * PANEL, x[t]);
+            vf lanes = dtype == HDL_I8 ? vf_load(scale) : vf_set1(0);
+#pragma GCC unroll 16
+            for (int t = 0; t < VW; t++)
+                vf_store(to + (d + t) * PANEL, dtype == HDL_I8 ? vf_mul(x[t], lanes) : x[t]);
         }
     }
 }
@@ -176,6 +205,7 @@ ALWAYS_INLINE void convert_v_as(const row_tile *tile, const tile_stride *at, flo
     for (int64_t i = at->begin; i < at->end; i++) {
         const uint8_t *row = step_row(tile, at, i, offset);
         vf scale = vf_set1(step_scale(tile, at, i, true));
+        if (tile->is_short) prefetch_steps(tile, at->base + i + STRIDE, at->base + i + STRIDE + 1);
         for (int64_t d = 0; d < dim; d += VW) {
             vf x = vf_load_as(dtype, row, d);
             if (dtype == HDL_I8) x = vf_mul(x, scale);
@@ -215,12 +245,32 @@ static void row_range(const row_tile *tile, const tile_stride *at, int64_t i, in
     *end = HDL_MAX(HDL_MIN(last - at->base, (int64_t)STRIDE), *begin);
 }
 
-/* Scores of `mr` rows of the tile from row m, for panels that steps [begin, end) touch. */
+/* Products' rows of one KV head, and where those of the head at work begin. */
+static int64_t rows_of_head(const row_tile *tile)
+{
+    return tile->n_rows * tile->group;
+}
+
+static int64_t first_of_head(const row_tile *tile)
+{
+    return (tile->kv_head - tile->first_kv_head) * rows_of_head(tile);
+}
+
+/* Scores of the head's rows [m, m + mr), for panels that steps [begin, end) touch. */
 static void score_block(const row_tile *tile, int64_t m, int mr, int64_t begin, int64_t end, const float *k, float *s)
 {
     int64_t dim = tile->args->head_dim;
+    const float *q = tile->q + (first_of_head(tile) + m) * dim;
     for (int64_t i = begin / PANEL * PANEL; i < end; i += PANEL)
-        product_scores(tile->q + m * dim, dim, k + i * dim, s + i, mr);
+        product_scores(q, dim, k + i * dim, s + i, mr);
+}
+
+static tile_stride stride_at(const row_tile *tile, int64_t stride)
+{
+    tile_stride at = {.base = stride * STRIDE};
+    at.begin = HDL_MAX(tile->walk.begin - at.base, 0);
+    at.end = HDL_MIN(tile->walk.end - at.base, (int64_t)STRIDE);
+    return at;
 }
 
 /* Caps, biases and hides scores of one row in vectors [v_begin, v_end). */
@@ -273,12 +323,13 @@ static void merge_state(float part_max, float part_sum, float *max, float *sum, 
     *max = top;
 }
 
-/* Rows [m, m + mr) of the tile against a converted stride. to: the tile's state; is_merged false: the
+/* The head's rows [m, m + mr) against a converted stride. to: the tile's state; is_merged false: the
  * stride's partial alone is stored there. */
 static void attend_block(const row_tile *tile, const tile_stride *at, int64_t m, int mr, const tile_scratch *scratch,
                          const tile_scratch *to, bool is_merged)
 {
     int64_t first_row = m / tile->group, last_row = (m + mr - 1) / tile->group, begin, end, unused;
+    int64_t at_m = first_of_head(tile) + m, dim = tile->args->v_head_dim;
     row_range(tile, at, first_row, &begin, &unused);
     row_range(tile, at, last_row, &unused, &end);
     float alpha[MR], beta[MR];
@@ -290,36 +341,38 @@ static void attend_block(const row_tile *tile, const tile_stride *at, int64_t m,
             shape_row(tile, at, (m + i) / tile->group, v_begin, v_end, s);
             weigh_row(s, v_begin, v_end, &max, &sum);
             if (is_merged) {
-                merge_state(max, sum, &to->max[m + i], &to->sum[m + i], &alpha[i], &beta[i]);
+                merge_state(max, sum, &to->max[at_m + i], &to->sum[at_m + i], &alpha[i], &beta[i]);
             } else {
-                to->max[m + i] = max;
-                to->sum[m + i] = sum;
+                to->max[at_m + i] = max;
+                to->sum[at_m + i] = sum;
             }
         }
     } else if (!is_merged) {
         for (int i = 0; i < mr; i++) {
-            to->max[m + i] = -INFINITY;
-            to->sum[m + i] = 0;
+            to->max[at_m + i] = -INFINITY;
+            to->sum[at_m + i] = 0;
         }
     }
-    int64_t dim = tile->args->v_head_dim;
     if (begin < end || !is_merged)
-        product_values(scratch->s, scratch->v, begin, end, to->o + m * dim, dim, is_merged ? alpha : NULL, beta, mr);
+        product_values(scratch->s, scratch->v, begin, end, to->o + at_m * dim, dim, is_merged ? alpha : NULL, beta, mr);
 }
 
-static void attend_stride(const row_tile *tile, int64_t stride, const tile_scratch *scratch, const tile_scratch *to,
+static void attend_stride(row_tile *tile, int64_t stride, const tile_scratch *scratch, const tile_scratch *to,
                           bool is_merged)
 {
-    tile_stride at = {.base = stride * STRIDE};
-    at.begin = HDL_MAX(tile->walk.begin - at.base, 0);
-    at.end = HDL_MIN(tile->walk.end - at.base, (int64_t)STRIDE);
-    convert_stride(tile, &at, scratch->k, scratch->v);
-    int64_t n = tile->n_rows * tile->group;
-    for (int64_t m = 0; m < n; m += MR)
-        attend_block(tile, &at, m, (int)HDL_MIN(n - m, (int64_t)MR), scratch, to, is_merged);
+    tile_stride at = stride_at(tile, stride);
+    int64_t n = rows_of_head(tile), next = at.base + STRIDE;
+    for (tile->kv_head = tile->first_kv_head; tile->kv_head < tile->first_kv_head + tile->n_kv_heads; tile->kv_head++) {
+        convert_stride(tile, &at, scratch->k, scratch->v);
+        for (int64_t m = 0; m < n; m += MR) {
+            int64_t mr = HDL_MIN(n - m, (int64_t)MR);
+            if (!tile->is_short) prefetch_steps(tile, next + m * STRIDE / n, next + (m + mr) * STRIDE / n);
+            attend_block(tile, &at, m, (int)mr, scratch, to, is_merged);
+        }
+    }
 }
 
-/* Sets up tile `index` (of the whole call, last rows of a sequence first) with its first KV head. */
+/* Rows of tile `index` of the call, last rows of a sequence first. */
 static row_tile tile_at(const rows_call *call, int64_t index)
 {
     const hdl_attend_args *args = call->args;
@@ -333,21 +386,33 @@ static row_tile tile_at(const rows_call *call, int64_t index)
     return tile;
 }
 
-static void tile_head(row_tile *tile, int32_t kv_head, float *q)
+/* Gives the tile its KV heads, their walk and their q, packed at `q`. */
+static void tile_heads(row_tile *tile, int32_t first_kv_head, int32_t n_kv_heads, float *q)
 {
     const hdl_attend_args *args = tile->args;
-    int64_t dim = args->head_dim;
-    tile->kv_head = kv_head;
-    tile->list = args->selection ? (int32_t)((int64_t)kv_head * args->selection->n_lists / args->n_kv_heads) : 0;
-    tile->walk = row_walk(args, tile->seq, tile->first, tile->list);
+    const hdl_selection *sel = args->selection;
+    int64_t n = tile->group * (int64_t)args->head_dim;
+    tile->first_kv_head = tile->kv_head = first_kv_head;
+    tile->n_kv_heads = n_kv_heads;
+    tile->is_short = rows_of_head(tile) < 8 * MR;
+    tile->walk = row_walk(args, tile->seq, tile->first,
+                          sel ? (int32_t)((int64_t)first_kv_head * sel->n_lists / args->n_kv_heads) : 0);
     if (tile->n_rows > 1) tile->walk.end += tile->n_rows - 1; /* dense: one token more a row */
-    for (int64_t row = 0; row < tile->n_rows; row++) {
-        const float *from = args->q + (tile->seq->first_row + tile->first + row) * args->q_stride
-                            + (int64_t)kv_head * tile->group * dim;
-        for (int64_t i = 0; i < tile->group * dim; i += VW)
-            vf_store(q + row * tile->group * dim + i, vf_mul(vf_load(from + i), vf_set1(args->scale)));
-    }
     tile->q = q;
+    for (int32_t head = first_kv_head; head < first_kv_head + n_kv_heads; head++)
+        for (int64_t row = 0; row < tile->n_rows; row++, q += n) {
+            const float *from = args->q + (tile->seq->first_row + tile->first + row) * args->q_stride + head * n;
+            for (int64_t i = 0; i < n; i += VW) vf_store(q + i, vf_mul(vf_load(from + i), vf_set1(args->scale)));
+        }
+}
+
+/* Task (tile, KV heads of a tile) of the call. */
+static row_tile task_tile(const rows_call *call, int64_t task, float *q)
+{
+    int64_t n = call->args->n_kv_heads / call->tile_kv_heads;
+    row_tile tile = tile_at(call, task / n);
+    tile_heads(&tile, (int32_t)(task % n) * call->tile_kv_heads, call->tile_kv_heads, q);
+    return tile;
 }
 
 static tile_scratch scratch_at(const rows_call *call, int thread)
@@ -365,7 +430,7 @@ static tile_scratch scratch_at(const rows_call *call, int thread)
 
 static void clear_state(const row_tile *tile, const tile_scratch *state)
 {
-    int64_t n = tile->n_rows * tile->group;
+    int64_t n = tile->n_kv_heads * rows_of_head(tile);
     memset(state->o, 0, (size_t)(n * tile->args->v_head_dim) * sizeof(float));
     for (int64_t m = 0; m < n; m++) {
         state->max[m] = -INFINITY;
@@ -377,9 +442,10 @@ static void finish_tile(const row_tile *tile, const tile_scratch *state)
 {
     const hdl_attend_args *args = tile->args;
     int64_t dim = args->v_head_dim;
-    for (int64_t m = 0; m < tile->n_rows * tile->group; m++) {
-        int64_t row = tile->seq->first_row + tile->first + m / tile->group;
-        int32_t head = tile->kv_head * tile->group + (int32_t)(m % tile->group);
+    int64_t n = rows_of_head(tile);
+    for (int64_t m = 0; m < tile->n_kv_heads * n; m++) {
+        int64_t row = tile->seq->first_row + tile->first + m % n / tile->group;
+        int32_t head = (tile->first_kv_head + (int32_t)(m / n)) * tile->group + (int32_t)(m % tile->group);
         vf share = vf_set1(finish_head(args, row, head, state->max[m], state->sum[m]));
         float *out = args->o + row * args->o_stride + head * dim;
         for (int64_t d = 0; d < dim; d += VW) vf_store(out + d, vf_mul(vf_load(state->o + m * dim + d), share));
@@ -390,8 +456,7 @@ static void attend_tile(void *arg, int64_t task, int thread)
 {
     const rows_call *call = arg;
     tile_scratch scratch = scratch_at(call, thread);
-    row_tile tile = tile_at(call, task / call->args->n_kv_heads);
-    tile_head(&tile, (int32_t)(task % call->args->n_kv_heads), scratch.q);
+    row_tile tile = task_tile(call, task, scratch.q);
     clear_state(&tile, &scratch);
     for (int64_t stride = tile.walk.begin / STRIDE; stride * STRIDE < tile.walk.end; stride++)
         attend_stride(&tile, stride, &scratch, &scratch, true);
@@ -406,28 +471,33 @@ static tile_scratch slot_at(const rows_call *call, int64_t index)
     return slot;
 }
 
+/* WAVE_RUN strides one after the other, so that each fetches the next. */
 static void attend_wave(void *arg, int64_t task, int thread)
 {
     const rows_call *call = arg;
-    tile_scratch scratch = scratch_at(call, thread), slot = slot_at(call, task);
-    attend_stride(call->tile, call->first_stride + task, &scratch, &slot, false);
+    tile_scratch scratch = scratch_at(call, thread);
+    row_tile tile = *call->tile;
+    int64_t end = HDL_MIN((task + 1) * WAVE_RUN, call->n_strides);
+    for (int64_t i = task * WAVE_RUN; i < end; i++) {
+        tile_scratch slot = slot_at(call, i);
+        attend_stride(&tile, call->first_stride + i, &scratch, &slot, false);
+    }
 }
 
 /* A tile of few rows: WAVE strides at a time on all threads, merged here. */
 static void attend_by_waves(rows_call *call, int64_t task, int n_threads)
 {
     tile_scratch state = scratch_at(call, n_threads); /* one more than the threads': q and the state */
-    row_tile tile = tile_at(call, task / call->args->n_kv_heads);
-    tile_head(&tile, (int32_t)(task % call->args->n_kv_heads), state.q);
+    row_tile tile = task_tile(call, task, state.q);
     clear_state(&tile, &state);
     int64_t dim = tile.args->v_head_dim, last = (tile.walk.end + STRIDE - 1) / STRIDE;
     call->tile = &tile;
     for (call->first_stride = tile.walk.begin / STRIDE; call->first_stride < last; call->first_stride += WAVE) {
-        int64_t n = HDL_MIN(last - call->first_stride, (int64_t)WAVE);
-        hdl_parallel_for(n_threads, n, attend_wave, call);
+        int64_t n = call->n_strides = HDL_MIN(last - call->first_stride, (int64_t)WAVE);
+        hdl_parallel_for(n_threads, (n + WAVE_RUN - 1) / WAVE_RUN, attend_wave, call);
         for (int64_t i = 0; i < n; i++) {
             tile_scratch slot = slot_at(call, i);
-            for (int64_t m = 0; m < tile.n_rows * tile.group; m++) {
+            for (int64_t m = 0; m < tile.n_kv_heads * rows_of_head(&tile); m++) {
                 float alpha, beta, *o = state.o + m * dim;
                 merge_state(slot.max[m], slot.sum[m], &state.max[m], &state.sum[m], &alpha, &beta);
                 for (int64_t d = 0; d < dim && beta != 0; d += VW) {
@@ -482,13 +552,11 @@ static void mass_tile(void *arg, int64_t task, int thread)
             memset(args->mass + (row * args->n_mass_lists + list) * args->mass_stride, 0, (size_t)n_visible * sizeof(float));
     }
     for (int32_t kv_head = 0; kv_head < args->n_kv_heads; kv_head++) {
-        tile_head(&tile, kv_head, scratch.q);
+        tile_heads(&tile, kv_head, 1, scratch.q);
         for (int64_t stride = tile.walk.begin / STRIDE; stride * STRIDE < tile.walk.end; stride++) {
-            tile_stride at = {.base = stride * STRIDE};
-            at.begin = HDL_MAX(tile.walk.begin - at.base, 0);
-            at.end = HDL_MIN(tile.walk.end - at.base, (int64_t)STRIDE);
+            tile_stride at = stride_at(&tile, stride);
             convert_stride(&tile, &at, scratch.k, NULL);
-            int64_t n = tile.n_rows * tile.group;
+            int64_t n = rows_of_head(&tile);
             for (int64_t m = 0; m < n; m += MR)
                 mass_block(&tile, &at, m, (int)HDL_MIN(n - m, (int64_t)MR), &scratch);
         }
@@ -515,9 +583,16 @@ static int64_t tile_rows_of(const hdl_attend_args *args)
     return HDL_MAX(HDL_MIN(m / (args->n_heads / args->n_kv_heads), args->max_q_len), 1);
 }
 
+/* Products' rows of a tile, at most: one KV head, or all of few rows. */
+static int64_t tile_m_of(const hdl_attend_args *args)
+{
+    int64_t one = tile_rows_of(args) * (args->n_heads / args->n_kv_heads);
+    return HDL_MAX(one, HDL_MAX((int64_t)WAVE_M, (int64_t)args->n_heads));
+}
+
 static int64_t scratch_bytes_of(const hdl_attend_args *args)
 {
-    int64_t m = tile_rows_of(args) * (args->n_heads / args->n_kv_heads);
+    int64_t m = tile_m_of(args);
     int64_t floats = m * (args->head_dim + args->v_head_dim + 2) + (int64_t)STRIDE * (args->head_dim + args->v_head_dim)
                      + MR * STRIDE;
     return HDL_ALIGN_UP(floats * (int64_t)sizeof(float), LINE);
@@ -536,33 +611,44 @@ static int64_t rows_workspace(const void *op, int n_threads)
     return bytes + (args->has_mass ? args->n_rows * args->n_heads * (int64_t)sizeof(float) : 0);
 }
 
+/* Rows and KV heads of a tile for this call; a row's bits do not depend on them. */
+static int64_t shape_tiles(rows_call *call, int n_threads)
+{
+    const hdl_attend_args *args = call->args;
+    int32_t group = args->n_heads / args->n_kv_heads;
+    int64_t longest = 1;
+    for (int32_t i = 0; i < args->n_seqs; i++) longest = HDL_MAX(longest, args->seqs[i].q_len);
+    call->tile_rows = HDL_MIN(tile_rows_of(args), longest);
+    call->tile_kv_heads = 1;
+    if (args->selection) call->tile_kv_heads = args->n_kv_heads / args->selection->n_lists;
+    else if (call->tile_rows * args->n_heads <= WAVE_M) call->tile_kv_heads = args->n_kv_heads;
+    for (;; call->tile_rows = (call->tile_rows + 1) / 2) { /* shorter while that leaves threads idle */
+        call->n_tiles = 0;
+        for (int32_t i = 0; i < args->n_seqs; i++)
+            call->n_tiles += (args->seqs[i].q_len + call->tile_rows - 1) / call->tile_rows;
+        int64_t n_tasks = call->n_tiles * (args->n_kv_heads / call->tile_kv_heads);
+        if (n_tasks >= 4 * n_threads || n_threads == 1) return n_tasks;
+        if (call->tile_rows == 1 || call->tile_rows * group <= WAVE_M) return n_tasks;
+    }
+}
+
 static void attend(const hdl_launch *launch, const void *op)
 {
     hdl_attend_args args = *(const hdl_attend_args *)op;
-    int32_t group = args.n_heads / args.n_kv_heads;
-    rows_call call = {.args = &args, .tile_rows = tile_rows_of(&args)};
-    call.m_max = call.tile_rows * group;
+    int n_threads = launch->n_threads;
+    rows_call call = {.args = &args, .m_max = tile_m_of(&args)};
     call.scratch_bytes = scratch_bytes_of(&args);
     call.slot_bytes = slot_bytes_of(&args);
     call.scratch = launch->workspace;
-    call.slots = call.scratch + (launch->n_threads + 1) * call.scratch_bytes;
+    call.slots = call.scratch + (n_threads + 1) * call.scratch_bytes;
     if (args.mass && !args.lse) args.lse = (float *)(void *)(call.slots + WAVE * call.slot_bytes);
-    /* shorter tiles while they leave threads idle; a row's bits do not depend on it */
-    int64_t n_tasks = 0;
-    for (;; call.tile_rows = (call.tile_rows + 1) / 2) {
-        call.n_tiles = 0;
-        for (int32_t i = 0; i < args.n_seqs; i++)
-            call.n_tiles += (args.seqs[i].q_len + call.tile_rows - 1) / call.tile_rows;
-        n_tasks = call.n_tiles * args.n_kv_heads;
-        if (n_tasks >= 4 * launch->n_threads || launch->n_threads == 1) break;
-        if (call.tile_rows == 1 || call.tile_rows * group <= WAVE_M) break;
-    }
-    bool is_by_waves = launch->n_threads > 1 && n_tasks < 2 * launch->n_threads && call.tile_rows * group <= WAVE_M;
-    if (is_by_waves)
-        for (int64_t task = 0; task < n_tasks; task++) attend_by_waves(&call, task, launch->n_threads);
+    int64_t n_tasks = shape_tiles(&call, n_threads);
+    int64_t m = call.tile_rows * (args.n_heads / args.n_kv_heads) * call.tile_kv_heads;
+    if (n_threads > 1 && n_tasks < 2 * n_threads && m <= WAVE_M)
+        for (int64_t task = 0; task < n_tasks; task++) attend_by_waves(&call, task, n_threads);
     else
-        hdl_parallel_for(launch->n_threads, n_tasks, attend_tile, &call);
-    if (args.mass) hdl_parallel_for(launch->n_threads, call.n_tiles, mass_tile, &call);
+        hdl_parallel_for(n_threads, n_tasks, attend_tile, &call);
+    if (args.mass) hdl_parallel_for(n_threads, call.n_tiles, mass_tile, &call);
 }
 
 const hdl_impl HDL_CPU_ROWS(attend_rows)[] = {
