@@ -174,7 +174,8 @@ static void add_lists(bench_setup *setup, const bench_case *c)
         int64_t n_visible = c->kv_len - c->q_len + row + 1, middle = n_visible - 132, left = c->n_ids;
         for (int32_t t = 0; t < 4; t++) ids[n++] = t;
         for (int64_t t = 0; t < middle; t++)
-            if ((int64_t)(next_random(&random) % (uint32_t)(middle - t)) < left) ids[n++] = (int32_t)(4 + t), left--;
+            if ((int64_t)(next_random(&random) % (uint32_t)(middle - t)) < left)
+                ids[n++] = (int32_t)(4 + t), left--;
         for (int64_t t = n_visible - 128; t < n_visible; t++) ids[n++] = (int32_t)t;
         sel->counts[row] = n;
     }
@@ -200,7 +201,8 @@ static void fill_cache(bench_setup *setup, const bench_case *c, const hdl_kv_vie
                 memcpy(pages[p], setup->memory, (size_t)page_bytes);
                 continue;
             }
-            hdl_append_args one = {1 << PAGE_SHIFT, 0, c->n_kv_heads, c->head_dim, c->head_dim, row, row + n, n, n, *kv};
+            hdl_append_args one = {
+                1 << PAGE_SHIFT, 0, c->n_kv_heads, c->head_dim, c->head_dim, row, row + n, n, n, *kv};
             one.kv.pages = pages;
             append->launch(&(hdl_launch){1, NULL}, &one);
         }
@@ -226,16 +228,22 @@ static void count_work(bench_setup *setup, const bench_case *c)
 static void open_case(bench_setup *setup, const bench_case *c)
 {
     *setup = (bench_setup){.n_caches = 1};
-    attend_case layout = {.n_kv_heads = c->n_kv_heads, .head_dim = c->head_dim, .v_head_dim = c->head_dim,
-                          .dtype = c->dtype, .page_shift = PAGE_SHIFT};
+    attend_case layout = {.n_kv_heads = c->n_kv_heads,
+                          .head_dim = c->head_dim,
+                          .v_head_dim = c->head_dim,
+                          .dtype = c->dtype,
+                          .page_shift = PAGE_SHIFT};
     hdl_kv_view kv = {0};
-    int64_t page_bytes = HDL_ALIGN_UP(lay_out_page(&kv, &layout), 64), cache = page_bytes * (c->kv_len >> PAGE_SHIFT);
+    int64_t page_bytes = HDL_ALIGN_UP(lay_out_page(&kv, &layout), 64),
+            cache = page_bytes * (c->kv_len >> PAGE_SHIFT);
     setup->n_caches = HDL_MIN(HDL_MAX(CACHE_BYTES / cache, 1), (int64_t)MAX_CACHES);
-    setup->memory = mmap(NULL, (size_t)(cache * setup->n_caches), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    setup->memory = mmap(NULL, (size_t)(cache * setup->n_caches), PROT_READ | PROT_WRITE,
+                         MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     setup->pages = must_alloc((c->kv_len >> PAGE_SHIFT) * setup->n_caches * (int64_t)sizeof(uint8_t *));
     fill_cache(setup, c, &kv, page_bytes);
     hdl_attend_args *args = &setup->args;
-    *args = (hdl_attend_args){.n_rows = c->q_len, .n_seqs = 1, .n_heads = c->n_heads, .n_kv_heads = c->n_kv_heads};
+    *args = (hdl_attend_args){
+        .n_rows = c->q_len, .n_seqs = 1, .n_heads = c->n_heads, .n_kv_heads = c->n_kv_heads};
     args->head_dim = args->v_head_dim = c->head_dim;
     args->max_q_len = c->q_len;
     args->max_kv_len = args->mass_stride = c->kv_len;
@@ -258,10 +266,14 @@ static void open_case(bench_setup *setup, const bench_case *c)
 
 static void close_case(bench_setup *setup, const bench_case *c)
 {
-    attend_case layout = {.n_kv_heads = c->n_kv_heads, .head_dim = c->head_dim, .v_head_dim = c->head_dim,
-                          .dtype = c->dtype, .page_shift = PAGE_SHIFT};
+    attend_case layout = {.n_kv_heads = c->n_kv_heads,
+                          .head_dim = c->head_dim,
+                          .v_head_dim = c->head_dim,
+                          .dtype = c->dtype,
+                          .page_shift = PAGE_SHIFT};
     hdl_kv_view kv = {0};
-    int64_t page_bytes = HDL_ALIGN_UP(lay_out_page(&kv, &layout), 64), cache = page_bytes * (c->kv_len >> PAGE_SHIFT);
+    int64_t page_bytes = HDL_ALIGN_UP(lay_out_page(&kv, &layout), 64),
+            cache = page_bytes * (c->kv_len >> PAGE_SHIFT);
     munmap(setup->memory, (size_t)(cache * setup->n_caches));
     free(setup->pages);
     free((void *)(uintptr_t)setup->args.q);
@@ -291,10 +303,12 @@ static void run_case(const bench_case *c, const hdl_impl *impl, int n_threads, p
             reads[i] = read;
             fmas[i] = fma;
         }
-        double us = percentile(times, 50), gbs = setup.bytes / us * 1e-3, gflops = setup.operations / us * 1e-3;
+        double us = percentile(times, 50), gbs = setup.bytes / us * 1e-3,
+               gflops = setup.operations / us * 1e-3;
         double read = percentile(reads, 50), fma = percentile(fmas, 50);
         printf("%s,%s,%d,%.1f,%.1f,%.1f,%.1f,%.1f,%.0f,%.0f\n", c->name, impl->name, n_threads, us,
-               percentile(times, 10), percentile(times, 90), gbs, gflops, 100 * gbs / read, 100 * gflops / fma);
+               percentile(times, 10), percentile(times, 90), gbs, gflops, 100 * gbs / read,
+               100 * gflops / fma);
         fflush(stdout);
         free(workspace);
     }
@@ -320,8 +334,9 @@ static void bench_select(const hdl_impl *impl, int n_threads, int64_t n_rows, in
         if (i >= 0) times[i] = (now_us() - start) / calls;
     }
     double us = percentile(times, 50);
-    printf("select %lld x %lld of %lld,%s,%d,%.1f,%.1f,%.1f,%.1f,,,\n", (long long)n_rows, (long long)top_k, (long long)n,
-           impl->name, n_threads, us, percentile(times, 10), percentile(times, 90), (double)(n_rows * n) * 4e-3 / us);
+    printf("select %lld x %lld of %lld,%s,%d,%.1f,%.1f,%.1f,%.1f,,,\n", (long long)n_rows, (long long)top_k,
+           (long long)n, impl->name, n_threads, us, percentile(times, 10), percentile(times, 90),
+           (double)(n_rows * n) * 4e-3 / us);
     free(score);
     free(out.ids);
     free(out.counts);
@@ -344,8 +359,8 @@ static bool is_isa_wanted(const hdl_impl *impl)
 int main(int argc, char **argv)
 {
     static const hdl_impl *const tables[] = {
-        hdl_cpu_avx512_attend_row, hdl_cpu_avx512_attend_rows, hdl_cpu_avx2_attend_row, hdl_cpu_avx2_attend_rows,
-        hdl_cpu_generic_attend_row, hdl_cpu_generic_attend_rows,
+        hdl_cpu_avx512_attend_row, hdl_cpu_avx512_attend_rows, hdl_cpu_avx2_attend_row,
+        hdl_cpu_avx2_attend_rows,  hdl_cpu_generic_attend_row, hdl_cpu_generic_attend_rows,
     };
     static const hdl_impl *const routes[] = {hdl_cpu_avx512_route, hdl_cpu_avx2_route, hdl_cpu_generic_route};
     int n_threads = argc > 1 ? atoi(argv[1]) : 1;
@@ -354,14 +369,16 @@ int main(int argc, char **argv)
     uint8_t *data = must_alloc(PROBE_BYTES);
     for (int64_t i = 0; i < PROBE_BYTES; i++) data[i] = (uint8_t)(i * 2654435761u >> 24);
     p.data = data;
-    printf("# isa %s, %d threads, %s time, reads %.1f GB/s, fma %.0f GFLOP/s\n", hdl_isa_name(hdl_cpu_isa()), n_threads,
-           n_threads == 1 ? "processor" : "wall", read_rate(&p, n_threads), fma_rate(&p, n_threads));
+    printf("# isa %s, %d threads, %s time, reads %.1f GB/s, fma %.0f GFLOP/s\n", hdl_isa_name(hdl_cpu_isa()),
+           n_threads, n_threads == 1 ? "processor" : "wall", read_rate(&p, n_threads),
+           fma_rate(&p, n_threads));
     printf("case,impl,threads,us,us_p10,us_p90,gb_s,gflop_s,read_percent,fma_percent\n");
     for (int64_t i = 0; i < HDL_COUNT(cases); i++) {
         bool is_done = false;
         for (int64_t t = 0; t < HDL_COUNT(tables) && is_wanted(cases[i].name, argc, argv); t++)
             for (const hdl_impl *impl = tables[t]; impl->name && !is_done; impl++) {
-                hdl_attend_args shape = {.n_rows = 1, .n_heads = cases[i].n_heads, .n_kv_heads = cases[i].n_kv_heads};
+                hdl_attend_args shape = {
+                    .n_rows = 1, .n_heads = cases[i].n_heads, .n_kv_heads = cases[i].n_kv_heads};
                 shape.head_dim = shape.v_head_dim = cases[i].head_dim;
                 shape.kv_dtype = cases[i].dtype;
                 shape.max_q_len = cases[i].q_len;

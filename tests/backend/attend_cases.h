@@ -43,39 +43,50 @@ static const attend_case attend_cases[] = {
     {"decode f32 head-major", 8, 8, 32, 48, HDL_F32, 5, true, .q_len = {1}, .kv_len = {513}},
     {"decode batch", 4, 1, 256, 256, HDL_F16, 8, .q_len = {1, 1, 1, 1}, .kv_len = {1, 256, 257, 2000}},
     {"decode window", 4, 1, 256, 256, HDL_BF16, 6, .q_len = {1, 1}, .kv_len = {100, 3000}, .window = 512},
-    {"decode window mass", 4, 2, 64, 64, HDL_F16, 6, .q_len = {1}, .kv_len = {3000}, .window = 600, .n_mass_lists = 1},
-    {"decode cap and sink", 14, 2, 64, 64, HDL_F16, 8, .q_len = {1}, .kv_len = {900}, .soft_cap = 20, .has_sink = true},
-    {"decode positions", 6, 2, 80, 96, HDL_F16, 8, .q_len = {1}, .kv_len = {900}, .window = 300, .has_positions = true},
+    {"decode window mass", 4, 2, 64, 64, HDL_F16, 6, .q_len = {1}, .kv_len = {3000}, .window = 600,
+     .n_mass_lists = 1},
+    {"decode cap and sink", 14, 2, 64, 64, HDL_F16, 8, .q_len = {1}, .kv_len = {900}, .soft_cap = 20,
+     .has_sink = true},
+    {"decode positions", 6, 2, 80, 96, HDL_F16, 8, .q_len = {1}, .kv_len = {900}, .window = 300,
+     .has_positions = true},
     {"prefill 64", 9, 3, 64, 64, HDL_F16, 8, .q_len = {64}, .kv_len = {64}},
     {"prefill 7 at 1000", 9, 3, 64, 64, HDL_F16, 4, .q_len = {7}, .kv_len = {1000}},
-    {"prefill 200 at 700 mass", 9, 3, 64, 64, HDL_BF16, 30, .q_len = {200}, .kv_len = {700}, .n_mass_lists = 1},
-    {"prefill i8 head-major mass", 8, 2, 128, 64, HDL_I8, 6, true, .q_len = {33}, .kv_len = {290}, .n_mass_lists = 2},
+    {"prefill 200 at 700 mass", 9, 3, 64, 64, HDL_BF16, 30, .q_len = {200}, .kv_len = {700},
+     .n_mass_lists = 1},
+    {"prefill i8 head-major mass", 8, 2, 128, 64, HDL_I8, 6, true, .q_len = {33}, .kv_len = {290},
+     .n_mass_lists = 2},
     {"prefill window", 4, 1, 256, 256, HDL_F16, 4, .q_len = {100}, .kv_len = {1500}, .window = 512},
     {"prefill window small", 4, 4, 16, 16, HDL_F32, 4, .q_len = {300}, .kv_len = {700}, .window = 5},
-    {"prefill window mass", 4, 2, 48, 80, HDL_F16, 5, .q_len = {70}, .kv_len = {700}, .window = 129, .n_mass_lists = 1},
+    {"prefill window mass", 4, 2, 48, 80, HDL_F16, 5, .q_len = {70}, .kv_len = {700}, .window = 129,
+     .n_mass_lists = 1},
     {"prefill cap sink positions", 6, 1, 64, 112, HDL_BF16, 8, .q_len = {65}, .kv_len = {600}, .window = 200,
      .soft_cap = 30, .has_sink = true, .has_positions = true},
     {"mixed batch", 9, 3, 64, 64, HDL_F16, 8, .q_len = {1, 40, 1, 3}, .kv_len = {500, 40, 1, 600}},
     {"tree mask", 9, 3, 64, 64, HDL_F16, 8, .q_len = {17, 1}, .kv_len = {400, 9}, .has_mask = true},
-    {"tree mask mass", 4, 2, 32, 32, HDL_F32, 8, .q_len = {17}, .kv_len = {40}, .has_mask = true, .n_mass_lists = 1},
-    {"list decode", 9, 3, 64, 64, HDL_F16, 8, .q_len = {1}, .kv_len = {4000}, .lists = LIST_RANDOM, .n_ids = 700},
-    {"list decode per kv head", 9, 3, 64, 64, HDL_I8, 8, .q_len = {1, 1}, .kv_len = {2000, 3}, .lists = LIST_RANDOM,
-     .n_lists = 3, .n_ids = 300},
-    {"list rows", 9, 3, 64, 64, HDL_F16, 4, .q_len = {50, 3}, .kv_len = {900, 3}, .lists = LIST_RANDOM, .n_ids = 290},
+    {"tree mask mass", 4, 2, 32, 32, HDL_F32, 8, .q_len = {17}, .kv_len = {40}, .has_mask = true,
+     .n_mass_lists = 1},
+    {"list decode", 9, 3, 64, 64, HDL_F16, 8, .q_len = {1}, .kv_len = {4000}, .lists = LIST_RANDOM,
+     .n_ids = 700},
+    {"list decode per kv head", 9, 3, 64, 64, HDL_I8, 8, .q_len = {1, 1}, .kv_len = {2000, 3},
+     .lists = LIST_RANDOM, .n_lists = 3, .n_ids = 300},
+    {"list rows", 9, 3, 64, 64, HDL_F16, 4, .q_len = {50, 3}, .kv_len = {900, 3}, .lists = LIST_RANDOM,
+     .n_ids = 290},
     {"list all", 9, 3, 64, 64, HDL_F16, 8, .q_len = {40}, .kv_len = {900}, .lists = LIST_ALL},
-    {"list all window", 4, 1, 128, 128, HDL_BF16, 8, .q_len = {20}, .kv_len = {900}, .window = 300, .lists = LIST_ALL},
-    {"list runs bias", 8, 4, 64, 64, HDL_F16, 8, .q_len = {9}, .kv_len = {1200}, .lists = LIST_RUNS, .n_lists = 2,
-     .has_bias = true, .n_ids = 500},
+    {"list all window", 4, 1, 128, 128, HDL_BF16, 8, .q_len = {20}, .kv_len = {900}, .window = 300,
+     .lists = LIST_ALL},
+    {"list runs bias", 8, 4, 64, 64, HDL_F16, 8, .q_len = {9}, .kv_len = {1200}, .lists = LIST_RUNS,
+     .n_lists = 2, .has_bias = true, .n_ids = 500},
     {"list empty", 9, 3, 64, 64, HDL_F16, 8, .q_len = {2}, .kv_len = {900}, .lists = LIST_EMPTY},
-    {"list empty sink", 4, 2, 64, 64, HDL_F16, 8, .q_len = {1}, .kv_len = {90}, .lists = LIST_EMPTY, .has_sink = true},
-    {"list masked", 4, 2, 64, 64, HDL_F16, 8, .q_len = {12}, .kv_len = {90}, .lists = LIST_RANDOM, .n_ids = 60,
-     .has_mask = true},
+    {"list empty sink", 4, 2, 64, 64, HDL_F16, 8, .q_len = {1}, .kv_len = {90}, .lists = LIST_EMPTY,
+     .has_sink = true},
+    {"list masked", 4, 2, 64, 64, HDL_F16, 8, .q_len = {12}, .kv_len = {90}, .lists = LIST_RANDOM,
+     .n_ids = 60, .has_mask = true},
     {"list mass", 4, 2, 64, 64, HDL_F16, 8, .q_len = {2}, .kv_len = {90}, .lists = LIST_RANDOM, .n_ids = 60,
      .n_mass_lists = 1},
     {"blocks", 9, 3, 64, 64, HDL_F16, 6, .q_len = {5}, .kv_len = {1000}, .lists = LIST_RANDOM, .n_ids = 20,
      .block_size = 16},
-    {"blocks bias window", 8, 2, 64, 64, HDL_F32, 6, .q_len = {5}, .kv_len = {1003}, .lists = LIST_RANDOM, .n_ids = 30,
-     .block_size = 16, .has_bias = true, .window = 500, .soft_cap = 15},
+    {"blocks bias window", 8, 2, 64, 64, HDL_F32, 6, .q_len = {5}, .kv_len = {1003}, .lists = LIST_RANDOM,
+     .n_ids = 30, .block_size = 16, .has_bias = true, .window = 500, .soft_cap = 15},
     {"odd heads", 3, 3, 20, 12, HDL_F16, 6, .q_len = {5}, .kv_len = {77}, .n_mass_lists = 1},
 };
 
@@ -159,11 +170,13 @@ static inline void build_lists(attend_setup *setup, const attend_case *c)
     for (int32_t s = 0; s < args->n_seqs; s++)
         for (int64_t i = 0; i < args->seqs[s].q_len * sel->n_lists; i++) {
             const hdl_attend_seq *seq = &args->seqs[s];
-            int64_t row = seq->first_row + i / sel->n_lists, n_visible = seq->kv_len - seq->q_len + i / sel->n_lists + 1;
+            int64_t row = seq->first_row + i / sel->n_lists,
+                    n_visible = seq->kv_len - seq->q_len + i / sel->n_lists + 1;
             int64_t n_units = (n_visible + sel->block_size - 1) / sel->block_size;
             int32_t *ids = hdl_selection_ids(sel, row, (int32_t)(i % sel->n_lists)), count = 0;
             for (int64_t t = 0; t < n_units && c->lists != LIST_EMPTY; t++) {
-                bool is_in = c->lists == LIST_ALL || (int64_t)(next_random(&setup->random) % n_units) < c->n_ids;
+                bool is_in = c->lists == LIST_ALL ||
+                             (int64_t)(next_random(&setup->random) % n_units) < c->n_ids;
                 if (c->lists == LIST_RUNS) is_in = t < 4 || t + 100 > n_units || (t / 37) % 3 == 1;
                 if (is_in) ids[count++] = (int32_t)t;
             }
@@ -214,7 +227,8 @@ static inline void build_cache(attend_setup *setup, const attend_case *c, int32_
     while (append->op != HDL_OP_APPEND) append++;
     for (int64_t p = 0; p < n_pages; p++) {
         int64_t end = HDL_MIN((p + 1) * slots, seq->kv_len), bytes = page_bytes;
-        if (c->page_shift > 12 && !c->is_head_major && c->dtype != HDL_I8) bytes = (end - p * slots) * kv->token_stride;
+        if (c->page_shift > 12 && !c->is_head_major && c->dtype != HDL_I8)
+            bytes = (end - p * slots) * kv->token_stride;
         bool is_seen = false;
         setup->pages[s][p] = must_alloc(bytes);
         memset(setup->pages[s][p], 0xff, (size_t)bytes);
@@ -254,7 +268,9 @@ static inline void build_seq(attend_setup *setup, const attend_case *c, int32_t 
         memset(setup->masks[s], 0, (size_t)(seq->q_len * seq->q_len));
         for (int64_t i = 0; i < seq->q_len; i++) {
             uint8_t *mask = setup->masks[s] + i * seq->q_len;
-            if (i) memcpy(mask, setup->masks[s] + (int64_t)(next_random(&setup->random) % i) * seq->q_len, (size_t)i);
+            if (i)
+                memcpy(mask, setup->masks[s] + (int64_t)(next_random(&setup->random) % i) * seq->q_len,
+                       (size_t)i);
             mask[i] = 1;
         }
         seq->mask = setup->masks[s];

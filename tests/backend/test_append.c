@@ -5,7 +5,8 @@ enum { ROWS = 70, FIRST = 37, HEADS = 3 };
 
 static float odd_value(uint64_t *random)
 {
-    static const float odd[] = {0, -0.0f, 65504, 65519.99f, 65520, -1e6f, 6e-8f, 2.9e-8f, 3e-8f, 1e-40f, 1.00048828f};
+    static const float odd[] = {0,     -0.0f,   65504, 65519.99f, 65520,      -1e6f,
+                                6e-8f, 2.9e-8f, 3e-8f, 1e-40f,    1.00048828f};
     return next_random(random) % 9 ? next_unit(random) : odd[next_random(random) % HDL_COUNT(odd)];
 }
 

@@ -10,8 +10,9 @@
 #include "backend/attend_cases.h"
 
 static const hdl_impl *const tables[] = {
-    hdl_cpu_ref_attend,         hdl_cpu_generic_attend_row, hdl_cpu_generic_attend_rows, hdl_cpu_avx2_attend_row,
-    hdl_cpu_avx2_attend_rows,   hdl_cpu_avx512_attend_row,  hdl_cpu_avx512_attend_rows,
+    hdl_cpu_ref_attend,         hdl_cpu_generic_attend_row, hdl_cpu_generic_attend_rows,
+    hdl_cpu_avx2_attend_row,    hdl_cpu_avx2_attend_rows,   hdl_cpu_avx512_attend_row,
+    hdl_cpu_avx512_attend_rows,
 };
 enum { GUARD = 64, MAX_IMPLS = 16 };
 
@@ -34,7 +35,8 @@ typedef struct outputs {
 
 static outputs new_outputs(const hdl_attend_args *args)
 {
-    outputs out = {.n_o = args->n_rows * args->o_stride, .n_lse = args->n_rows * args->n_heads,
+    outputs out = {.n_o = args->n_rows * args->o_stride,
+                   .n_lse = args->n_rows * args->n_heads,
                    .n_mass = args->n_rows * args->n_mass_lists * args->mass_stride};
     out.o = must_alloc(out.n_o * 4);
     out.lse = must_alloc(out.n_lse * 4);
@@ -111,8 +113,10 @@ static void test_cases(void **state)
             double error = worst_error(got.o, want.o, want.n_o);
             worst = fmax(worst, error);
             check_error("o", c->name, impl->name, error, tolerance_o);
-            check_error("lse", c->name, impl->name, worst_error(got.lse, want.lse, want.n_lse), tolerance_lse);
-            check_error("mass", c->name, impl->name, worst_error(got.mass, want.mass, want.n_mass), tolerance_mass);
+            check_error("lse", c->name, impl->name, worst_error(got.lse, want.lse, want.n_lse),
+                        tolerance_lse);
+            check_error("mass", c->name, impl->name, worst_error(got.mass, want.mass, want.n_mass),
+                        tolerance_mass);
             free_outputs(&got);
         }
         free_outputs(&want);
@@ -152,8 +156,12 @@ static void check_chunks(const hdl_impl *impl, const attend_case *c)
             part.max_kv_len = seq.kv_len;
             part.q += first * part.q_stride;
             if (part.selection) part.selection = &sel;
-            outputs at = {got.o + first * part.o_stride, got.lse + first * part.n_heads,
-                          got.mass + first * part.n_mass_lists * part.mass_stride, 0, 0, 0};
+            outputs at = {got.o + first * part.o_stride,
+                          got.lse + first * part.n_heads,
+                          got.mass + first * part.n_mass_lists * part.mass_stride,
+                          0,
+                          0,
+                          0};
             run_impl(impl, &part, 1 + (int)((first + i) % 3), &at);
         }
         assert_memory_equal(got.o, want.o, (size_t)want.n_o * 4);
@@ -169,10 +177,11 @@ static void test_invariant_chunks(void **state)
 {
     (void)state;
     static const attend_case cases[] = {
-        {"dense", 9, 3, 64, 64, HDL_F16, 4, .q_len = {150}, .kv_len = {700}, .n_mass_lists = 1, .is_invariant = true},
+        {"dense", 9, 3, 64, 64, HDL_F16, 4, .q_len = {150}, .kv_len = {700}, .n_mass_lists = 1,
+         .is_invariant = true},
         {"from 0", 9, 3, 64, 64, HDL_F16, 9, .q_len = {300}, .kv_len = {300}, .is_invariant = true},
-        {"window", 4, 1, 256, 256, HDL_BF16, 6, .q_len = {70}, .kv_len = {700}, .window = 130, .has_sink = true,
-         .soft_cap = 9, .is_invariant = true},
+        {"window", 4, 1, 256, 256, HDL_BF16, 6, .q_len = {70}, .kv_len = {700}, .window = 130,
+         .has_sink = true, .soft_cap = 9, .is_invariant = true},
         {"lists", 8, 4, 48, 64, HDL_I8, 6, .q_len = {40}, .kv_len = {700}, .lists = LIST_RANDOM, .n_lists = 2,
          .n_ids = 300, .is_invariant = true},
     };
@@ -180,7 +189,8 @@ static void test_invariant_chunks(void **state)
     int64_t n_impls = attend_impls(impls);
     for (int64_t k = 1; k < n_impls; k++)
         for (int64_t i = 0; i < HDL_COUNT(cases); i++) {
-            hdl_attend_args args = {.n_rows = 1, .n_heads = cases[i].n_heads, .n_kv_heads = cases[i].n_kv_heads};
+            hdl_attend_args args = {
+                .n_rows = 1, .n_heads = cases[i].n_heads, .n_kv_heads = cases[i].n_kv_heads};
             args.head_dim = args.v_head_dim = 64;
             args.kv_dtype = cases[i].dtype;
             args.is_invariant = true;
@@ -193,8 +203,17 @@ static void test_invariant_chunks(void **state)
 static void test_invariant_batch(void **state)
 {
     (void)state;
-    static const attend_case c = {"batch", 9, 3, 64, 64, HDL_F16, 6, .q_len = {1, 30, 1, 9}, .kv_len = {600, 30, 1, 300},
-                                  .n_mass_lists = 1, .is_invariant = true};
+    static const attend_case c = {"batch",
+                                  9,
+                                  3,
+                                  64,
+                                  64,
+                                  HDL_F16,
+                                  6,
+                                  .q_len = {1, 30, 1, 9},
+                                  .kv_len = {600, 30, 1, 300},
+                                  .n_mass_lists = 1,
+                                  .is_invariant = true};
     const hdl_impl *impls[MAX_IMPLS];
     int64_t n_impls = attend_impls(impls);
     for (int64_t k = 1; k < n_impls; k++) {
@@ -211,8 +230,12 @@ static void test_invariant_batch(void **state)
                 one.n_rows = one.max_q_len = seq.q_len;
                 one.max_kv_len = seq.kv_len;
                 one.q += seq.first_row * one.q_stride;
-                outputs at = {got.o + seq.first_row * one.o_stride, got.lse + seq.first_row * one.n_heads,
-                              got.mass + seq.first_row * one.mass_stride, 0, 0, 0};
+                outputs at = {got.o + seq.first_row * one.o_stride,
+                              got.lse + seq.first_row * one.n_heads,
+                              got.mass + seq.first_row * one.mass_stride,
+                              0,
+                              0,
+                              0};
                 seq.first_row = 0;
                 run_impl(impls[k], &one, 3, &at);
             }
@@ -230,8 +253,18 @@ static void test_invariant_batch(void **state)
 static void test_all_ids_equal_dense(void **state)
 {
     (void)state;
-    static const attend_case c = {"all", 9, 3, 64, 64, HDL_F16, 6, .q_len = {40}, .kv_len = {700}, .window = 280,
-                                  .lists = LIST_ALL, .is_invariant = true};
+    static const attend_case c = {"all",
+                                  9,
+                                  3,
+                                  64,
+                                  64,
+                                  HDL_F16,
+                                  6,
+                                  .q_len = {40},
+                                  .kv_len = {700},
+                                  .window = 280,
+                                  .lists = LIST_ALL,
+                                  .is_invariant = true};
     const hdl_impl *impls[MAX_IMPLS];
     int64_t n_impls = attend_impls(impls);
     attend_setup setup;
@@ -253,7 +286,8 @@ static void test_all_ids_equal_dense(void **state)
             free_order.is_invariant = false;
             if (!impls[k]->why_not(&free_order)) {
                 run_impl(impls[k], &free_order, 2, &got);
-                check_error("o", c.name, impls[k]->name, worst_error(got.o, reference.o, got.n_o), tolerance_o);
+                check_error("o", c.name, impls[k]->name, worst_error(got.o, reference.o, got.n_o),
+                            tolerance_o);
             }
         }
         free_outputs(&got);
@@ -267,7 +301,8 @@ static void test_all_ids_equal_dense(void **state)
 static void test_split_and_merge(void **state)
 {
     (void)state;
-    static const attend_case c = {"split", 4, 2, 64, 64, HDL_F16, 6, .q_len = {6}, .kv_len = {400}, .lists = LIST_ALL};
+    static const attend_case c = {"split",          4, 2, 64, 64, HDL_F16, 6, .q_len = {6}, .kv_len = {400},
+                                  .lists = LIST_ALL};
     const hdl_impl *impls[MAX_IMPLS], *merge = hdl_cpu_ref_attend;
     while (merge->op != HDL_OP_MERGE) merge++;
     int64_t n_impls = attend_impls(impls);
@@ -280,11 +315,13 @@ static void test_split_and_merge(void **state)
             continue;
         }
         hdl_selection *sel = &setup.selection;
-        outputs whole = new_outputs(&setup.args), odd = new_outputs(&setup.args), even = new_outputs(&setup.args);
+        outputs whole = new_outputs(&setup.args), odd = new_outputs(&setup.args),
+                even = new_outputs(&setup.args);
         run_impl(impls[k], &setup.args, 1, &whole);
         for (int half = 0; half < 2; half++) {
             for (int64_t row = 0; row < sel->n_rows; row++) {
-                int32_t n = 0, n_visible = (int32_t)(400 - 6 + row + 1), *ids = hdl_selection_ids(sel, row, 0);
+                int32_t n = 0, n_visible = (int32_t)(400 - 6 + row + 1),
+                        *ids = hdl_selection_ids(sel, row, 0);
                 for (int32_t t = 0; t < n_visible; t++)
                     if ((t * 7919 / 13) % 2 == half) ids[n++] = t;
                 *hdl_selection_count(sel, row, 0) = n;
@@ -292,11 +329,17 @@ static void test_split_and_merge(void **state)
             run_impl(impls[k], &setup.args, 1, half ? &odd : &even);
         }
         for (int64_t i = 0; i < whole.n_lse; i++) assert_true(odd.lse[i] <= whole.lse[i] + 1e-5f);
-        hdl_merge_args args = {whole.n_lse, 2, c.v_head_dim, (const float *const[]){odd.o, even.o},
-                               (const float *const[]){odd.lse, even.lse}, odd.o, odd.lse};
+        hdl_merge_args args = {whole.n_lse,
+                               2,
+                               c.v_head_dim,
+                               (const float *const[]){odd.o, even.o},
+                               (const float *const[]){odd.lse, even.lse},
+                               odd.o,
+                               odd.lse};
         merge->launch(&(hdl_launch){1, NULL}, &args);
         check_error("o", c.name, impls[k]->name, worst_error(odd.o, whole.o, whole.n_o), tolerance_o);
-        check_error("lse", c.name, impls[k]->name, worst_error(odd.lse, whole.lse, whole.n_lse), tolerance_lse);
+        check_error("lse", c.name, impls[k]->name, worst_error(odd.lse, whole.lse, whole.n_lse),
+                    tolerance_lse);
         free_outputs(&whole);
         free_outputs(&odd);
         free_outputs(&even);
@@ -310,10 +353,12 @@ static void test_16m_tokens(void **state)
     (void)state;
     enum { N_TOKENS = 16 << 20, DIM = 64, KV_HEADS = 3, HEADS = 9 };
     int64_t row_bytes = 2 * KV_HEADS * DIM * 2, bytes = N_TOKENS * row_bytes;
-    uint8_t *cache = mmap(NULL, (size_t)bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    uint8_t *cache = mmap(NULL, (size_t)bytes, PROT_READ | PROT_WRITE,
+                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (cache == MAP_FAILED) skip();
     uint64_t random = 3;
-    float q[HEADS * DIM], row[2 * KV_HEADS * DIM], o[HEADS * DIM], want[HEADS * DIM], lse[HEADS], want_lse[HEADS];
+    float q[HEADS * DIM], row[2 * KV_HEADS * DIM], o[HEADS * DIM], want[HEADS * DIM], lse[HEADS],
+        want_lse[HEADS];
     fill_random(q, HEADS * DIM, &random);
     hdl_attend_seq seq = {.q_len = 1, .kv_len = N_TOKENS};
     seq.kv = (hdl_kv_view){.pages = &cache, .page_shift = 40, .dtype = HDL_F16, .v_offset = row_bytes / 2};
@@ -329,8 +374,10 @@ static void test_16m_tokens(void **state)
         hdl_append_args one = {1, tokens[i], KV_HEADS, DIM, DIM, row, row + KV_HEADS * DIM, 0, 0, seq.kv};
         append->launch(&(hdl_launch){1, NULL}, &one);
     }
-    hdl_selection sel = {.block_size = 1, .n_rows = 1, .n_lists = 1, .n_ids_max = 3, .ids = ids, .counts = &count};
-    hdl_attend_args args = {.n_rows = 1, .n_seqs = 1, .n_heads = HEADS, .n_kv_heads = KV_HEADS, .head_dim = DIM};
+    hdl_selection sel = {
+        .block_size = 1, .n_rows = 1, .n_lists = 1, .n_ids_max = 3, .ids = ids, .counts = &count};
+    hdl_attend_args args = {
+        .n_rows = 1, .n_seqs = 1, .n_heads = HEADS, .n_kv_heads = KV_HEADS, .head_dim = DIM};
     args.v_head_dim = DIM;
     args.seqs = &seq;
     args.max_q_len = 1;
@@ -358,7 +405,8 @@ static void test_16m_tokens(void **state)
                 memcpy(want_lse, lse, sizeof lse);
             }
             check_error("o", "16M tokens", impls[k]->name, worst_error(o, want, HEADS * DIM), tolerance_o);
-            check_error("lse", "16M tokens", impls[k]->name, worst_error(lse, want_lse, HEADS), tolerance_lse);
+            check_error("lse", "16M tokens", impls[k]->name, worst_error(lse, want_lse, HEADS),
+                        tolerance_lse);
         }
     munmap(cache, (size_t)bytes);
 }
@@ -366,12 +414,9 @@ static void test_16m_tokens(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_cases),
-        cmocka_unit_test(test_invariant_chunks),
-        cmocka_unit_test(test_invariant_batch),
-        cmocka_unit_test(test_all_ids_equal_dense),
-        cmocka_unit_test(test_split_and_merge),
-        cmocka_unit_test(test_16m_tokens),
+        cmocka_unit_test(test_cases),           cmocka_unit_test(test_invariant_chunks),
+        cmocka_unit_test(test_invariant_batch), cmocka_unit_test(test_all_ids_equal_dense),
+        cmocka_unit_test(test_split_and_merge), cmocka_unit_test(test_16m_tokens),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -43,8 +43,11 @@ static void test_against_reference(void **state)
                 args.lse_out = data->lse[0];
                 impls[k]->launch(&(hdl_launch){3, NULL}, &args);
                 for (int row = 0; row < ROWS; row++) {
-                    if (want_lse[row] == -INFINITY) assert_true(data->lse[0][row] == -INFINITY);
-                    else assert_true(fabsf(data->lse[0][row] - want_lse[row]) <= 1e-5f * (1 + fabsf(want_lse[row])));
+                    if (want_lse[row] == -INFINITY)
+                        assert_true(data->lse[0][row] == -INFINITY);
+                    else
+                        assert_true(fabsf(data->lse[0][row] - want_lse[row]) <=
+                                    1e-5f * (1 + fabsf(want_lse[row])));
                     for (int i = 0; i < dim; i++)
                         assert_true(fabsf(data->o[0][row * dim + i] - want[row * dim + i]) <= 2e-6f);
                 }

@@ -31,13 +31,14 @@ static const select_case cases[] = {
 
 static float make_score(score_kind kind, uint64_t *random)
 {
-    static const float special[] = {0.0f, -0.0f, -INFINITY, INFINITY, NAN, -1.0f, 1e-42f, -1e-42f, 3e38f, 1.0f};
+    static const float special[] = {0.0f,  -0.0f,  -INFINITY, INFINITY, NAN,
+                                    -1.0f, 1e-42f, -1e-42f,   3e38f,    1.0f};
     switch (kind) {
-    case SCORES_MASS: return expf(4 * next_unit(random) - 9);
-    case SCORES_FEW: return (float)(next_random(random) % 5) - 2;
-    case SCORES_EQUAL: return 0.25f;
-    case SCORES_SPECIAL: return special[next_random(random) % HDL_COUNT(special)];
-    default: return next_unit(random);
+        case SCORES_MASS: return expf(4 * next_unit(random) - 9);
+        case SCORES_FEW: return (float)(next_random(random) % 5) - 2;
+        case SCORES_EQUAL: return 0.25f;
+        case SCORES_SPECIAL: return special[next_random(random) % HDL_COUNT(special)];
+        default: return next_unit(random);
     }
 }
 
@@ -84,20 +85,24 @@ static void check_case(const select_case *c, const hdl_impl *impl)
     int64_t stride = c->n + 3, n_ids_max = HDL_MIN(c->n, c->n_sink + c->window + c->top_k);
     float *score = must_alloc(ROWS * LISTS * stride * 4);
     for (int64_t i = 0; i < ROWS * LISTS * stride; i++)
-        score[i] = i % stride < c->n ? make_score(c->kind, &random) : INFINITY; /* past the end: not to be chosen */
-    int32_t *ids = must_alloc(ROWS * LISTS * n_ids_max * 4 + 64), *want = must_alloc(c->n * 4), counts[ROWS * LISTS];
+        score[i] = i % stride < c->n ? make_score(c->kind, &random)
+                                     : INFINITY; /* past the end: not to be chosen */
+    int32_t *ids = must_alloc(ROWS * LISTS * n_ids_max * 4 + 64), *want = must_alloc(c->n * 4),
+            counts[ROWS * LISTS];
     memset(ids, 0x55, (size_t)(ROWS * LISTS * n_ids_max * 4 + 64));
-    hdl_selection out = {.block_size = 1, .n_rows = ROWS, .n_lists = LISTS, .n_ids_max = n_ids_max, .ids = ids};
+    hdl_selection out = {
+        .block_size = 1, .n_rows = ROWS, .n_lists = LISTS, .n_ids_max = n_ids_max, .ids = ids};
     out.counts = counts;
     int64_t n_visible[ROWS] = {c->n, HDL_MAX(c->n - 1, 1), HDL_MAX(c->n / 2, 1)};
-    hdl_select_args args = {ROWS, LISTS, score, stride, n_visible, c->n, c->top_k, c->n_sink, c->window, &out};
+    hdl_select_args args = {ROWS, LISTS,    score,     stride,    n_visible,
+                            c->n, c->top_k, c->n_sink, c->window, &out};
     impl->launch(&(hdl_launch){2, NULL}, &args);
     assert_int_equal(hdl_selection_check(&out, n_visible), HEDDLE_OK);
     for (int64_t row = 0; row < ROWS; row++)
         for (int32_t list = 0; list < LISTS; list++) {
             int32_t n = oracle(c, n_visible[row], score + (row * LISTS + list) * stride, want);
-            if (n != *hdl_selection_count(&out, row, list)
-                || memcmp(want, hdl_selection_ids(&out, row, list), (size_t)n * 4) != 0) {
+            if (n != *hdl_selection_count(&out, row, list) ||
+                memcmp(want, hdl_selection_ids(&out, row, list), (size_t)n * 4) != 0) {
                 print_error("%s, %s, row %d: %d ids, wanted %d\n", c->name, impl->name, (int)row,
                             *hdl_selection_count(&out, row, list), n);
                 fail();
@@ -123,7 +128,8 @@ static void test_check_refuses(void **state)
     (void)state;
     int32_t ids[4] = {0, 3, 5, 7}, count = 4;
     int64_t n_visible = 8;
-    hdl_selection sel = {.block_size = 1, .n_rows = 1, .n_lists = 1, .n_ids_max = 4, .ids = ids, .counts = &count};
+    hdl_selection sel = {
+        .block_size = 1, .n_rows = 1, .n_lists = 1, .n_ids_max = 4, .ids = ids, .counts = &count};
     assert_int_equal(hdl_selection_check(&sel, &n_visible), HEDDLE_OK);
     n_visible = 7; /* id 7 is not visible */
     assert_int_equal(hdl_selection_check(&sel, &n_visible), HEDDLE_E_INVALID);

@@ -16,11 +16,11 @@
 
 typedef struct kv_walk {
     const hdl_kv_view *kv;
-    const int32_t *ids;   /* NULL = dense */
-    int64_t size;         /* block size of ids; 1 for tokens */
-    int64_t begin, end;   /* visible steps */
-    const float *bias;    /* [ids] or NULL */
-    const uint8_t *mask;  /* [new tokens] visibility of token first_new + i for this row, or NULL */
+    const int32_t *ids;  /* NULL = dense */
+    int64_t size;        /* block size of ids; 1 for tokens */
+    int64_t begin, end;  /* visible steps */
+    const float *bias;   /* [ids] or NULL */
+    const uint8_t *mask; /* [new tokens] visibility of token first_new + i for this row, or NULL */
     int64_t first_new;
 } kv_walk;
 
@@ -61,8 +61,10 @@ static inline int64_t window_begin(const hdl_kv_view *kv, int64_t at, int64_t wi
     int64_t low = 0, high = at, bound = kv->positions[at] - window;
     while (low < high) {
         int64_t middle = low + (high - low) / 2;
-        if (kv->positions[middle] > bound) high = middle;
-        else low = middle + 1;
+        if (kv->positions[middle] > bound)
+            high = middle;
+        else
+            low = middle + 1;
     }
     return low;
 }
@@ -73,18 +75,22 @@ static inline int64_t walk_lower_bound(const kv_walk *walk, int64_t n_steps, int
     int64_t low = 0, high = n_steps;
     while (low < high) {
         int64_t middle = low + (high - low) / 2;
-        if (walk_token(walk, middle) >= token) high = middle;
-        else low = middle + 1;
+        if (walk_token(walk, middle) >= token)
+            high = middle;
+        else
+            low = middle + 1;
     }
     return low;
 }
 
 /* Row i of the sequence through selection list `list` (ignored for dense rows). */
-static inline kv_walk row_walk(const hdl_attend_args *args, const hdl_attend_seq *seq, int64_t i, int32_t list)
+static inline kv_walk row_walk(const hdl_attend_args *args, const hdl_attend_seq *seq, int64_t i,
+                               int32_t list)
 {
     int64_t at = seq->kv_len - seq->q_len + i;
     int64_t first = window_begin(&seq->kv, at, args->window);
-    kv_walk walk = {.kv = &seq->kv, .size = 1, .begin = first, .end = at + 1, .first_new = seq->kv_len - seq->q_len};
+    kv_walk walk = {
+        .kv = &seq->kv, .size = 1, .begin = first, .end = at + 1, .first_new = seq->kv_len - seq->q_len};
     if (seq->mask) walk.mask = seq->mask + i * seq->q_len;
     const hdl_selection *sel = args->selection;
     if (sel) {

@@ -15,10 +15,10 @@
 static double element(hdl_dtype dtype, const void *row, int64_t i, float scale)
 {
     switch (dtype) {
-    case HDL_F32: return ((const float *)row)[i];
-    case HDL_F16: return hdl_f16_to_f32(((const uint16_t *)row)[i]);
-    case HDL_BF16: return hdl_bf16_to_f32(((const uint16_t *)row)[i]);
-    default: return (double)(((const int8_t *)row)[i] * scale);
+        case HDL_F32: return ((const float *)row)[i];
+        case HDL_F16: return hdl_f16_to_f32(((const uint16_t *)row)[i]);
+        case HDL_BF16: return hdl_bf16_to_f32(((const uint16_t *)row)[i]);
+        default: return (double)(((const int8_t *)row)[i] * scale);
     }
 }
 
@@ -26,22 +26,24 @@ static void append_head(const hdl_append_args *args, int64_t token, int32_t head
 {
     const hdl_kv_view *kv = &args->kv;
     int64_t row = token - args->first_token, dim = is_v ? args->v_head_dim : args->head_dim;
-    const float *x = is_v ? args->v + row * args->v_stride + head * dim : args->k + row * args->k_stride + head * dim;
-    uint8_t *at = kv_token_at(kv, token) + (is_v ? kv->v_offset + head * kv->v_head_stride
-                                                 : kv->k_offset + head * kv->head_stride);
+    const float *x = is_v ? args->v + row * args->v_stride + head * dim
+                          : args->k + row * args->k_stride + head * dim;
+    uint8_t *at = kv_token_at(kv, token) +
+                  (is_v ? kv->v_offset + head * kv->v_head_stride : kv->k_offset + head * kv->head_stride);
     switch (kv->dtype) {
-    case HDL_F32: memcpy(at, x, (size_t)dim * sizeof *x); break;
-    case HDL_F16:
-        for (int64_t i = 0; i < dim; i++) ((uint16_t *)at)[i] = hdl_f32_to_f16(x[i]);
-        break;
-    case HDL_BF16:
-        for (int64_t i = 0; i < dim; i++) ((uint16_t *)at)[i] = hdl_f32_to_bf16(x[i]);
-        break;
-    default: {
-        float scale = quantise_i8(x, (int8_t *)at, dim);
-        uint8_t *scales = kv_scale_at(kv, token, args->n_kv_heads) + (is_v ? kv->v_scale_offset : kv->k_scale_offset);
-        ((float *)scales)[head] = scale;
-    }
+        case HDL_F32: memcpy(at, x, (size_t)dim * sizeof *x); break;
+        case HDL_F16:
+            for (int64_t i = 0; i < dim; i++) ((uint16_t *)at)[i] = hdl_f32_to_f16(x[i]);
+            break;
+        case HDL_BF16:
+            for (int64_t i = 0; i < dim; i++) ((uint16_t *)at)[i] = hdl_f32_to_bf16(x[i]);
+            break;
+        default: {
+            float scale = quantise_i8(x, (int8_t *)at, dim);
+            uint8_t *scales = kv_scale_at(kv, token, args->n_kv_heads) +
+                              (is_v ? kv->v_scale_offset : kv->k_scale_offset);
+            ((float *)scales)[head] = scale;
+        }
     }
 }
 
@@ -57,19 +59,20 @@ static void append(const hdl_launch *launch, const void *op)
 }
 
 /* The K or V row of a KV head, and its scale. */
-static const uint8_t *kv_row(const hdl_attend_args *args, const hdl_kv_view *kv, int64_t token, int32_t kv_head,
-                             bool is_v, float *scale)
+static const uint8_t *kv_row(const hdl_attend_args *args, const hdl_kv_view *kv, int64_t token,
+                             int32_t kv_head, bool is_v, float *scale)
 {
     *scale = 1;
     if (kv->dtype == HDL_I8) {
         const uint8_t *at = kv_scale_at(kv, token, args->n_kv_heads);
         *scale = ((const float *)(at + (is_v ? kv->v_scale_offset : kv->k_scale_offset)))[kv_head];
     }
-    return kv_token_at(kv, token) + (is_v ? kv->v_offset + kv_head * kv->v_head_stride
-                                          : kv->k_offset + kv_head * kv->head_stride);
+    return kv_token_at(kv, token) +
+           (is_v ? kv->v_offset + kv_head * kv->v_head_stride : kv->k_offset + kv_head * kv->head_stride);
 }
 
-static double score(const hdl_attend_args *args, const kv_walk *walk, int64_t step, const float *q, int32_t kv_head)
+static double score(const hdl_attend_args *args, const kv_walk *walk, int64_t step, const float *q,
+                    int32_t kv_head)
 {
     float k_scale;
     const uint8_t *k = kv_row(args, walk->kv, walk_token(walk, step), kv_head, false, &k_scale);
@@ -98,7 +101,9 @@ static kv_walk head_walk(const hdl_attend_args *args, int64_t row, int32_t head,
 {
     const hdl_attend_seq *seq = seq_of_row(args, row);
     *kv_head = (int32_t)((int64_t)head * args->n_kv_heads / args->n_heads);
-    int32_t list = args->selection ? (int32_t)((int64_t)*kv_head * args->selection->n_lists / args->n_kv_heads) : 0;
+    int32_t list = args->selection
+                       ? (int32_t)((int64_t)*kv_head * args->selection->n_lists / args->n_kv_heads)
+                       : 0;
     return row_walk(args, seq, row - seq->first_row, list);
 }
 
@@ -155,7 +160,8 @@ static void mass_row(void *arg, int64_t task, int thread)
         double lse = call->lse[row * args->n_heads + head];
         for (int64_t step = walk.begin; step < walk.end && lse > -INFINITY; step++) {
             int64_t token = walk_token(&walk, step);
-            if (walk_sees(&walk, token)) mass[token] += (float)(exp(score(args, &walk, step, q, kv_head) - lse) / n);
+            if (walk_sees(&walk, token))
+                mass[token] += (float)(exp(score(args, &walk, step, q, kv_head) - lse) / n);
         }
     }
 }
@@ -240,7 +246,8 @@ static void merge(const hdl_launch *launch, const void *op)
         for (int64_t i = 0; i < dim; i++) {
             double o = 0;
             for (int32_t p = 0; p < args->n_partials; p++)
-                if (args->lse[p][row] > -INFINITY) o += exp(args->lse[p][row] - lse) * args->o[p][row * dim + i];
+                if (args->lse[p][row] > -INFINITY)
+                    o += exp(args->lse[p][row] - lse) * args->o[p][row * dim + i];
             args->o_out[row * dim + i] = (float)o;
         }
         if (args->lse_out) args->lse_out[row] = (float)lse; /* may be lse[0]: written last */

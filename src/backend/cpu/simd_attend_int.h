@@ -18,21 +18,54 @@
 typedef __m512 vf;
 enum { VW = 16, THIS_ISA = HDL_ISA_AVX512 };
 
-ALWAYS_INLINE vf vf_set1(float x) { return _mm512_set1_ps(x); }
-ALWAYS_INLINE vf vf_load(const float *p) { return _mm512_loadu_ps(p); }
-ALWAYS_INLINE void vf_store(float *p, vf v) { _mm512_storeu_ps(p, v); }
-ALWAYS_INLINE vf vf_add(vf a, vf b) { return _mm512_add_ps(a, b); }
-ALWAYS_INLINE vf vf_sub(vf a, vf b) { return _mm512_sub_ps(a, b); }
-ALWAYS_INLINE vf vf_mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
-ALWAYS_INLINE vf vf_div(vf a, vf b) { return _mm512_div_ps(a, b); }
-ALWAYS_INLINE vf vf_max(vf a, vf b) { return _mm512_max_ps(a, b); }
-ALWAYS_INLINE vf vf_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
-ALWAYS_INLINE vf vf_load_f16(const void *p) { return _mm512_cvtph_ps(_mm256_loadu_si256(p)); }
+ALWAYS_INLINE vf vf_set1(float x)
+{
+    return _mm512_set1_ps(x);
+}
+ALWAYS_INLINE vf vf_load(const float *p)
+{
+    return _mm512_loadu_ps(p);
+}
+ALWAYS_INLINE void vf_store(float *p, vf v)
+{
+    _mm512_storeu_ps(p, v);
+}
+ALWAYS_INLINE vf vf_add(vf a, vf b)
+{
+    return _mm512_add_ps(a, b);
+}
+ALWAYS_INLINE vf vf_sub(vf a, vf b)
+{
+    return _mm512_sub_ps(a, b);
+}
+ALWAYS_INLINE vf vf_mul(vf a, vf b)
+{
+    return _mm512_mul_ps(a, b);
+}
+ALWAYS_INLINE vf vf_div(vf a, vf b)
+{
+    return _mm512_div_ps(a, b);
+}
+ALWAYS_INLINE vf vf_max(vf a, vf b)
+{
+    return _mm512_max_ps(a, b);
+}
+ALWAYS_INLINE vf vf_fma(vf a, vf b, vf c)
+{
+    return _mm512_fmadd_ps(a, b, c);
+}
+ALWAYS_INLINE vf vf_load_f16(const void *p)
+{
+    return _mm512_cvtph_ps(_mm256_loadu_si256(p));
+}
 ALWAYS_INLINE vf vf_load_bf16(const void *p)
 {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(p)), 16));
 }
-ALWAYS_INLINE vf vf_load_i8(const void *p) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p))); }
+ALWAYS_INLINE vf vf_load_i8(const void *p)
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p)));
+}
 /* Copies the sign bit of b onto a >= 0. */
 ALWAYS_INLINE vf vf_sign_of(vf a, vf b)
 {
@@ -43,7 +76,10 @@ ALWAYS_INLINE vf vf_abs(vf a)
 {
     return _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(a), _mm512_set1_epi32(INT32_MAX)));
 }
-ALWAYS_INLINE bool vf_any_above(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ) != 0; }
+ALWAYS_INLINE bool vf_any_above(vf a, vf b)
+{
+    return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ) != 0;
+}
 /* Lanes [begin, end) of v, -inf elsewhere; begin and end may lie outside 0..VW. */
 ALWAYS_INLINE vf vf_keep(vf v, int64_t begin, int64_t end)
 {
@@ -51,8 +87,14 @@ ALWAYS_INLINE vf vf_keep(vf v, int64_t begin, int64_t end)
     uint32_t high = end <= 0 ? 0 : end >= 16 ? 0xffff : ~(0xffffu << end);
     return _mm512_mask_blend_ps((__mmask16)(low & high), _mm512_set1_ps(-INFINITY), v);
 }
-ALWAYS_INLINE float vf_sum(vf v) { return _mm512_reduce_add_ps(v); }
-ALWAYS_INLINE float vf_top(vf v) { return _mm512_reduce_max_ps(v); }
+ALWAYS_INLINE float vf_sum(vf v)
+{
+    return _mm512_reduce_add_ps(v);
+}
+ALWAYS_INLINE float vf_top(vf v)
+{
+    return _mm512_reduce_max_ps(v);
+}
 /* poly * 2^n where t = 1.5 * 2^23 + n; 0 where x is below the bound. */
 ALWAYS_INLINE vf vf_scale_pow2(vf poly, vf t, vf x, vf bound)
 {
@@ -113,27 +155,74 @@ ALWAYS_INLINE void vf_transpose(vf r[VW])
 typedef __m256 vf;
 enum { VW = 8, THIS_ISA = HDL_ISA_AVX2 };
 
-ALWAYS_INLINE vf vf_set1(float x) { return _mm256_set1_ps(x); }
-ALWAYS_INLINE vf vf_load(const float *p) { return _mm256_loadu_ps(p); }
-ALWAYS_INLINE void vf_store(float *p, vf v) { _mm256_storeu_ps(p, v); }
-ALWAYS_INLINE vf vf_add(vf a, vf b) { return _mm256_add_ps(a, b); }
-ALWAYS_INLINE vf vf_sub(vf a, vf b) { return _mm256_sub_ps(a, b); }
-ALWAYS_INLINE vf vf_mul(vf a, vf b) { return _mm256_mul_ps(a, b); }
-ALWAYS_INLINE vf vf_div(vf a, vf b) { return _mm256_div_ps(a, b); }
-ALWAYS_INLINE vf vf_max(vf a, vf b) { return _mm256_max_ps(a, b); }
-ALWAYS_INLINE vf vf_fma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
-ALWAYS_INLINE vf vf_load_f16(const void *p) { return _mm256_cvtph_ps(_mm_loadu_si128(p)); }
+ALWAYS_INLINE vf vf_set1(float x)
+{
+    return _mm256_set1_ps(x);
+}
+ALWAYS_INLINE vf vf_load(const float *p)
+{
+    return _mm256_loadu_ps(p);
+}
+ALWAYS_INLINE void vf_store(float *p, vf v)
+{
+    _mm256_storeu_ps(p, v);
+}
+ALWAYS_INLINE vf vf_add(vf a, vf b)
+{
+    return _mm256_add_ps(a, b);
+}
+ALWAYS_INLINE vf vf_sub(vf a, vf b)
+{
+    return _mm256_sub_ps(a, b);
+}
+ALWAYS_INLINE vf vf_mul(vf a, vf b)
+{
+    return _mm256_mul_ps(a, b);
+}
+ALWAYS_INLINE vf vf_div(vf a, vf b)
+{
+    return _mm256_div_ps(a, b);
+}
+ALWAYS_INLINE vf vf_max(vf a, vf b)
+{
+    return _mm256_max_ps(a, b);
+}
+ALWAYS_INLINE vf vf_fma(vf a, vf b, vf c)
+{
+    return _mm256_fmadd_ps(a, b, c);
+}
+ALWAYS_INLINE vf vf_load_f16(const void *p)
+{
+    return _mm256_cvtph_ps(_mm_loadu_si128(p));
+}
 ALWAYS_INLINE vf vf_load_bf16(const void *p)
 {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(p)), 16));
 }
-ALWAYS_INLINE vf vf_load_i8(const void *p) { return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p))); }
-ALWAYS_INLINE vf vf_sign_of(vf a, vf b) { return _mm256_or_ps(a, _mm256_and_ps(b, _mm256_set1_ps(-0.0f))); }
-ALWAYS_INLINE vf vf_abs(vf a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a); }
-ALWAYS_INLINE bool vf_any_above(vf a, vf b) { return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ)) != 0; }
+ALWAYS_INLINE vf vf_load_i8(const void *p)
+{
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p)));
+}
+ALWAYS_INLINE vf vf_sign_of(vf a, vf b)
+{
+    return _mm256_or_ps(a, _mm256_and_ps(b, _mm256_set1_ps(-0.0f)));
+}
+ALWAYS_INLINE vf vf_abs(vf a)
+{
+    return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a);
+}
+ALWAYS_INLINE bool vf_any_above(vf a, vf b)
+{
+    return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ)) != 0;
+}
 ALWAYS_INLINE vf vf_keep(vf v, int64_t begin, int64_t end)
 {
-    int32_t low = (int32_t)(begin < 0 ? 0 : begin > 8 ? 8 : begin), high = (int32_t)(end < 0 ? 0 : end > 8 ? 8 : end);
+    int32_t low = (int32_t)(begin < 0   ? 0
+                            : begin > 8 ? 8
+                                        : begin),
+            high = (int32_t)(end < 0   ? 0
+                             : end > 8 ? 8
+                                       : end);
     __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
     __m256i is_in = _mm256_andnot_si256(_mm256_cmpgt_epi32(_mm256_set1_epi32(low), lane),
                                         _mm256_cmpgt_epi32(_mm256_set1_epi32(high), lane));
@@ -200,21 +289,48 @@ typedef uint16_t vf_half __attribute__((vector_size(8)));
 typedef int8_t vf_byte __attribute__((vector_size(4)));
 enum { VW = 4, THIS_ISA = HDL_ISA_GENERIC };
 
-ALWAYS_INLINE vf vf_set1(float x) { return (vf){x, x, x, x}; }
+ALWAYS_INLINE vf vf_set1(float x)
+{
+    return (vf){x, x, x, x};
+}
 ALWAYS_INLINE vf vf_load(const float *p)
 {
     vf v;
     memcpy(&v, p, sizeof v);
     return v;
 }
-ALWAYS_INLINE void vf_store(float *p, vf v) { memcpy(p, &v, sizeof v); }
-ALWAYS_INLINE vf vf_add(vf a, vf b) { return a + b; }
-ALWAYS_INLINE vf vf_sub(vf a, vf b) { return a - b; }
-ALWAYS_INLINE vf vf_mul(vf a, vf b) { return a * b; }
-ALWAYS_INLINE vf vf_div(vf a, vf b) { return a / b; }
-ALWAYS_INLINE vf vf_pick(vf_int is_a, vf a, vf b) { return (vf)(((vf_int)a & is_a) | ((vf_int)b & ~is_a)); }
-ALWAYS_INLINE vf vf_max(vf a, vf b) { return vf_pick(a > b, a, b); }
-ALWAYS_INLINE vf vf_fma(vf a, vf b, vf c) { return a * b + c; }
+ALWAYS_INLINE void vf_store(float *p, vf v)
+{
+    memcpy(p, &v, sizeof v);
+}
+ALWAYS_INLINE vf vf_add(vf a, vf b)
+{
+    return a + b;
+}
+ALWAYS_INLINE vf vf_sub(vf a, vf b)
+{
+    return a - b;
+}
+ALWAYS_INLINE vf vf_mul(vf a, vf b)
+{
+    return a * b;
+}
+ALWAYS_INLINE vf vf_div(vf a, vf b)
+{
+    return a / b;
+}
+ALWAYS_INLINE vf vf_pick(vf_int is_a, vf a, vf b)
+{
+    return (vf)(((vf_int)a & is_a) | ((vf_int)b & ~is_a));
+}
+ALWAYS_INLINE vf vf_max(vf a, vf b)
+{
+    return vf_pick(a > b, a, b);
+}
+ALWAYS_INLINE vf vf_fma(vf a, vf b, vf c)
+{
+    return a * b + c;
+}
 ALWAYS_INLINE vf vf_load_f16(const void *p)
 {
     vf_half h;
@@ -236,8 +352,14 @@ ALWAYS_INLINE vf vf_load_i8(const void *p)
     memcpy(&b, p, sizeof b);
     return __builtin_convertvector(b, vf);
 }
-ALWAYS_INLINE vf vf_sign_of(vf a, vf b) { return (vf)((vf_int)a | ((vf_int)b & INT32_MIN)); }
-ALWAYS_INLINE vf vf_abs(vf a) { return (vf)((vf_int)a & INT32_MAX); }
+ALWAYS_INLINE vf vf_sign_of(vf a, vf b)
+{
+    return (vf)((vf_int)a | ((vf_int)b & INT32_MIN));
+}
+ALWAYS_INLINE vf vf_abs(vf a)
+{
+    return (vf)((vf_int)a & INT32_MAX);
+}
 ALWAYS_INLINE bool vf_any_above(vf a, vf b)
 {
     vf_int above = a > b;
@@ -245,12 +367,23 @@ ALWAYS_INLINE bool vf_any_above(vf a, vf b)
 }
 ALWAYS_INLINE vf vf_keep(vf v, int64_t begin, int64_t end)
 {
-    int32_t low = (int32_t)(begin < 0 ? 0 : begin > 4 ? 4 : begin), high = (int32_t)(end < 0 ? 0 : end > 4 ? 4 : end);
+    int32_t low = (int32_t)(begin < 0   ? 0
+                            : begin > 4 ? 4
+                                        : begin),
+            high = (int32_t)(end < 0   ? 0
+                             : end > 4 ? 4
+                                       : end);
     vf_int lane = {0, 1, 2, 3};
     return vf_pick((lane >= low) & (lane < high), v, vf_set1(-INFINITY));
 }
-ALWAYS_INLINE float vf_sum(vf v) { return (v[0] + v[2]) + (v[1] + v[3]); }
-ALWAYS_INLINE float vf_top(vf v) { return HDL_MAX(HDL_MAX(v[0], v[1]), HDL_MAX(v[2], v[3])); }
+ALWAYS_INLINE float vf_sum(vf v)
+{
+    return (v[0] + v[2]) + (v[1] + v[3]);
+}
+ALWAYS_INLINE float vf_top(vf v)
+{
+    return HDL_MAX(HDL_MAX(v[0], v[1]), HDL_MAX(v[2], v[3]));
+}
 ALWAYS_INLINE vf vf_scale_pow2(vf poly, vf t, vf x, vf bound)
 {
     return (vf)(((vf_int)poly + ((vf_int)t << 23)) & (x >= bound));
@@ -272,17 +405,20 @@ ALWAYS_INLINE vf vf_fold4(vf a, vf b, vf c, vf d)
     vf_transpose(r);
     return (r[0] + r[2]) + (r[1] + r[3]);
 }
-ALWAYS_INLINE vf vf_fold_last(const vf *p) { return p[0]; }
+ALWAYS_INLINE vf vf_fold_last(const vf *p)
+{
+    return p[0];
+}
 #endif
 
 /* VW elements of a K or V row from element i; the scale of an int8 row is the caller's. */
 ALWAYS_INLINE vf vf_load_as(hdl_dtype dtype, const uint8_t *row, int64_t i)
 {
     switch (dtype) {
-    case HDL_F16: return vf_load_f16(row + 2 * i);
-    case HDL_BF16: return vf_load_bf16(row + 2 * i);
-    case HDL_I8: return vf_load_i8(row + i);
-    default: return vf_load((const float *)(const void *)row + i);
+        case HDL_F16: return vf_load_f16(row + 2 * i);
+        case HDL_BF16: return vf_load_bf16(row + 2 * i);
+        case HDL_I8: return vf_load_i8(row + i);
+        default: return vf_load((const float *)(const void *)row + i);
     }
 }
 

@@ -83,8 +83,8 @@ ALWAYS_INLINE void prefetch_row(const uint8_t *row, int64_t bytes)
 }
 
 /* s[g][t] = q[g] . k[t] for VW tokens and `group` heads; q is packed [dim / VW][group][VW]. */
-ALWAYS_INLINE void score_tile(const uint8_t *const *row, const uint8_t *const *next, int64_t offset, const float *q,
-                              int64_t dim, float *s, const hdl_dtype dtype, const int group)
+ALWAYS_INLINE void score_tile(const uint8_t *const *row, const uint8_t *const *next, int64_t offset,
+                              const float *q, int64_t dim, float *s, const hdl_dtype dtype, const int group)
 {
     const int64_t bytes = dim * element_bytes(dtype);
     vf part[MAX_GROUP][VW / 4];
@@ -124,24 +124,24 @@ ALWAYS_INLINE void score_as(const token_block *block, const token_block *next, i
     for (int64_t t = 0; t < block->n; t += VW) {
         const uint8_t *const *row = block->row + t, *const *ahead = next->row + t;
         switch (group) {
-        case 1: score_tile(row, ahead, offset, q, dim, s + t, dtype, 1); break;
-        case 2: score_tile(row, ahead, offset, q, dim, s + t, dtype, 2); break;
-        case 3: score_tile(row, ahead, offset, q, dim, s + t, dtype, 3); break;
-        default: score_tile(row, ahead, offset, q, dim, s + t, dtype, 4); break;
+            case 1: score_tile(row, ahead, offset, q, dim, s + t, dtype, 1); break;
+            case 2: score_tile(row, ahead, offset, q, dim, s + t, dtype, 2); break;
+            case 3: score_tile(row, ahead, offset, q, dim, s + t, dtype, 3); break;
+            default: score_tile(row, ahead, offset, q, dim, s + t, dtype, 4); break;
         }
     }
 }
 
-static void score_heads(const token_block *block, const token_block *next, int64_t offset, const float *q, int64_t dim,
-                        int group, float *s, hdl_dtype dtype)
+static void score_heads(const token_block *block, const token_block *next, int64_t offset, const float *q,
+                        int64_t dim, int group, float *s, hdl_dtype dtype)
 {
     for (; group > 0; group -= MAX_GROUP, q += MAX_GROUP * dim, s += MAX_GROUP * BLOCK) {
         int n = HDL_MIN(group, (int)MAX_GROUP);
         switch (dtype) {
-        case HDL_F16: score_as(block, next, offset, q, dim, n, s, HDL_F16); break;
-        case HDL_BF16: score_as(block, next, offset, q, dim, n, s, HDL_BF16); break;
-        case HDL_I8: score_as(block, next, offset, q, dim, n, s, HDL_I8); break;
-        default: score_as(block, next, offset, q, dim, n, s, HDL_F32); break;
+            case HDL_F16: score_as(block, next, offset, q, dim, n, s, HDL_F16); break;
+            case HDL_BF16: score_as(block, next, offset, q, dim, n, s, HDL_BF16); break;
+            case HDL_I8: score_as(block, next, offset, q, dim, n, s, HDL_I8); break;
+            default: score_as(block, next, offset, q, dim, n, s, HDL_F32); break;
         }
     }
 }
@@ -158,7 +158,8 @@ static void pack_query(const float *q, int64_t dim, int32_t group, float *to)
 
 /* o[g][0..n_vectors VW) += sum over t < n of p[g][t] v[t]. */
 ALWAYS_INLINE void mix_tile(const token_block *block, const token_block *next, int64_t offset, const float *p,
-                            float *o, int64_t dim, const hdl_dtype dtype, const int group, const int n_vectors)
+                            float *o, int64_t dim, const hdl_dtype dtype, const int group,
+                            const int n_vectors)
 {
     const int64_t bytes = (int64_t)n_vectors * VW * element_bytes(dtype);
     vf sum[MAX_GROUP][4];
@@ -186,35 +187,36 @@ ALWAYS_INLINE void mix_tile(const token_block *block, const token_block *next, i
         for (int i = 0; i < n_vectors; i++) vf_store(o + g * dim + i * VW, sum[g][i]);
 }
 
-ALWAYS_INLINE void mix_as(const token_block *block, const token_block *next, int64_t offset, const float *p, float *o,
-                          int64_t dim, int group, const hdl_dtype dtype)
+ALWAYS_INLINE void mix_as(const token_block *block, const token_block *next, int64_t offset, const float *p,
+                          float *o, int64_t dim, int group, const hdl_dtype dtype)
 {
     enum { WIDE = VW == 16 ? 4 : 2 };
     int64_t i = 0;
     for (; i + WIDE * VW <= dim; i += WIDE * VW) {
         int64_t at = offset + i * element_bytes(dtype);
         switch (group) {
-        case 1: mix_tile(block, next, at, p, o + i, dim, dtype, 1, WIDE); break;
-        case 2: mix_tile(block, next, at, p, o + i, dim, dtype, 2, WIDE); break;
-        case 3: mix_tile(block, next, at, p, o + i, dim, dtype, 3, WIDE); break;
-        default: mix_tile(block, next, at, p, o + i, dim, dtype, 4, WIDE); break;
+            case 1: mix_tile(block, next, at, p, o + i, dim, dtype, 1, WIDE); break;
+            case 2: mix_tile(block, next, at, p, o + i, dim, dtype, 2, WIDE); break;
+            case 3: mix_tile(block, next, at, p, o + i, dim, dtype, 3, WIDE); break;
+            default: mix_tile(block, next, at, p, o + i, dim, dtype, 4, WIDE); break;
         }
     }
     for (; i < dim; i += VW)
         for (int g = 0; g < group; g++)
-            mix_tile(block, next, offset + i * element_bytes(dtype), p + g * BLOCK, o + g * dim + i, dim, dtype, 1, 1);
+            mix_tile(block, next, offset + i * element_bytes(dtype), p + g * BLOCK, o + g * dim + i, dim,
+                     dtype, 1, 1);
 }
 
-static void mix_heads(const token_block *block, const token_block *next, int64_t offset, const float *p, float *o,
-                      int64_t dim, int group, hdl_dtype dtype)
+static void mix_heads(const token_block *block, const token_block *next, int64_t offset, const float *p,
+                      float *o, int64_t dim, int group, hdl_dtype dtype)
 {
     for (; group > 0; group -= MAX_GROUP, p += MAX_GROUP * BLOCK, o += MAX_GROUP * dim) {
         int n = HDL_MIN(group, (int)MAX_GROUP);
         switch (dtype) {
-        case HDL_F16: mix_as(block, next, offset, p, o, dim, n, HDL_F16); break;
-        case HDL_BF16: mix_as(block, next, offset, p, o, dim, n, HDL_BF16); break;
-        case HDL_I8: mix_as(block, next, offset, p, o, dim, n, HDL_I8); break;
-        default: mix_as(block, next, offset, p, o, dim, n, HDL_F32); break;
+            case HDL_F16: mix_as(block, next, offset, p, o, dim, n, HDL_F16); break;
+            case HDL_BF16: mix_as(block, next, offset, p, o, dim, n, HDL_BF16); break;
+            case HDL_I8: mix_as(block, next, offset, p, o, dim, n, HDL_I8); break;
+            default: mix_as(block, next, offset, p, o, dim, n, HDL_F32); break;
         }
     }
 }
@@ -270,8 +272,8 @@ static void weigh_head(float *s, int64_t n, float *max, float *lanes, float *o, 
     vf_store(lanes, sum);
 }
 
-static void weigh_kv_head(const row_unit *unit, const token_block *block, int64_t step, int32_t index, float *s,
-                          float *lanes, const row_slot *slot)
+static void weigh_kv_head(const row_unit *unit, const token_block *block, int64_t step, int32_t index,
+                          float *s, float *lanes, const row_slot *slot)
 {
     const hdl_attend_args *args = unit->args;
     const hdl_kv_view *kv = unit->walk.kv;
@@ -298,7 +300,8 @@ static void weigh_kv_head(const row_unit *unit, const token_block *block, int64_
 
 /* Attends steps [begin, end) into the slot. scratch: s [n_heads, BLOCK], lanes [n_heads, VW], the
  * packed q [n_heads, head_dim]. */
-static void attend_steps(const row_unit *unit, int64_t begin, int64_t end, const row_slot *slot, float *scratch)
+static void attend_steps(const row_unit *unit, int64_t begin, int64_t end, const row_slot *slot,
+                         float *scratch)
 {
     const hdl_attend_args *args = unit->args;
     const hdl_kv_view *kv = unit->walk.kv;
@@ -306,7 +309,8 @@ static void attend_steps(const row_unit *unit, int64_t begin, int64_t end, const
     int64_t k_dim = args->head_dim, v_dim = args->v_head_dim;
     float *s = scratch, *lanes = scratch + unit->n_heads * BLOCK, *q = lanes + unit->n_heads * VW;
     const float *from = args->q + unit->row * args->q_stride + (int64_t)unit->first_kv_head * group * k_dim;
-    for (int32_t i = 0; i < unit->n_kv_heads; i++) pack_query(from + i * group * k_dim, k_dim, group, q + i * group * k_dim);
+    for (int32_t i = 0; i < unit->n_kv_heads; i++)
+        pack_query(from + i * group * k_dim, k_dim, group, q + i * group * k_dim);
     memset(slot->o, 0, (size_t)(unit->n_heads * v_dim) * sizeof(float));
     memset(lanes, 0, (size_t)unit->n_heads * VW * sizeof(float));
     for (int32_t head = 0; head < unit->n_heads; head++) slot->max[head] = -INFINITY;
@@ -319,12 +323,12 @@ static void attend_steps(const row_unit *unit, int64_t begin, int64_t end, const
             next = &blocks[turn ^ 1];
         }
         for (int32_t i = 0; i < unit->n_kv_heads; i++)
-            score_heads(block, next, kv->k_offset + (unit->first_kv_head + i) * kv->head_stride, q + i * group * k_dim,
-                        k_dim, group, s + i * group * BLOCK, kv->dtype);
+            score_heads(block, next, kv->k_offset + (unit->first_kv_head + i) * kv->head_stride,
+                        q + i * group * k_dim, k_dim, group, s + i * group * BLOCK, kv->dtype);
         for (int32_t i = 0; i < unit->n_kv_heads; i++) weigh_kv_head(unit, block, step, i, s, lanes, slot);
         for (int32_t i = 0; i < unit->n_kv_heads; i++)
-            mix_heads(block, next, kv->v_offset + (unit->first_kv_head + i) * kv->v_head_stride, s + i * group * BLOCK,
-                      slot->o + i * group * v_dim, v_dim, group, kv->dtype);
+            mix_heads(block, next, kv->v_offset + (unit->first_kv_head + i) * kv->v_head_stride,
+                      s + i * group * BLOCK, slot->o + i * group * v_dim, v_dim, group, kv->dtype);
     }
     for (int32_t head = 0; head < unit->n_heads; head++) slot->sum[head] = vf_sum(vf_load(lanes + head * VW));
 }
@@ -442,7 +446,8 @@ static const char *shape_refusal(const hdl_attend_args *args)
     if (args->is_invariant) return "invariant mode: the many-row kernel's order is used";
     if (args->head_dim % 16 || args->v_head_dim % 16) return "head_dim or v_head_dim is not a multiple of 16";
     if (args->n_heads % args->n_kv_heads) return "n_heads is not a multiple of n_kv_heads";
-    if (args->kv_dtype != HDL_F32 && args->kv_dtype != HDL_F16 && args->kv_dtype != HDL_BF16 && args->kv_dtype != HDL_I8)
+    if (args->kv_dtype != HDL_F32 && args->kv_dtype != HDL_F16 && args->kv_dtype != HDL_BF16 &&
+        args->kv_dtype != HDL_I8)
         return "the KV type is not f32, f16, bf16 or i8";
     return NULL;
 }
@@ -477,7 +482,8 @@ static int64_t slot_bytes_of(const hdl_attend_args *args)
 
 static int64_t scratch_bytes_of(const hdl_attend_args *args)
 {
-    return HDL_ALIGN_UP((int64_t)args->n_heads * (BLOCK + VW + args->head_dim) * (int64_t)sizeof(float), LINE);
+    return HDL_ALIGN_UP((int64_t)args->n_heads * (BLOCK + VW + args->head_dim) * (int64_t)sizeof(float),
+                        LINE);
 }
 
 /* Never less for fewer rows than booked: n max_splits_of(n) <= min(MAX_SLOTS, n max_splits_of(1)). */

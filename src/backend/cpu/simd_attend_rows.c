@@ -41,10 +41,10 @@ enum {
 
 /* Per-thread scratch. */
 typedef struct tile_scratch {
-    float *q;                  /* [m_max, head_dim], scaled */
-    float *o, *max, *sum;      /* [m_max, v_head_dim], [m_max], [m_max] */
-    float *k, *v;              /* KT and V of a stride, in panels */
-    float *s;                  /* [MR, STRIDE] */
+    float *q;             /* [m_max, head_dim], scaled */
+    float *o, *max, *sum; /* [m_max, v_head_dim], [m_max], [m_max] */
+    float *k, *v;         /* KT and V of a stride, in panels */
+    float *s;             /* [MR, STRIDE] */
 } tile_scratch;
 
 /* Rows [first, first + n_rows) of a sequence with KV heads that share a walk: one, or, for few rows,
@@ -54,10 +54,10 @@ typedef struct row_tile {
     const hdl_attend_seq *seq;
     int64_t first, n_rows;
     int32_t first_kv_head, n_kv_heads, group;
-    int32_t kv_head;    /* the one at work */
-    bool is_short;      /* few rows: the next stride is fetched while V is converted */
-    kv_walk walk;       /* of the first row; end is that of the last: steps that some row sees */
-    const float *q;     /* [n_kv_heads, n_rows group, head_dim] scaled */
+    int32_t kv_head; /* the one at work */
+    bool is_short;   /* few rows: the next stride is fetched while V is converted */
+    kv_walk walk;    /* of the first row; end is that of the last: steps that some row sees */
+    const float *q;  /* [n_kv_heads, n_rows group, head_dim] scaled */
 } row_tile;
 
 /* One stride of a tile: steps [base + begin, base + end) of the walk are converted. */
@@ -71,13 +71,14 @@ typedef struct rows_call {
     int32_t tile_kv_heads; /* KV heads of a tile */
     uint8_t *scratch, *slots;
     int64_t scratch_bytes, slot_bytes;
-    const row_tile *tile;   /* waves: the tile at work and the wave's strides */
+    const row_tile *tile; /* waves: the tile at work and the wave's strides */
     int64_t first_stride, n_strides;
 } rows_call;
 
 /* c[i][j] = sum over k of a[i][k] b[k][j] for mr rows and nr vectors; with alpha, c = c alpha + ... beta. */
-ALWAYS_INLINE void product(const float *a, int64_t a_stride, const float *b, int64_t b_stride, int64_t n, float *c,
-                           int64_t c_stride, const float *alpha, const float *beta, const int mr, const int nr)
+ALWAYS_INLINE void product(const float *a, int64_t a_stride, const float *b, int64_t b_stride, int64_t n,
+                           float *c, int64_t c_stride, const float *alpha, const float *beta, const int mr,
+                           const int nr)
 {
     vf sum[MR][NR];
 #pragma GCC unroll 8
@@ -100,8 +101,10 @@ ALWAYS_INLINE void product(const float *a, int64_t a_stride, const float *b, int
 #pragma GCC unroll 4
         for (int j = 0; j < nr; j++) {
             float *at = c + i * c_stride + j * VW;
-            if (!alpha) vf_store(at, sum[i][j]);
-            else vf_store(at, vf_fma(sum[i][j], vf_set1(beta[i]), vf_mul(vf_load(at), vf_set1(alpha[i]))));
+            if (!alpha)
+                vf_store(at, sum[i][j]);
+            else
+                vf_store(at, vf_fma(sum[i][j], vf_set1(beta[i]), vf_mul(vf_load(at), vf_set1(alpha[i]))));
         }
 }
 
@@ -110,13 +113,13 @@ ALWAYS_INLINE void product_wide(const float *a, int64_t a_stride, const float *b
                                 const int nr)
 {
     switch (mr) {
-    case 1: product(a, a_stride, b, b_stride, n, c, c_stride, alpha, beta, 1, nr); break;
-    case 2: product(a, a_stride, b, b_stride, n, c, c_stride, alpha, beta, 2, nr); break;
-    case 3: product(a, a_stride, b, b_stride, n, c, c_stride, alpha, beta, 3, nr); break;
-    case 4: product(a, a_stride, b, b_stride, n, c, c_stride, alpha, beta, 4, nr); break;
+        case 1: product(a, a_stride, b, b_stride, n, c, c_stride, alpha, beta, 1, nr); break;
+        case 2: product(a, a_stride, b, b_stride, n, c, c_stride, alpha, beta, 2, nr); break;
+        case 3: product(a, a_stride, b, b_stride, n, c, c_stride, alpha, beta, 3, nr); break;
+        case 4: product(a, a_stride, b, b_stride, n, c, c_stride, alpha, beta, 4, nr); break;
 #if !defined(HDL_ISA_generic)
-    case 5: product(a, a_stride, b, b_stride, n, c, c_stride, alpha, beta, 5, nr); break;
-    default: product(a, a_stride, b, b_stride, n, c, c_stride, alpha, beta, 6, nr); break;
+        case 5: product(a, a_stride, b, b_stride, n, c, c_stride, alpha, beta, 5, nr); break;
+        default: product(a, a_stride, b, b_stride, n, c, c_stride, alpha, beta, 6, nr); break;
 #endif
     }
 }
@@ -133,7 +136,8 @@ static void product_values(const float *p, const float *v, int64_t begin, int64_
 {
     int64_t i = 0, n = end - begin;
     for (; i + PANEL <= dim; i += PANEL)
-        product_wide(p + begin, STRIDE, v + i * STRIDE + begin * PANEL, PANEL, n, o + i, dim, alpha, beta, mr, NR);
+        product_wide(p + begin, STRIDE, v + i * STRIDE + begin * PANEL, PANEL, n, o + i, dim, alpha, beta, mr,
+                     NR);
     for (; i < dim; i += VW)
         product_wide(p + begin, STRIDE, v + i * STRIDE + begin * VW, VW, n, o + i, dim, alpha, beta, mr, 1);
 }
@@ -151,7 +155,8 @@ static float step_scale(const row_tile *tile, const tile_stride *at, int64_t i, 
     i = HDL_MIN(HDL_MAX(i, at->begin), at->end - 1);
     const uint8_t *scales = kv_scale_at(kv, walk_token(&tile->walk, at->base + i), tile->args->n_kv_heads);
     float scale;
-    memcpy(&scale, scales + (is_v ? kv->v_scale_offset : kv->k_scale_offset) + tile->kv_head * 4, sizeof scale);
+    memcpy(&scale, scales + (is_v ? kv->v_scale_offset : kv->k_scale_offset) + tile->kv_head * 4,
+           sizeof scale);
     return scale;
 }
 
@@ -209,7 +214,8 @@ ALWAYS_INLINE void convert_v_as(const row_tile *tile, const tile_stride *at, flo
         for (int64_t d = 0; d < dim; d += VW) {
             vf x = vf_load_as(dtype, row, d);
             if (dtype == HDL_I8) x = vf_mul(x, scale);
-            float *to = d < wide ? v + d / PANEL * PANEL * STRIDE + i * PANEL + d % PANEL : v + d * STRIDE + i * VW;
+            float *to = d < wide ? v + d / PANEL * PANEL * STRIDE + i * PANEL + d % PANEL
+                                 : v + d * STRIDE + i * VW;
             vf_store(to, x);
         }
     }
@@ -218,17 +224,17 @@ ALWAYS_INLINE void convert_v_as(const row_tile *tile, const tile_stride *at, flo
 static void convert_stride(const row_tile *tile, const tile_stride *at, float *k, float *v)
 {
     switch (tile->walk.kv->dtype) {
-    case HDL_F16: convert_k_as(tile, at, k, HDL_F16); break;
-    case HDL_BF16: convert_k_as(tile, at, k, HDL_BF16); break;
-    case HDL_I8: convert_k_as(tile, at, k, HDL_I8); break;
-    default: convert_k_as(tile, at, k, HDL_F32); break;
+        case HDL_F16: convert_k_as(tile, at, k, HDL_F16); break;
+        case HDL_BF16: convert_k_as(tile, at, k, HDL_BF16); break;
+        case HDL_I8: convert_k_as(tile, at, k, HDL_I8); break;
+        default: convert_k_as(tile, at, k, HDL_F32); break;
     }
     if (!v) return;
     switch (tile->walk.kv->dtype) {
-    case HDL_F16: convert_v_as(tile, at, v, HDL_F16); break;
-    case HDL_BF16: convert_v_as(tile, at, v, HDL_BF16); break;
-    case HDL_I8: convert_v_as(tile, at, v, HDL_I8); break;
-    default: convert_v_as(tile, at, v, HDL_F32); break;
+        case HDL_F16: convert_v_as(tile, at, v, HDL_F16); break;
+        case HDL_BF16: convert_v_as(tile, at, v, HDL_BF16); break;
+        case HDL_I8: convert_v_as(tile, at, v, HDL_I8); break;
+        default: convert_v_as(tile, at, v, HDL_F32); break;
     }
 }
 
@@ -257,7 +263,8 @@ static int64_t first_of_head(const row_tile *tile)
 }
 
 /* Scores of the head's rows [m, m + mr), for panels that steps [begin, end) touch. */
-static void score_block(const row_tile *tile, int64_t m, int mr, int64_t begin, int64_t end, const float *k, float *s)
+static void score_block(const row_tile *tile, int64_t m, int mr, int64_t begin, int64_t end, const float *k,
+                        float *s)
 {
     int64_t dim = tile->args->head_dim;
     const float *q = tile->q + (first_of_head(tile) + m) * dim;
@@ -274,19 +281,21 @@ static tile_stride stride_at(const row_tile *tile, int64_t stride)
 }
 
 /* Caps, biases and hides scores of one row in vectors [v_begin, v_end). */
-static void shape_row(const row_tile *tile, const tile_stride *at, int64_t row, int64_t v_begin, int64_t v_end,
-                      float *s)
+static void shape_row(const row_tile *tile, const tile_stride *at, int64_t row, int64_t v_begin,
+                      int64_t v_end, float *s)
 {
     const hdl_attend_args *args = tile->args;
     const kv_walk *walk = &tile->walk;
     int64_t begin, end;
     row_range(tile, at, row, &begin, &end);
     if (args->soft_cap > 0)
-        for (int64_t i = v_begin; i < v_end; i += VW) vf_store(s + i, vf_soft_cap(vf_load(s + i), args->soft_cap));
+        for (int64_t i = v_begin; i < v_end; i += VW)
+            vf_store(s + i, vf_soft_cap(vf_load(s + i), args->soft_cap));
     if (walk->bias)
         for (int64_t i = begin; i < end; i++) s[i] += walk->bias[(at->base + i) / walk->size];
     if (begin > v_begin || end < v_end)
-        for (int64_t i = v_begin; i < v_end; i += VW) vf_store(s + i, vf_keep(vf_load(s + i), begin - i, end - i));
+        for (int64_t i = v_begin; i < v_end; i += VW)
+            vf_store(s + i, vf_keep(vf_load(s + i), begin - i, end - i));
     if (!walk->mask) return;
     kv_walk own = *walk;
     own.mask = tile->seq->mask + (tile->first + row) * tile->seq->q_len;
@@ -315,7 +324,8 @@ static void merge_state(float part_max, float part_sum, float *max, float *sum, 
     *alpha = 1;
     *beta = 0;
     if (part_max == -INFINITY) return;
-    float top = HDL_MAX(*max, part_max), factor[2 * VW] = {*max == -INFINITY ? -INFINITY : *max - top, part_max - top};
+    float top = HDL_MAX(*max, part_max),
+          factor[2 * VW] = {*max == -INFINITY ? -INFINITY : *max - top, part_max - top};
     vf_store(factor, vf_exp(vf_load(factor)));
     *alpha = factor[0];
     *beta = factor[1];
@@ -325,8 +335,8 @@ static void merge_state(float part_max, float part_sum, float *max, float *sum, 
 
 /* The head's rows [m, m + mr) against a converted stride. to: the tile's state; is_merged false: the
  * stride's partial alone is stored there. */
-static void attend_block(const row_tile *tile, const tile_stride *at, int64_t m, int mr, const tile_scratch *scratch,
-                         const tile_scratch *to, bool is_merged)
+static void attend_block(const row_tile *tile, const tile_stride *at, int64_t m, int mr,
+                         const tile_scratch *scratch, const tile_scratch *to, bool is_merged)
 {
     int64_t first_row = m / tile->group, last_row = (m + mr - 1) / tile->group, begin, end, unused;
     int64_t at_m = first_of_head(tile) + m, dim = tile->args->v_head_dim;
@@ -354,7 +364,8 @@ static void attend_block(const row_tile *tile, const tile_stride *at, int64_t m,
         }
     }
     if (begin < end || !is_merged)
-        product_values(scratch->s, scratch->v, begin, end, to->o + at_m * dim, dim, is_merged ? alpha : NULL, beta, mr);
+        product_values(scratch->s, scratch->v, begin, end, to->o + at_m * dim, dim, is_merged ? alpha : NULL,
+                       beta, mr);
 }
 
 static void attend_stride(row_tile *tile, int64_t stride, const tile_scratch *scratch, const tile_scratch *to,
@@ -362,7 +373,8 @@ static void attend_stride(row_tile *tile, int64_t stride, const tile_scratch *sc
 {
     tile_stride at = stride_at(tile, stride);
     int64_t n = rows_of_head(tile), next = at.base + STRIDE;
-    for (tile->kv_head = tile->first_kv_head; tile->kv_head < tile->first_kv_head + tile->n_kv_heads; tile->kv_head++) {
+    for (tile->kv_head = tile->first_kv_head; tile->kv_head < tile->first_kv_head + tile->n_kv_heads;
+         tile->kv_head++) {
         convert_stride(tile, &at, scratch->k, scratch->v);
         for (int64_t m = 0; m < n; m += MR) {
             int64_t mr = HDL_MIN(n - m, (int64_t)MR);
@@ -401,8 +413,10 @@ static void tile_heads(row_tile *tile, int32_t first_kv_head, int32_t n_kv_heads
     tile->q = q;
     for (int32_t head = first_kv_head; head < first_kv_head + n_kv_heads; head++)
         for (int64_t row = 0; row < tile->n_rows; row++, q += n) {
-            const float *from = args->q + (tile->seq->first_row + tile->first + row) * args->q_stride + head * n;
-            for (int64_t i = 0; i < n; i += VW) vf_store(q + i, vf_mul(vf_load(from + i), vf_set1(args->scale)));
+            const float *from = args->q + (tile->seq->first_row + tile->first + row) * args->q_stride +
+                                head * n;
+            for (int64_t i = 0; i < n; i += VW)
+                vf_store(q + i, vf_mul(vf_load(from + i), vf_set1(args->scale)));
         }
 }
 
@@ -448,7 +462,8 @@ static void finish_tile(const row_tile *tile, const tile_scratch *state)
         int32_t head = (tile->first_kv_head + (int32_t)(m / n)) * tile->group + (int32_t)(m % tile->group);
         vf share = vf_set1(finish_head(args, row, head, state->max[m], state->sum[m]));
         float *out = args->o + row * args->o_stride + head * dim;
-        for (int64_t d = 0; d < dim; d += VW) vf_store(out + d, vf_mul(vf_load(state->o + m * dim + d), share));
+        for (int64_t d = 0; d < dim; d += VW)
+            vf_store(out + d, vf_mul(vf_load(state->o + m * dim + d), share));
     }
 }
 
@@ -492,7 +507,8 @@ static void attend_by_waves(rows_call *call, int64_t task, int n_threads)
     clear_state(&tile, &state);
     int64_t dim = tile.args->v_head_dim, last = (tile.walk.end + STRIDE - 1) / STRIDE;
     call->tile = &tile;
-    for (call->first_stride = tile.walk.begin / STRIDE; call->first_stride < last; call->first_stride += WAVE) {
+    for (call->first_stride = tile.walk.begin / STRIDE; call->first_stride < last;
+         call->first_stride += WAVE) {
         int64_t n = call->n_strides = HDL_MIN(last - call->first_stride, (int64_t)WAVE);
         hdl_parallel_for(n_threads, (n + WAVE_RUN - 1) / WAVE_RUN, attend_wave, call);
         for (int64_t i = 0; i < n; i++) {
@@ -511,7 +527,8 @@ static void attend_by_waves(rows_call *call, int64_t task, int n_threads)
 }
 
 /* Adds the shares of one row block of a stride to the mass of their rows. */
-static void mass_block(const row_tile *tile, const tile_stride *at, int64_t m, int mr, const tile_scratch *scratch)
+static void mass_block(const row_tile *tile, const tile_stride *at, int64_t m, int mr,
+                       const tile_scratch *scratch)
 {
     const hdl_attend_args *args = tile->args;
     int32_t n_heads = args->n_heads / args->n_mass_lists;
@@ -528,7 +545,8 @@ static void mass_block(const row_tile *tile, const tile_stride *at, int64_t m, i
         if (lse == -INFINITY) continue;
         shape_row(tile, at, in_tile, v_begin, v_end, s);
         for (int64_t j = v_begin; j < v_end; j += VW)
-            vf_store(s + j, vf_mul(vf_exp(vf_sub(vf_load(s + j), vf_set1(lse))), vf_set1(1.0f / (float)n_heads)));
+            vf_store(s + j,
+                     vf_mul(vf_exp(vf_sub(vf_load(s + j), vf_set1(lse))), vf_set1(1.0f / (float)n_heads)));
         int64_t own_begin, own_end;
         row_range(tile, at, in_tile, &own_begin, &own_end);
         float *mass = args->mass + (row * args->n_mass_lists + head / n_heads) * args->mass_stride + at->base;
@@ -549,7 +567,8 @@ static void mass_tile(void *arg, int64_t task, int thread)
         int64_t row = tile.seq->first_row + tile.first + i;
         int64_t n_visible = tile.seq->kv_len - tile.seq->q_len + tile.first + i + 1;
         for (int32_t list = 0; list < args->n_mass_lists; list++)
-            memset(args->mass + (row * args->n_mass_lists + list) * args->mass_stride, 0, (size_t)n_visible * sizeof(float));
+            memset(args->mass + (row * args->n_mass_lists + list) * args->mass_stride, 0,
+                   (size_t)n_visible * sizeof(float));
     }
     for (int32_t kv_head = 0; kv_head < args->n_kv_heads; kv_head++) {
         tile_heads(&tile, kv_head, 1, scratch.q);
@@ -570,7 +589,8 @@ static const char *rows_why_not(const void *op)
     if (args->head_dim > 512 || args->v_head_dim > 512) return "head_dim or v_head_dim is above 512";
     if (args->n_heads % args->n_kv_heads) return "n_heads is not a multiple of n_kv_heads";
     if (args->has_selection && args->has_mass) return "mass over lists is left to the reference";
-    if (args->kv_dtype != HDL_F32 && args->kv_dtype != HDL_F16 && args->kv_dtype != HDL_BF16 && args->kv_dtype != HDL_I8)
+    if (args->kv_dtype != HDL_F32 && args->kv_dtype != HDL_F16 && args->kv_dtype != HDL_BF16 &&
+        args->kv_dtype != HDL_I8)
         return "the KV type is not f32, f16, bf16 or i8";
     return NULL;
 }
@@ -593,8 +613,8 @@ static int64_t tile_m_of(const hdl_attend_args *args)
 static int64_t scratch_bytes_of(const hdl_attend_args *args)
 {
     int64_t m = tile_m_of(args);
-    int64_t floats = m * (args->head_dim + args->v_head_dim + 2) + (int64_t)STRIDE * (args->head_dim + args->v_head_dim)
-                     + MR * STRIDE;
+    int64_t floats = m * (args->head_dim + args->v_head_dim + 2) +
+                     (int64_t)STRIDE * (args->head_dim + args->v_head_dim) + MR * STRIDE;
     return HDL_ALIGN_UP(floats * (int64_t)sizeof(float), LINE);
 }
 
@@ -620,8 +640,10 @@ static int64_t shape_tiles(rows_call *call, int n_threads)
     for (int32_t i = 0; i < args->n_seqs; i++) longest = HDL_MAX(longest, args->seqs[i].q_len);
     call->tile_rows = HDL_MIN(tile_rows_of(args), longest);
     call->tile_kv_heads = 1;
-    if (args->selection) call->tile_kv_heads = args->n_kv_heads / args->selection->n_lists;
-    else if (call->tile_rows * args->n_heads <= WAVE_M) call->tile_kv_heads = args->n_kv_heads;
+    if (args->selection)
+        call->tile_kv_heads = args->n_kv_heads / args->selection->n_lists;
+    else if (call->tile_rows * args->n_heads <= WAVE_M)
+        call->tile_kv_heads = args->n_kv_heads;
     for (;; call->tile_rows = (call->tile_rows + 1) / 2) { /* shorter while that leaves threads idle */
         call->n_tiles = 0;
         for (int32_t i = 0; i < args->n_seqs; i++)

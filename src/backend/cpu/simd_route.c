@@ -29,7 +29,8 @@ ALWAYS_INLINE __m512i keys_of(const float *score)
 {
     vf x = _mm512_add_ps(vf_load(score), vf_set1(0));
     x = _mm512_mask_mov_ps(x, _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), vf_set1(-INFINITY));
-    __m512i u = _mm512_castps_si512(x), flip = _mm512_and_si512(_mm512_srai_epi32(u, 31), _mm512_set1_epi32(INT32_MAX));
+    __m512i u = _mm512_castps_si512(x),
+            flip = _mm512_and_si512(_mm512_srai_epi32(u, 31), _mm512_set1_epi32(INT32_MAX));
     return _mm512_xor_si512(u, flip);
 }
 ALWAYS_INLINE void keys_store(const float *score, int32_t *key, int shift)
@@ -60,7 +61,8 @@ ALWAYS_INLINE void keys_store(const float *score, int32_t *key, int shift)
 ALWAYS_INLINE uint32_t keys_equal(const float *score, int shift, int32_t digit)
 {
     __m256i key = _mm256_sra_epi32(keys_of(score), _mm_cvtsi32_si128(shift));
-    return (uint32_t)_mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpeq_epi32(key, _mm256_set1_epi32(digit))));
+    return (uint32_t)_mm256_movemask_ps(
+        _mm256_castsi256_ps(_mm256_cmpeq_epi32(key, _mm256_set1_epi32(digit))));
 }
 ALWAYS_INLINE uint32_t keys_at_least(const float *score, int32_t bound)
 {
@@ -129,7 +131,8 @@ static void count_top_digits(const float *score, int64_t n, uint32_t bins[2][N_B
 }
 
 /* Counts the next digit (`bits` at `shift`) of keys that begin with `prefix`. */
-static void count_next_digits(const float *score, int64_t n, int32_t prefix, int shift, int bits, uint32_t *bins)
+static void count_next_digits(const float *score, int64_t n, int32_t prefix, int shift, int bits,
+                              uint32_t *bins)
 {
     for (int64_t i = 0; i < n; i += CHUNK) {
         uint64_t mask = chunk_equal(score + i, HDL_MIN(n - i, (int64_t)CHUNK), shift + bits, prefix);
@@ -175,7 +178,8 @@ static void list_range(id_list *list, int64_t begin, int64_t end)
 }
 
 /* Ids first.. of scores above the bound and of the first n_ties at it. */
-static void list_chosen(id_list *list, const float *score, int64_t n, int64_t first, int32_t bound, int64_t n_ties)
+static void list_chosen(id_list *list, const float *score, int64_t n, int64_t first, int32_t bound,
+                        int64_t n_ties)
 {
     for (int64_t i = 0; i < n; i += CHUNK) {
         uint64_t mask = chunk_at_least(score + i, HDL_MIN(n - i, (int64_t)CHUNK), bound);
@@ -227,7 +231,8 @@ static void merge_rows(void *arg, int64_t task, int thread)
     for (int64_t row = task * MERGE_ROWS; row < end; row++) {
         float max = -INFINITY, sum = 0;
         for (int32_t p = 0; p < args->n_partials; p++) max = HDL_MAX(max, args->lse[p][row]);
-        for (int32_t p = 0; p < args->n_partials && max > -INFINITY; p++) sum += expf(args->lse[p][row] - max);
+        for (int32_t p = 0; p < args->n_partials && max > -INFINITY; p++)
+            sum += expf(args->lse[p][row] - max);
         float *out = args->o_out + row * dim, inverse = sum > 0 ? 1 / sum : 0;
         bool is_first = true;
         for (int32_t p = 0; p < args->n_partials; p++) {
@@ -265,10 +270,12 @@ ALWAYS_INLINE void store_f16(const float *x, uint16_t *to, int64_t n)
     int64_t i = 0;
 #if defined(HDL_ISA_avx512)
     for (; i + 16 <= n; i += 16)
-        _mm256_storeu_si256((__m256i *)(void *)(to + i), _mm512_cvtps_ph(vf_load(x + i), _MM_FROUND_TO_NEAREST_INT));
+        _mm256_storeu_si256((__m256i *)(void *)(to + i),
+                            _mm512_cvtps_ph(vf_load(x + i), _MM_FROUND_TO_NEAREST_INT));
 #elif defined(HDL_ISA_avx2)
     for (; i + 8 <= n; i += 8)
-        _mm_storeu_si128((__m128i *)(void *)(to + i), _mm256_cvtps_ph(vf_load(x + i), _MM_FROUND_TO_NEAREST_INT));
+        _mm_storeu_si128((__m128i *)(void *)(to + i),
+                         _mm256_cvtps_ph(vf_load(x + i), _MM_FROUND_TO_NEAREST_INT));
 #endif
     for (; i < n; i++) to[i] = hdl_f32_to_f16(x[i]);
 }
@@ -290,16 +297,18 @@ static void append_row(const hdl_append_args *args, int64_t row, bool is_v)
     int64_t dim = is_v ? args->v_head_dim : args->head_dim, token = args->first_token + row;
     const float *x = is_v ? args->v + row * args->v_stride : args->k + row * args->k_stride;
     uint8_t *to = kv_token_at(kv, token) + (is_v ? kv->v_offset : kv->k_offset);
-    for (int32_t head = 0; head < args->n_kv_heads; head++, x += dim, to += is_v ? kv->v_head_stride : kv->head_stride) {
+    for (int32_t head = 0; head < args->n_kv_heads;
+         head++, x += dim, to += is_v ? kv->v_head_stride : kv->head_stride) {
         switch (kv->dtype) {
-        case HDL_F16: store_f16(x, (uint16_t *)(void *)to, dim); break;
-        case HDL_BF16: store_bf16(x, (uint16_t *)(void *)to, dim); break;
-        case HDL_F32: memcpy(to, x, (size_t)dim * sizeof *x); break;
-        default: {
-            float scale = quantise_i8(x, (int8_t *)to, dim);
-            uint8_t *scales = kv_scale_at(kv, token, args->n_kv_heads) + (is_v ? kv->v_scale_offset : kv->k_scale_offset);
-            memcpy(scales + head * (int64_t)sizeof scale, &scale, sizeof scale);
-        }
+            case HDL_F16: store_f16(x, (uint16_t *)(void *)to, dim); break;
+            case HDL_BF16: store_bf16(x, (uint16_t *)(void *)to, dim); break;
+            case HDL_F32: memcpy(to, x, (size_t)dim * sizeof *x); break;
+            default: {
+                float scale = quantise_i8(x, (int8_t *)to, dim);
+                uint8_t *scales = kv_scale_at(kv, token, args->n_kv_heads) +
+                                  (is_v ? kv->v_scale_offset : kv->k_scale_offset);
+                memcpy(scales + head * (int64_t)sizeof scale, &scale, sizeof scale);
+            }
         }
     }
 }
