@@ -252,7 +252,7 @@ static heddle_status load_text(hdl_buf *text, const char *spec, int64_t n_name)
     heddle_status status;
     if (strchr(path, '/') || strstr(path, ".json")) {
         status = hdl_buf_read_file(text, path, MAX_PLAN_BYTES);
-        if (status) status = blame(status, path);
+        if (status) status = HDL_FAIL(status, "plan %s", hdl_last_error());
     } else {
         hdl_buf names = {0};
         for (const hdl_embedded_plan *p = hdl_embedded_plans; p->name; p++)

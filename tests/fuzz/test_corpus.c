@@ -1,4 +1,4 @@
-/* test_model_corpus.c - the fuzz targets of this folder over their committed corpus. */
+/* test_corpus.c - fuzz targets over their committed corpus, without a fuzzer. */
 #include <dirent.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -20,6 +20,10 @@
 int fuzz_safetensors(const uint8_t *data, size_t size);
 #define LLVMFuzzerTestOneInput fuzz_safetensors
 #include "../../fuzz/fuzz_safetensors.c"
+#undef LLVMFuzzerTestOneInput
+int fuzz_plan(const uint8_t *data, size_t size);
+#define LLVMFuzzerTestOneInput fuzz_plan
+#include "../../fuzz/fuzz_plan.c"
 
 /* Every file of fuzz/corpus/NAME; each must leave no memory behind. */
 static void replay(const char *name, int (*target)(const uint8_t *data, size_t size))
@@ -56,6 +60,12 @@ static void test_safetensors(void **state)
     replay("safetensors", fuzz_safetensors);
 }
 
+static void test_plan(void **state)
+{
+    (void)state;
+    replay("plan", fuzz_plan);
+}
+
 static void test_config(void **state)
 {
     (void)state;
@@ -68,6 +78,7 @@ int main(void)
         cmocka_unit_test(test_gguf),
         cmocka_unit_test(test_safetensors),
         cmocka_unit_test(test_config),
+        cmocka_unit_test(test_plan),
     };
     return cmocka_run_group_tests_name("corpus", tests, NULL, NULL);
 }

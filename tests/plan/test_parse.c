@@ -1,0 +1,197 @@
+/* Plan text: what is accepted is kept, what is not is named by its path. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "base/mem.h"
+#include "plan/plan.h"
+#include "plan/presets.h"
+
+static hdl_model_facts facts;
+
+static void set_facts(const char *arch, int32_t n_layers, int32_t hidden, int32_t window_every)
+{
+    memset(&facts, 0, sizeof facts);
+    snprintf(facts.arch, sizeof facts.arch, "%s", arch);
+    facts.n_layers = n_layers;
+    facts.hidden_size = hidden;
+    for (int32_t i = 0; window_every && i < n_layers; i++) facts.layers[i].window = (i + 1) % window_every ? 512 : 0;
+}
+
+/* The sentence for a plan that must be refused, by parse or by resolve. */
+static void refused(const char *text, const char *words)
+{
+    hdl_plan *plan;
+    static hdl_route_plan route;
+    heddle_status status = hdl_plan_parse(&plan, text, (int64_t)strlen(text), "p.json");
+    if (!status) {
+        status = hdl_plan_resolve(plan, &facts, HDL_ROUTE_DECODE, &route);
+        hdl_plan_free(plan);
+    }
+    if (!status || !strstr(hdl_last_error(), words)) fail_msg("%s\n  gave: %s\n  wanted: %s", text, hdl_last_error(), words);
+}
+
+#define RULES(rules) "{\"heddle_plan\": 1, \"name\": \"x\", \"variants\": [{\"decode\": [" rules "]}]}"
+#define ROUTER(members) RULES("{\"layers\": [0], \"router\": {" members "}}")
+
+static void test_refusals(void **state)
+{
+    (void)state;
+    set_facts("llama", 4, 64, 0);
+    refused("{\"heddle_plan\": 1,\n  nonsense}", "p.json: line 2, column 10");
+    refused("[]", "must be a JSON object");
+    refused("{\"name\": \"x\", \"variants\": [{}]}", "heddle_plan: is missing");
+    refused("{\"heddle_plan\": 2, \"name\": \"x\", \"variants\": [{}]}", "heddle_plan 2: must be in 1..1");
+    refused("{\"heddle_plan\": 1, \"variants\": [{}]}", "name: is missing");
+    refused("{\"heddle_plan\": 1, \"name\": \"x\", \"variants\": []}", "variants: must be");
+    refused("{\"heddle_plan\": 1, \"name\": \"x\", \"variants\": [{}], \"speed\": 3}", "speed: is not a member");
+    refused("{\"heddle_plan\": 1, \"name\": \"x\", \"name\": \"y\", \"variants\": [{}]}", "duplicate");
+    refused("{\"heddle_plan\": 1, \"name\": \"x\", \"variants\": [{\"decode\": 5}]}", "variants[0].decode: must be a list");
+    refused(RULES("{\"operator\": \"dense\"}"), "variants[0].decode[0].layers: must be");
+    refused(RULES("{\"layers\": [0], \"operator\": \"fast\"}"), "decode[0].operator \"fast\"");
+    refused(RULES("{\"layers\": [0], \"operator\": \"token_list\"}"), "either a router of its own or \"share\"");
+    refused(RULES("{\"layers\": [0], \"share\": \"previous\"}"), "a dense layer reads no list");
+    refused(RULES("{\"layers\": [0], \"operator\": \"token_list\", \"share\": \"next\"}"), "decode[0].share: must be");
+    refused(RULES("{\"layers\": [0], \"operator\": \"token_list\", \"share\": \"previous\"}"), "no layer before it");
+    refused(RULES("{\"layers\": [0], \"operator\": \"token_list\", \"share\": 2}"), "layer 0 shares the list of layer 2");
+    refused(RULES("{\"layers\": [4]}"), "layers[0] 4: the model has layers 0..3");
+    refused(RULES("{\"layers\": [1, 1]}"), "layers[1] 1: a rule before it names this layer");
+    refused(ROUTER("\"top_k\": -1"), "variants[0].decode[0].router.top_k -1: must be in 0..");
+    refused(ROUTER("\"top_k\": 1.5"), "router.top_k: must be a whole number");
+    refused(ROUTER("\"sinks\": 4, \"score\": \"magic\""), "router.score \"magic\"");
+    refused(ROUTER("\"score\": \"none\", \"top_k\": 3"), "router.top_k 3: must be 0");
+    refused(ROUTER("\"select\": \"top_p\", \"top_k\": 3"), "router.select \"top_p\"");
+    refused(ROUTER("\"top_k\": 0"), "a row could read nothing");
+    refused(ROUTER("\"top_k\": 4, \"refresh\": 2"), "needs a window");
+    refused(ROUTER("\"top_k\": 4, \"k\": 2"), "router.k: is not a member");
+    refused("{\"heddle_plan\": 1, \"name\": \"x\", \"variants\": [{\"when\": {\"arch\": \"other\"}}]}", "has no variant for");
+    set_facts("gemma3", 12, 64, 6);
+    refused(ROUTER("\"top_k\": 4"), "the model gives this layer a window of 512 tokens");
+}
+
+static void test_owners(void **state)
+{
+    (void)state;
+    static hdl_route_plan route;
+    hdl_plan *plan;
+    const char *text = RULES("{\"layers\": [1, 3], \"router\": {\"top_k\": 8}}, {\"layers\": [5], \"operator\": \"token_list\", "
+                             "\"share\": 1}, {\"layers\": [0]}, {\"layers\": \"rest\", \"operator\": \"token_list\", \"share\": "
+                             "\"previous\"}");
+    static const int32_t owners[] = {-1, -1, 1, -1, 3, 1, 3};
+    set_facts("llama", 7, 64, 0);
+    assert_int_equal(hdl_plan_parse(&plan, text, (int64_t)strlen(text), "t"), HEDDLE_OK);
+    assert_int_equal(hdl_plan_resolve(plan, &facts, HDL_ROUTE_DECODE, &route), HEDDLE_OK);
+    for (int i = 0; i < 7; i++) assert_int_equal(route.layers[i].owner, owners[i]);
+    assert_true(route.layers[3].has_router && !route.layers[4].has_router);
+    assert_int_equal(hdl_plan_resolve(plan, &facts, HDL_ROUTE_PREFILL, &route), HEDDLE_OK);
+    for (int i = 0; i < 7; i++) assert_int_equal(route.layers[i].op, HDL_OPERATOR_DENSE);
+    hdl_plan_free(plan);
+}
+
+static void test_sliding_layers_are_passed_over(void **state)
+{
+    (void)state;
+    static hdl_route_plan route;
+    hdl_plan *plan;
+    set_facts("gemma3", 18, 640, 6);
+    assert_int_equal(hdl_plan_named(&plan, "anchor"), HEDDLE_OK);
+    assert_int_equal(hdl_plan_resolve(plan, &facts, HDL_ROUTE_DECODE, &route), HEDDLE_OK);
+    for (int i = 0; i < 18; i++)
+        assert_int_equal(route.layers[i].op, i == 11 || i == 17 ? HDL_OPERATOR_TOKEN_LIST : HDL_OPERATOR_DENSE);
+    assert_int_equal(route.layers[17].owner, 5);
+    hdl_plan_free(plan);
+}
+
+static void test_every_preset_prints_as_it_parses(void **state)
+{
+    (void)state;
+    int n = 0;
+    for (const hdl_embedded_plan *p = hdl_embedded_plans; p->name; p++, n++) {
+        hdl_plan *plan, *again;
+        hdl_buf text = {0}, second = {0};
+        assert_int_equal(hdl_plan_named(&plan, p->name), HEDDLE_OK);
+        assert_string_equal(plan->name, p->name);
+        assert_int_equal(hdl_plan_format(plan, &text), HEDDLE_OK);
+        assert_int_equal(hdl_plan_parse(&again, text.data, text.n, "again"), HEDDLE_OK);
+        assert_true(json_equal(plan->doc, again->doc));
+        assert_int_equal(hdl_plan_format(again, &second), HEDDLE_OK);
+        assert_string_equal(text.data, second.data);
+        hdl_buf_deinit(&text);
+        hdl_buf_deinit(&second);
+        hdl_plan_free(plan);
+        hdl_plan_free(again);
+    }
+    assert_true(n >= 4);
+}
+
+static void test_overrides(void **state)
+{
+    (void)state;
+    static hdl_route_plan route;
+    static const char *const bad[] = {"anchor:k=3", "anchor:top_k", "anchor:top_k=", "anchor:top_k=3x", "anchor:top_k=-3",
+                                      "nosuch", "/no/such/file.json", "anchor:window=0,sinks=0,top_k=0"};
+    hdl_plan *plan;
+    set_facts("llama", 30, 576, 0);
+    assert_int_equal(hdl_plan_named(&plan, "anchor:top_k=77,window=5"), HEDDLE_OK);
+    assert_int_equal(hdl_plan_resolve(plan, &facts, HDL_ROUTE_DECODE, &route), HEDDLE_OK);
+    assert_int_equal(route.layers[0].router.top_k, 77);
+    assert_int_equal(route.layers[20].router.window, 5);
+    assert_int_equal(route.layers[20].router.n_sink, 4);
+    hdl_plan_free(plan);
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        assert_int_not_equal(hdl_plan_named(&plan, bad[i]), HEDDLE_OK);
+        assert_null(plan);
+        print_message("%s\n", hdl_last_error());
+    }
+}
+
+static void test_cost(void **state)
+{
+    (void)state;
+    static hdl_route_plan route;
+    hdl_plan *plan;
+    set_facts("llama", 30, 576, 0);
+    assert_int_equal(hdl_plan_named(&plan, "anchor:top_k=1024,sinks=4,window=128"), HEDDLE_OK);
+    assert_int_equal(hdl_plan_resolve(plan, &facts, HDL_ROUTE_DECODE, &route), HEDDLE_OK);
+    assert_true(hdl_cost_tokens(&route, &facts, 0, 9999) == 10000); /* an anchor: dense, K read once */
+    assert_true(hdl_cost_tokens(&route, &facts, 1, 9999) == 1156);
+    assert_true(hdl_cost_tokens(&route, &facts, 1, 99) == 100);
+    hdl_plan_free(plan);
+    assert_int_equal(hdl_plan_named(&plan, "oracle:top_k=10,sinks=0,window=0"), HEDDLE_OK);
+    assert_int_equal(hdl_plan_resolve(plan, &facts, HDL_ROUTE_DECODE, &route), HEDDLE_OK);
+    assert_true(hdl_cost_tokens(&route, &facts, 3, 999) == 1010); /* the dense pass and the list */
+    hdl_plan_free(plan);
+}
+
+static void test_every_allocation_may_fail(void **state)
+{
+    (void)state;
+    heddle_status status;
+    int64_t n = 0, live = hdl_mem_live_bytes();
+    do {
+        hdl_plan *plan;
+        hdl_mem_fail_at(++n);
+        status = hdl_plan_named(&plan, "anchor:top_k=9");
+        hdl_mem_fail_at(0);
+        hdl_plan_free(plan);
+        assert_int_equal(hdl_mem_live_bytes(), live);
+    } while (status == HEDDLE_E_NOMEM);
+    assert_int_equal(status, HEDDLE_OK);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_owners),
+        cmocka_unit_test(test_sliding_layers_are_passed_over),
+        cmocka_unit_test(test_every_preset_prints_as_it_parses),
+        cmocka_unit_test(test_overrides),
+        cmocka_unit_test(test_cost),
+        cmocka_unit_test(test_every_allocation_may_fail),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
