@@ -1,17 +1,18 @@
 /* test_linear.c - every implementation of LINEAR against the reference over the case table; the same
  * bits for a row whatever the rows and threads of its call; activations that are zero, NaN or
- * infinite; memory of exact size with poison around it. */
+ * infinite. Every buffer ends at an unreadable page: the kernels are outside the sanitizers. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include <cmocka.h>
 
 #include "backend/cases_linear.h"
 
-enum { MAX_IMPLS = 8, PAD = 3 };
+enum { MAX_IMPLS = 8, PAD = 3, PAGE = 4096 };
 static const float untouched = 12345.0f;
 
 typedef struct problem {
@@ -20,11 +21,20 @@ typedef struct problem {
     float *bias[HDL_LINEAR_MAX_PARTS];
 } problem;
 
-static void *must_alloc(int64_t bytes)
+/* `bytes` of memory whose end is the end of the readable pages. */
+static void *guarded(int64_t bytes)
 {
-    void *p = malloc((size_t)HDL_MAX(bytes, 1));
-    assert_non_null(p);
-    return p;
+    size_t n = (size_t)HDL_ALIGN_UP(bytes, PAGE);
+    uint8_t *base = mmap(NULL, n + PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    assert_ptr_not_equal(base, MAP_FAILED);
+    assert_int_equal(mprotect(base + n, PAGE, PROT_NONE), 0);
+    return base + n - bytes;
+}
+
+static void free_guarded(void *p, int64_t bytes)
+{
+    size_t n = (size_t)HDL_ALIGN_UP(bytes, PAGE);
+    if (p) munmap((uint8_t *)p + bytes - n, n + PAGE);
 }
 
 /* The implementations that this processor can run, the reference not among them. */
@@ -50,16 +60,21 @@ static problem new_problem(const linear_case *c, int64_t n_rows)
     problem p = {.args = {.n_rows = n_rows, .n_in = c->n_in, .x_stride = c->n_in + PAD, .n_parts = c->n_parts}};
     uint64_t seed = 7;
     int64_t n = (n_rows - 1) * p.args.x_stride + c->n_in;
-    p.x = must_alloc(n * 4);
+    p.x = guarded(n * 4);
     for (int64_t i = 0; i < n; i++) p.x[i] = i % p.args.x_stride < c->n_in ? linear_noise(&seed) : NAN;
     p.args.x = p.x;
     for (int32_t i = 0; i < c->n_parts; i++) {
         hdl_linear_part *part = &p.args.part[i];
         part->w = linear_weight(c->dtype[i], c->n_out[i], c->n_in, 100 + (uint64_t)i);
+        const int64_t bytes = c->n_out[i] * part->w.row_bytes;
+        void *weights = guarded(bytes);
+        memcpy(weights, part->w.data, (size_t)bytes);
+        free((void *)part->w.data);
+        part->w.data = weights;
         part->out_stride = c->n_out[i] + PAD;
         part->accumulate = c->accumulate;
         if (!c->has_bias) continue;
-        p.bias[i] = must_alloc(c->n_out[i] * 4);
+        p.bias[i] = guarded(c->n_out[i] * 4);
         for (int64_t j = 0; j < c->n_out[i]; j++) p.bias[i][j] = linear_noise(&seed);
         part->bias = p.bias[i];
     }
@@ -68,11 +83,19 @@ static problem new_problem(const linear_case *c, int64_t n_rows)
 
 static void free_problem(problem *p)
 {
-    free(p->x);
-    for (int32_t i = 0; i < p->args.n_parts; i++) {
-        free((void *)p->args.part[i].w.data);
-        free(p->bias[i]);
+    const hdl_linear_args *a = &p->args;
+    free_guarded(p->x, ((a->n_rows - 1) * a->x_stride + a->n_in) * 4);
+    for (int32_t i = 0; i < a->n_parts; i++) {
+        free_guarded((void *)a->part[i].w.data, a->part[i].w.n_rows * a->part[i].w.row_bytes);
+        free_guarded(p->bias[i], a->part[i].w.n_rows * 4);
     }
+}
+
+static int64_t out_bytes(const hdl_linear_args *a)
+{
+    int64_t n = 0;
+    for (int32_t p = 0; p < a->n_parts; p++) n += a->n_rows * a->part[p].out_stride;
+    return n * 4;
 }
 
 /* Runs on fresh outputs (part after part in one allocation of exact size) and a workspace of
@@ -80,9 +103,8 @@ static void free_problem(problem *p)
 static float *run(const hdl_impl *impl, const hdl_linear_args *args, int n_threads)
 {
     hdl_linear_args a = *args;
-    int64_t n = 0, at = 0, bytes = impl->workspace ? impl->workspace(args, n_threads) : 0;
-    for (int32_t p = 0; p < a.n_parts; p++) n += a.n_rows * a.part[p].out_stride;
-    float *out = must_alloc(n * 4);
+    int64_t n = out_bytes(args) / 4, at = 0, bytes = impl->workspace ? impl->workspace(args, n_threads) : 0;
+    float *out = guarded(n * 4);
     for (int64_t i = 0; i < n; i++) out[i] = untouched;
     for (int32_t p = 0; p < a.n_parts; p++) {
         a.part[p].out = out + at;
@@ -91,11 +113,11 @@ static float *run(const hdl_impl *impl, const hdl_linear_args *args, int n_threa
                 out[at + r * a.part[p].out_stride + j] = (float)(r + j) * 0.01f;
         at += a.n_rows * a.part[p].out_stride;
     }
-    void *workspace = aligned_alloc(64, (size_t)HDL_ALIGN_UP(HDL_MAX(bytes, 1), 64));
-    assert_non_null(workspace);
+    bytes = HDL_ALIGN_UP(HDL_MAX(bytes, 1), 64);
+    void *workspace = guarded(bytes);
     memset(workspace, 0xff, (size_t)bytes);
     impl->launch(&(hdl_launch){n_threads, workspace}, &a);
-    free(workspace);
+    free_guarded(workspace, bytes);
     return out;
 }
 
@@ -137,9 +159,9 @@ static void check_case(const linear_case *c)
             if (impls[m]->why_not && impls[m]->why_not(&p.args)) continue;
             float *got = run(impls[m], &p.args, 1 + (int)(i % 3));
             assert_close(c->name, impls[m], &p.args, got, want);
-            free(got);
+            free_guarded(got, out_bytes(&p.args));
         }
-        free(want);
+        free_guarded(want, out_bytes(&p.args));
         free_problem(&p);
     }
 }
@@ -184,10 +206,10 @@ static void test_a_row_does_not_depend_on_its_call(void **state)
                     if (memcmp(few, all + r * some.part[0].out_stride, (size_t)(n * some.part[0].out_stride) * 4))
                         fail_msg("%s %s: row %lld differs in a call of %lld rows", impls[m]->name,
                                  hdl_dtype_of(c.dtype[0])->name, (long long)r, (long long)n);
-                    free(few);
+                    free_guarded(few, out_bytes(&some));
                 }
             }
-            free(all);
+            free_guarded(all, out_bytes(&p.args));
         }
         free_problem(&p);
     }
@@ -220,7 +242,7 @@ static void test_special_activations(void **state)
                                  (int)j, (double)v);
                 }
             }
-            free(got);
+            free_guarded(got, out_bytes(&p.args));
         }
         free_problem(&p);
     }

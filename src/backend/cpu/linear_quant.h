@@ -83,7 +83,6 @@ ALWAYS_INLINE vf dot_one_as(hdl_dtype dtype, const uint8_t *w, int64_t stride, c
         packed blocks[8];
         prefetch(next, ahead);
         unpack_blocks(dtype, w, stride, blocks);
-        UNROLL
         for (int i = 0; i < kind.n_blocks; i++) {
             const packed *const block[2] = {&blocks[i], &blocks[i]};
             add_block(block, &x, 1, 1, kind, &acc);

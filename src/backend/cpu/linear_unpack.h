@@ -131,7 +131,7 @@ ALWAYS_INLINE void unpack_k(hdl_dtype dtype, const uint8_t *p, int64_t stride, p
     }
 }
 
-ALWAYS_INLINE void unpack_q6_k(const uint8_t *p, int64_t stride, packed *out)
+NEVER_INLINE void unpack_q6_k(const uint8_t *p, int64_t stride, packed *out)
 {
     vf d = load_halves(p + 208, stride);
     vi scales[4];
@@ -161,13 +161,17 @@ ALWAYS_INLINE void unpack_q6_k(const uint8_t *p, int64_t stride, packed *out)
     }
 }
 
-/* kind_of(dtype).n_blocks blocks at p of each row. `dtype` is a constant where this is inlined. */
+NEVER_INLINE void unpack_q4_k(const uint8_t *p, int64_t stride, packed *out) { unpack_k(HDL_Q4_K, p, stride, out); }
+NEVER_INLINE void unpack_q5_k(const uint8_t *p, int64_t stride, packed *out) { unpack_k(HDL_Q5_K, p, stride, out); }
+
+/* kind_of(dtype).n_blocks blocks at p of each row. `dtype` is a constant where this is inlined;
+ * formats of 256 are calls, because their blocks pass through memory anyway. */
 ALWAYS_INLINE void unpack_blocks(hdl_dtype dtype, const uint8_t *p, int64_t stride, packed *out)
 {
     switch (dtype) {
     case HDL_Q8_0: unpack_q8_0(p, stride, out); break;
-    case HDL_Q4_K:
-    case HDL_Q5_K: unpack_k(dtype, p, stride, out); break;
+    case HDL_Q4_K: unpack_q4_k(p, stride, out); break;
+    case HDL_Q5_K: unpack_q5_k(p, stride, out); break;
     case HDL_Q6_K: unpack_q6_k(p, stride, out); break;
     default: unpack_nibbles(dtype, p, stride, out); break;
     }
