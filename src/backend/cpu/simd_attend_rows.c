@@ -65,6 +65,13 @@ typedef struct tile_stride {
     int64_t base, begin, end;
 } tile_stride;
 
+/* A short tile's rows of a stride (KV slots), for V. */
+typedef struct short_rows {
+    const uint8_t *row[STRIDE];
+    float v_scale[STRIDE]; /* I8: of the head at work */
+    int64_t v_offset;
+} short_rows;
+
 typedef struct rows_call {
     const hdl_attend_args *args;
     int64_t tile_rows, m_max, n_tiles;
@@ -74,6 +81,22 @@ typedef struct rows_call {
     const row_tile *tile; /* waves: the tile at work and the wave's strides */
     int64_t first_stride, n_strides;
 } rows_call;
+
+/* c = sums, or with alpha c = c alpha + sums beta. */
+ALWAYS_INLINE void store_product(vf sum[MR][NR], float *c, int64_t c_stride, const float *alpha,
+                                 const float *beta, const int mr, const int nr)
+{
+#pragma GCC unroll 8
+    for (int i = 0; i < mr; i++)
+#pragma GCC unroll 4
+        for (int j = 0; j < nr; j++) {
+            float *at = c + i * c_stride + j * VW;
+            if (!alpha)
+                vf_store(at, sum[i][j]);
+            else
+                vf_store(at, vf_fma(sum[i][j], vf_set1(beta[i]), vf_mul(vf_load(at), vf_set1(alpha[i]))));
+        }
+}
 
 /* c[i][j] = sum over k of a[i][k] b[k][j] for mr rows and nr vectors; with alpha, c = c alpha + ... beta. */
 ALWAYS_INLINE void product(const float *a, int64_t a_stride, const float *b, int64_t b_stride, int64_t n,
@@ -96,16 +119,7 @@ ALWAYS_INLINE void product(const float *a, int64_t a_stride, const float *b, int
             for (int j = 0; j < nr; j++) sum[i][j] = vf_fma(x, y[j], sum[i][j]);
         }
     }
-#pragma GCC unroll 8
-    for (int i = 0; i < mr; i++)
-#pragma GCC unroll 4
-        for (int j = 0; j < nr; j++) {
-            float *at = c + i * c_stride + j * VW;
-            if (!alpha)
-                vf_store(at, sum[i][j]);
-            else
-                vf_store(at, vf_fma(sum[i][j], vf_set1(beta[i]), vf_mul(vf_load(at), vf_set1(alpha[i]))));
-        }
+    store_product(sum, c, c_stride, alpha, beta, mr, nr);
 }
 
 ALWAYS_INLINE void product_wide(const float *a, int64_t a_stride, const float *b, int64_t b_stride, int64_t n,
@@ -160,6 +174,62 @@ static float step_scale(const row_tile *tile, const tile_stride *at, int64_t i, 
     return scale;
 }
 
+/* p V straight from the cache's rows, with the sums of product(): for tiles too small to share V. */
+ALWAYS_INLINE void product_rows(const float *p, const short_rows *rows, int64_t begin, int64_t end, int64_t d,
+                                float *o, int64_t dim, const float *alpha, const float *beta,
+                                const hdl_dtype dtype, const int mr, const int nr)
+{
+    vf sum[MR][NR];
+#pragma GCC unroll 8
+    for (int i = 0; i < mr; i++)
+#pragma GCC unroll 4
+        for (int j = 0; j < nr; j++) sum[i][j] = vf_set1(0);
+    for (int64_t k = begin; k < end; k++) {
+        const uint8_t *row = rows->row[k] + rows->v_offset;
+        vf y[NR];
+#pragma GCC unroll 4
+        for (int j = 0; j < nr; j++) {
+            y[j] = vf_load_as(dtype, row, d + j * VW);
+            if (dtype == HDL_I8) y[j] = vf_mul(y[j], vf_set1(rows->v_scale[k]));
+        }
+#pragma GCC unroll 8
+        for (int i = 0; i < mr; i++) {
+            vf x = vf_set1(p[i * STRIDE + k]);
+#pragma GCC unroll 4
+            for (int j = 0; j < nr; j++) sum[i][j] = vf_fma(x, y[j], sum[i][j]);
+        }
+    }
+    store_product(sum, o + d, dim, alpha, beta, mr, nr);
+}
+
+ALWAYS_INLINE void product_rows_as(const float *p, const short_rows *rows, int64_t begin, int64_t end,
+                                   float *o, int64_t dim, const float *alpha, const float *beta, int mr,
+                                   const hdl_dtype dtype)
+{
+    int64_t d = 0;
+    for (; d + PANEL <= dim && mr <= 4; d += PANEL) switch (mr) {
+            case 1: product_rows(p, rows, begin, end, d, o, dim, alpha, beta, dtype, 1, NR); break;
+            case 2: product_rows(p, rows, begin, end, d, o, dim, alpha, beta, dtype, 2, NR); break;
+            case 3: product_rows(p, rows, begin, end, d, o, dim, alpha, beta, dtype, 3, NR); break;
+            default: product_rows(p, rows, begin, end, d, o, dim, alpha, beta, dtype, 4, NR); break;
+        }
+    for (; d < dim; d += VW) /* the rest, and groups of five and six heads */
+        for (int i = 0; i < mr; i++)
+            product_rows(p + i * STRIDE, rows, begin, end, d, o + i * dim, dim, alpha ? alpha + i : NULL,
+                         beta + i, dtype, 1, 1);
+}
+
+static void product_short_values(const float *p, const short_rows *rows, int64_t begin, int64_t end, float *o,
+                                 int64_t dim, const float *alpha, const float *beta, int mr, hdl_dtype dtype)
+{
+    switch (dtype) {
+        case HDL_F16: product_rows_as(p, rows, begin, end, o, dim, alpha, beta, mr, HDL_F16); break;
+        case HDL_BF16: product_rows_as(p, rows, begin, end, o, dim, alpha, beta, mr, HDL_BF16); break;
+        case HDL_I8: product_rows_as(p, rows, begin, end, o, dim, alpha, beta, mr, HDL_I8); break;
+        default: product_rows_as(p, rows, begin, end, o, dim, alpha, beta, mr, HDL_F32); break;
+    }
+}
+
 /* Asks for K and V of steps [begin, end) of the walk with this head. */
 static void prefetch_steps(const row_tile *tile, int64_t begin, int64_t end)
 {
@@ -176,8 +246,10 @@ static void prefetch_steps(const row_tile *tile, int64_t begin, int64_t end)
     }
 }
 
-/* K of the stride, transposed, into panels [STRIDE / PANEL][head_dim][PANEL]. */
-ALWAYS_INLINE void convert_k_as(const row_tile *tile, const tile_stride *at, float *k, const hdl_dtype dtype)
+/* K of the stride, transposed, into panels [][head_dim][PANEL], the first of which begins at step
+ * `first`. A short tile fetches the next stride meanwhile. */
+ALWAYS_INLINE void convert_k_as(const row_tile *tile, const tile_stride *at, int64_t first, float *k,
+                                const hdl_dtype dtype)
 {
     int64_t dim = tile->args->head_dim;
     int64_t offset = tile->walk.kv->k_offset + tile->kv_head * tile->walk.kv->head_stride;
@@ -188,7 +260,8 @@ ALWAYS_INLINE void convert_k_as(const row_tile *tile, const tile_stride *at, flo
             row[t] = step_row(tile, at, i + t, offset);
             if (dtype == HDL_I8) scale[t] = step_scale(tile, at, i + t, false);
         }
-        float *to = k + i / PANEL * PANEL * dim + i % PANEL;
+        float *to = k + (i - first) / PANEL * PANEL * dim + i % PANEL;
+        if (tile->is_short) prefetch_steps(tile, at->base + i + STRIDE, at->base + i + STRIDE + VW);
         for (int64_t d = 0; d < dim; d += VW) {
             vf x[VW];
 #pragma GCC unroll 16
@@ -210,7 +283,6 @@ ALWAYS_INLINE void convert_v_as(const row_tile *tile, const tile_stride *at, flo
     for (int64_t i = at->begin; i < at->end; i++) {
         const uint8_t *row = step_row(tile, at, i, offset);
         vf scale = vf_set1(step_scale(tile, at, i, true));
-        if (tile->is_short) prefetch_steps(tile, at->base + i + STRIDE, at->base + i + STRIDE + 1);
         for (int64_t d = 0; d < dim; d += VW) {
             vf x = vf_load_as(dtype, row, d);
             if (dtype == HDL_I8) x = vf_mul(x, scale);
@@ -221,15 +293,18 @@ ALWAYS_INLINE void convert_v_as(const row_tile *tile, const tile_stride *at, flo
     }
 }
 
-static void convert_stride(const row_tile *tile, const tile_stride *at, float *k, float *v)
+static void convert_k(const row_tile *tile, const tile_stride *at, int64_t first, float *k)
 {
     switch (tile->walk.kv->dtype) {
-        case HDL_F16: convert_k_as(tile, at, k, HDL_F16); break;
-        case HDL_BF16: convert_k_as(tile, at, k, HDL_BF16); break;
-        case HDL_I8: convert_k_as(tile, at, k, HDL_I8); break;
-        default: convert_k_as(tile, at, k, HDL_F32); break;
+        case HDL_F16: convert_k_as(tile, at, first, k, HDL_F16); break;
+        case HDL_BF16: convert_k_as(tile, at, first, k, HDL_BF16); break;
+        case HDL_I8: convert_k_as(tile, at, first, k, HDL_I8); break;
+        default: convert_k_as(tile, at, first, k, HDL_F32); break;
     }
-    if (!v) return;
+}
+
+static void convert_v(const row_tile *tile, const tile_stride *at, float *v)
+{
     switch (tile->walk.kv->dtype) {
         case HDL_F16: convert_v_as(tile, at, v, HDL_F16); break;
         case HDL_BF16: convert_v_as(tile, at, v, HDL_BF16); break;
@@ -270,6 +345,19 @@ static void score_block(const row_tile *tile, int64_t m, int mr, int64_t begin, 
     const float *q = tile->q + (first_of_head(tile) + m) * dim;
     for (int64_t i = begin / PANEL * PANEL; i < end; i += PANEL)
         product_scores(q, dim, k + i * dim, s + i, mr);
+}
+
+/* The same for a short tile, whose rows are one block: K is converted a panel at a time. */
+static void score_short(const row_tile *tile, const tile_stride *at, int mr, int64_t begin, int64_t end,
+                        const tile_scratch *scratch)
+{
+    int64_t dim = tile->args->head_dim;
+    const float *q = tile->q + first_of_head(tile) * dim;
+    for (int64_t i = begin / PANEL * PANEL; i < end; i += PANEL) {
+        tile_stride panel = {at->base, HDL_MAX(at->begin, i), HDL_MIN(at->end, i + PANEL)};
+        convert_k(tile, &panel, i, scratch->k);
+        product_scores(q, dim, scratch->k, scratch->s + i, mr);
+    }
 }
 
 static tile_stride stride_at(const row_tile *tile, int64_t stride)
@@ -333,10 +421,11 @@ static void merge_state(float part_max, float part_sum, float *max, float *sum, 
     *max = top;
 }
 
-/* The head's rows [m, m + mr) against a converted stride. to: the tile's state; is_merged false: the
- * stride's partial alone is stored there. */
+/* The head's rows [m, m + mr) against a stride, which is converted, or (short tiles) in `rows`.
+ * to: the tile's state; is_merged false: the stride's partial alone is stored there. */
 static void attend_block(const row_tile *tile, const tile_stride *at, int64_t m, int mr,
-                         const tile_scratch *scratch, const tile_scratch *to, bool is_merged)
+                         const short_rows *rows, const tile_scratch *scratch, const tile_scratch *to,
+                         bool is_merged)
 {
     int64_t first_row = m / tile->group, last_row = (m + mr - 1) / tile->group, begin, end, unused;
     int64_t at_m = first_of_head(tile) + m, dim = tile->args->v_head_dim;
@@ -345,7 +434,10 @@ static void attend_block(const row_tile *tile, const tile_stride *at, int64_t m,
     float alpha[MR], beta[MR];
     if (begin < end) {
         int64_t v_begin = begin / VW * VW, v_end = HDL_ALIGN_UP(end, VW);
-        score_block(tile, m, mr, begin, end, scratch->k, scratch->s);
+        if (rows)
+            score_short(tile, at, mr, begin, end, scratch);
+        else
+            score_block(tile, m, mr, begin, end, scratch->k, scratch->s);
         for (int i = 0; i < mr; i++) {
             float max, sum, *s = scratch->s + i * STRIDE;
             shape_row(tile, at, (m + i) / tile->group, v_begin, v_end, s);
@@ -363,9 +455,24 @@ static void attend_block(const row_tile *tile, const tile_stride *at, int64_t m,
             to->sum[at_m + i] = 0;
         }
     }
-    if (begin < end || !is_merged)
-        product_values(scratch->s, scratch->v, begin, end, to->o + at_m * dim, dim, is_merged ? alpha : NULL,
-                       beta, mr);
+    if (begin >= end && is_merged) return;
+    const float *shrink = is_merged ? alpha : NULL;
+    float *o = to->o + at_m * dim;
+    if (rows)
+        product_short_values(scratch->s, rows, begin, end, o, dim, shrink, beta, mr, tile->walk.kv->dtype);
+    else
+        product_values(scratch->s, scratch->v, begin, end, o, dim, shrink, beta, mr);
+}
+
+/* Where the rows of a stride begin; for I8 the scales of V of the head at work. */
+static void find_rows(const row_tile *tile, const tile_stride *at, short_rows *rows)
+{
+    const hdl_kv_view *kv = tile->walk.kv;
+    rows->v_offset = kv->v_offset + tile->kv_head * kv->v_head_stride;
+    for (int64_t i = at->begin; i < at->end; i++) {
+        if (tile->kv_head == tile->first_kv_head) rows->row[i] = step_row(tile, at, i, 0);
+        if (kv->dtype == HDL_I8) rows->v_scale[i] = step_scale(tile, at, i, true);
+    }
 }
 
 static void attend_stride(row_tile *tile, int64_t stride, const tile_scratch *scratch, const tile_scratch *to,
@@ -373,13 +480,20 @@ static void attend_stride(row_tile *tile, int64_t stride, const tile_scratch *sc
 {
     tile_stride at = stride_at(tile, stride);
     int64_t n = rows_of_head(tile), next = at.base + STRIDE;
-    for (tile->kv_head = tile->first_kv_head; tile->kv_head < tile->first_kv_head + tile->n_kv_heads;
-         tile->kv_head++) {
-        convert_stride(tile, &at, scratch->k, scratch->v);
+    int32_t end = tile->first_kv_head + tile->n_kv_heads;
+    short_rows rows;
+    for (tile->kv_head = tile->first_kv_head; tile->kv_head < end; tile->kv_head++) {
+        if (tile->is_short) {
+            find_rows(tile, &at, &rows);
+            attend_block(tile, &at, 0, (int)n, &rows, scratch, to, is_merged);
+            continue;
+        }
+        convert_k(tile, &at, 0, scratch->k);
+        convert_v(tile, &at, scratch->v);
         for (int64_t m = 0; m < n; m += MR) {
             int64_t mr = HDL_MIN(n - m, (int64_t)MR);
-            if (!tile->is_short) prefetch_steps(tile, next + m * STRIDE / n, next + (m + mr) * STRIDE / n);
-            attend_block(tile, &at, m, (int)mr, scratch, to, is_merged);
+            prefetch_steps(tile, next + m * STRIDE / n, next + (m + mr) * STRIDE / n);
+            attend_block(tile, &at, m, (int)mr, NULL, scratch, to, is_merged);
         }
     }
 }
@@ -406,7 +520,7 @@ static void tile_heads(row_tile *tile, int32_t first_kv_head, int32_t n_kv_heads
     int64_t n = tile->group * (int64_t)args->head_dim;
     tile->first_kv_head = tile->kv_head = first_kv_head;
     tile->n_kv_heads = n_kv_heads;
-    tile->is_short = rows_of_head(tile) < 8 * MR;
+    tile->is_short = rows_of_head(tile) <= MR;
     tile->walk = row_walk(args, tile->seq, tile->first,
                           sel ? (int32_t)((int64_t)first_kv_head * sel->n_lists / args->n_kv_heads) : 0);
     if (tile->n_rows > 1) tile->walk.end += tile->n_rows - 1; /* dense: one token more a row */
@@ -574,7 +688,7 @@ static void mass_tile(void *arg, int64_t task, int thread)
         tile_heads(&tile, kv_head, 1, scratch.q);
         for (int64_t stride = tile.walk.begin / STRIDE; stride * STRIDE < tile.walk.end; stride++) {
             tile_stride at = stride_at(&tile, stride);
-            convert_stride(&tile, &at, scratch.k, NULL);
+            convert_k(&tile, &at, 0, scratch.k);
             int64_t n = rows_of_head(&tile);
             for (int64_t m = 0; m < n; m += MR)
                 mass_block(&tile, &at, m, (int)HDL_MIN(n - m, (int64_t)MR), &scratch);
