@@ -18,8 +18,12 @@
  * of 64 rows, 192 operations a byte for f16 heads of 64: bound by FMA. Beside the products stand the
  * exponentials (12 operations of 16 scores against 128 FMA), the conversion (1 / M) and the diagonal.
  *
+ * Measured (Zen 4, one FMA per cycle, shared host): 61-63 % of the FMA peak for heads of 64, 73 % of 256.
+ *
  * Tasks: (tile, KV head), the last rows, which see the most, first. Few rows (invariant decoding) are
  * cut into waves of strides instead, whose partials are merged afterwards, with the same bits.
+ * Short tiles (MR products' rows or fewer) hold all KV heads of a walk, so that a token is read at
+ * once; they convert K a panel at a time and V not at all, or scratch would cost more than memory.
  * Lists: a tile is one row, whose tokens are gathered. Scratch does not depend on kv_len. */
 #include "backend/cpu/attend_int.h"
 #include "backend/cpu/cpu.h"
