@@ -28,6 +28,21 @@ static int64_t list_capacity(const hdl_router_spec *router, int64_t max_context)
     return HDL_MAX(HDL_MIN(n, max_context), 1);
 }
 
+/* One more slot, as large as the largest, where a layer reads lists with its heads mapped. */
+static void add_mapped_slot(hdl_schedule *schedule)
+{
+    bool is_needed = false;
+    int64_t n_ids_max = 0;
+    for (int r = 0; r < 2; r++)
+        for (int32_t layer = 0; layer < schedule->facts->n_layers; layer++)
+            is_needed |= schedule->routes[r].layers[layer].has_head_map;
+    for (int32_t i = 0; i < schedule->n_slots; i++) n_ids_max = HDL_MAX(n_ids_max, schedule->slots[i].n_ids_max);
+    schedule->mapped = is_needed ? schedule->n_slots++ : -1;
+    if (is_needed)
+        schedule->slots[schedule->mapped] =
+            (hdl_selection){.block_size = 1, .n_lists = schedule->facts->n_kv_heads, .n_ids_max = n_ids_max};
+}
+
 static void assign_slots(hdl_schedule *schedule)
 {
     const hdl_model_facts *facts = schedule->facts;
@@ -47,6 +62,7 @@ static void assign_slots(hdl_schedule *schedule)
                 schedule->kept_ids_max = HDL_MAX(schedule->kept_ids_max, slot->n_ids_max * slot->n_lists);
             }
         }
+    add_mapped_slot(schedule);
     int64_t row_bytes = (schedule->limits.max_context + 16) * 4;
     for (int32_t i = 0; i < schedule->n_slots; i++)
         row_bytes = HDL_MAX(row_bytes, schedule->slots[i].n_lists * (schedule->limits.max_context + 16) * 4);
@@ -236,6 +252,8 @@ static void add_router(hdl_schedule *schedule, hdl_step *step, const hdl_router_
 static heddle_status add_list_attend(hdl_schedule *schedule, int32_t layer, hdl_route route, int32_t slot, int32_t kept)
 {
     hdl_step step = attend_step(schedule, layer, route);
+    const hdl_layer_plan *at = &schedule->routes[HDL_MIN(route, HDL_ROUTE_DECODE)].layers[layer];
+    if (at->has_head_map) step.u.attend.head_map = at->head_map;
     step.u.attend.args.has_selection = true;
     step.u.attend.slot = slot;
     step.u.attend.kept = kept;

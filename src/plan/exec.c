@@ -128,6 +128,20 @@ static void load_kept(const hdl_schedule *schedule, const hdl_exec_seq *seq, int
     }
 }
 
+/* `list` with its heads mapped, in the slot kept for that. */
+static hdl_selection map_heads(const hdl_schedule *schedule, const hdl_exec_batch *batch, const hdl_selection *list,
+                               const int16_t *head_map, int64_t first_row)
+{
+    hdl_selection mapped = slot_view(schedule, batch, schedule->mapped, first_row, list->n_rows);
+    for (int64_t r = 0; r < list->n_rows; r++)
+        for (int32_t h = 0; h < mapped.n_lists; h++) {
+            int32_t n = *hdl_selection_count(list, r, head_map[h]);
+            *hdl_selection_count(&mapped, r, h) = n;
+            memcpy(hdl_selection_ids(&mapped, r, h), hdl_selection_ids(list, r, head_map[h]), (size_t)n * 4);
+        }
+    return mapped;
+}
+
 /* ---- attention ---- */
 
 static hdl_attend_seq attend_seq(const hdl_exec_seq *seq, const hdl_attend_step *step, int64_t first_row)
@@ -161,6 +175,7 @@ static void attend_rows(const hdl_schedule *schedule, const hdl_step *step, cons
     args.mass_stride = HDL_ALIGN_UP(args.max_kv_len, 16);
     if (args.has_mass) args.mass = hdl_schedule_at(schedule, HDL_BUF_MASS);
     if (at->slot >= 0) list = slot_view(schedule, batch, at->slot, first_row, n_rows);
+    if (at->head_map) list = map_heads(schedule, batch, &list, at->head_map, first_row);
     if (args.has_selection) args.selection = &list;
     if (at->is_attending) step->impl[cls]->launch(&launch, &args);
     if (!at->is_selecting) return;

@@ -17,7 +17,7 @@ static void explain_layers(const hdl_schedule *schedule, hdl_route route, const 
         else if (at->owner == layer)
             hdl_buf_puts(text, "token_list, its own");
         else
-            hdl_buf_printf(text, "token_list of layer %d", at->owner);
+            hdl_buf_printf(text, "token_list of layer %d%s", at->owner, at->has_head_map ? ", heads mapped" : "");
         if (at->has_router) {
             static const char *const scores[] = {"forced tokens only", "attention mass", "random"};
             const hdl_router_spec *router = &at->router;

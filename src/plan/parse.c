@@ -78,11 +78,32 @@ typedef struct rule {
     bool has_router;
     hdl_router_spec router;
     int32_t share; /* -2 none, -1 previous, else a layer */
+    int32_t n_mapped; /* 0 = no head_map */
+    int16_t head_map[HDL_MAX_MAPPED_HEADS];
 } rule;
+
+static heddle_status read_head_map(const json_t *map, const char *path, rule *out)
+{
+    size_t n = json_array_size(map);
+    if (!map) return HEDDLE_OK;
+    if (out->share == -2) return HDL_FAIL(HEDDLE_E_INVALID, "%s.head_map: needs \"share\"", path);
+    if (!n || n > HDL_MAX_MAPPED_HEADS)
+        return HDL_FAIL(HEDDLE_E_INVALID, "%s.head_map: must be a list of 1..%d list numbers", path,
+                        HDL_MAX_MAPPED_HEADS);
+    for (size_t i = 0; i < n; i++) {
+        const json_t *item = json_array_get(map, i);
+        int64_t list = json_is_integer(item) ? json_integer_value(item) : -1;
+        if (list < 0 || list >= HDL_MAX_MAPPED_HEADS)
+            return HDL_FAIL(HEDDLE_E_INVALID, "%s.head_map[%zu]: must be a list number", path, i);
+        out->head_map[i] = (int16_t)list;
+    }
+    out->n_mapped = (int32_t)n;
+    return HEDDLE_OK;
+}
 
 static heddle_status read_rule(const json_t *obj, const char *path, rule *out)
 {
-    static const char *const keys[] = {"layers", "operator", "router", "share", NULL};
+    static const char *const keys[] = {"layers", "operator", "router", "share", "head_map", NULL};
     const char *op = "dense";
     *out = (rule){.share = -2};
     if (!json_is_object(obj)) return HDL_FAIL(HEDDLE_E_INVALID, "%s: must be an object", path);
@@ -114,7 +135,7 @@ static heddle_status read_rule(const json_t *obj, const char *path, rule *out)
         return HDL_FAIL(HEDDLE_E_INVALID, "%s: token_list needs either a router of its own or \"share\"", path);
     if (out->op == HDL_OPERATOR_DENSE && out->share != -2)
         return HDL_FAIL(HEDDLE_E_INVALID, "%s.share: a dense layer reads no list", path);
-    return HEDDLE_OK;
+    return read_head_map(json_object_get(obj, "head_map"), path, out);
 }
 
 static const char *const route_keys[] = {"prefill", "decode"};
@@ -312,13 +333,22 @@ static bool variant_fits(const json_t *variant, const hdl_model_facts *facts)
 static void apply(const rule *one, int32_t layer, hdl_route_plan *out, int32_t *wanted)
 {
     hdl_layer_plan *at = &out->layers[layer];
-    *at = (hdl_layer_plan){.op = one->op, .has_router = one->has_router, .router = one->router, .owner = -1};
+    *at = (hdl_layer_plan){.op = one->op, .has_router = one->has_router, .router = one->router, .owner = -1,
+                           .has_head_map = one->n_mapped > 0};
+    memcpy(at->head_map, one->head_map, sizeof at->head_map);
     wanted[layer] = one->share;
 }
 
 static heddle_status apply_rule(const rule *one, const char *path, const hdl_model_facts *facts, hdl_route_plan *out,
                                 int32_t *wanted, bool *is_named)
 {
+    if (one->n_mapped && one->n_mapped != facts->n_kv_heads)
+        return HDL_FAIL(HEDDLE_E_INVALID, "%s.head_map: has %d entries; the model has %d KV heads", path, one->n_mapped,
+                        facts->n_kv_heads);
+    for (int32_t i = 0; i < one->n_mapped; i++)
+        if (one->head_map[i] >= facts->n_kv_heads)
+            return HDL_FAIL(HEDDLE_E_INVALID, "%s.head_map[%d] %d: must be in 0..%d", path, i, one->head_map[i],
+                            facts->n_kv_heads - 1);
     if (!json_is_array(one->layers)) { /* "all", "rest": the layers without a window that no rule named yet */
         for (int32_t layer = 0; layer < facts->n_layers; layer++)
             if (!is_named[layer] && !facts->layers[layer].window) {

@@ -16,7 +16,7 @@
 #include "kv/kv.h"
 #include "model/facts.h"
 
-enum { HDL_PLAN_VERSION = 1 };
+enum { HDL_PLAN_VERSION = 1, HDL_MAX_MAPPED_HEADS = 64 };
 
 /* Prompt rows take PREFILL, generated rows DECODE; REUSE is a decode step between two refreshes,
  * where the lists of the last refresh are read again. */
@@ -44,6 +44,8 @@ typedef struct hdl_layer_plan {
     bool has_router;
     hdl_router_spec router;
     int32_t owner; /* token_list: the layer whose list is read (may be the layer itself); else -1 */
+    bool has_head_map; /* KV head h reads the owner's list head_map[h] instead of list h */
+    int16_t head_map[HDL_MAX_MAPPED_HEADS]; /* [n_kv_heads] */
 } hdl_layer_plan;
 
 typedef struct hdl_route_plan {

@@ -57,6 +57,7 @@ typedef struct hdl_attend_step {
     const hdl_impl *select_impl;
     int32_t group, layer_in_group; /* whose KV rows */
     int32_t slot;                  /* list made or read; -1 = none */
+    const int16_t *head_map;       /* [n_kv_heads] list of each KV head, through slot `mapped`; NULL = its own */
     int32_t kept;                  /* index of the sequence's kept list (refresh > 1); -1 = none */
 } hdl_attend_step;
 
@@ -104,11 +105,12 @@ typedef struct hdl_schedule {
     int32_t layer_in_group[HDL_MAX_LAYERS];
     /* list slots: one per layer that makes a list in the decode route */
     int32_t n_slots, n_kept;
+    int32_t mapped; /* the slot that holds a list with its heads mapped; -1 = no layer maps heads */
     int64_t tile_rows; /* query rows whose scores are held at once: HDL_TILE_BYTES bounds them */
     int64_t slot_rows; /* rows of a slot: those of the decode route, or all where prefill routes too */
     bool has_prefill_lists;
     int32_t slot_of_layer[2][HDL_MAX_LAYERS];
-    hdl_selection slots[HDL_MAX_LAYERS];
+    hdl_selection slots[2 * HDL_MAX_LAYERS + 1];
     int64_t kept_ids_max;
     /* the arena */
     int64_t buffer_bytes[HDL_N_BUFFERS], buffer_offset[HDL_N_BUFFERS];

@@ -260,6 +260,54 @@ static void test_chunks_under_a_plan_equal_single_steps(void **state)
     heddle_engine_close(engine);
 }
 
+#define MAPPED(map) \
+    "{\"heddle_plan\": 1, \"name\": \"t\", \"variants\": [{\"decode\": [{\"layers\": [0], \"router\": {\"top_k\": 16, " \
+    "\"window\": 2, \"lists\": \"kv_head\"}}, {\"layers\": \"rest\", \"operator\": \"token_list\", \"share\": 0" map "}]}]}"
+
+static void test_head_maps(void **state)
+{
+    (void)state;
+    static float own[N_IDS], identity[N_IDS], swapped[N_IDS];
+    heddle_engine *engine = open_tiny("llama", 2);
+    score_under(engine, MAPPED(""), 1, own);
+    score_under(engine, MAPPED(", \"head_map\": [0, 1]"), 1, identity);
+    score_under(engine, MAPPED(", \"head_map\": [1, 0]"), 1, swapped);
+    assert_true(max_abs(own + 1, identity + 1, N_IDS - 1) == 0);
+    assert_true(max_abs(own + 64, swapped + 64, N_IDS - 64) > 1e-5);
+    heddle_engine_close(engine);
+}
+
+/* Where and in which order rows are stored does not change a bit; narrower types come close. */
+static void test_page_sizes_layouts_and_types(void **state)
+{
+    (void)state;
+    static const char *const types[] = {"f32", "f16", "bf16", "i8"};
+    static const double allowed[] = {0, 2e-2, 2e-1, 3e-1}; /* of a logit; measured: 9e-3, 9e-2, 2e-1 */
+    static float base[9][N_VOCAB];
+    for (size_t m = 0; m < 3; m++) {
+        heddle_engine *engine = open_tiny(models[m], 2);
+        for (int t = 0; t < 4; t++)
+            for (int l = 0; l < 2; l++)
+                for (int32_t shift = 4; shift <= 20; shift += 8) {
+                    heddle_session_options options = options_of(64, 1);
+                    options.kv_type = types[t];
+                    options.kv_layout = l ? "head" : "token";
+                    options.page_shift = shift;
+                    heddle_session *session = new_session(engine, NULL, &options);
+                    bool is_base = t == 0 && l == 0 && shift == 4, is_first = l == 0 && shift == 4;
+                    logits_of(session, 8, is_first ? first[0] : other[0]);
+                    if (is_base) memcpy(base, first, sizeof base);
+                    if (!is_first && memcmp(first, other, sizeof first))
+                        fail_msg("%s %s %s pages of 2^%d: other bits", models[m], types[t], options.kv_layout, shift);
+                    double d = max_abs(base[0], first[0], 9 * N_VOCAB);
+                    if (is_first) print_message("%s KV %s: max-abs %g of %g\n", models[m], types[t], d, allowed[t]);
+                    assert_true(d <= allowed[t]);
+                    heddle_session_free(session);
+                }
+        heddle_engine_close(engine);
+    }
+}
+
 static void test_refresh(void **state)
 {
     (void)state;
@@ -372,6 +420,8 @@ int main(void)
         cmocka_unit_test(test_k_at_least_n_equals_dense),
         cmocka_unit_test(test_a_small_k_changes_the_result),
         cmocka_unit_test(test_chunks_under_a_plan_equal_single_steps),
+        cmocka_unit_test(test_head_maps),
+        cmocka_unit_test(test_page_sizes_layouts_and_types),
         cmocka_unit_test(test_refresh),
         cmocka_unit_test(test_decode_allocates_nothing),
         cmocka_unit_test(test_every_allocation_may_fail),

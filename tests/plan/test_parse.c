@@ -68,6 +68,13 @@ static void test_refusals(void **state)
     refused(ROUTER("\"top_k\": 4, \"refresh\": 2"), "needs a window");
     refused(ROUTER("\"top_k\": 4, \"k\": 2"), "router.k: is not a member");
     refused("{\"heddle_plan\": 1, \"name\": \"x\", \"variants\": [{\"when\": {\"arch\": \"other\"}}]}", "has no variant for");
+    facts.n_kv_heads = 2;
+    refused(RULES("{\"layers\": [0], \"router\": {\"top_k\": 8}}, {\"layers\": [1], \"operator\": \"token_list\", \"share\": "
+                  "\"previous\", \"head_map\": [1, 0]}"), "makes one list for all heads");
+    refused(RULES("{\"layers\": [0], \"router\": {\"top_k\": 8, \"lists\": \"kv_head\"}}, {\"layers\": [1], \"operator\": "
+                  "\"token_list\", \"share\": 0, \"head_map\": [1, 2]}"), "decode[1].head_map[1] 2: must be in 0..1");
+    refused(RULES("{\"layers\": [0], \"router\": {\"top_k\": 8, \"lists\": \"kv_head\"}}, {\"layers\": [1], \"operator\": "
+                  "\"token_list\", \"share\": 0, \"head_map\": [1]}"), "has 1 entries; the model has 2 KV heads");
     set_facts("gemma3", 12, 64, 6);
     refused(ROUTER("\"top_k\": 4"), "the model gives this layer a window of 512 tokens");
 }
