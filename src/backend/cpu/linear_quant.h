@@ -103,8 +103,12 @@ NEVER_INLINE vf dot_one_q6_k(const uint8_t *w, int64_t stride, const qrows *x) {
 
 ALWAYS_INLINE void pack_tile_as(hdl_dtype dtype, const uint8_t *w, int64_t stride, int64_t n_blocks, packed *out)
 {
-    const int n = kind_of(dtype).n_blocks;
-    for (int64_t b = 0; b < n_blocks; b += n, w += unit_bytes(dtype)) unpack_blocks(dtype, w, stride, out + b);
+    const int n = kind_of(dtype).n_blocks, step = unit_bytes(dtype), ahead = LANES * step;
+    const uint8_t *next = w + LANES * stride + PREFETCH_AHEAD_BYTES;
+    for (int64_t b = 0; b < n_blocks; b += n, w += step, next += ahead) {
+        prefetch(next, ahead);
+        unpack_blocks(dtype, w, stride, out + b);
+    }
 }
 
 /* The tile's weights, unpacked into scratch [n_blocks]. */
