@@ -8,6 +8,7 @@ and the pretokeniser that the model's authors published. Second: llama.cpp (pack
 out with a warning if missing). Third, for Gemma: `sentencepiece` itself, from a model file made of
 the GGUF's pieces and scores. Where they differ the script says so; the golden ids are the first's.
 """
+import collections
 import json
 import os
 import pathlib
@@ -383,7 +384,9 @@ def train_byte_fallback(text, n_vocab):
     """A tokenizer.json as Gemma's: byte tokens, Replace normaliser, user-defined white space."""
     tokenizer = Tokenizer(BPE(unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Replace(" ", "\u2581")
-    trainer = tokenizers.trainers.BpeTrainer(vocab_size=n_vocab, limit_alphabet=160, show_progress=False)
+    counts = collections.Counter(text.replace(" ", "\u2581").replace("\n", ""))
+    alphabet = sorted(counts, key=lambda char: (-counts[char], char))[:160]  # the trainer's own choice varies on ties
+    trainer = tokenizers.trainers.BpeTrainer(vocab_size=n_vocab, initial_alphabet=alphabet, limit_alphabet=160, show_progress=False)
     tokenizer.train_from_iterator(text.split("\n"), trainer)
     model = json.loads(tokenizer.to_str())
     trained = sorted(model["model"]["vocab"], key=model["model"]["vocab"].get)
