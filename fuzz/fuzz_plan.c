@@ -17,7 +17,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         snprintf(facts.arch, sizeof facts.arch, "%s", sliding ? "gemma3" : "llama");
         facts.n_layers = sliding ? 18 : 30;
         facts.hidden_size = sliding ? 640 : 576;
-        for (int32_t i = 0; i < facts.n_layers; i++) facts.layers[i].window = sliding && (i + 1) % 6 ? 512 : 0;
+        for (int32_t i = 0; i < facts.n_layers; i++)
+            facts.layers[i].window = sliding && (i + 1) % 6 ? 512 : 0;
         for (int r = 0; r < 2; r++) {
             if (hdl_plan_resolve(plan, &facts, (hdl_route)r, &route)) continue;
             for (int32_t i = 0; i < facts.n_layers; i++) { /* what compile relies on */

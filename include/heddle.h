@@ -38,9 +38,9 @@ extern "C" {
 
 /* ---- version, status, log -------------------------------------------------------------------- */
 
-const char *heddle_version(void);             /* "0.1.0" */
+const char *heddle_version(void); /* "0.1.0" */
 const char *heddle_status_name(heddle_status status);
-const char *heddle_last_error(void);          /* never NULL; until the next failure on this thread */
+const char *heddle_last_error(void); /* never NULL; until the next failure on this thread */
 void heddle_string_free(char *text);
 
 /* level: 0 error, 1 warn, 2 info, 3 debug. NULL (the default) = silence. */
@@ -52,11 +52,11 @@ void heddle_set_log(heddle_log_fn fn, void *user);
 heddle_status heddle_device_describe(char **text);
 typedef struct heddle_device_peaks {
     uint32_t struct_size;
-    char isa[16];                    /* "avx512" */
+    char isa[16]; /* "avx512" */
     int32_t n_threads;
-    double read_bytes_per_s;         /* from memory, a working set of 256 MiB */
-    double read_small_bytes_per_s;   /* 16 MiB */
-    double fma_flops_per_s;          /* f32, multiply and add counted */
+    double read_bytes_per_s;       /* from memory, a working set of 256 MiB */
+    double read_small_bytes_per_s; /* 16 MiB */
+    double fma_flops_per_s;        /* f32, multiply and add counted */
     double int8_ops_per_s;
 } heddle_device_peaks;
 heddle_status heddle_device_measure(heddle_device_peaks *peaks);
@@ -71,7 +71,8 @@ typedef struct heddle_engine_options {
 void heddle_engine_options_default(heddle_engine_options *options);
 
 /* model_path: a .gguf file, or a folder with config.json and safetensors. options may be NULL. */
-heddle_status heddle_engine_open(heddle_engine **out, const char *model_path, const heddle_engine_options *options);
+heddle_status heddle_engine_open(heddle_engine **out, const char *model_path,
+                                 const heddle_engine_options *options);
 heddle_status heddle_engine_close(heddle_engine *engine); /* BUSY while sessions exist; NULL is fine */
 
 typedef struct heddle_model_info { /* strings live as long as the engine */
@@ -79,7 +80,7 @@ typedef struct heddle_model_info { /* strings live as long as the engine */
     const char *arch, *name;
     const char *chat; /* "none", "unknown", "chatml", "llama3", "gemma" */
     int32_t n_layers, hidden_size, n_heads, n_kv_heads, head_dim, v_head_dim, n_ff, n_vocab;
-    int32_t train_context; /* tokens; 0 = the file does not say */
+    int32_t train_context;             /* tokens; 0 = the file does not say */
     int32_t n_windowed_layers, window; /* layers that read only the last `window` tokens */
     int64_t weight_bytes, file_bytes, n_params;
     const char *formats; /* "q4_1 (210), f32 (61)" */
@@ -97,15 +98,16 @@ heddle_status heddle_tokenize(const heddle_engine *engine, const char *text, int
                               int32_t **ids, int64_t *n_ids);
 void heddle_ids_free(int32_t *ids);
 /* *text is NUL-terminated, n_bytes (may be NULL) does not count that. */
-heddle_status heddle_detokenize(const heddle_engine *engine, const int32_t *ids, int64_t n_ids, int with_special,
-                                char **text, int64_t *n_bytes);
+heddle_status heddle_detokenize(const heddle_engine *engine, const int32_t *ids, int64_t n_ids,
+                                int with_special, char **text, int64_t *n_bytes);
 /* One chat turn ("system", "user", "assistant") as tokens, in the model's own template; content is
  * never parsed for special tokens. previous_role: the turn before it, NULL = none (BOS as the file
  * says). After "assistant" the ids begin with what closes that answer: its end token, which was
  * sampled, is not to be appended to the session. open_answer: end with the header that makes the
  * model answer next. UNSUPPORTED when the file has no template or an unknown one. */
 heddle_status heddle_chat_turn(const heddle_engine *engine, const char *previous_role, const char *role,
-                               const char *content, int64_t n_bytes, int open_answer, int32_t **ids, int64_t *n_ids);
+                               const char *content, int64_t n_bytes, int open_answer, int32_t **ids,
+                               int64_t *n_ids);
 int heddle_token_is_end(const heddle_engine *engine, int32_t id); /* ends an answer */
 
 /* ---- plans ----------------------------------------------------------------------------------- */
@@ -129,12 +131,12 @@ heddle_status heddle_plan_check(const heddle_plan *plan, const heddle_engine *en
 typedef struct heddle_session heddle_session;
 typedef struct heddle_session_options {
     uint32_t struct_size;
-    int64_t context_tokens; /* most tokens the session can hold; memory follows what is used */
-    const char *kv_type;    /* "f16" (default), "bf16", "f32", "i8" */
-    const char *kv_layout;  /* "token" (default) or "head": order inside a page */
-    int32_t page_shift;     /* log2 tokens of a KV page; default 8 */
-    int32_t chunk_rows;     /* rows of a prefill step; default 512 */
-    int32_t is_invariant;   /* results do not depend on batch, chunk or thread count; slower */
+    int64_t context_tokens;   /* most tokens the session can hold; memory follows what is used */
+    const char *kv_type;      /* "f16" (default), "bf16", "f32", "i8" */
+    const char *kv_layout;    /* "token" (default) or "head": order inside a page */
+    int32_t page_shift;       /* log2 tokens of a KV page; default 8 */
+    int32_t chunk_rows;       /* rows of a prefill step; default 512 */
+    int32_t is_invariant;     /* results do not depend on batch, chunk or thread count; slower */
     int32_t plan_governs_all; /* prompt rows too take the plan's decode route (for quality figures) */
 } heddle_session_options;
 void heddle_session_options_default(heddle_session_options *options);
@@ -146,7 +148,8 @@ typedef struct heddle_memory {
     int64_t available_bytes; /* what the system can give now */
 } heddle_memory;
 heddle_status heddle_memory_plan(const heddle_engine *engine, const heddle_plan *plan,
-                                 const heddle_session_options *options, int64_t n_tokens, heddle_memory *memory);
+                                 const heddle_session_options *options, int64_t n_tokens,
+                                 heddle_memory *memory);
 /* plan, compiled schedule, chosen and refused implementations, and every byte, as text. */
 heddle_status heddle_explain(const heddle_engine *engine, const heddle_plan *plan,
                              const heddle_session_options *options, char **text);
@@ -167,8 +170,8 @@ heddle_status heddle_session_sync(heddle_session *session, const int32_t *ids, i
                                   heddle_progress_fn progress, void *user);
 /* Appends ids and gives nll[i] = -log p(ids[i] | before), natural logarithm, f32; for the first
  * token of an empty session NaN. first_scored: entries before it are not computed (NaN). */
-heddle_status heddle_session_score(heddle_session *session, const int32_t *ids, int64_t n_ids, int64_t first_scored,
-                                   float *nll, heddle_progress_fn progress, void *user);
+heddle_status heddle_session_score(heddle_session *session, const int32_t *ids, int64_t n_ids,
+                                   int64_t first_scored, float *nll, heddle_progress_fn progress, void *user);
 /* Appends ids and hands the logits [n_vocab] of each row from first_row on to fn, in order. */
 typedef int (*heddle_logits_fn)(int64_t row, const float *logits, void *user);
 heddle_status heddle_session_each_logits(heddle_session *session, const int32_t *ids, int64_t n_ids,
@@ -225,11 +228,11 @@ typedef struct heddle_logit_bias {
 } heddle_logit_bias;
 typedef struct heddle_sampler_options {
     uint32_t struct_size;
-    float temperature;       /* 0 = greedy, the default */
-    int32_t sample_top_k;    /* 0 = all */
-    float top_p;             /* 1 = all */
-    float min_p;             /* 0 = all */
-    float repetition_penalty; /* 1 = none */
+    float temperature;         /* 0 = greedy, the default */
+    int32_t sample_top_k;      /* 0 = all */
+    float top_p;               /* 1 = all */
+    float min_p;               /* 0 = all */
+    float repetition_penalty;  /* 1 = none */
     int32_t repetition_window; /* last tokens looked at; default 64 */
     uint64_t seed;
     const heddle_logit_bias *bias; /* [n_bias], copied */
@@ -241,7 +244,8 @@ heddle_status heddle_sampler_new(heddle_sampler **out, const heddle_engine *engi
 void heddle_sampler_free(heddle_sampler *sampler);
 /* From the session's last logits; the repetition penalty looks at the session's last tokens.
  * mask: bit i % 64 of mask[i / 64] set = token i allowed; NULL = all. */
-heddle_status heddle_sample(heddle_sampler *sampler, const heddle_session *session, const uint64_t *mask, int32_t *id);
+heddle_status heddle_sample(heddle_sampler *sampler, const heddle_session *session, const uint64_t *mask,
+                            int32_t *id);
 
 /* ---- streaming text -------------------------------------------------------------------------- */
 

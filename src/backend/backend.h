@@ -19,7 +19,7 @@ typedef enum hdl_isa { HDL_ISA_REF = 0, HDL_ISA_GENERIC, HDL_ISA_AVX2, HDL_ISA_A
 typedef struct hdl_impl {
     const char *name; /* "attend_rows_avx512" */
     hdl_op op;
-    hdl_isa isa;      /* the least that the processor must have */
+    hdl_isa isa; /* the least that the processor must have */
     /* NULL, or why these arguments are not for this row (a static sentence). */
     const char *(*why_not)(const void *args);
     /* Scratch bytes for arguments up to these sizes on n_threads threads; NULL = none. */

@@ -38,9 +38,9 @@ typedef struct hdl_embed_args {
  * in place allowed (out == x or out == residual). */
 typedef struct hdl_norm_args {
     int64_t n_rows, n_cols;
-    const float *x;        /* [n_rows, n_cols], row stride x_stride */
+    const float *x; /* [n_rows, n_cols], row stride x_stride */
     int64_t x_stride;
-    const float *weight;   /* [n_cols] */
+    const float *weight; /* [n_cols] */
     float offset, eps;
     const float *residual; /* [n_rows, n_cols], row stride out_stride, or NULL = 0 */
     float *out;            /* [n_rows, n_cols], row stride out_stride */
@@ -75,9 +75,9 @@ typedef struct hdl_linear_args {
 typedef struct hdl_rope_args {
     int64_t n_rows;
     int32_t n_heads, head_dim, dim;
-    bool is_pairs;         /* pairs (2i, 2i+1); else (i, i + dim/2) */
-    const float *cos_sin;  /* [n_rows, dim/2, 2] */
-    float *x;              /* [n_rows, n_heads, head_dim], row stride x_stride */
+    bool is_pairs;        /* pairs (2i, 2i+1); else (i, i + dim/2) */
+    const float *cos_sin; /* [n_rows, dim/2, 2] */
+    float *x;             /* [n_rows, n_heads, head_dim], row stride x_stride */
     int64_t x_stride;
 } hdl_rope_args;
 
@@ -93,7 +93,7 @@ typedef struct hdl_rope_args {
 typedef struct hdl_kv_view {
     uint8_t *const *pages; /* [ceil(kv_len / 2^page_shift)] */
     int32_t page_shift;
-    hdl_dtype dtype;       /* F32, F16, BF16, I8 */
+    hdl_dtype dtype;                                                      /* F32, F16, BF16, I8 */
     int64_t k_offset, v_offset, token_stride, head_stride, v_head_stride; /* bytes */
     int64_t k_scale_offset, v_scale_offset;                               /* bytes, I8 only */
     const int32_t *positions; /* [kv_len] original position of row t; NULL = t itself */
@@ -126,12 +126,12 @@ typedef struct hdl_attend_seq {
     int64_t first_row;     /* row of q, o, lse, selection and mass where this sequence starts */
     int64_t q_len, kv_len; /* kv_len counts the new rows, already appended */
     hdl_kv_view kv;
-    const uint8_t *mask;   /* [q_len, q_len], 1 = visible, or NULL = causal */
+    const uint8_t *mask; /* [q_len, q_len], 1 = visible, or NULL = causal */
 } hdl_attend_seq;
 typedef struct hdl_attend_args {
     int64_t n_rows; /* of all sequences */
     int32_t n_seqs, n_heads, n_kv_heads, head_dim, v_head_dim;
-    const hdl_attend_seq *seqs; /* [n_seqs] */
+    const hdl_attend_seq *seqs;    /* [n_seqs] */
     int64_t max_q_len, max_kv_len; /* over the sequences (for sizes at compile: the limits) */
     hdl_dtype kv_dtype;
     const float *q; /* [n_rows, n_heads, head_dim], row stride q_stride */
@@ -145,7 +145,7 @@ typedef struct hdl_attend_args {
     const hdl_selection *selection; /* n_rows lists, or NULL = dense / window */
     float *mass;                    /* [n_rows, n_mass_lists, mass_stride] or NULL */
     int32_t n_mass_lists;
-    int64_t mass_stride;            /* >= max_kv_len */
+    int64_t mass_stride; /* >= max_kv_len */
     bool is_invariant;
 } hdl_attend_args;
 
@@ -156,24 +156,24 @@ typedef struct hdl_attend_args {
 typedef struct hdl_select_args {
     int64_t n_rows;
     int32_t n_lists;
-    const float *score;       /* [n_rows, n_lists, score_stride] */
+    const float *score; /* [n_rows, n_lists, score_stride] */
     int64_t score_stride;
     const int64_t *n_visible; /* [n_rows] */
     int64_t max_visible;      /* bound for workspace */
     int64_t top_k;            /* unforced tokens; forced ones come on top */
     int32_t n_sink, window;
-    hdl_selection *out;       /* n_ids_max >= n_sink + window + top_k */
+    hdl_selection *out; /* n_ids_max >= n_sink + window + top_k */
 } hdl_select_args;
 
 /* MERGE: partials over disjoint sets, one scale and one soft cap, into one (lse-merge):
  *   lse = log sum_i exp(lse_i), o = sum_i exp(lse_i - lse) o_i; all empty stays (0, -inf). */
 typedef struct hdl_merge_args {
-    int64_t n_rows;             /* rows x heads */
+    int64_t n_rows; /* rows x heads */
     int32_t n_partials, v_head_dim;
-    const float *const *o;      /* [n_partials] of [n_rows, v_head_dim] */
-    const float *const *lse;    /* [n_partials] of [n_rows] */
-    float *o_out;               /* [n_rows, v_head_dim]; may be o[0] */
-    float *lse_out;             /* [n_rows] or NULL; may be lse[0] */
+    const float *const *o;   /* [n_partials] of [n_rows, v_head_dim] */
+    const float *const *lse; /* [n_partials] of [n_rows] */
+    float *o_out;            /* [n_rows, v_head_dim]; may be o[0] */
+    float *lse_out;          /* [n_rows] or NULL; may be lse[0] */
 } hdl_merge_args;
 
 /* GLU: gate[r, j] = act(gate[r, j]) * up[r, j], in place. */
@@ -182,7 +182,7 @@ typedef struct hdl_glu_args {
     float *gate;     /* [n_rows, n_cols], row stride `stride` */
     const float *up; /* the same shape and stride */
     int64_t stride;
-    bool is_gelu;    /* tanh form of GELU; else SiLU */
+    bool is_gelu; /* tanh form of GELU; else SiLU */
 } hdl_glu_args;
 
 #endif

@@ -12,17 +12,17 @@
 
 #include "heddle_status.h"
 
-#define HDL_TRY(expr)                               \
-    do {                                            \
-        heddle_status hdl_try_status_ = (expr);     \
-        if (hdl_try_status_) return hdl_try_status_; \
+#define HDL_TRY(expr)                                                                                        \
+    do {                                                                                                     \
+        heddle_status hdl_try_status_ = (expr);                                                              \
+        if (hdl_try_status_) return hdl_try_status_;                                                         \
     } while (0)
-#define HDL_FAIL(code, ...) hdl_fail((code), __VA_ARGS__)
-#define HDL_ASSERT(cond) assert(cond) /* our own bugs only; user input is never asserted */
-#define HDL_MIN(a, b) ((a) < (b) ? (a) : (b))
-#define HDL_MAX(a, b) ((a) > (b) ? (a) : (b))
-#define HDL_COUNT(array) ((int64_t)(sizeof(array) / sizeof((array)[0])))
-#define HDL_ALIGN_UP(n, a) (((n) + (a) - 1) / (a) * (a))
+#define HDL_FAIL(code, ...)         hdl_fail((code), __VA_ARGS__)
+#define HDL_ASSERT(cond)            assert(cond) /* our own bugs only; user input is never asserted */
+#define HDL_MIN(a, b)               ((a) < (b) ? (a) : (b))
+#define HDL_MAX(a, b)               ((a) > (b) ? (a) : (b))
+#define HDL_COUNT(array)            ((int64_t)(sizeof(array) / sizeof((array)[0])))
+#define HDL_ALIGN_UP(n, a)          (((n) + (a)-1) / (a) * (a))
 #define HDL_PRINTF(fmt_at, args_at) __attribute__((format(printf, fmt_at, args_at)))
 
 /* Stores the sentence for this thread and returns `code`. */

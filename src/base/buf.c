@@ -52,8 +52,9 @@ void hdl_buf_printf(hdl_buf *buf, const char *fmt, ...)
 
 heddle_status hdl_buf_status(const hdl_buf *buf)
 {
-    return buf->is_failed ? HDL_FAIL(HEDDLE_E_NOMEM, "out of memory after %lld bytes of text", (long long)buf->n)
-                          : HEDDLE_OK;
+    return buf->is_failed
+               ? HDL_FAIL(HEDDLE_E_NOMEM, "out of memory after %lld bytes of text", (long long)buf->n)
+               : HEDDLE_OK;
 }
 
 void hdl_buf_deinit(hdl_buf *buf)

@@ -7,7 +7,8 @@ heddle_status hdl_json_parse(json_t **root, const char *text, int64_t n_bytes, c
     json_error_t error;
     *root = json_loadb(text, (size_t)n_bytes, JSON_REJECT_DUPLICATES, &error);
     if (*root) return HEDDLE_OK;
-    return HDL_FAIL(HEDDLE_E_FORMAT, "%s: line %d, column %d: %s", name, error.line, error.column, error.text);
+    return HDL_FAIL(HEDDLE_E_FORMAT, "%s: line %d, column %d: %s", name, error.line, error.column,
+                    error.text);
 }
 
 static const char *dot(const char *path)
@@ -24,8 +25,8 @@ heddle_status hdl_json_int(const json_t *obj, const char *path, const char *key,
         return HDL_FAIL(HEDDLE_E_INVALID, "%s%s%s: must be a whole number", path, dot(path), key);
     int64_t n = json_integer_value(value);
     if (n < min || n > max)
-        return HDL_FAIL(HEDDLE_E_INVALID, "%s%s%s %lld: must be in %lld..%lld", path, dot(path), key, (long long)n,
-                        (long long)min, (long long)max);
+        return HDL_FAIL(HEDDLE_E_INVALID, "%s%s%s %lld: must be in %lld..%lld", path, dot(path), key,
+                        (long long)n, (long long)min, (long long)max);
     *out = n;
     return HEDDLE_OK;
 }
@@ -34,7 +35,8 @@ heddle_status hdl_json_num(const json_t *obj, const char *path, const char *key,
 {
     const json_t *value = json_object_get(obj, key);
     if (!value) return HEDDLE_OK;
-    if (!json_is_number(value)) return HDL_FAIL(HEDDLE_E_INVALID, "%s%s%s: must be a number", path, dot(path), key);
+    if (!json_is_number(value))
+        return HDL_FAIL(HEDDLE_E_INVALID, "%s%s%s: must be a number", path, dot(path), key);
     *out = json_number_value(value);
     return HEDDLE_OK;
 }
@@ -53,7 +55,8 @@ heddle_status hdl_json_str(const json_t *obj, const char *path, const char *key,
 {
     const json_t *value = json_object_get(obj, key);
     if (!value) return HEDDLE_OK;
-    if (!json_is_string(value)) return HDL_FAIL(HEDDLE_E_INVALID, "%s%s%s: must be a text", path, dot(path), key);
+    if (!json_is_string(value))
+        return HDL_FAIL(HEDDLE_E_INVALID, "%s%s%s: must be a text", path, dot(path), key);
     *out = json_string_value(value);
     return HEDDLE_OK;
 }
@@ -62,10 +65,12 @@ heddle_status hdl_json_only(const json_t *obj, const char *path, const char *con
 {
     const char *key;
     json_t *value;
-    json_object_foreach((json_t *)obj, key, value) {
+    json_object_foreach((json_t *)obj, key, value)
+    {
         bool is_known = false;
         for (const char *const *k = keys; *k; k++) is_known |= !strcmp(*k, key);
-        if (!is_known) return HDL_FAIL(HEDDLE_E_INVALID, "%s%s%s: is not a member known here", path, dot(path), key);
+        if (!is_known)
+            return HDL_FAIL(HEDDLE_E_INVALID, "%s%s%s: is not a member known here", path, dot(path), key);
     }
     return HEDDLE_OK;
 }

@@ -29,16 +29,16 @@
 enum { SPINS_BEFORE_SLEEP = 4000, SPINS_BEFORE_YIELD = 2000 };
 
 static struct pool {
-    _Atomic uint64_t word;        /* generation << 32 | tasks left */
-    _Atomic uint32_t generation;  /* what sleepers sleep on */
+    _Atomic uint64_t word;       /* generation << 32 | tasks left */
+    _Atomic uint32_t generation; /* what sleepers sleep on */
     _Atomic uint32_t n_sleeping;
     _Atomic int64_t n_done;
     int64_t n_tasks;
-    _Atomic int n_wanted;         /* threads of this call; workers from n_wanted on stay out */
+    _Atomic int n_wanted; /* threads of this call; workers from n_wanted on stay out */
     void (*fn)(void *arg, int64_t task, int thread);
     void *arg;
     atomic_flag is_busy;
-    int n_workers;                /* started; worker i has thread number i + 1 */
+    int n_workers; /* started; worker i has thread number i + 1 */
     pid_t owner;
 } pool = {.is_busy = ATOMIC_FLAG_INIT};
 
@@ -131,7 +131,8 @@ static void run_shared(int n_threads, int64_t n_tasks, void (*fn)(void *, int64_
     }
 }
 
-void hdl_parallel_for(int n_threads, int64_t n_tasks, void (*fn)(void *arg, int64_t task, int thread), void *arg)
+void hdl_parallel_for(int n_threads, int64_t n_tasks, void (*fn)(void *arg, int64_t task, int thread),
+                      void *arg)
 {
     n_threads = (int)HDL_MIN((int64_t)n_threads, n_tasks);
     bool is_shared = n_threads > 1 && n_tasks <= UINT32_MAX && !atomic_flag_test_and_set(&pool.is_busy);

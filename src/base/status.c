@@ -33,8 +33,8 @@ void hdl_clear_error(void)
 
 const char *hdl_status_name(heddle_status status)
 {
-    static const char *const names[] = {"ok",       "invalid", "nomem",  "io",       "format", "unsupported",
-                                        "capacity", "device",  "busy",   "cancelled", "internal"};
+    static const char *const names[] = {"ok",       "invalid", "nomem", "io",        "format",  "unsupported",
+                                        "capacity", "device",  "busy",  "cancelled", "internal"};
     int i = -(int)status;
     return i >= 0 && i < HDL_COUNT(names) ? names[i] : "unknown status";
 }

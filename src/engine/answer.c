@@ -14,10 +14,8 @@ struct heddle_sampler {
 
 void heddle_sampler_options_default(heddle_sampler_options *options)
 {
-    *options = (heddle_sampler_options){.struct_size = sizeof *options,
-                                        .top_p = 1,
-                                        .repetition_penalty = 1,
-                                        .repetition_window = 64};
+    *options = (heddle_sampler_options){
+        .struct_size = sizeof *options, .top_p = 1, .repetition_penalty = 1, .repetition_window = 64};
 }
 
 static void copy_options(const heddle_sampler_options *from, hdl_logit_bias *bias, hdl_sampler_options *to)
@@ -31,7 +29,8 @@ static void copy_options(const heddle_sampler_options *from, hdl_logit_bias *bia
                                 .seed = from->seed,
                                 .bias = bias,
                                 .n_bias = (int32_t)from->n_bias};
-    for (int64_t i = 0; i < from->n_bias; i++) bias[i] = (hdl_logit_bias){from->bias[i].id, from->bias[i].bias};
+    for (int64_t i = 0; i < from->n_bias; i++)
+        bias[i] = (hdl_logit_bias){from->bias[i].id, from->bias[i].bias};
 }
 
 heddle_status heddle_sampler_new(heddle_sampler **out, const heddle_engine *engine,
@@ -69,12 +68,14 @@ void heddle_sampler_free(heddle_sampler *sampler)
     hdl_free(sampler);
 }
 
-heddle_status heddle_sample(heddle_sampler *sampler, const heddle_session *session, const uint64_t *mask, int32_t *id)
+heddle_status heddle_sample(heddle_sampler *sampler, const heddle_session *session, const uint64_t *mask,
+                            int32_t *id)
 {
     const float *logits = heddle_session_logits(session);
     int64_t len = heddle_session_len(session);
     *id = -1;
-    if (!logits) return HDL_FAIL(HEDDLE_E_INVALID, "the session holds no logits yet: read at least one token first");
+    if (!logits)
+        return HDL_FAIL(HEDDLE_E_INVALID, "the session holds no logits yet: read at least one token first");
     if (sampler->n_seen > len) sampler->n_seen = 0; /* the session was cut back: its tail is told again */
     for (int64_t i = HDL_MAX(sampler->n_seen, len - sampler->window); i < len; i++)
         hdl_sampler_accept(sampler->inner, heddle_session_ids(session)[i]);

@@ -17,16 +17,17 @@ heddle_status heddle_batch_new(heddle_batch **out, heddle_engine *engine, const 
     *out = NULL;
     HDL_TRY(hdl_options_check(options, &checked));
     if (max_sessions < 1 || max_sessions > HDL_MAX_SEQS)
-        return HDL_FAIL(HEDDLE_E_INVALID, "a batch of %d sessions: must be in 1..%d", max_sessions, HDL_MAX_SEQS);
+        return HDL_FAIL(HEDDLE_E_INVALID, "a batch of %d sessions: must be in 1..%d", max_sessions,
+                        HDL_MAX_SEQS);
     if (max_rows < max_sessions || max_rows > 1 << 16)
-        return HDL_FAIL(HEDDLE_E_INVALID, "a batch of %lld rows: must be in %d..%d", (long long)max_rows, max_sessions,
-                        1 << 16);
+        return HDL_FAIL(HEDDLE_E_INVALID, "a batch of %lld rows: must be in %d..%d", (long long)max_rows,
+                        max_sessions, 1 << 16);
     if (!plan) HDL_TRY(heddle_plan_named(&dense, "dense"));
     heddle_batch *batch = hdl_calloc(1, sizeof *batch);
     heddle_status status = HEDDLE_E_NOMEM;
     if (batch && (batch->items = hdl_calloc(max_sessions, sizeof *batch->items)))
-        status = hdl_runner_new(&batch->runner, engine, plan ? plan->plan : dense->plan, &checked, max_sessions,
-                                max_rows);
+        status = hdl_runner_new(&batch->runner, engine, plan ? plan->plan : dense->plan, &checked,
+                                max_sessions, max_rows);
     heddle_plan_free(dense);
     if (!status) atomic_fetch_add(&engine->n_users, 1);
     if (status) heddle_batch_free(batch);
@@ -64,8 +65,10 @@ heddle_status heddle_batch_step(heddle_batch *batch, const heddle_batch_item *it
             own->options.context_tokens > runner->options.context_tokens ||
             !hdl_route_plan_equal(&own->schedule->routes[0], &runner->schedule->routes[0], n_layers) ||
             !hdl_route_plan_equal(&own->schedule->routes[1], &runner->schedule->routes[1], n_layers))
-            return HDL_FAIL(HEDDLE_E_INVALID, "session %d of the step: was made with another engine, plan or a larger "
-                            "context than the batch", i);
+            return HDL_FAIL(HEDDLE_E_INVALID,
+                            "session %d of the step: was made with another engine, plan or a larger "
+                            "context than the batch",
+                            i);
         for (int32_t j = 0; j < i; j++)
             if (items[j].session == items[i].session)
                 return HDL_FAIL(HEDDLE_E_INVALID, "sessions %d and %d of the step are the same", j, i);

@@ -29,7 +29,8 @@ heddle_status heddle_device_describe(char **text)
     for (int i = 0; i < HDL_N_READ_SIZES; i++)
         hdl_buf_printf(&buf, "read, working set %6.1f MiB: %6.1f GB/s, one thread %6.1f\n",
                        (double)peaks.read[i].bytes / 0x1p20, peaks.read[i].gbs_all, peaks.read[i].gbs_one);
-    hdl_buf_printf(&buf, "f32 multiply-add: %.0f GFLOP/s, one thread %.0f\n", peaks.fma_gflops_all, peaks.fma_gflops_one);
+    hdl_buf_printf(&buf, "f32 multiply-add: %.0f GFLOP/s, one thread %.0f\n", peaks.fma_gflops_all,
+                   peaks.fma_gflops_one);
     hdl_buf_printf(&buf, "int8 dot: %.0f GOP/s, one thread %.0f\n", peaks.int8_gops_all, peaks.int8_gops_one);
     heddle_status status = hdl_buf_status(&buf);
     if (status) hdl_buf_deinit(&buf);

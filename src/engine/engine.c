@@ -59,9 +59,23 @@ static heddle_status take_census(heddle_engine *engine)
     if (model->output.data != model->token_embd.data) count(&census, &model->output);
     for (int32_t i = 0; i < model->facts.n_layers; i++) {
         const hdl_layer_weights *w = &model->layers[i];
-        const hdl_tensor *all[] = {&w->attn_norm, &w->wq, &w->wk, &w->wv, &w->wo, &w->bq, &w->bk, &w->bv, &w->bo,
-                                   &w->q_norm, &w->k_norm, &w->post_attn_norm, &w->post_ffn_norm, &w->ffn_norm,
-                                   &w->w_gate, &w->w_up, &w->w_down};
+        const hdl_tensor *all[] = {&w->attn_norm,
+                                   &w->wq,
+                                   &w->wk,
+                                   &w->wv,
+                                   &w->wo,
+                                   &w->bq,
+                                   &w->bk,
+                                   &w->bv,
+                                   &w->bo,
+                                   &w->q_norm,
+                                   &w->k_norm,
+                                   &w->post_attn_norm,
+                                   &w->post_ffn_norm,
+                                   &w->ffn_norm,
+                                   &w->w_gate,
+                                   &w->w_up,
+                                   &w->w_down};
         for (int64_t t = 0; t < HDL_COUNT(all); t++) count(&census, all[t]);
     }
     engine->n_params = census.n_params;
@@ -72,7 +86,8 @@ static heddle_status take_census(heddle_engine *engine)
     return hdl_buf_status(&engine->formats);
 }
 
-heddle_status heddle_engine_open(heddle_engine **out, const char *model_path, const heddle_engine_options *options)
+heddle_status heddle_engine_open(heddle_engine **out, const char *model_path,
+                                 const heddle_engine_options *options)
 {
     *out = NULL;
     if (!model_path || !*model_path) return HDL_FAIL(HEDDLE_E_INVALID, "model path: is empty");
@@ -96,7 +111,8 @@ heddle_status heddle_engine_close(heddle_engine *engine)
 {
     if (!engine) return HEDDLE_OK;
     int n_users = atomic_load(&engine->n_users);
-    if (n_users) return HDL_FAIL(HEDDLE_E_BUSY, "the engine is still used by %d sessions or batches", n_users);
+    if (n_users)
+        return HDL_FAIL(HEDDLE_E_BUSY, "the engine is still used by %d sessions or batches", n_users);
     hdl_model_close(engine->model);
     hdl_buf_deinit(&engine->formats);
     hdl_free(engine);

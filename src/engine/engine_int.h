@@ -37,9 +37,9 @@ struct heddle_session {
     hdl_runner *runner;
     hdl_kv_store *store; /* owned reference */
     hdl_kv_seq *kv;
-    int32_t *ids;        /* [context_tokens] */
+    int32_t *ids; /* [context_tokens] */
     int64_t context_tokens;
-    float *logits;       /* [n_vocab] of the last token */
+    float *logits; /* [n_vocab] of the last token */
     bool has_logits;
     int32_t *kept_ids, *kept_counts; /* lists of the last refresh; NULL where the plan keeps none */
     int64_t kept_visible;            /* 0 = none kept */
@@ -68,8 +68,8 @@ typedef struct hdl_forward_item {
 } hdl_forward_item;
 typedef void (*hdl_logit_sink)(const hdl_forward_item *item, int64_t row, const float *logits, void *user);
 /* Appends every item's tokens. All or nothing: on failure no session is changed. */
-heddle_status hdl_forward(hdl_runner *runner, const hdl_forward_item *items, int32_t n_items, hdl_logit_sink sink,
-                          void *user);
+heddle_status hdl_forward(hdl_runner *runner, const hdl_forward_item *items, int32_t n_items,
+                          hdl_logit_sink sink, void *user);
 
 /* memory.c */
 int64_t hdl_kv_bytes(const heddle_engine *engine, const heddle_session_options *options, int64_t n_tokens);

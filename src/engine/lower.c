@@ -62,8 +62,8 @@ static heddle_status add_linear(const lowering *at, hdl_buffer in, const part *p
 }
 
 /* A projection back to the residual stream: added to x, or through a norm of its own first. */
-static heddle_status add_output(const lowering *at, hdl_buffer in, const hdl_tensor *w, const hdl_tensor *bias,
-                                const hdl_tensor *post_norm)
+static heddle_status add_output(const lowering *at, hdl_buffer in, const hdl_tensor *w,
+                                const hdl_tensor *bias, const hdl_tensor *post_norm)
 {
     if (!at->facts->has_post_norms) return add_linear(at, in, &(part){w, bias, HDL_BUF_X, true}, 1);
     HDL_TRY(add_linear(at, in, &(part){w, bias, HDL_BUF_NORMED, false}, 1));
@@ -107,12 +107,16 @@ static heddle_status lower_layer(const lowering *at)
     const hdl_layer_weights *w = &at->model->layers[at->layer];
     bool has_kv = facts->layers[at->layer].kv_source == at->layer;
     HDL_TRY(add_norm(at, HDL_BUF_X, HDL_BUF_NONE, HDL_BUF_NORMED, &w->attn_norm, 1, facts->hidden_size));
-    part qkv[3] = {{&w->wq, &w->bq, HDL_BUF_Q, false}, {&w->wk, &w->bk, HDL_BUF_K, false}, {&w->wv, &w->bv, HDL_BUF_V, false}};
+    part qkv[3] = {{&w->wq, &w->bq, HDL_BUF_Q, false},
+                   {&w->wk, &w->bk, HDL_BUF_K, false},
+                   {&w->wv, &w->bv, HDL_BUF_V, false}};
     HDL_TRY(add_linear(at, HDL_BUF_NORMED, qkv, has_kv ? 3 : 1));
     if (facts->has_qk_norm) {
-        HDL_TRY(add_norm(at, HDL_BUF_Q, HDL_BUF_NONE, HDL_BUF_Q, &w->q_norm, facts->n_heads, facts->head_dim));
+        HDL_TRY(
+            add_norm(at, HDL_BUF_Q, HDL_BUF_NONE, HDL_BUF_Q, &w->q_norm, facts->n_heads, facts->head_dim));
         if (has_kv)
-            HDL_TRY(add_norm(at, HDL_BUF_K, HDL_BUF_NONE, HDL_BUF_K, &w->k_norm, facts->n_kv_heads, facts->head_dim));
+            HDL_TRY(add_norm(at, HDL_BUF_K, HDL_BUF_NONE, HDL_BUF_K, &w->k_norm, facts->n_kv_heads,
+                             facts->head_dim));
     }
     HDL_TRY(add_rope(at, HDL_BUF_Q, facts->n_heads));
     if (has_kv) {
@@ -126,7 +130,8 @@ static heddle_status lower_layer(const lowering *at)
     HDL_TRY(add_linear(at, HDL_BUF_NORMED, ffn, 2));
     hdl_step glu = new_step(at, HDL_OP_GLU, HDL_BUF_GATE, HDL_BUF_GATE);
     glu.in2 = HDL_BUF_UP;
-    glu.u.glu = (hdl_glu_args){.n_cols = facts->n_ff, .stride = facts->n_ff, .is_gelu = facts->act == HDL_ACT_GELU_TANH};
+    glu.u.glu = (hdl_glu_args){
+        .n_cols = facts->n_ff, .stride = facts->n_ff, .is_gelu = facts->act == HDL_ACT_GELU_TANH};
     HDL_TRY(hdl_schedule_add(at->schedule, &glu));
     return add_output(at, HDL_BUF_GATE, &w->w_down, NULL, &w->post_ffn_norm);
 }
@@ -158,7 +163,8 @@ static heddle_status lower_model(hdl_schedule *schedule, const hdl_model *model)
     for (at.layer = 0; at.layer < facts->n_layers; at.layer++) HDL_TRY(lower_layer(&at));
     schedule->n_layer_steps = schedule->n_steps;
     at.layer = HDL_MAX_LAYERS;
-    HDL_TRY(add_norm(&at, HDL_BUF_LAST, HDL_BUF_NONE, HDL_BUF_LAST, &model->output_norm, 1, facts->hidden_size));
+    HDL_TRY(
+        add_norm(&at, HDL_BUF_LAST, HDL_BUF_NONE, HDL_BUF_LAST, &model->output_norm, 1, facts->hidden_size));
     HDL_TRY(add_linear(&at, HDL_BUF_LAST, &(part){&model->output, NULL, HDL_BUF_LOGITS, false}, 1));
     book_buffers(schedule);
     hdl_schedule_layout(schedule);
@@ -172,14 +178,15 @@ heddle_status hdl_compile(hdl_schedule **out, const heddle_engine *engine, const
 {
     const hdl_model_facts *facts = &engine->model->facts;
     int64_t logit_rows = LOGIT_TILE_BYTES / ((int64_t)facts->n_vocab * 4);
-    hdl_schedule_limits limits = {.max_rows = max_rows,
-                                  .max_list_rows = options->plan_governs_all ? max_rows : HDL_MAX(max_seqs, SPECULATIVE_ROWS),
-                                  .max_context = options->context_tokens,
-                                  .max_logit_rows = HDL_MIN(HDL_MAX(logit_rows, 1), (int64_t)MAX_LOGIT_ROWS),
-                                  .max_seqs = max_seqs,
-                                  .n_threads = engine->n_threads,
-                                  .is_invariant = options->is_invariant != 0,
-                                  .kv_dtype = hdl_dtype_named(options->kv_type)};
+    hdl_schedule_limits limits = {
+        .max_rows = max_rows,
+        .max_list_rows = options->plan_governs_all ? max_rows : HDL_MAX(max_seqs, SPECULATIVE_ROWS),
+        .max_context = options->context_tokens,
+        .max_logit_rows = HDL_MIN(HDL_MAX(logit_rows, 1), (int64_t)MAX_LOGIT_ROWS),
+        .max_seqs = max_seqs,
+        .n_threads = engine->n_threads,
+        .is_invariant = options->is_invariant != 0,
+        .kv_dtype = hdl_dtype_named(options->kv_type)};
     limits.max_list_rows = HDL_MIN(limits.max_list_rows, max_rows);
     HDL_TRY(hdl_schedule_new(out, plan, facts, &limits));
     heddle_status status = lower_model(*out, engine->model);

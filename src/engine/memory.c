@@ -29,8 +29,8 @@ heddle_status hdl_options_check(const heddle_session_options *given, heddle_sess
     if (strcmp(out->kv_layout, "token") && strcmp(out->kv_layout, "head"))
         return HDL_FAIL(HEDDLE_E_INVALID, "KV layout \"%s\": must be token or head", out->kv_layout);
     if (out->context_tokens < 1 || out->context_tokens > MAX_CONTEXT_TOKENS)
-        return HDL_FAIL(HEDDLE_E_INVALID, "context of %lld tokens: must be in 1..%d", (long long)out->context_tokens,
-                        MAX_CONTEXT_TOKENS);
+        return HDL_FAIL(HEDDLE_E_INVALID, "context of %lld tokens: must be in 1..%d",
+                        (long long)out->context_tokens, MAX_CONTEXT_TOKENS);
     if (out->page_shift < 4 || out->page_shift > 28)
         return HDL_FAIL(HEDDLE_E_INVALID, "page_shift %d: must be in 4..28", out->page_shift);
     if (out->chunk_rows < 1 || out->chunk_rows > MAX_CHUNK_ROWS)
@@ -45,14 +45,15 @@ heddle_status hdl_group_specs(const heddle_engine *engine, const heddle_session_
     const hdl_model_facts *facts = &engine->model->facts;
     hdl_kv_layout layout;
     for (int32_t g = 0; g < facts->n_groups; g++) {
-        specs[g] = (hdl_kv_group_spec){.n_layers = facts->groups[g].n_layers,
-                                       .window = facts->groups[g].kind == HDL_CACHE_ROLLING ? facts->groups[g].window : 0,
-                                       .n_kv_heads = facts->n_kv_heads,
-                                       .head_dim = facts->head_dim,
-                                       .v_head_dim = facts->v_head_dim,
-                                       .dtype = hdl_dtype_named(options->kv_type),
-                                       .is_head_major = !strcmp(options->kv_layout, "head"),
-                                       .page_shift = options->page_shift};
+        specs[g] = (hdl_kv_group_spec){
+            .n_layers = facts->groups[g].n_layers,
+            .window = facts->groups[g].kind == HDL_CACHE_ROLLING ? facts->groups[g].window : 0,
+            .n_kv_heads = facts->n_kv_heads,
+            .head_dim = facts->head_dim,
+            .v_head_dim = facts->v_head_dim,
+            .dtype = hdl_dtype_named(options->kv_type),
+            .is_head_major = !strcmp(options->kv_layout, "head"),
+            .page_shift = options->page_shift};
         HDL_TRY(hdl_kv_layout_of(&layout, &specs[g]));
     }
     return HEDDLE_OK;
@@ -92,7 +93,8 @@ static heddle_status fill(const heddle_engine *engine, const hdl_plan *plan, hed
     *memory = (heddle_memory){.struct_size = sizeof *memory,
                               .weight_bytes = engine->model->weight_bytes,
                               .kv_bytes = hdl_kv_bytes(engine, &options, n_tokens),
-                              .workspace_bytes = schedule->arena_bytes + n_tokens * 4 + engine->model->facts.n_vocab * 4,
+                              .workspace_bytes = schedule->arena_bytes + n_tokens * 4 +
+                                                 engine->model->facts.n_vocab * 4,
                               .available_bytes = available_bytes()};
     memory->total_bytes = memory->weight_bytes + memory->kv_bytes + memory->workspace_bytes;
     hdl_schedule_free(schedule);
@@ -107,15 +109,16 @@ static const hdl_plan *plan_or_dense(const heddle_plan *plan, heddle_plan **dens
 }
 
 heddle_status heddle_memory_plan(const heddle_engine *engine, const heddle_plan *plan,
-                                 const heddle_session_options *options, int64_t n_tokens, heddle_memory *memory)
+                                 const heddle_session_options *options, int64_t n_tokens,
+                                 heddle_memory *memory)
 {
     heddle_session_options checked;
     heddle_plan *dense;
     *memory = (heddle_memory){.struct_size = sizeof *memory};
     HDL_TRY(hdl_options_check(options, &checked));
     if (n_tokens < 1 || n_tokens > MAX_CONTEXT_TOKENS)
-        return HDL_FAIL(HEDDLE_E_INVALID, "a memory plan for %lld tokens: must be in 1..%d", (long long)n_tokens,
-                        MAX_CONTEXT_TOKENS);
+        return HDL_FAIL(HEDDLE_E_INVALID, "a memory plan for %lld tokens: must be in 1..%d",
+                        (long long)n_tokens, MAX_CONTEXT_TOKENS);
     const hdl_plan *used = plan_or_dense(plan, &dense);
     heddle_status status = used ? fill(engine, used, checked, n_tokens, memory) : HEDDLE_E_NOMEM;
     heddle_plan_free(dense);
@@ -133,11 +136,12 @@ heddle_status hdl_memory_check(const heddle_engine *engine, const hdl_plan *plan
         if (fits + step < options->context_tokens && !fill(engine, plan, *options, fits + step, &probe) &&
             probe.total_bytes <= memory.available_bytes)
             fits += step;
-    return HDL_FAIL(HEDDLE_E_CAPACITY, "a context of %lld tokens takes %.1f GiB (weights %.2f, KV %.2f, workspace %.2f) "
+    return HDL_FAIL(HEDDLE_E_CAPACITY,
+                    "a context of %lld tokens takes %.1f GiB (weights %.2f, KV %.2f, workspace %.2f) "
                     "and %.1f GiB are available; the largest context that fits is %lld tokens",
-                    (long long)options->context_tokens, memory.total_bytes / 0x1p30, memory.weight_bytes / 0x1p30,
-                    memory.kv_bytes / 0x1p30, memory.workspace_bytes / 0x1p30, memory.available_bytes / 0x1p30,
-                    (long long)fits);
+                    (long long)options->context_tokens, memory.total_bytes / 0x1p30,
+                    memory.weight_bytes / 0x1p30, memory.kv_bytes / 0x1p30, memory.workspace_bytes / 0x1p30,
+                    memory.available_bytes / 0x1p30, (long long)fits);
 }
 
 heddle_status heddle_explain(const heddle_engine *engine, const heddle_plan *plan,
@@ -151,13 +155,15 @@ heddle_status heddle_explain(const heddle_engine *engine, const heddle_plan *pla
     *text = NULL;
     HDL_TRY(hdl_options_check(options, &checked));
     const hdl_plan *used = plan_or_dense(plan, &dense);
-    heddle_status status = used ? hdl_compile(&schedule, engine, used, &checked, 1, checked.chunk_rows) : HEDDLE_E_NOMEM;
+    heddle_status status = used ? hdl_compile(&schedule, engine, used, &checked, 1, checked.chunk_rows)
+                                : HEDDLE_E_NOMEM;
     if (!status) status = hdl_explain(schedule, used, &buf);
     if (!status) status = fill(engine, used, checked, checked.context_tokens, &memory);
     if (!status) {
-        hdl_buf_printf(&buf, "\nmemory at %lld tokens, KV %s: weights %lld + KV %lld + workspace %lld = %lld bytes\n",
-                       (long long)checked.context_tokens, checked.kv_type, (long long)memory.weight_bytes,
-                       (long long)memory.kv_bytes, (long long)memory.workspace_bytes, (long long)memory.total_bytes);
+        hdl_buf_printf(
+            &buf, "\nmemory at %lld tokens, KV %s: weights %lld + KV %lld + workspace %lld = %lld bytes\n",
+            (long long)checked.context_tokens, checked.kv_type, (long long)memory.weight_bytes,
+            (long long)memory.kv_bytes, (long long)memory.workspace_bytes, (long long)memory.total_bytes);
         status = hdl_buf_status(&buf);
     }
     hdl_schedule_free(schedule);

@@ -56,7 +56,8 @@ static hdl_route route_of(const hdl_runner *runner, const hdl_forward_item *item
     if (item->is_prompt && !runner->options.plan_governs_all) return HDL_ROUTE_PREFILL;
     const heddle_session *session = item->session;
     int64_t len = hdl_kv_seq_len(session->kv);
-    bool is_fresh = session->kept_visible && len + item->n_ids - session->kept_visible < runner->schedule->refresh;
+    bool is_fresh = session->kept_visible &&
+                    len + item->n_ids - session->kept_visible < runner->schedule->refresh;
     return item->n_ids == 1 && is_fresh ? HDL_ROUTE_REUSE : HDL_ROUTE_DECODE;
 }
 
@@ -77,17 +78,19 @@ static heddle_status check_items(const hdl_runner *runner, const hdl_forward_ite
     int64_t n_rows = 0, n_list_rows = 0;
     int32_t n_vocab = schedule->facts->n_vocab;
     if (n_items < 1 || n_items > schedule->limits.max_seqs)
-        return HDL_FAIL(HEDDLE_E_INVALID, "a step of %d sequences: must be in 1..%d", n_items, schedule->limits.max_seqs);
+        return HDL_FAIL(HEDDLE_E_INVALID, "a step of %d sequences: must be in 1..%d", n_items,
+                        schedule->limits.max_seqs);
     for (int32_t i = 0; i < n_items; i++) {
         const hdl_forward_item *item = &items[i];
-        if (item->n_ids < 1) return HDL_FAIL(HEDDLE_E_INVALID, "sequence %d: 0 new tokens; must be 1 or more", i);
+        if (item->n_ids < 1)
+            return HDL_FAIL(HEDDLE_E_INVALID, "sequence %d: 0 new tokens; must be 1 or more", i);
         if (item->mask && item->n_ids > schedule->tile_rows)
             return HDL_FAIL(HEDDLE_E_INVALID, "sequence %d: a mask over %lld rows; at most %lld", i,
                             (long long)item->n_ids, (long long)schedule->tile_rows);
         for (int64_t t = 0; t < item->n_ids; t++)
             if (item->ids[t] < 0 || item->ids[t] >= n_vocab)
-                return HDL_FAIL(HEDDLE_E_INVALID, "token %lld of sequence %d is %d: must be in 0..%d", (long long)t, i,
-                                item->ids[t], n_vocab - 1);
+                return HDL_FAIL(HEDDLE_E_INVALID, "token %lld of sequence %d is %d: must be in 0..%d",
+                                (long long)t, i, item->ids[t], n_vocab - 1);
         n_rows += item->n_ids;
         if (route_of(runner, item) != HDL_ROUTE_PREFILL) n_list_rows += item->n_ids;
     }
@@ -134,8 +137,8 @@ static void count_reads(const hdl_runner *runner, heddle_session *session, int64
         session->tokens_read += tokens;
         session->n_layer_rows += 1;
         session->stats.decode_kv_bytes_read += tokens * (double)layout->token_bytes;
-        session->stats.decode_kv_bytes_dense +=
-            hdl_cost_tokens_dense(facts, layer, position) * (double)layout->token_bytes;
+        session->stats.decode_kv_bytes_dense += hdl_cost_tokens_dense(facts, layer, position) *
+                                                (double)layout->token_bytes;
     }
 }
 
@@ -171,8 +174,8 @@ static void hand_out(hdl_runner *runner, const hdl_forward_item *items, int32_t 
     }
 }
 
-heddle_status hdl_forward(hdl_runner *runner, const hdl_forward_item *items, int32_t n_items, hdl_logit_sink sink,
-                          void *user)
+heddle_status hdl_forward(hdl_runner *runner, const hdl_forward_item *items, int32_t n_items,
+                          hdl_logit_sink sink, void *user)
 {
     if (!runner->schedule->arena) HDL_TRY(hdl_schedule_bind(runner->schedule));
     HDL_TRY(check_items(runner, items, n_items));

@@ -15,19 +15,22 @@ static double now_s(void)
 
 enum { SPARE_PAGES_FACTOR = 8, SPARE_PAGES = 256 }; /* address space only: room for forks */
 
-static heddle_status make_store(hdl_kv_store **out, const heddle_engine *engine, const heddle_session_options *options)
+static heddle_status make_store(hdl_kv_store **out, const heddle_engine *engine,
+                                const heddle_session_options *options)
 {
     hdl_kv_group_spec specs[HDL_MAX_GROUPS];
     int64_t n_pages[HDL_MAX_GROUPS];
     HDL_TRY(hdl_group_specs(engine, options, specs));
     for (int32_t g = 0; g < engine->model->facts.n_groups; g++)
-        n_pages[g] = hdl_kv_pages_for(&specs[g], options->context_tokens, options->chunk_rows) * SPARE_PAGES_FACTOR +
+        n_pages[g] = hdl_kv_pages_for(&specs[g], options->context_tokens, options->chunk_rows) *
+                         SPARE_PAGES_FACTOR +
                      (options->page_shift <= 12 ? SPARE_PAGES : 0);
     return hdl_kv_store_new(out, specs, engine->model->facts.n_groups, n_pages);
 }
 
 /* A session over a runner, with a KV sequence that is either new or given (adopted). */
-static heddle_status session_over(heddle_session **out, hdl_runner *runner, hdl_kv_store *store, hdl_kv_seq *kv)
+static heddle_status session_over(heddle_session **out, hdl_runner *runner, hdl_kv_store *store,
+                                  hdl_kv_seq *kv)
 {
     const hdl_schedule *schedule = runner->schedule;
     heddle_session *session = hdl_calloc(1, sizeof *session);
@@ -43,7 +46,8 @@ static heddle_status session_over(heddle_session **out, hdl_runner *runner, hdl_
         !(session->logits = hdl_calloc(schedule->facts->n_vocab, sizeof *session->logits)))
         goto done;
     if (schedule->n_kept &&
-        (!(session->kept_ids = hdl_calloc(schedule->n_kept * schedule->kept_ids_max, sizeof *session->kept_ids)) ||
+        (!(session->kept_ids = hdl_calloc(schedule->n_kept * schedule->kept_ids_max,
+                                          sizeof *session->kept_ids)) ||
          !(session->kept_counts = hdl_calloc((int64_t)schedule->n_kept * schedule->facts->n_kv_heads,
                                              sizeof *session->kept_counts))))
         goto done;
@@ -112,7 +116,8 @@ static void on_logits(const hdl_forward_item *item, int64_t row, const float *lo
     int64_t at = call->done + row;
     if (call->row && !call->is_stopped) call->row(call, at, logits);
     if (at == call->n_ids - 1 || row == item->n_ids - 1) {
-        memcpy(call->session->logits, logits, (size_t)call->session->runner->schedule->facts->n_vocab * sizeof *logits);
+        memcpy(call->session->logits, logits,
+               (size_t)call->session->runner->schedule->facts->n_vocab * sizeof *logits);
         call->session->has_logits = true;
     }
 }
@@ -133,16 +138,18 @@ static heddle_status read_tokens(heddle_session *session, read_call *call)
     call->session = session;
     if (total < 1) return HDL_FAIL(HEDDLE_E_INVALID, "0 tokens to read: must be 1 or more");
     if (hdl_kv_seq_len(session->kv) + total > session->context_tokens)
-        return HDL_FAIL(HEDDLE_E_CAPACITY, "%lld tokens are read and %lld more are given: the context holds %lld",
-                        (long long)hdl_kv_seq_len(session->kv), (long long)total, (long long)session->context_tokens);
+        return HDL_FAIL(
+            HEDDLE_E_CAPACITY, "%lld tokens are read and %lld more are given: the context holds %lld",
+            (long long)hdl_kv_seq_len(session->kv), (long long)total, (long long)session->context_tokens);
     atomic_store(&session->is_cancelled, false);
     for (call->done = 0; call->done < total && !status;) {
         int64_t n = HDL_MIN(n_chunk, total - call->done), last = call->done + n == total ? n - 1 : n;
-        hdl_forward_item item = {.session = session,
-                                 .ids = call->ids + call->done,
-                                 .n_ids = n,
-                                 .is_prompt = is_prompt,
-                                 .first_logit_row = HDL_MIN(last, HDL_MAX(call->first_logit_row - call->done, 0))};
+        hdl_forward_item item = {
+            .session = session,
+            .ids = call->ids + call->done,
+            .n_ids = n,
+            .is_prompt = is_prompt,
+            .first_logit_row = HDL_MIN(last, HDL_MAX(call->first_logit_row - call->done, 0))};
         status = hdl_forward(session->runner, &item, 1, on_logits, call);
         if (status) break;
         call->done += n;
@@ -164,7 +171,8 @@ static heddle_status read_tokens(heddle_session *session, read_call *call)
 heddle_status heddle_session_extend(heddle_session *session, const int32_t *ids, int64_t n_ids,
                                     heddle_progress_fn progress, void *user)
 {
-    read_call call = {.ids = ids, .n_ids = n_ids, .first_logit_row = n_ids, .progress = progress, .progress_user = user};
+    read_call call = {
+        .ids = ids, .n_ids = n_ids, .first_logit_row = n_ids, .progress = progress, .progress_user = user};
     return read_tokens(session, &call);
 }
 
@@ -197,11 +205,12 @@ static float nll_of(const float *logits, int32_t n_vocab, int32_t id)
 static void score_row(read_call *call, int64_t row, const float *logits)
 {
     if (row + 1 < call->n_ids)
-        call->nll[row + 1] = nll_of(logits, call->session->runner->schedule->facts->n_vocab, call->ids[row + 1]);
+        call->nll[row + 1] = nll_of(logits, call->session->runner->schedule->facts->n_vocab,
+                                    call->ids[row + 1]);
 }
 
-heddle_status heddle_session_score(heddle_session *session, const int32_t *ids, int64_t n_ids, int64_t first_scored,
-                                   float *nll, heddle_progress_fn progress, void *user)
+heddle_status heddle_session_score(heddle_session *session, const int32_t *ids, int64_t n_ids,
+                                   int64_t first_scored, float *nll, heddle_progress_fn progress, void *user)
 {
     read_call call = {.ids = ids,
                       .n_ids = n_ids,
@@ -219,7 +228,8 @@ heddle_status heddle_session_score(heddle_session *session, const int32_t *ids, 
 
 static void hand_row(read_call *call, int64_t row, const float *logits)
 {
-    if (row >= call->first_logit_row && call->logits_fn(row, logits, call->logits_user)) call->is_stopped = true;
+    if (row >= call->first_logit_row && call->logits_fn(row, logits, call->logits_user))
+        call->is_stopped = true;
 }
 
 heddle_status heddle_session_each_logits(heddle_session *session, const int32_t *ids, int64_t n_ids,
@@ -254,7 +264,8 @@ const int32_t *heddle_session_ids(const heddle_session *session)
 heddle_status heddle_session_truncate(heddle_session *session, int64_t n, int64_t *n_kept)
 {
     int64_t len = hdl_kv_seq_len(session->kv), kept = len;
-    if (n < 0) return HDL_FAIL(HEDDLE_E_INVALID, "truncation to %lld tokens: must be 0 or more", (long long)n);
+    if (n < 0)
+        return HDL_FAIL(HEDDLE_E_INVALID, "truncation to %lld tokens: must be 0 or more", (long long)n);
     if (n < len) {
         kept = hdl_kv_seq_truncate(session->kv, n);
         session->has_logits = false;
@@ -282,7 +293,8 @@ heddle_status heddle_session_fork(heddle_session **out, const heddle_session *se
     copy->kept_visible = session->kept_visible;
     if (schedule->n_kept) {
         memcpy(copy->kept_ids, session->kept_ids, (size_t)(schedule->n_kept * schedule->kept_ids_max) * 4);
-        memcpy(copy->kept_counts, session->kept_counts, (size_t)schedule->n_kept * schedule->facts->n_kv_heads * 4);
+        memcpy(copy->kept_counts, session->kept_counts,
+               (size_t)schedule->n_kept * schedule->facts->n_kv_heads * 4);
     }
     return HEDDLE_OK;
 }

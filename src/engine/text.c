@@ -40,8 +40,8 @@ void heddle_ids_free(int32_t *ids)
     hdl_free(ids);
 }
 
-heddle_status heddle_detokenize(const heddle_engine *engine, const int32_t *ids, int64_t n_ids, int with_special,
-                                char **text, int64_t *n_bytes)
+heddle_status heddle_detokenize(const heddle_engine *engine, const int32_t *ids, int64_t n_ids,
+                                int with_special, char **text, int64_t *n_bytes)
 {
     const hdl_tokenizer *tok;
     hdl_buf buf = {0};
@@ -61,7 +61,8 @@ heddle_status heddle_detokenize(const heddle_engine *engine, const int32_t *ids,
 }
 
 heddle_status heddle_chat_turn(const heddle_engine *engine, const char *previous_role, const char *role,
-                               const char *content, int64_t n_bytes, int open_answer, int32_t **ids, int64_t *n_ids)
+                               const char *content, int64_t n_bytes, int open_answer, int32_t **ids,
+                               int64_t *n_ids)
 {
     const hdl_tokenizer *tok;
     const hdl_chat_template *chat = &engine->model->chat;
@@ -71,15 +72,17 @@ heddle_status heddle_chat_turn(const heddle_engine *engine, const char *previous
     *n_ids = 0;
     HDL_TRY(tokenizer_of(engine, &tok));
     if (chat->kind <= HDL_CHAT_UNKNOWN)
-        return HDL_FAIL(HEDDLE_E_UNSUPPORTED, chat->kind == HDL_CHAT_NONE
-                                                  ? "the model file holds no chat template"
-                                                  : "the model's chat template is not one of ChatML, Llama 3, Gemma");
+        return HDL_FAIL(HEDDLE_E_UNSUPPORTED,
+                        chat->kind == HDL_CHAT_NONE
+                            ? "the model file holds no chat template"
+                            : "the model's chat template is not one of ChatML, Llama 3, Gemma");
     if (strcmp(role, "system") && strcmp(role, "user") && strcmp(role, "assistant"))
         return HDL_FAIL(HEDDLE_E_INVALID, "role \"%s\": must be system, user or assistant", role);
     bool is_after_answer = previous_role && !strcmp(previous_role, "assistant");
     pieces[0].text = is_after_answer ? hdl_chat_close_answer(chat, false) : "";
     pieces[0].n = (int64_t)strlen(pieces[0].text);
-    int n = hdl_chat_turn_after(chat, previous_role, role, (hdl_text){content, n_bytes}, open_answer != 0, pieces + 1);
+    int n = hdl_chat_turn_after(chat, previous_role, role, (hdl_text){content, n_bytes}, open_answer != 0,
+                                pieces + 1);
     return give_ids(hdl_chat_encode(tok, pieces, n + 1, !previous_role, &made), &made, ids, n_ids);
 }
 

@@ -24,9 +24,9 @@ enum { HDL_KV_MAX_GROUPS = 4, HDL_KV_PAGE_SHIFT = 8 /* 256 tokens == HDL_KV_STRI
 
 typedef struct hdl_kv_group_spec {
     int32_t n_layers;
-    int32_t window;     /* > 0: rolling, only the last `window` tokens before a row are read */
+    int32_t window; /* > 0: rolling, only the last `window` tokens before a row are read */
     int32_t n_kv_heads, head_dim, v_head_dim;
-    hdl_dtype dtype;    /* F32, F16, BF16, I8 */
+    hdl_dtype dtype; /* F32, F16, BF16, I8 */
     bool is_head_major;
     int32_t page_shift; /* log2 tokens per page, 4..40 */
 } hdl_kv_group_spec;
@@ -46,7 +46,7 @@ typedef struct hdl_kv_store hdl_kv_store;
 heddle_status hdl_kv_store_new(hdl_kv_store **out, const hdl_kv_group_spec *specs, int32_t n_groups,
                                const int64_t *n_pages);
 hdl_kv_store *hdl_kv_store_ref(hdl_kv_store *store);
-void hdl_kv_store_unref(hdl_kv_store *store); /* the last one frees it; NULL is fine */
+void hdl_kv_store_unref(hdl_kv_store *store);               /* the last one frees it; NULL is fine */
 int64_t hdl_kv_store_live_bytes(const hdl_kv_store *store); /* pages in use, shared ones once */
 int64_t hdl_kv_store_peak_bytes(const hdl_kv_store *store);
 const hdl_kv_group_spec *hdl_kv_store_spec(const hdl_kv_store *store, int32_t group);

@@ -11,10 +11,10 @@
 typedef struct page_pool {
     hdl_kv_group_spec spec;
     hdl_kv_layout layout;
-    uint8_t *base;      /* reserved range of n_pages * page_bytes */
+    uint8_t *base; /* reserved range of n_pages * page_bytes */
     int64_t n_pages, n_free, mapped_bytes;
-    int32_t *free_ids;  /* [n_pages] stack */
-    int32_t *n_refs;    /* [n_pages] */
+    int32_t *free_ids; /* [n_pages] stack */
+    int32_t *n_refs;   /* [n_pages] */
 } page_pool;
 
 struct hdl_kv_store {
@@ -62,8 +62,8 @@ heddle_status hdl_kv_layout_of(hdl_kv_layout *out, const hdl_kv_group_spec *spec
     out->layer_bytes = HDL_ALIGN_UP(out->page_tokens * out->token_bytes, 64);
     if (__builtin_mul_overflow(out->layer_bytes, (int64_t)spec->n_layers, &out->page_bytes) ||
         out->page_bytes > (int64_t)1 << 46)
-        return HDL_FAIL(HEDDLE_E_CAPACITY, "a KV page of 2^%d tokens of %d layers is too large", spec->page_shift,
-                        spec->n_layers);
+        return HDL_FAIL(HEDDLE_E_CAPACITY, "a KV page of 2^%d tokens of %d layers is too large",
+                        spec->page_shift, spec->n_layers);
     out->page_bytes = HDL_ALIGN_UP(out->page_bytes, 4096);
     return HEDDLE_OK;
 }
@@ -178,7 +178,8 @@ static void page_drop(hdl_kv_store *store, int32_t group, page_table *table, int
     if (!table->pages[slot]) return;
     table->pages[slot] = NULL;
     if (--pool->n_refs[id] > 0) return;
-    madvise(pool->base + (int64_t)id * pool->layout.page_bytes, (size_t)pool->layout.page_bytes, MADV_DONTNEED);
+    madvise(pool->base + (int64_t)id * pool->layout.page_bytes, (size_t)pool->layout.page_bytes,
+            MADV_DONTNEED);
     pool->free_ids[pool->n_free++] = id;
     store->live_bytes -= pool->layout.page_bytes;
 }
@@ -244,8 +245,9 @@ heddle_status hdl_kv_seq_reserve(hdl_kv_seq *seq, int64_t n_new)
         int64_t need = ((len + pool->layout.page_tokens - 1) >> pool->spec.page_shift) - seq->tables[g].n;
         need = HDL_MAX(need, 0) + last_page_is_shared(seq, g);
         if (need > pool->n_free)
-            return HDL_FAIL(HEDDLE_E_CAPACITY, "the KV store is full: %lld pages of group %d wanted, %lld free",
-                            (long long)need, g, (long long)pool->n_free);
+            return HDL_FAIL(HEDDLE_E_CAPACITY,
+                            "the KV store is full: %lld pages of group %d wanted, %lld free", (long long)need,
+                            g, (long long)pool->n_free);
     }
     for (int32_t g = 0; n_new > 0 && g < store->n_groups; g++) {
         page_pool *pool = &store->groups[g];

@@ -17,8 +17,9 @@
 
 const char *hdl_buffer_name(hdl_buffer buffer)
 {
-    static const char *const names[HDL_N_BUFFERS] = {"-",  "x",    "normed", "q",       "k",    "v",     "attn",  "gate",
-                                                     "up", "last", "logits", "cos_sin", "mass", "spare", "lists", "work"};
+    static const char *const names[HDL_N_BUFFERS] = {"-",    "x",     "normed", "q",    "k",      "v",
+                                                     "attn", "gate",  "up",     "last", "logits", "cos_sin",
+                                                     "mass", "spare", "lists",  "work"};
     return names[buffer];
 }
 
@@ -36,11 +37,12 @@ static void add_mapped_slot(hdl_schedule *schedule)
     for (int r = 0; r < 2; r++)
         for (int32_t layer = 0; layer < schedule->facts->n_layers; layer++)
             is_needed |= schedule->routes[r].layers[layer].has_head_map;
-    for (int32_t i = 0; i < schedule->n_slots; i++) n_ids_max = HDL_MAX(n_ids_max, schedule->slots[i].n_ids_max);
+    for (int32_t i = 0; i < schedule->n_slots; i++)
+        n_ids_max = HDL_MAX(n_ids_max, schedule->slots[i].n_ids_max);
     schedule->mapped = is_needed ? schedule->n_slots++ : -1;
     if (is_needed)
-        schedule->slots[schedule->mapped] =
-            (hdl_selection){.block_size = 1, .n_lists = schedule->facts->n_kv_heads, .n_ids_max = n_ids_max};
+        schedule->slots[schedule->mapped] = (hdl_selection){
+            .block_size = 1, .n_lists = schedule->facts->n_kv_heads, .n_ids_max = n_ids_max};
 }
 
 static void assign_slots(hdl_schedule *schedule)
@@ -67,7 +69,8 @@ static void assign_slots(hdl_schedule *schedule)
     for (int32_t i = 0; i < schedule->n_slots; i++)
         row_bytes = HDL_MAX(row_bytes, schedule->slots[i].n_lists * (schedule->limits.max_context + 16) * 4);
     schedule->tile_rows = HDL_MIN(HDL_MAX(HDL_TILE_BYTES / row_bytes, 1), (int64_t)HDL_MAX_TILE_ROWS);
-    schedule->slot_rows = schedule->has_prefill_lists ? schedule->limits.max_rows : schedule->limits.max_list_rows;
+    schedule->slot_rows = schedule->has_prefill_lists ? schedule->limits.max_rows
+                                                      : schedule->limits.max_list_rows;
     schedule->tile_rows = HDL_MIN(schedule->tile_rows, schedule->slot_rows);
 }
 
@@ -86,13 +89,17 @@ heddle_status hdl_schedule_new(hdl_schedule **out, const hdl_plan *plan, const h
     int32_t n_in_group[HDL_MAX_GROUPS] = {0};
     for (int32_t layer = 0; layer < facts->n_layers && !status; layer++) {
         const hdl_layer_facts *at = &facts->layers[layer];
-        if (at->kv_source == layer) schedule->layer_in_group[layer] = n_in_group[at->cache_group]++;
-        else schedule->layer_in_group[layer] = schedule->layer_in_group[at->kv_source];
+        if (at->kv_source == layer)
+            schedule->layer_in_group[layer] = n_in_group[at->cache_group]++;
+        else
+            schedule->layer_in_group[layer] = schedule->layer_in_group[at->kv_source];
         const hdl_layer_plan *decode = &schedule->routes[HDL_ROUTE_DECODE].layers[layer];
         if (!decode->has_router) continue;
         if (schedule->refresh > 1 && decode->router.refresh != schedule->refresh)
-            status = HDL_FAIL(HEDDLE_E_UNSUPPORTED, "plan %s: routers refresh every %d and every %d steps; one interval "
-                              "a plan is supported", plan->name, schedule->refresh, decode->router.refresh);
+            status = HDL_FAIL(HEDDLE_E_UNSUPPORTED,
+                              "plan %s: routers refresh every %d and every %d steps; one interval "
+                              "a plan is supported",
+                              plan->name, schedule->refresh, decode->router.refresh);
         schedule->refresh = decode->router.refresh;
     }
     if (status) {
@@ -126,23 +133,23 @@ static void size_args(const hdl_schedule *schedule, const hdl_step *step, hdl_cl
     if (cls == HDL_CLASS_ONE) rows = HDL_MIN(rows, HDL_FEW_ROWS);
     *sized = *step;
     switch (step->op) {
-    case HDL_OP_EMBED: sized->u.embed.n_rows = rows; break;
-    case HDL_OP_NORM: sized->u.norm.n_rows *= rows; break; /* rows per row: heads of a QK norm */
-    case HDL_OP_LINEAR: sized->u.linear.n_rows = rows; break;
-    case HDL_OP_ROPE: sized->u.rope.n_rows = rows; break;
-    case HDL_OP_APPEND: sized->u.append.n_rows = rows; break;
-    case HDL_OP_GLU: sized->u.glu.n_rows = rows; break;
-    case HDL_OP_ATTEND: {
-        hdl_attend_args *args = &sized->u.attend.args;
-        args->n_seqs = limits->max_seqs;
-        args->n_rows = cls == HDL_CLASS_ONE ? limits->max_seqs : limits->max_rows;
-        args->max_q_len = cls == HDL_CLASS_ONE ? 1 : limits->max_rows;
-        if (step->u.attend.is_selecting && cls == HDL_CLASS_MANY)
-            args->n_rows = args->max_q_len = schedule->tile_rows;
-        args->max_kv_len = args->mass_stride = limits->max_context;
-        break;
-    }
-    default: break;
+        case HDL_OP_EMBED: sized->u.embed.n_rows = rows; break;
+        case HDL_OP_NORM: sized->u.norm.n_rows *= rows; break; /* rows per row: heads of a QK norm */
+        case HDL_OP_LINEAR: sized->u.linear.n_rows = rows; break;
+        case HDL_OP_ROPE: sized->u.rope.n_rows = rows; break;
+        case HDL_OP_APPEND: sized->u.append.n_rows = rows; break;
+        case HDL_OP_GLU: sized->u.glu.n_rows = rows; break;
+        case HDL_OP_ATTEND: {
+            hdl_attend_args *args = &sized->u.attend.args;
+            args->n_seqs = limits->max_seqs;
+            args->n_rows = cls == HDL_CLASS_ONE ? limits->max_seqs : limits->max_rows;
+            args->max_q_len = cls == HDL_CLASS_ONE ? 1 : limits->max_rows;
+            if (step->u.attend.is_selecting && cls == HDL_CLASS_MANY)
+                args->n_rows = args->max_q_len = schedule->tile_rows;
+            args->max_kv_len = args->mass_stride = limits->max_context;
+            break;
+        }
+        default: break;
     }
 }
 
@@ -204,7 +211,11 @@ static hdl_step attend_step(const hdl_schedule *schedule, int32_t layer, hdl_rou
 {
     const hdl_model_facts *facts = schedule->facts;
     const hdl_layer_facts *at = &facts->layers[layer];
-    hdl_step step = {.op = HDL_OP_ATTEND, .where = HDL_WHERE_ROUTE, .route = route, .layer = layer, .in = HDL_BUF_Q,
+    hdl_step step = {.op = HDL_OP_ATTEND,
+                     .where = HDL_WHERE_ROUTE,
+                     .route = route,
+                     .layer = layer,
+                     .in = HDL_BUF_Q,
                      .out = {HDL_BUF_ATTN}};
     step.u.attend = (hdl_attend_step){.is_attending = true,
                                       .group = at->cache_group,
@@ -249,7 +260,8 @@ static void add_router(hdl_schedule *schedule, hdl_step *step, const hdl_router_
     hdl_schedule_book(schedule, HDL_BUF_MASS, scores * 4);
 }
 
-static heddle_status add_list_attend(hdl_schedule *schedule, int32_t layer, hdl_route route, int32_t slot, int32_t kept)
+static heddle_status add_list_attend(hdl_schedule *schedule, int32_t layer, hdl_route route, int32_t slot,
+                                     int32_t kept)
 {
     hdl_step step = attend_step(schedule, layer, route);
     const hdl_layer_plan *at = &schedule->routes[HDL_MIN(route, HDL_ROUTE_DECODE)].layers[layer];
@@ -333,31 +345,31 @@ static void bind_step(const hdl_schedule *schedule, hdl_step *step)
     float *in = hdl_schedule_at(schedule, step->in), *in2 = hdl_schedule_at(schedule, step->in2);
     float *out = hdl_schedule_at(schedule, step->out[0]);
     switch (step->op) {
-    case HDL_OP_EMBED: step->u.embed.out = out; break;
-    case HDL_OP_NORM:
-        step->u.norm.x = in;
-        step->u.norm.residual = in2;
-        step->u.norm.out = out;
-        break;
-    case HDL_OP_LINEAR:
-        step->u.linear.x = in;
-        for (int32_t i = 0; i < step->u.linear.n_parts; i++)
-            step->u.linear.part[i].out = hdl_schedule_at(schedule, step->out[i]);
-        break;
-    case HDL_OP_ROPE: step->u.rope.x = in; break;
-    case HDL_OP_APPEND:
-        step->u.append.k = in;
-        step->u.append.v = in2;
-        break;
-    case HDL_OP_GLU:
-        step->u.glu.gate = in;
-        step->u.glu.up = in2;
-        break;
-    case HDL_OP_ATTEND:
-        step->u.attend.args.q = in;
-        step->u.attend.args.o = out;
-        break;
-    default: HDL_ASSERT(false);
+        case HDL_OP_EMBED: step->u.embed.out = out; break;
+        case HDL_OP_NORM:
+            step->u.norm.x = in;
+            step->u.norm.residual = in2;
+            step->u.norm.out = out;
+            break;
+        case HDL_OP_LINEAR:
+            step->u.linear.x = in;
+            for (int32_t i = 0; i < step->u.linear.n_parts; i++)
+                step->u.linear.part[i].out = hdl_schedule_at(schedule, step->out[i]);
+            break;
+        case HDL_OP_ROPE: step->u.rope.x = in; break;
+        case HDL_OP_APPEND:
+            step->u.append.k = in;
+            step->u.append.v = in2;
+            break;
+        case HDL_OP_GLU:
+            step->u.glu.gate = in;
+            step->u.glu.up = in2;
+            break;
+        case HDL_OP_ATTEND:
+            step->u.attend.args.q = in;
+            step->u.attend.args.o = out;
+            break;
+        default: HDL_ASSERT(false);
     }
 }
 

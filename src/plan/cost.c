@@ -10,7 +10,8 @@ double hdl_cost_tokens_dense(const hdl_model_facts *facts, int32_t layer, int64_
     return (double)(window ? HDL_MIN(visible, window) : visible);
 }
 
-double hdl_cost_tokens(const hdl_route_plan *route, const hdl_model_facts *facts, int32_t layer, int64_t position)
+double hdl_cost_tokens(const hdl_route_plan *route, const hdl_model_facts *facts, int32_t layer,
+                       int64_t position)
 {
     const hdl_layer_plan *at = &route->layers[layer];
     double dense = hdl_cost_tokens_dense(facts, layer, position), tokens = 0;

@@ -29,7 +29,8 @@ static bool next_group(const hdl_exec_batch *batch, group *at)
                   .first_row = at->first_row + at->n_rows,
                   .route = batch->seqs[first].route,
                   .cls = class_of(&batch->seqs[first])};
-    for (; i < batch->n_seqs && batch->seqs[i].route == at->route && class_of(&batch->seqs[i]) == at->cls; i++)
+    for (; i < batch->n_seqs && batch->seqs[i].route == at->route && class_of(&batch->seqs[i]) == at->cls;
+         i++)
         at->n_rows += batch->seqs[i].q_len;
     at->n_seqs = i - first;
     return true;
@@ -77,8 +78,8 @@ static int64_t slot_row(const hdl_schedule *schedule, const hdl_exec_batch *batc
     return row - first;
 }
 
-static hdl_selection slot_view(const hdl_schedule *schedule, const hdl_exec_batch *batch, int32_t slot, int64_t row,
-                               int64_t n_rows)
+static hdl_selection slot_view(const hdl_schedule *schedule, const hdl_exec_batch *batch, int32_t slot,
+                               int64_t row, int64_t n_rows)
 {
     hdl_selection view = schedule->slots[slot];
     int64_t at = slot_row(schedule, batch, row);
@@ -89,13 +90,14 @@ static hdl_selection slot_view(const hdl_schedule *schedule, const hdl_exec_batc
 }
 
 /* The control's scores: a hash of (seed, position, token), uniform in [0, 1). */
-static void fill_random(float *score, int64_t stride, int32_t n_lists, const int64_t *n_visible, int64_t n_rows,
-                        int64_t seed)
+static void fill_random(float *score, int64_t stride, int32_t n_lists, const int64_t *n_visible,
+                        int64_t n_rows, int64_t seed)
 {
     for (int64_t r = 0; r < n_rows; r++)
         for (int32_t l = 0; l < n_lists; l++)
             for (int64_t j = 0; j < n_visible[r]; j++) {
-                uint64_t h = (uint64_t)seed * 0x9E3779B97F4A7C15u ^ (uint64_t)n_visible[r] * 0xD1B54A32D192ED03u ^
+                uint64_t h = (uint64_t)seed * 0x9E3779B97F4A7C15u ^
+                             (uint64_t)n_visible[r] * 0xD1B54A32D192ED03u ^
                              (uint64_t)(j * 131 + l) * 0x2545F4914F6CDD1Du;
                 h = (h ^ (h >> 31)) * 0xBF58476D1CE4E5B9u;
                 h = (h ^ (h >> 27)) * 0x94D049BB133111EBu;
@@ -103,8 +105,8 @@ static void fill_random(float *score, int64_t stride, int32_t n_lists, const int
             }
 }
 
-static void keep_list(const hdl_schedule *schedule, hdl_exec_seq *seq, int32_t kept, const hdl_selection *list,
-                      int64_t row)
+static void keep_list(const hdl_schedule *schedule, hdl_exec_seq *seq, int32_t kept,
+                      const hdl_selection *list, int64_t row)
 {
     int32_t *to = seq->kept_ids + kept * schedule->kept_ids_max;
     for (int32_t l = 0; l < list->n_lists; l++) {
@@ -116,12 +118,13 @@ static void keep_list(const hdl_schedule *schedule, hdl_exec_seq *seq, int32_t k
 }
 
 /* A kept list and the tokens that came after it: still unique and ascending. */
-static void load_kept(const hdl_schedule *schedule, const hdl_exec_seq *seq, int32_t kept, hdl_selection *list,
-                      int64_t row)
+static void load_kept(const hdl_schedule *schedule, const hdl_exec_seq *seq, int32_t kept,
+                      hdl_selection *list, int64_t row)
 {
     const int32_t *from = seq->kept_ids + kept * schedule->kept_ids_max;
     for (int32_t l = 0; l < list->n_lists; l++) {
-        int32_t *ids = hdl_selection_ids(list, row, l), n = seq->kept_counts[kept * schedule->facts->n_kv_heads + l];
+        int32_t *ids = hdl_selection_ids(list, row, l),
+                n = seq->kept_counts[kept * schedule->facts->n_kv_heads + l];
         memcpy(ids, from + l * list->n_ids_max, (size_t)n * sizeof *ids);
         for (int64_t t = seq->kept_visible; t < seq->kv_len; t++) ids[n++] = (int32_t)t;
         *hdl_selection_count(list, row, l) = n;
@@ -129,8 +132,8 @@ static void load_kept(const hdl_schedule *schedule, const hdl_exec_seq *seq, int
 }
 
 /* `list` with its heads mapped, in the slot kept for that. */
-static hdl_selection map_heads(const hdl_schedule *schedule, const hdl_exec_batch *batch, const hdl_selection *list,
-                               const int16_t *head_map, int64_t first_row)
+static hdl_selection map_heads(const hdl_schedule *schedule, const hdl_exec_batch *batch,
+                               const hdl_selection *list, const int16_t *head_map, int64_t first_row)
 {
     hdl_selection mapped = slot_view(schedule, batch, schedule->mapped, first_row, list->n_rows);
     for (int64_t r = 0; r < list->n_rows; r++)
@@ -155,7 +158,8 @@ static hdl_attend_seq attend_seq(const hdl_exec_seq *seq, const hdl_attend_step 
 
 /* Attends rows first_row.. of the batch with the prepared sequences, then makes their lists. */
 static void attend_rows(const hdl_schedule *schedule, const hdl_step *step, const hdl_exec_batch *batch,
-                        const hdl_attend_seq *seqs, int32_t n_seqs, int64_t first_row, int64_t n_rows, hdl_class cls)
+                        const hdl_attend_seq *seqs, int32_t n_seqs, int64_t first_row, int64_t n_rows,
+                        hdl_class cls)
 {
     const hdl_attend_step *at = &step->u.attend;
     hdl_launch launch = launch_of(schedule);
@@ -187,8 +191,8 @@ static void attend_rows(const hdl_schedule *schedule, const hdl_step *step, cons
     select.max_visible = args.max_kv_len;
     select.out = &list;
     if (at->router.score == HDL_SCORE_RANDOM)
-        fill_random(hdl_schedule_at(schedule, HDL_BUF_MASS), args.mass_stride, select.n_lists, select.n_visible, n_rows,
-                    at->router.seed);
+        fill_random(hdl_schedule_at(schedule, HDL_BUF_MASS), args.mass_stride, select.n_lists,
+                    select.n_visible, n_rows, at->router.seed);
     at->select_impl->launch(&launch, &select);
 }
 
@@ -202,7 +206,8 @@ static hdl_attend_seq row_tile(const hdl_attend_seq *seq, int64_t from, int64_t 
     return tile;
 }
 
-static void attend_group(const hdl_schedule *schedule, const hdl_step *step, hdl_exec_batch *batch, const group *at)
+static void attend_group(const hdl_schedule *schedule, const hdl_step *step, hdl_exec_batch *batch,
+                         const group *at)
 {
     const hdl_attend_step *attend = &step->u.attend;
     int64_t row = 0;
@@ -277,19 +282,19 @@ static void exec_rows(const hdl_schedule *schedule, const hdl_step *step, const 
     hdl_step run = *step;
     const hdl_impl *impl = step->impl[n_rows <= HDL_FEW_ROWS ? HDL_CLASS_ONE : HDL_CLASS_MANY];
     switch (step->op) {
-    case HDL_OP_EMBED:
-        run.u.embed.n_rows = n_rows;
-        run.u.embed.ids = ids;
-        break;
-    case HDL_OP_NORM: run.u.norm.n_rows *= n_rows; break;
-    case HDL_OP_LINEAR: run.u.linear.n_rows = n_rows; break;
-    case HDL_OP_ROPE:
-        run.u.rope.n_rows = n_rows;
-        run.u.rope.cos_sin =
-            hdl_schedule_at(schedule, HDL_BUF_COS_SIN) + step->rope * schedule->limits.max_rows * HDL_MAX_ROPE_DIM;
-        break;
-    case HDL_OP_GLU: run.u.glu.n_rows = n_rows; break;
-    default: HDL_ASSERT(false);
+        case HDL_OP_EMBED:
+            run.u.embed.n_rows = n_rows;
+            run.u.embed.ids = ids;
+            break;
+        case HDL_OP_NORM: run.u.norm.n_rows *= n_rows; break;
+        case HDL_OP_LINEAR: run.u.linear.n_rows = n_rows; break;
+        case HDL_OP_ROPE:
+            run.u.rope.n_rows = n_rows;
+            run.u.rope.cos_sin = hdl_schedule_at(schedule, HDL_BUF_COS_SIN) +
+                                 step->rope * schedule->limits.max_rows * HDL_MAX_ROPE_DIM;
+            break;
+        case HDL_OP_GLU: run.u.glu.n_rows = n_rows; break;
+        default: HDL_ASSERT(false);
     }
     impl->launch(&launch, &run.u);
 }
@@ -320,5 +325,6 @@ void hdl_exec_logits(const hdl_schedule *schedule, const int64_t *rows, int64_t 
         exec_rows(schedule, &schedule->steps[i], NULL, n_rows);
     float cap = schedule->facts->logit_soft_cap;
     float *logits = hdl_schedule_at(schedule, HDL_BUF_LOGITS);
-    for (int64_t i = 0; cap > 0 && i < n_rows * schedule->facts->n_vocab; i++) logits[i] = cap * tanhf(logits[i] / cap);
+    for (int64_t i = 0; cap > 0 && i < n_rows * schedule->facts->n_vocab; i++)
+        logits[i] = cap * tanhf(logits[i] / cap);
 }

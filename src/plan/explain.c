@@ -17,12 +17,13 @@ static void explain_layers(const hdl_schedule *schedule, hdl_route route, const 
         else if (at->owner == layer)
             hdl_buf_puts(text, "token_list, its own");
         else
-            hdl_buf_printf(text, "token_list of layer %d%s", at->owner, at->has_head_map ? ", heads mapped" : "");
+            hdl_buf_printf(text, "token_list of layer %d%s", at->owner,
+                           at->has_head_map ? ", heads mapped" : "");
         if (at->has_router) {
             static const char *const scores[] = {"forced tokens only", "attention mass", "random"};
             const hdl_router_spec *router = &at->router;
-            hdl_buf_printf(text, "; makes a list by %s: top_k %lld + sinks %d + window %d", scores[router->score],
-                           (long long)router->top_k, router->n_sink, router->window);
+            hdl_buf_printf(text, "; makes a list by %s: top_k %lld + sinks %d + window %d",
+                           scores[router->score], (long long)router->top_k, router->n_sink, router->window);
             if (router->is_per_kv_head) hdl_buf_puts(text, ", one per KV head");
             if (router->refresh > 1) hdl_buf_printf(text, ", every %d steps", router->refresh);
         }
@@ -47,7 +48,8 @@ static void explain_step(const hdl_step *step, hdl_buf *text)
                            (long long)w->n_cols);
         }
     if (step->op == HDL_OP_ATTEND && step->u.attend.slot >= 0)
-        hdl_buf_printf(text, " %s list %d", step->u.attend.is_selecting ? "makes" : "reads", step->u.attend.slot);
+        hdl_buf_printf(text, " %s list %d", step->u.attend.is_selecting ? "makes" : "reads",
+                       step->u.attend.slot);
     for (int cls = 0; cls < HDL_N_CLASSES; cls++)
         if (step->impl[cls] && (!cls || step->impl[1] != step->impl[0]))
             hdl_buf_printf(text, "%s%s", cls ? " | " : "  ", step->impl[cls]->name);
@@ -64,8 +66,10 @@ static void explain_steps(const hdl_schedule *schedule, hdl_buf *text)
     while (i <= schedule->n_steps) {
         int32_t layer = i < schedule->n_steps ? schedule->steps[i].layer : -2, begin = i;
         current.n = 0;
-        for (; i < schedule->n_steps && schedule->steps[i].layer == layer; i++) explain_step(&schedule->steps[i], &current);
-        bool is_same = previous.n == current.n && previous.n && !memcmp(previous.data, current.data, (size_t)current.n);
+        for (; i < schedule->n_steps && schedule->steps[i].layer == layer; i++)
+            explain_step(&schedule->steps[i], &current);
+        bool is_same = previous.n == current.n && previous.n &&
+                       !memcmp(previous.data, current.data, (size_t)current.n);
         if (previous.n && !is_same) {
             int32_t last = begin ? schedule->steps[begin - 1].layer : -1;
             if (first >= 0)
@@ -87,13 +91,18 @@ heddle_status hdl_explain(const hdl_schedule *schedule, const hdl_plan *plan, hd
     hdl_buf_printf(text, "plan %s: %s\n\n", plan->name, plan->about);
     explain_layers(schedule, HDL_ROUTE_PREFILL, "prefill", text);
     explain_layers(schedule, HDL_ROUTE_DECODE, "decode", text);
-    hdl_buf_printf(text, "\nschedule: %d steps; \"a | b\": a for one row a sequence (linear layers: up to %d rows), b for "
-                   "more\n", schedule->n_steps, HDL_FEW_ROWS);
+    hdl_buf_printf(
+        text,
+        "\nschedule: %d steps; \"a | b\": a for one row a sequence (linear layers: up to %d rows), b for "
+        "more\n",
+        schedule->n_steps, HDL_FEW_ROWS);
     explain_steps(schedule, text);
-    hdl_buf_printf(text, "\nrefused implementations\n%s", schedule->refusals.n ? schedule->refusals.data : "  none\n");
+    hdl_buf_printf(text, "\nrefused implementations\n%s",
+                   schedule->refusals.n ? schedule->refusals.data : "  none\n");
     hdl_buf_printf(text, "\nbooked for %lld rows a step, %lld that may route, context %lld, %d threads%s\n",
-                   (long long)limits->max_rows, (long long)schedule->slot_rows, (long long)limits->max_context,
-                   limits->n_threads, limits->is_invariant ? ", invariant" : "");
+                   (long long)limits->max_rows, (long long)schedule->slot_rows,
+                   (long long)limits->max_context, limits->n_threads,
+                   limits->is_invariant ? ", invariant" : "");
     for (int b = 1; b < HDL_N_BUFFERS; b++)
         if (schedule->buffer_bytes[b])
             hdl_buf_printf(text, "  %-8s %12lld bytes\n", hdl_buffer_name((hdl_buffer)b),

@@ -32,7 +32,8 @@ static const struct router_int {
 
 static heddle_status read_router(const json_t *obj, const char *path, hdl_router_spec *out)
 {
-    static const char *const keys[] = {"score", "select", "lists", "top_k", "sinks", "window", "refresh", "seed", NULL};
+    static const char *const keys[] = {"score",  "select",  "lists", "top_k", "sinks",
+                                       "window", "refresh", "seed",  NULL};
     const char *score = "attention_mass", *select = "top_k", *lists = "layer";
     *out = (hdl_router_spec){.refresh = 1};
     if (!json_is_object(obj)) return HDL_FAIL(HEDDLE_E_INVALID, "%s: must be an object", path);
@@ -44,8 +45,8 @@ static heddle_status read_router(const json_t *obj, const char *path, hdl_router
     for (int i = 0; i < HDL_COUNT(score_names); i++)
         if (!strcmp(score, score_names[i])) kind = i;
     if (kind < 0)
-        return HDL_FAIL(HEDDLE_E_INVALID, "%s.score \"%s\": must be \"none\", \"attention_mass\" or \"random\"", path,
-                        score);
+        return HDL_FAIL(HEDDLE_E_INVALID,
+                        "%s.score \"%s\": must be \"none\", \"attention_mass\" or \"random\"", path, score);
     if (strcmp(select, "top_k"))
         return HDL_FAIL(HEDDLE_E_INVALID, "%s.select \"%s\": must be \"top_k\"", path, select);
     if (strcmp(lists, "layer") && strcmp(lists, "kv_head"))
@@ -68,7 +69,8 @@ static heddle_status read_router(const json_t *obj, const char *path, hdl_router
     if (out->top_k + out->n_sink + out->window < 1)
         return HDL_FAIL(HEDDLE_E_INVALID, "%s: sinks + window + top_k is 0: a row could read nothing", path);
     if (out->refresh > 1 && out->window < 1)
-        return HDL_FAIL(HEDDLE_E_INVALID, "%s.refresh %d: needs a window of at least 1 token", path, out->refresh);
+        return HDL_FAIL(HEDDLE_E_INVALID, "%s.refresh %d: needs a window of at least 1 token", path,
+                        out->refresh);
     return HEDDLE_OK;
 }
 
@@ -77,7 +79,7 @@ typedef struct rule {
     hdl_operator_kind op;
     bool has_router;
     hdl_router_spec router;
-    int32_t share; /* -2 none, -1 previous, else a layer */
+    int32_t share;    /* -2 none, -1 previous, else a layer */
     int32_t n_mapped; /* 0 = no head_map */
     int16_t head_map[HDL_MAX_MAPPED_HEADS];
 } rule;
@@ -110,12 +112,14 @@ static heddle_status read_rule(const json_t *obj, const char *path, rule *out)
     HDL_TRY(hdl_json_only(obj, path, keys));
     HDL_TRY(hdl_json_str(obj, path, "operator", &op));
     if (strcmp(op, "dense") && strcmp(op, "token_list"))
-        return HDL_FAIL(HEDDLE_E_INVALID, "%s.operator \"%s\": must be \"dense\" or \"token_list\"", path, op);
+        return HDL_FAIL(HEDDLE_E_INVALID, "%s.operator \"%s\": must be \"dense\" or \"token_list\"", path,
+                        op);
     out->op = strcmp(op, "dense") ? HDL_OPERATOR_TOKEN_LIST : HDL_OPERATOR_DENSE;
     out->layers = json_object_get(obj, "layers");
     const char *word = json_string_value(out->layers);
     if (!json_is_array(out->layers) && (!word || (strcmp(word, "all") && strcmp(word, "rest"))))
-        return HDL_FAIL(HEDDLE_E_INVALID, "%s.layers: must be \"all\", \"rest\" or a list of layer numbers", path);
+        return HDL_FAIL(HEDDLE_E_INVALID, "%s.layers: must be \"all\", \"rest\" or a list of layer numbers",
+                        path);
     const json_t *share = json_object_get(obj, "share"), *router = json_object_get(obj, "router");
     if (router) {
         char router_path[256];
@@ -124,7 +128,8 @@ static heddle_status read_rule(const json_t *obj, const char *path, rule *out)
         HDL_TRY(read_router(router, router_path, &out->router));
     }
     if (share) {
-        if (json_is_integer(share) && json_integer_value(share) >= 0 && json_integer_value(share) < HDL_MAX_LAYERS)
+        if (json_is_integer(share) && json_integer_value(share) >= 0 &&
+            json_integer_value(share) < HDL_MAX_LAYERS)
             out->share = (int32_t)json_integer_value(share);
         else if (json_is_string(share) && !strcmp(json_string_value(share), "previous"))
             out->share = -1;
@@ -132,7 +137,8 @@ static heddle_status read_rule(const json_t *obj, const char *path, rule *out)
             return HDL_FAIL(HEDDLE_E_INVALID, "%s.share: must be \"previous\" or a layer number", path);
     }
     if (out->op == HDL_OPERATOR_TOKEN_LIST && out->has_router == (out->share != -2))
-        return HDL_FAIL(HEDDLE_E_INVALID, "%s: token_list needs either a router of its own or \"share\"", path);
+        return HDL_FAIL(HEDDLE_E_INVALID, "%s: token_list needs either a router of its own or \"share\"",
+                        path);
     if (out->op == HDL_OPERATOR_DENSE && out->share != -2)
         return HDL_FAIL(HEDDLE_E_INVALID, "%s.share: a dense layer reads no list", path);
     return read_head_map(json_object_get(obj, "head_map"), path, out);
@@ -210,7 +216,8 @@ static heddle_status adopt(hdl_plan **out, json_t *doc, const char *source)
         return status ? blame(status, source) : HEDDLE_E_NOMEM;
     }
     const char *about = json_string_value(json_object_get(doc, "about"));
-    *plan = (hdl_plan){.doc = doc, .name = json_string_value(json_object_get(doc, "name")), .about = about ? about : ""};
+    *plan = (hdl_plan){
+        .doc = doc, .name = json_string_value(json_object_get(doc, "name")), .about = about ? about : ""};
     *out = plan;
     return HEDDLE_OK;
 }
@@ -243,11 +250,13 @@ static heddle_status override_doc(json_t *doc, const char *text)
         int n_key = equals ? (int)(equals - text) : (int)n;
         const struct router_int *row = NULL;
         for (int i = 0; i < HDL_COUNT(router_ints); i++)
-            if ((size_t)n_key == strlen(router_ints[i].key) && !strncmp(text, router_ints[i].key, (size_t)n_key))
+            if ((size_t)n_key == strlen(router_ints[i].key) &&
+                !strncmp(text, router_ints[i].key, (size_t)n_key))
                 row = &router_ints[i];
         if (!row)
-            return HDL_FAIL(HEDDLE_E_INVALID, "override \"%.*s\": must be one of top_k, sinks, window, refresh, seed",
-                            (int)n, text);
+            return HDL_FAIL(HEDDLE_E_INVALID,
+                            "override \"%.*s\": must be one of top_k, sinks, window, refresh, seed", (int)n,
+                            text);
         char *end = NULL;
         int64_t value = equals ? strtoll(equals + 1, &end, 10) : 0;
         if (!equals || end == equals + 1 || end != text + n)
@@ -255,7 +264,8 @@ static heddle_status override_doc(json_t *doc, const char *text)
         json_t *variants = json_object_get(doc, "variants");
         for (size_t i = 0; i < json_array_size(variants); i++)
             for (int r = 0; r < 2; r++)
-                HDL_TRY(override_rules(json_object_get(json_array_get(variants, i), route_keys[r]), row->key, value));
+                HDL_TRY(override_rules(json_object_get(json_array_get(variants, i), route_keys[r]), row->key,
+                                       value));
         text += n + (text[n] == ',');
     }
     return HEDDLE_OK;
@@ -278,8 +288,9 @@ static heddle_status load_text(hdl_buf *text, const char *spec, int64_t n_name)
         hdl_buf names = {0};
         for (const hdl_embedded_plan *p = hdl_embedded_plans; p->name; p++)
             hdl_buf_printf(&names, "%s%s", p == hdl_embedded_plans ? "" : ", ", p->name);
-        status = HDL_FAIL(HEDDLE_E_INVALID, "plan \"%s\": is neither a file (name it with / or .json) nor one of: %s",
-                          path, names.data ? names.data : "");
+        status = HDL_FAIL(HEDDLE_E_INVALID,
+                          "plan \"%s\": is neither a file (name it with / or .json) nor one of: %s", path,
+                          names.data ? names.data : "");
         hdl_buf_deinit(&names);
     }
     hdl_free(path);
@@ -324,8 +335,10 @@ static bool variant_fits(const json_t *variant, const hdl_model_facts *facts)
 {
     const json_t *when = json_object_get(variant, "when");
     const char *arch = json_string_value(json_object_get(when, "arch"));
-    const json_t *n_layers = json_object_get(when, "n_layers"), *hidden = json_object_get(when, "hidden_size");
-    return (!arch || !strcmp(arch, facts->arch)) && (!n_layers || json_integer_value(n_layers) == facts->n_layers) &&
+    const json_t *n_layers = json_object_get(when, "n_layers"),
+                 *hidden = json_object_get(when, "hidden_size");
+    return (!arch || !strcmp(arch, facts->arch)) &&
+           (!n_layers || json_integer_value(n_layers) == facts->n_layers) &&
            (!hidden || json_integer_value(hidden) == facts->hidden_size);
 }
 
@@ -333,22 +346,25 @@ static bool variant_fits(const json_t *variant, const hdl_model_facts *facts)
 static void apply(const rule *one, int32_t layer, hdl_route_plan *out, int32_t *wanted)
 {
     hdl_layer_plan *at = &out->layers[layer];
-    *at = (hdl_layer_plan){.op = one->op, .has_router = one->has_router, .router = one->router, .owner = -1,
+    *at = (hdl_layer_plan){.op = one->op,
+                           .has_router = one->has_router,
+                           .router = one->router,
+                           .owner = -1,
                            .has_head_map = one->n_mapped > 0};
     memcpy(at->head_map, one->head_map, sizeof at->head_map);
     wanted[layer] = one->share;
 }
 
-static heddle_status apply_rule(const rule *one, const char *path, const hdl_model_facts *facts, hdl_route_plan *out,
-                                int32_t *wanted, bool *is_named)
+static heddle_status apply_rule(const rule *one, const char *path, const hdl_model_facts *facts,
+                                hdl_route_plan *out, int32_t *wanted, bool *is_named)
 {
     if (one->n_mapped && one->n_mapped != facts->n_kv_heads)
-        return HDL_FAIL(HEDDLE_E_INVALID, "%s.head_map: has %d entries; the model has %d KV heads", path, one->n_mapped,
-                        facts->n_kv_heads);
+        return HDL_FAIL(HEDDLE_E_INVALID, "%s.head_map: has %d entries; the model has %d KV heads", path,
+                        one->n_mapped, facts->n_kv_heads);
     for (int32_t i = 0; i < one->n_mapped; i++)
         if (one->head_map[i] >= facts->n_kv_heads)
-            return HDL_FAIL(HEDDLE_E_INVALID, "%s.head_map[%d] %d: must be in 0..%d", path, i, one->head_map[i],
-                            facts->n_kv_heads - 1);
+            return HDL_FAIL(HEDDLE_E_INVALID, "%s.head_map[%d] %d: must be in 0..%d", path, i,
+                            one->head_map[i], facts->n_kv_heads - 1);
     if (!json_is_array(one->layers)) { /* "all", "rest": the layers without a window that no rule named yet */
         for (int32_t layer = 0; layer < facts->n_layers; layer++)
             if (!is_named[layer] && !facts->layers[layer].window) {
@@ -364,12 +380,13 @@ static heddle_status apply_rule(const rule *one, const char *path, const hdl_mod
             return HDL_FAIL(HEDDLE_E_INVALID, "%s.layers[%zu] %lld: the model has layers 0..%d", path, i,
                             (long long)layer, facts->n_layers - 1);
         if (is_named[layer])
-            return HDL_FAIL(HEDDLE_E_INVALID, "%s.layers[%zu] %lld: a rule before it names this layer", path, i,
-                            (long long)layer);
+            return HDL_FAIL(HEDDLE_E_INVALID, "%s.layers[%zu] %lld: a rule before it names this layer", path,
+                            i, (long long)layer);
         if (facts->layers[layer].window && (one->op != HDL_OPERATOR_DENSE || one->has_router))
-            return HDL_FAIL(HEDDLE_E_INVALID, "%s.layers[%zu] %lld: the model gives this layer a window of %d tokens; "
-                            "it can neither make nor read a list", path, i, (long long)layer,
-                            facts->layers[layer].window);
+            return HDL_FAIL(HEDDLE_E_INVALID,
+                            "%s.layers[%zu] %lld: the model gives this layer a window of %d tokens; "
+                            "it can neither make nor read a list",
+                            path, i, (long long)layer, facts->layers[layer].window);
         apply(one, (int32_t)layer, out, wanted);
         is_named[layer] = true;
     }
@@ -384,8 +401,10 @@ heddle_status hdl_plan_resolve(const hdl_plan *plan, const hdl_model_facts *fact
     for (at = 0; at < json_array_size(variants) && !variant; at++)
         if (variant_fits(json_array_get(variants, at), facts)) variant = json_array_get(variants, at);
     if (!variant)
-        return HDL_FAIL(HEDDLE_E_UNSUPPORTED, "plan %s: has no variant for architecture %s with %d layers and hidden "
-                        "size %d", plan->name, facts->arch, facts->n_layers, facts->hidden_size);
+        return HDL_FAIL(HEDDLE_E_UNSUPPORTED,
+                        "plan %s: has no variant for architecture %s with %d layers and hidden "
+                        "size %d",
+                        plan->name, facts->arch, facts->n_layers, facts->hidden_size);
     bool is_named[HDL_MAX_LAYERS] = {false};
     int32_t wanted[HDL_MAX_LAYERS];
     for (int32_t layer = 0; layer < facts->n_layers; layer++) {

@@ -20,7 +20,12 @@ enum { HDL_PLAN_VERSION = 1, HDL_MAX_MAPPED_HEADS = 64 };
 
 /* Prompt rows take PREFILL, generated rows DECODE; REUSE is a decode step between two refreshes,
  * where the lists of the last refresh are read again. */
-typedef enum hdl_route { HDL_ROUTE_PREFILL = 0, HDL_ROUTE_DECODE = 1, HDL_ROUTE_REUSE = 2, HDL_N_ROUTES } hdl_route;
+typedef enum hdl_route {
+    HDL_ROUTE_PREFILL = 0,
+    HDL_ROUTE_DECODE = 1,
+    HDL_ROUTE_REUSE = 2,
+    HDL_N_ROUTES
+} hdl_route;
 
 typedef enum hdl_score_kind {
     HDL_SCORE_NONE = 0, /* only the forced set: sinks and window */
@@ -32,9 +37,9 @@ typedef enum hdl_operator_kind { HDL_OPERATOR_DENSE = 0, HDL_OPERATOR_TOKEN_LIST
 
 typedef struct hdl_router_spec {
     hdl_score_kind score;
-    int64_t top_k;      /* unforced tokens; sinks and window come on top */
+    int64_t top_k; /* unforced tokens; sinks and window come on top */
     int32_t n_sink, window;
-    int32_t refresh;    /* decode steps per new list; 1 = every step */
+    int32_t refresh;     /* decode steps per new list; 1 = every step */
     bool is_per_kv_head; /* one list per KV head instead of one for the layer */
     int64_t seed;
 } hdl_router_spec;
@@ -43,7 +48,7 @@ typedef struct hdl_layer_plan {
     hdl_operator_kind op;
     bool has_router;
     hdl_router_spec router;
-    int32_t owner; /* token_list: the layer whose list is read (may be the layer itself); else -1 */
+    int32_t owner;     /* token_list: the layer whose list is read (may be the layer itself); else -1 */
     bool has_head_map; /* KV head h reads the owner's list head_map[h] instead of list h */
     int16_t head_map[HDL_MAX_MAPPED_HEADS]; /* [n_kv_heads] */
 } hdl_layer_plan;
@@ -72,7 +77,8 @@ heddle_status hdl_share_owners(hdl_route_plan *route, const hdl_model_facts *fac
 bool hdl_route_plan_equal(const hdl_route_plan *a, const hdl_route_plan *b, int32_t n_layers);
 
 /* cost.c: K and V rows (tokens) that one layer reads for a row at `position`, and dense's. */
-double hdl_cost_tokens(const hdl_route_plan *route, const hdl_model_facts *facts, int32_t layer, int64_t position);
+double hdl_cost_tokens(const hdl_route_plan *route, const hdl_model_facts *facts, int32_t layer,
+                       int64_t position);
 double hdl_cost_tokens_dense(const hdl_model_facts *facts, int32_t layer, int64_t position);
 
 #endif

@@ -16,49 +16,49 @@
 
 enum {
     HDL_MAX_SEQS = 256,
-    HDL_MAX_TILE_ROWS = 64,      /* query rows whose scores are held at once, */
-    HDL_TILE_BYTES = 16 << 20,   /* and how large they may be (one row always fits) */
+    HDL_MAX_TILE_ROWS = 64,    /* query rows whose scores are held at once, */
+    HDL_TILE_BYTES = 16 << 20, /* and how large they may be (one row always fits) */
     HDL_FEW_ROWS = 8           /* up to here a linear layer streams its weights */
 };
 typedef enum hdl_class { HDL_CLASS_ONE = 0, HDL_CLASS_MANY = 1, HDL_N_CLASSES } hdl_class;
 typedef enum hdl_where {
-    HDL_WHERE_ALL = 0,   /* every row of the batch */
-    HDL_WHERE_ROUTE,     /* the rows of step.route */
-    HDL_WHERE_LOGITS     /* the gathered rows whose logits are wanted */
+    HDL_WHERE_ALL = 0, /* every row of the batch */
+    HDL_WHERE_ROUTE,   /* the rows of step.route */
+    HDL_WHERE_LOGITS   /* the gathered rows whose logits are wanted */
 } hdl_where;
 typedef enum hdl_buffer { /* activations; names as in `explain` */
-    HDL_BUF_NONE = 0,
-    HDL_BUF_X,       /* [rows, hidden] residual stream */
-    HDL_BUF_NORMED,  /* [rows, hidden] */
-    HDL_BUF_Q,       /* [rows, n_heads, head_dim] */
-    HDL_BUF_K,       /* [rows, n_kv_heads, head_dim] */
-    HDL_BUF_V,       /* [rows, n_kv_heads, v_head_dim] */
-    HDL_BUF_ATTN,    /* [rows, n_heads, v_head_dim] */
-    HDL_BUF_GATE,    /* [rows, n_ff] */
-    HDL_BUF_UP,      /* [rows, n_ff] */
-    HDL_BUF_LAST,    /* [logit rows, hidden] */
-    HDL_BUF_LOGITS,  /* [logit rows, n_vocab] */
-    HDL_BUF_COS_SIN, /* [ropes, rows, dim/2, 2] */
-    HDL_BUF_MASS,    /* [tile rows, lists, context] */
-    HDL_BUF_SPARE,   /* [tile rows, n_heads, v_head_dim] output of a pass that only observes */
-    HDL_BUF_LISTS,   /* the slots: ids and counts */
-    HDL_BUF_WORK,    /* scratch of the implementations */
-    HDL_N_BUFFERS
+                          HDL_BUF_NONE = 0,
+                          HDL_BUF_X,       /* [rows, hidden] residual stream */
+                          HDL_BUF_NORMED,  /* [rows, hidden] */
+                          HDL_BUF_Q,       /* [rows, n_heads, head_dim] */
+                          HDL_BUF_K,       /* [rows, n_kv_heads, head_dim] */
+                          HDL_BUF_V,       /* [rows, n_kv_heads, v_head_dim] */
+                          HDL_BUF_ATTN,    /* [rows, n_heads, v_head_dim] */
+                          HDL_BUF_GATE,    /* [rows, n_ff] */
+                          HDL_BUF_UP,      /* [rows, n_ff] */
+                          HDL_BUF_LAST,    /* [logit rows, hidden] */
+                          HDL_BUF_LOGITS,  /* [logit rows, n_vocab] */
+                          HDL_BUF_COS_SIN, /* [ropes, rows, dim/2, 2] */
+                          HDL_BUF_MASS,    /* [tile rows, lists, context] */
+                          HDL_BUF_SPARE, /* [tile rows, n_heads, v_head_dim] output of a pass that only observes */
+                          HDL_BUF_LISTS, /* the slots: ids and counts */
+                          HDL_BUF_WORK,  /* scratch of the implementations */
+                          HDL_N_BUFFERS
 } hdl_buffer;
 const char *hdl_buffer_name(hdl_buffer buffer);
 
 typedef struct hdl_attend_step {
     hdl_attend_args args;
-    bool is_attending;       /* false: only a list is made (static and random routers) */
-    bool is_selecting;       /* makes list `slot` with `router`, from the mass of this very pass */
-    bool is_kept;            /* REUSE: list `slot` is first loaded from the sequence's kept list */
+    bool is_attending; /* false: only a list is made (static and random routers) */
+    bool is_selecting; /* makes list `slot` with `router`, from the mass of this very pass */
+    bool is_kept;      /* REUSE: list `slot` is first loaded from the sequence's kept list */
     hdl_router_spec router;
     hdl_select_args select;
     const hdl_impl *select_impl;
     int32_t group, layer_in_group; /* whose KV rows */
     int32_t slot;                  /* list made or read; -1 = none */
-    const int16_t *head_map;       /* [n_kv_heads] list of each KV head, through slot `mapped`; NULL = its own */
-    int32_t kept;                  /* index of the sequence's kept list (refresh > 1); -1 = none */
+    const int16_t *head_map; /* [n_kv_heads] list of each KV head, through slot `mapped`; NULL = its own */
+    int32_t kept;            /* index of the sequence's kept list (refresh > 1); -1 = none */
 } hdl_attend_step;
 
 /* One step. Buffers are named, pointers are filled in by bind: `in` is x, q, k or gate; `in2` is
@@ -67,7 +67,7 @@ typedef struct hdl_step {
     hdl_op op;
     hdl_where where;
     hdl_route route;
-    int32_t layer; /* -1 outside layers */
+    int32_t layer;                       /* -1 outside layers */
     const hdl_impl *impl[HDL_N_CLASSES]; /* few rows / one row per sequence; many */
     hdl_buffer in, in2, out[HDL_LINEAR_MAX_PARTS];
     int32_t rope;                  /* ROPE: which table */
@@ -97,15 +97,15 @@ typedef struct hdl_schedule_limits {
 typedef struct hdl_schedule {
     hdl_schedule_limits limits;
     const hdl_model_facts *facts; /* borrowed */
-    hdl_route_plan routes[2]; /* PREFILL, DECODE */
-    int32_t refresh;          /* 1, or the plan's */
-    hdl_step *steps;          /* owned */
+    hdl_route_plan routes[2];     /* PREFILL, DECODE */
+    int32_t refresh;              /* 1, or the plan's */
+    hdl_step *steps;              /* owned */
     int32_t n_steps, capacity;
-    int32_t n_layer_steps;    /* steps before the final norm and logits */
+    int32_t n_layer_steps; /* steps before the final norm and logits */
     int32_t layer_in_group[HDL_MAX_LAYERS];
     /* list slots: one per layer that makes a list in the decode route */
     int32_t n_slots, n_kept;
-    int32_t mapped; /* the slot that holds a list with its heads mapped; -1 = no layer maps heads */
+    int32_t mapped;    /* the slot that holds a list with its heads mapped; -1 = no layer maps heads */
     int64_t tile_rows; /* query rows whose scores are held at once: HDL_TILE_BYTES bounds them */
     int64_t slot_rows; /* rows of a slot: those of the decode route, or all where prefill routes too */
     bool has_prefill_lists;
@@ -115,7 +115,7 @@ typedef struct hdl_schedule {
     /* the arena */
     int64_t buffer_bytes[HDL_N_BUFFERS], buffer_offset[HDL_N_BUFFERS];
     int64_t arena_bytes;
-    uint8_t *arena; /* owned once bound */
+    uint8_t *arena;   /* owned once bound */
     hdl_buf refusals; /* "layer 0 attend: attend_rows_avx512: reason\n" once per distinct line */
 } hdl_schedule;
 
@@ -142,20 +142,20 @@ typedef struct hdl_exec_seq {
     hdl_kv_seq *kv;
     int64_t q_len, kv_len; /* kv_len counts the new rows */
     hdl_route route;
-    const uint8_t *mask;     /* [q_len, q_len] or NULL */
-    int32_t *kept_ids;       /* [n_kept, kept_ids_max] lists of the last refresh; NULL when n_kept == 0 */
-    int32_t *kept_counts;    /* [n_kept] */
-    int64_t kept_visible;    /* tokens visible at the last refresh */
+    const uint8_t *mask;  /* [q_len, q_len] or NULL */
+    int32_t *kept_ids;    /* [n_kept, kept_ids_max] lists of the last refresh; NULL when n_kept == 0 */
+    int32_t *kept_counts; /* [n_kept] */
+    int64_t kept_visible; /* tokens visible at the last refresh */
 } hdl_exec_seq;
 
 /* Sequences ordered by (route, class): those with q_len 1 first inside a route. */
 typedef struct hdl_exec_batch {
     int32_t n_seqs;
     int64_t n_rows;
-    const int32_t *ids;       /* [n_rows] */
-    hdl_exec_seq *seqs;       /* [n_seqs] */
-    hdl_attend_seq *attend;   /* [n_seqs + 1] scratch */
-    int64_t *n_visible;       /* [n_rows] position + 1 of each row */
+    const int32_t *ids;     /* [n_rows] */
+    hdl_exec_seq *seqs;     /* [n_seqs] */
+    hdl_attend_seq *attend; /* [n_seqs + 1] scratch */
+    int64_t *n_visible;     /* [n_rows] position + 1 of each row */
 } hdl_exec_batch;
 
 /* The layers: embeddings to the last residual stream (HDL_BUF_X). */

@@ -93,14 +93,21 @@ static void run_case(heddle_engine *engine, const model_file *file, const char *
 {
     hdl_buf prompt = {0}, greedy = {0}, lead = {0}, rows = {0}, text = {0};
     if (!read_file(&prompt, file->golden, name, "prompt.i32")) return;
-    assert_true(read_file(&greedy, file->golden, name, "greedy.i32") && read_file(&lead, file->golden, name, "lead.f32") &&
+    assert_true(read_file(&greedy, file->golden, name, "greedy.i32") &&
+                read_file(&lead, file->golden, name, "lead.f32") &&
                 read_file(&rows, file->golden, name, "logits"));
     const int32_t *head = (const int32_t *)rows.data;
     heddle_model_info info;
     heddle_engine_model_info(engine, &info);
-    now = (check){.rows = (const uint8_t *)(head + 4), .n_rows = head[0], .n_top = head[1], .stride = head[2],
-                  .n_strided = head[3], .greedy = (const int32_t *)greedy.data, .lead = (const float *)lead.data,
-                  .n_prompt = prompt.n / 4, .n_vocab = info.n_vocab};
+    now = (check){.rows = (const uint8_t *)(head + 4),
+                  .n_rows = head[0],
+                  .n_top = head[1],
+                  .stride = head[2],
+                  .n_strided = head[3],
+                  .greedy = (const int32_t *)greedy.data,
+                  .lead = (const float *)lead.data,
+                  .n_prompt = prompt.n / 4,
+                  .n_vocab = info.n_vocab};
     hdl_buf_add(&text, prompt.data, prompt.n);
     hdl_buf_add(&text, greedy.data, greedy.n - 4);
     heddle_session *session;
@@ -110,12 +117,14 @@ static void run_case(heddle_engine *engine, const model_file *file, const char *
     options.kv_type = "f32";
     if (heddle_session_new(&session, engine, NULL, &options)) fail_msg("%s", heddle_last_error());
     const int32_t *first = (const int32_t *)now.rows;
-    assert_int_equal(heddle_session_each_logits(session, (int32_t *)text.data, text.n / 4, 0, on_logits, NULL), HEDDLE_OK);
+    assert_int_equal(
+        heddle_session_each_logits(session, (int32_t *)text.data, text.n / 4, 0, on_logits, NULL), HEDDLE_OK);
     assert_true(first[0] >= 0 && now.next_row == now.n_rows);
     qsort(now.diffs, (size_t)now.n_diffs, sizeof *now.diffs, by_size);
     double median = now.diffs[now.n_diffs / 2];
-    print_message("%-34s %-6s max %.4f median %.4f of %lld logits; %d of %d greedy tokens differ, %d of them led by 0.1\n",
-                  file->file, name, now.worst, median, (long long)now.n_diffs, now.n_differ, N_GREEDY, now.n_unexcused);
+    print_message(
+        "%-34s %-6s max %.4f median %.4f of %lld logits; %d of %d greedy tokens differ, %d of them led by 0.1\n",
+        file->file, name, now.worst, median, (long long)now.n_diffs, now.n_differ, N_GREEDY, now.n_unexcused);
     if (file->is_f32) {
         assert_true(now.worst <= 0.05);
         assert_int_equal(now.n_unexcused, 0);
@@ -136,14 +145,16 @@ static bool is_fast, is_met;
 static void test_files(void **state)
 {
     (void)state;
-    const char *given = getenv("HEDDLE_TEST_MODELS"), *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+    const char *given = getenv("HEDDLE_TEST_MODELS"), *cache = getenv("XDG_CACHE_HOME"),
+               *home = getenv("HOME");
     for (size_t f = 0; f < sizeof files / sizeof *files; f++) {
         char path[600];
         heddle_engine *engine;
         if (given)
             snprintf(path, sizeof path, "%s/%s", given, files[f].file);
         else
-            snprintf(path, sizeof path, "%s%s/heddle/%s", cache ? cache : home, cache ? "" : "/.cache", files[f].file);
+            snprintf(path, sizeof path, "%s%s/heddle/%s", cache ? cache : home, cache ? "" : "/.cache",
+                     files[f].file);
         if (access(path, R_OK)) continue;
         is_met = true;
         if (heddle_engine_open(&engine, path, NULL)) fail_msg("%s", heddle_last_error());

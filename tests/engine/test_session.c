@@ -39,7 +39,8 @@ static heddle_session_options options_of(int32_t chunk_rows, int is_invariant)
     return options;
 }
 
-static heddle_session *new_session(heddle_engine *engine, const heddle_plan *plan, const heddle_session_options *options)
+static heddle_session *new_session(heddle_engine *engine, const heddle_plan *plan,
+                                   const heddle_session_options *options)
 {
     heddle_session *session;
     if (heddle_session_new(&session, engine, plan, options)) fail_msg("%s", heddle_last_error());
@@ -143,7 +144,8 @@ static void test_a_mixed_batch_equals_each_alone(void **state)
         if (heddle_batch_step(batch, items, 4)) fail_msg("%s", heddle_last_error());
         for (int i = 0; i < 4; i++) {
             assert_int_equal(heddle_session_len(in[i]), before[i] + n_new[i]);
-            assert_memory_equal(heddle_session_logits(in[i]), heddle_session_logits(alone[i]), N_VOCAB * sizeof(float));
+            assert_memory_equal(heddle_session_logits(in[i]), heddle_session_logits(alone[i]),
+                                N_VOCAB * sizeof(float));
             heddle_session_free(in[i]);
             heddle_session_free(alone[i]);
         }
@@ -168,7 +170,8 @@ static void test_fork_and_truncate(void **state)
         fresh = new_session(engine, NULL, &options);
         extend(fresh, ids, 200);
         extend(fresh, ids + 200, 50);
-        assert_memory_equal(heddle_session_logits(session), heddle_session_logits(fresh), N_VOCAB * sizeof(float));
+        assert_memory_equal(heddle_session_logits(session), heddle_session_logits(fresh),
+                            N_VOCAB * sizeof(float));
         heddle_session_free(session); /* the fork outlives it */
         extend(fork, ids + 350, 1);
         heddle_session_free(fork);
@@ -176,19 +179,21 @@ static void test_fork_and_truncate(void **state)
         session = new_session(engine, NULL, &options);
         extend(session, ids, 240);
         assert_int_equal(heddle_session_len(fresh), 240);
-        assert_memory_equal(heddle_session_logits(session), heddle_session_logits(fresh), N_VOCAB * sizeof(float));
+        assert_memory_equal(heddle_session_logits(session), heddle_session_logits(fresh),
+                            N_VOCAB * sizeof(float));
         heddle_session_free(session);
         heddle_session_free(fresh);
         assert_int_equal(heddle_engine_close(engine), HEDDLE_OK);
     }
 }
 
-#define ORACLE(args) \
+#define ORACLE(args)                                                                                          \
     "{\"heddle_plan\": 1, \"name\": \"t\", \"variants\": [{\"decode\": [{\"layers\": \"all\", \"operator\": " \
     "\"token_list\", \"router\": {" args "}}]}]}"
-#define ANCHOR(layer, args) \
-    "{\"heddle_plan\": 1, \"name\": \"t\", \"variants\": [{\"decode\": [{\"layers\": [" layer "], \"operator\": " \
-    "\"dense\", \"router\": {" args "}}, {\"layers\": \"rest\", \"operator\": \"token_list\", \"share\": " \
+#define ANCHOR(layer, args)                                                                                  \
+    "{\"heddle_plan\": 1, \"name\": \"t\", \"variants\": [{\"decode\": [{\"layers\": [" layer                \
+    "], \"operator\": "                                                                                      \
+    "\"dense\", \"router\": {" args "}}, {\"layers\": \"rest\", \"operator\": \"token_list\", \"share\": "   \
     "\"previous\"}]}]}"
 
 static void score_under(heddle_engine *engine, const char *json, int is_invariant, float *nll)
@@ -206,10 +211,11 @@ static void test_k_at_least_n_equals_dense(void **state)
 {
     (void)state;
     static float dense[N_IDS], sparse[N_IDS];
-    static const char *const plans[] = {ORACLE("\"top_k\": 512"), ORACLE("\"score\": \"none\", \"window\": 512"),
-                                        ORACLE("\"top_k\": 400, \"sinks\": 4, \"window\": 16, \"lists\": \"kv_head\""),
-                                        ORACLE("\"score\": \"random\", \"top_k\": 500"),
-                                        ANCHOR("0", "\"top_k\": 512, \"sinks\": 4, \"window\": 8")};
+    static const char *const plans[] = {
+        ORACLE("\"top_k\": 512"), ORACLE("\"score\": \"none\", \"window\": 512"),
+        ORACLE("\"top_k\": 400, \"sinks\": 4, \"window\": 16, \"lists\": \"kv_head\""),
+        ORACLE("\"score\": \"random\", \"top_k\": 500"),
+        ANCHOR("0", "\"top_k\": 512, \"sinks\": 4, \"window\": 8")};
     for (size_t m = 0; m < 2; m++)
         for (int is_invariant = 0; is_invariant < 2; is_invariant++) {
             heddle_engine *engine = open_tiny(models[m], 2);
@@ -218,7 +224,8 @@ static void test_k_at_least_n_equals_dense(void **state)
                 score_under(engine, plans[p], is_invariant, sparse);
                 double worst = max_abs(dense + 1, sparse + 1, N_IDS - 1);
                 if (worst > 2e-5 || (is_invariant && worst > 0))
-                    fail_msg("%s, plan %zu, invariant %d: nll differs by %g", models[m], p, is_invariant, worst);
+                    fail_msg("%s, plan %zu, invariant %d: nll differs by %g", models[m], p, is_invariant,
+                             worst);
             }
             heddle_engine_close(engine);
         }
@@ -231,7 +238,8 @@ static void test_a_small_k_changes_the_result(void **state)
     heddle_engine *engine = open_tiny("llama", 2);
     score_under(engine, NULL, 1, dense);
     score_under(engine, ANCHOR("0", "\"top_k\": 4, \"sinks\": 1, \"window\": 4"), 1, sparse);
-    assert_true(max_abs(dense + 1, sparse + 1, 8) == 0); /* the first rows see 9 tokens or fewer: all of them */
+    assert_true(max_abs(dense + 1, sparse + 1, 8) ==
+                0); /* the first rows see 9 tokens or fewer: all of them */
     assert_true(max_abs(dense + 16, sparse + 16, N_IDS - 16) > 1e-3);
     heddle_engine_close(engine);
 }
@@ -241,9 +249,10 @@ static void test_chunks_under_a_plan_equal_single_steps(void **state)
 {
     (void)state;
     static float chunked[N_IDS], single[N_IDS];
-    static const char *const plans[] = {ANCHOR("0", "\"top_k\": 16, \"sinks\": 2, \"window\": 8"),
-                                        ORACLE("\"top_k\": 16, \"lists\": \"kv_head\", \"window\": 1"),
-                                        ORACLE("\"score\": \"random\", \"top_k\": 30, \"seed\": 5, \"window\": 4")};
+    static const char *const plans[] = {
+        ANCHOR("0", "\"top_k\": 16, \"sinks\": 2, \"window\": 8"),
+        ORACLE("\"top_k\": 16, \"lists\": \"kv_head\", \"window\": 1"),
+        ORACLE("\"score\": \"random\", \"top_k\": 30, \"seed\": 5, \"window\": 4")};
     heddle_engine *engine = open_tiny("llama", 2);
     for (size_t p = 0; p < 3; p++) {
         heddle_plan *plan = plan_of(plans[p]);
@@ -260,9 +269,10 @@ static void test_chunks_under_a_plan_equal_single_steps(void **state)
     heddle_engine_close(engine);
 }
 
-#define MAPPED(map) \
+#define MAPPED(map)                                                                                                     \
     "{\"heddle_plan\": 1, \"name\": \"t\", \"variants\": [{\"decode\": [{\"layers\": [0], \"router\": {\"top_k\": 16, " \
-    "\"window\": 2, \"lists\": \"kv_head\"}}, {\"layers\": \"rest\", \"operator\": \"token_list\", \"share\": 0" map "}]}]}"
+    "\"window\": 2, \"lists\": \"kv_head\"}}, {\"layers\": \"rest\", \"operator\": \"token_list\", \"share\": 0" map    \
+    "}]}]}"
 
 static void test_head_maps(void **state)
 {
@@ -298,9 +308,11 @@ static void test_page_sizes_layouts_and_types(void **state)
                     logits_of(session, 8, is_first ? first[0] : other[0]);
                     if (is_base) memcpy(base, first, sizeof base);
                     if (!is_first && memcmp(first, other, sizeof first))
-                        fail_msg("%s %s %s pages of 2^%d: other bits", models[m], types[t], options.kv_layout, shift);
+                        fail_msg("%s %s %s pages of 2^%d: other bits", models[m], types[t], options.kv_layout,
+                                 shift);
                     double d = max_abs(base[0], first[0], 9 * N_VOCAB);
-                    if (is_first) print_message("%s KV %s: max-abs %g of %g\n", models[m], types[t], d, allowed[t]);
+                    if (is_first)
+                        print_message("%s KV %s: max-abs %g of %g\n", models[m], types[t], d, allowed[t]);
                     assert_true(d <= allowed[t]);
                     heddle_session_free(session);
                 }
@@ -325,7 +337,8 @@ static void test_refresh(void **state)
 static void test_decode_allocates_nothing(void **state)
 {
     (void)state;
-    static const char *const plans[] = {NULL, ANCHOR("0", "\"top_k\": 16, \"sinks\": 2, \"window\": 8, \"refresh\": 3")};
+    static const char *const plans[] = {
+        NULL, ANCHOR("0", "\"top_k\": 16, \"sinks\": 2, \"window\": 8, \"refresh\": 3")};
     heddle_engine *engine = open_tiny("llama", 2);
     for (size_t p = 0; p < 2; p++) {
         heddle_plan *plan = plans[p] ? plan_of(plans[p]) : NULL;
@@ -404,7 +417,8 @@ static void test_refusals(void **state)
     assert_int_equal(heddle_session_new(&none, engine, NULL, &options), HEDDLE_E_INVALID);
     heddle_plan *plan = plan_of(ANCHOR("7", "\"top_k\": 1"));
     assert_int_equal(heddle_plan_check(plan, engine), HEDDLE_E_INVALID);
-    assert_non_null(strstr(heddle_last_error(), "variants[0].decode[0].layers[0] 7: the model has layers 0..1"));
+    assert_non_null(
+        strstr(heddle_last_error(), "variants[0].decode[0].layers[0] 7: the model has layers 0..1"));
     heddle_plan_free(plan);
     heddle_session_free(session);
     heddle_engine_close(engine);

@@ -15,7 +15,8 @@
 #include "heddle.h"
 
 enum { N_IDS = 96, N_ROWS = 24, N_VOCAB = 300 };
-static const char *const folders[] = {"llama", "llama3-scaled", "llama-sharded", "qwen2", "qwen3", "gemma3", "gemma3-f32"};
+static const char *const folders[] = {"llama", "llama3-scaled", "llama-sharded", "qwen2",
+                                      "qwen3", "gemma3",        "gemma3-f32"};
 
 typedef struct golden {
     heddle_engine *engine;
@@ -79,7 +80,8 @@ static void check_all(const char *impl)
         open_golden(&g, folders[i]);
         for (int32_t chunk = 1; chunk <= 128; chunk = chunk * 5 + 2) {
             double worst = worst_of(&g, chunk);
-            print_message("%-14s %-8s chunk %3d  max-abs %.2e of 1e-3\n", folders[i], impl ? impl : "best", chunk, worst);
+            print_message("%-14s %-8s chunk %3d  max-abs %.2e of 1e-3\n", folders[i], impl ? impl : "best",
+                          chunk, worst);
             assert_true(worst <= 1e-3);
         }
         assert_int_equal(heddle_engine_close(g.engine), HEDDLE_OK);

@@ -9,10 +9,15 @@
 #include "base/mem.h"
 #include "kv/kv.h"
 
-static const hdl_kv_group_spec full = {.n_layers = 2, .n_kv_heads = 3, .head_dim = 16, .v_head_dim = 8, .dtype = HDL_F16,
-                                       .page_shift = 4};
-static const hdl_kv_group_spec rolling = {.n_layers = 1, .window = 20, .n_kv_heads = 1, .head_dim = 16, .v_head_dim = 16,
-                                          .dtype = HDL_I8, .page_shift = 4};
+static const hdl_kv_group_spec full = {
+    .n_layers = 2, .n_kv_heads = 3, .head_dim = 16, .v_head_dim = 8, .dtype = HDL_F16, .page_shift = 4};
+static const hdl_kv_group_spec rolling = {.n_layers = 1,
+                                          .window = 20,
+                                          .n_kv_heads = 1,
+                                          .head_dim = 16,
+                                          .v_head_dim = 16,
+                                          .dtype = HDL_I8,
+                                          .page_shift = 4};
 
 static hdl_kv_store *new_store(int64_t n_full, int64_t n_rolling)
 {
@@ -45,8 +50,10 @@ static void test_layouts_hold_every_row_once(void **state)
             int64_t k_bytes = hdl_row_bytes(spec.dtype, 16), v_bytes = hdl_row_bytes(spec.dtype, 8);
             for (int64_t t = 0; t < 16; t++)
                 for (int64_t h = 0; h < 3; h++) {
-                    for (int64_t b = 0; b < k_bytes; b++) seen[at.k_offset + t * at.token_stride + h * at.head_stride + b]++;
-                    for (int64_t b = 0; b < v_bytes; b++) seen[at.v_offset + t * at.token_stride + h * at.v_head_stride + b]++;
+                    for (int64_t b = 0; b < k_bytes; b++)
+                        seen[at.k_offset + t * at.token_stride + h * at.head_stride + b]++;
+                    for (int64_t b = 0; b < v_bytes; b++)
+                        seen[at.v_offset + t * at.token_stride + h * at.v_head_stride + b]++;
                     for (int64_t b = 0; d && b < 4; b++) {
                         seen[at.k_scale_offset + (t * 3 + h) * 4 + b]++;
                         seen[at.v_scale_offset + (t * 3 + h) * 4 + b]++;
@@ -62,14 +69,17 @@ static void test_bytes_follow_use(void **state)
     (void)state;
     hdl_kv_store *store = new_store(10, 10);
     hdl_kv_seq *seq;
-    int64_t page0 = hdl_kv_store_layout(store, 0)->page_bytes, page1 = hdl_kv_store_layout(store, 1)->page_bytes;
+    int64_t page0 = hdl_kv_store_layout(store, 0)->page_bytes,
+            page1 = hdl_kv_store_layout(store, 1)->page_bytes;
     assert_int_equal(hdl_kv_seq_new(&seq, store, 160), HEDDLE_OK);
     assert_int_equal(hdl_kv_store_live_bytes(store), 0);
     for (int64_t len = 0; len < 100; len++) {
         assert_int_equal(hdl_kv_seq_reserve(seq, 1), HEDDLE_OK);
         hdl_kv_seq_commit(seq, 1);
-        int64_t first = len + 1 - 19 > 0 ? (len + 1 - 19) / 16 : 0; /* the next row reads 19 tokens before it */
-        assert_int_equal(hdl_kv_store_live_bytes(store), (len / 16 + 1) * page0 + (len / 16 + 1 - first) * page1);
+        int64_t first = len + 1 - 19 > 0 ? (len + 1 - 19) / 16
+                                         : 0; /* the next row reads 19 tokens before it */
+        assert_int_equal(hdl_kv_store_live_bytes(store),
+                         (len / 16 + 1) * page0 + (len / 16 + 1 - first) * page1);
     }
     assert_null(k_row(seq, 1, 0, 3));
     assert_non_null(k_row(seq, 1, 0, 90));
@@ -145,8 +155,10 @@ static void test_pages_are_not_allocated(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_layouts_hold_every_row_once), cmocka_unit_test(test_bytes_follow_use),
-        cmocka_unit_test(test_a_fork_copies_what_it_writes), cmocka_unit_test(test_a_full_store_changes_nothing),
+        cmocka_unit_test(test_layouts_hold_every_row_once),
+        cmocka_unit_test(test_bytes_follow_use),
+        cmocka_unit_test(test_a_fork_copies_what_it_writes),
+        cmocka_unit_test(test_a_full_store_changes_nothing),
         cmocka_unit_test(test_pages_are_not_allocated),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -18,7 +18,8 @@ static void set_facts(const char *arch, int32_t n_layers, int32_t hidden, int32_
     snprintf(facts.arch, sizeof facts.arch, "%s", arch);
     facts.n_layers = n_layers;
     facts.hidden_size = hidden;
-    for (int32_t i = 0; window_every && i < n_layers; i++) facts.layers[i].window = (i + 1) % window_every ? 512 : 0;
+    for (int32_t i = 0; window_every && i < n_layers; i++)
+        facts.layers[i].window = (i + 1) % window_every ? 512 : 0;
 }
 
 /* The sentence for a plan that must be refused, by parse or by resolve. */
@@ -31,10 +32,11 @@ static void refused(const char *text, const char *words)
         status = hdl_plan_resolve(plan, &facts, HDL_ROUTE_DECODE, &route);
         hdl_plan_free(plan);
     }
-    if (!status || !strstr(hdl_last_error(), words)) fail_msg("%s\n  gave: %s\n  wanted: %s", text, hdl_last_error(), words);
+    if (!status || !strstr(hdl_last_error(), words))
+        fail_msg("%s\n  gave: %s\n  wanted: %s", text, hdl_last_error(), words);
 }
 
-#define RULES(rules) "{\"heddle_plan\": 1, \"name\": \"x\", \"variants\": [{\"decode\": [" rules "]}]}"
+#define RULES(rules)    "{\"heddle_plan\": 1, \"name\": \"x\", \"variants\": [{\"decode\": [" rules "]}]}"
 #define ROUTER(members) RULES("{\"layers\": [0], \"router\": {" members "}}")
 
 static void test_refusals(void **state)
@@ -47,16 +49,22 @@ static void test_refusals(void **state)
     refused("{\"heddle_plan\": 2, \"name\": \"x\", \"variants\": [{}]}", "heddle_plan 2: must be in 1..1");
     refused("{\"heddle_plan\": 1, \"variants\": [{}]}", "name: is missing");
     refused("{\"heddle_plan\": 1, \"name\": \"x\", \"variants\": []}", "variants: must be");
-    refused("{\"heddle_plan\": 1, \"name\": \"x\", \"variants\": [{}], \"speed\": 3}", "speed: is not a member");
+    refused("{\"heddle_plan\": 1, \"name\": \"x\", \"variants\": [{}], \"speed\": 3}",
+            "speed: is not a member");
     refused("{\"heddle_plan\": 1, \"name\": \"x\", \"name\": \"y\", \"variants\": [{}]}", "duplicate");
-    refused("{\"heddle_plan\": 1, \"name\": \"x\", \"variants\": [{\"decode\": 5}]}", "variants[0].decode: must be a list");
+    refused("{\"heddle_plan\": 1, \"name\": \"x\", \"variants\": [{\"decode\": 5}]}",
+            "variants[0].decode: must be a list");
     refused(RULES("{\"operator\": \"dense\"}"), "variants[0].decode[0].layers: must be");
     refused(RULES("{\"layers\": [0], \"operator\": \"fast\"}"), "decode[0].operator \"fast\"");
-    refused(RULES("{\"layers\": [0], \"operator\": \"token_list\"}"), "either a router of its own or \"share\"");
+    refused(RULES("{\"layers\": [0], \"operator\": \"token_list\"}"),
+            "either a router of its own or \"share\"");
     refused(RULES("{\"layers\": [0], \"share\": \"previous\"}"), "a dense layer reads no list");
-    refused(RULES("{\"layers\": [0], \"operator\": \"token_list\", \"share\": \"next\"}"), "decode[0].share: must be");
-    refused(RULES("{\"layers\": [0], \"operator\": \"token_list\", \"share\": \"previous\"}"), "no layer before it");
-    refused(RULES("{\"layers\": [0], \"operator\": \"token_list\", \"share\": 2}"), "layer 0 shares the list of layer 2");
+    refused(RULES("{\"layers\": [0], \"operator\": \"token_list\", \"share\": \"next\"}"),
+            "decode[0].share: must be");
+    refused(RULES("{\"layers\": [0], \"operator\": \"token_list\", \"share\": \"previous\"}"),
+            "no layer before it");
+    refused(RULES("{\"layers\": [0], \"operator\": \"token_list\", \"share\": 2}"),
+            "layer 0 shares the list of layer 2");
     refused(RULES("{\"layers\": [4]}"), "layers[0] 4: the model has layers 0..3");
     refused(RULES("{\"layers\": [1, 1]}"), "layers[1] 1: a rule before it names this layer");
     refused(ROUTER("\"top_k\": -1"), "variants[0].decode[0].router.top_k -1: must be in 0..");
@@ -67,14 +75,24 @@ static void test_refusals(void **state)
     refused(ROUTER("\"top_k\": 0"), "a row could read nothing");
     refused(ROUTER("\"top_k\": 4, \"refresh\": 2"), "needs a window");
     refused(ROUTER("\"top_k\": 4, \"k\": 2"), "router.k: is not a member");
-    refused("{\"heddle_plan\": 1, \"name\": \"x\", \"variants\": [{\"when\": {\"arch\": \"other\"}}]}", "has no variant for");
+    refused("{\"heddle_plan\": 1, \"name\": \"x\", \"variants\": [{\"when\": {\"arch\": \"other\"}}]}",
+            "has no variant for");
     facts.n_kv_heads = 2;
-    refused(RULES("{\"layers\": [0], \"router\": {\"top_k\": 8}}, {\"layers\": [1], \"operator\": \"token_list\", \"share\": "
-                  "\"previous\", \"head_map\": [1, 0]}"), "makes one list for all heads");
-    refused(RULES("{\"layers\": [0], \"router\": {\"top_k\": 8, \"lists\": \"kv_head\"}}, {\"layers\": [1], \"operator\": "
-                  "\"token_list\", \"share\": 0, \"head_map\": [1, 2]}"), "decode[1].head_map[1] 2: must be in 0..1");
-    refused(RULES("{\"layers\": [0], \"router\": {\"top_k\": 8, \"lists\": \"kv_head\"}}, {\"layers\": [1], \"operator\": "
-                  "\"token_list\", \"share\": 0, \"head_map\": [1]}"), "has 1 entries; the model has 2 KV heads");
+    refused(
+        RULES(
+            "{\"layers\": [0], \"router\": {\"top_k\": 8}}, {\"layers\": [1], \"operator\": \"token_list\", \"share\": "
+            "\"previous\", \"head_map\": [1, 0]}"),
+        "makes one list for all heads");
+    refused(
+        RULES(
+            "{\"layers\": [0], \"router\": {\"top_k\": 8, \"lists\": \"kv_head\"}}, {\"layers\": [1], \"operator\": "
+            "\"token_list\", \"share\": 0, \"head_map\": [1, 2]}"),
+        "decode[1].head_map[1] 2: must be in 0..1");
+    refused(
+        RULES(
+            "{\"layers\": [0], \"router\": {\"top_k\": 8, \"lists\": \"kv_head\"}}, {\"layers\": [1], \"operator\": "
+            "\"token_list\", \"share\": 0, \"head_map\": [1]}"),
+        "has 1 entries; the model has 2 KV heads");
     set_facts("gemma3", 12, 64, 6);
     refused(ROUTER("\"top_k\": 4"), "the model gives this layer a window of 512 tokens");
 }
@@ -84,9 +102,10 @@ static void test_owners(void **state)
     (void)state;
     static hdl_route_plan route;
     hdl_plan *plan;
-    const char *text = RULES("{\"layers\": [1, 3], \"router\": {\"top_k\": 8}}, {\"layers\": [5], \"operator\": \"token_list\", "
-                             "\"share\": 1}, {\"layers\": [0]}, {\"layers\": \"rest\", \"operator\": \"token_list\", \"share\": "
-                             "\"previous\"}");
+    const char *text = RULES(
+        "{\"layers\": [1, 3], \"router\": {\"top_k\": 8}}, {\"layers\": [5], \"operator\": \"token_list\", "
+        "\"share\": 1}, {\"layers\": [0]}, {\"layers\": \"rest\", \"operator\": \"token_list\", \"share\": "
+        "\"previous\"}");
     static const int32_t owners[] = {-1, -1, 1, -1, 3, 1, 3};
     set_facts("llama", 7, 64, 0);
     assert_int_equal(hdl_plan_parse(&plan, text, (int64_t)strlen(text), "t"), HEDDLE_OK);
@@ -107,7 +126,8 @@ static void test_sliding_layers_are_passed_over(void **state)
     assert_int_equal(hdl_plan_named(&plan, "anchor"), HEDDLE_OK);
     assert_int_equal(hdl_plan_resolve(plan, &facts, HDL_ROUTE_DECODE, &route), HEDDLE_OK);
     for (int i = 0; i < 18; i++)
-        assert_int_equal(route.layers[i].op, i == 11 || i == 17 ? HDL_OPERATOR_TOKEN_LIST : HDL_OPERATOR_DENSE);
+        assert_int_equal(route.layers[i].op,
+                         i == 11 || i == 17 ? HDL_OPERATOR_TOKEN_LIST : HDL_OPERATOR_DENSE);
     assert_int_equal(route.layers[17].owner, 5);
     hdl_plan_free(plan);
 }
@@ -138,8 +158,9 @@ static void test_overrides(void **state)
 {
     (void)state;
     static hdl_route_plan route;
-    static const char *const bad[] = {"anchor:k=3", "anchor:top_k", "anchor:top_k=", "anchor:top_k=3x", "anchor:top_k=-3",
-                                      "nosuch", "/no/such/file.json", "anchor:window=0,sinks=0,top_k=0"};
+    static const char *const bad[] = {
+        "anchor:k=3",      "anchor:top_k", "anchor:top_k=",      "anchor:top_k=3x",
+        "anchor:top_k=-3", "nosuch",       "/no/such/file.json", "anchor:window=0,sinks=0,top_k=0"};
     hdl_plan *plan;
     set_facts("llama", 30, 576, 0);
     assert_int_equal(hdl_plan_named(&plan, "anchor:top_k=77,window=5"), HEDDLE_OK);
