@@ -72,8 +72,11 @@ static void fill_block(const row_unit *unit, int64_t step, int64_t end, token_bl
     for (int64_t i = block->n; i < BLOCK; i++) block->row[i] = block->row[block->n - 1];
     if (walk->kv->dtype != HDL_I8) return;
     int32_t n_kv_heads = unit->args->n_kv_heads;
-    for (int64_t i = 0; i < block->n; i++)
+    for (int64_t i = 0; i < block->n; i++) {
         block->scale[i] = kv_scale_at(walk->kv, walk_token(walk, step + i), n_kv_heads);
+        __builtin_prefetch(block->scale[i] + walk->kv->k_scale_offset, 0, 2);
+        __builtin_prefetch(block->scale[i] + walk->kv->v_scale_offset, 0, 2);
+    }
     for (int64_t i = block->n; i < BLOCK; i++) block->scale[i] = block->scale[block->n - 1];
 }
 
