@@ -217,10 +217,12 @@ static heddle_status measure_depth(const bench_state *state, heddle_session *ses
 
 static void print_row(const bench_state *state, const bench_row *row)
 {
-    char depth[TERM_COUNT], kv[TERM_COUNT], peak[TERM_COUNT], tokens[TERM_COUNT];
-    printf("%10s  %-14s %9.1f %9.1f %9.1f   %7.1f - %-7.1f %11s %6.1f %% %9s %11s\n",
-           term_count(depth, row->depth), state->plans[row->plan],
-           row->fill_s > 0 && row->depth ? (double)row->depth / row->fill_s : 0.0, row->prefill, row->decode,
+    char depth[TERM_COUNT], kv[TERM_COUNT], peak[TERM_COUNT], tokens[TERM_COUNT], fill[TERM_COUNT] = "-";
+    if (row->depth && row->fill_s > 0) {
+        snprintf(fill, sizeof fill, "%.1f", (double)row->depth / row->fill_s);
+    }
+    printf("%10s  %-14s %9s %9.1f %9.1f   %7.1f - %-7.1f %11s %6.1f %% %9s %11s\n",
+           term_count(depth, row->depth), state->plans[row->plan], fill, row->prefill, row->decode,
            row->decode_least, row->decode_most, term_bytes(kv, row->kv_bytes_per_token), 100 * row->share,
            term_count(tokens, (int64_t)(row->tokens_read + 0.5)), term_bytes(peak, (double)row->peak_bytes));
     fflush(stdout);
