@@ -107,10 +107,12 @@ static double bench_case(const linear_case *c, hdl_dtype dtype, int64_t n_rows, 
     if (is_complete && impl && workspace) {
         bool is_float = !hdl_dtype_of(dtype)->is_quantised;
         timing t = time_calls(impl, &a, copies, n_copies, &(hdl_launch){peaks->n_threads, workspace});
-        double gbs = 1e-9 * (double)bytes / t.median, gops = 2e-9 * (double)(n_rows * c->n_in * n_outputs) / t.median;
+        double gbs = 1e-9 * (double)bytes / t.median,
+               gops = 2e-9 * (double)(n_rows * c->n_in * n_outputs) / t.median;
         median = t.median;
-        printf("%s,%s,%" PRId64 ",%.1f,%.1f,%.1f,%.1f,%.0f,%.0f,%.0f,%s\n", c->name, hdl_dtype_of(dtype)->name, n_rows,
-               1e6 * t.median, 1e6 * t.p10, 1e6 * t.p90, gbs, gops, 100 * gbs / peaks->read[HDL_N_READ_SIZES - 1].gbs_all,
+        printf("%s,%s,%" PRId64 ",%.1f,%.1f,%.1f,%.1f,%.0f,%.0f,%.0f,%s\n", c->name,
+               hdl_dtype_of(dtype)->name, n_rows, 1e6 * t.median, 1e6 * t.p10, 1e6 * t.p90, gbs, gops,
+               100 * gbs / peaks->read[HDL_N_READ_SIZES - 1].gbs_all,
                100 * gops / (is_float ? peaks->fma_gflops_all : peaks->int8_gops_all), impl->name);
         fflush(stdout);
     }
@@ -127,13 +129,16 @@ static void bench_type(const options *o, hdl_dtype dtype, int64_t n_rows, const 
     for (int64_t i = 0; i < HDL_COUNT(linear_bench); i++) {
         const linear_case *c = &linear_bench[i];
         bool is_smol = !strncmp(c->name, "smol", 4), is_head = !strcmp(c->name, "smol_head");
-        if (!holds(o->names, c->name) || c->n_in % hdl_dtype_of(dtype)->block_elems || (is_head && n_rows > 8)) {
+        if (!holds(o->names, c->name) || c->n_in % hdl_dtype_of(dtype)->block_elems ||
+            (is_head && n_rows > 8)) {
             has_all &= !is_smol || (is_head && n_rows > 8);
             continue;
         }
         double median = bench_case(c, dtype, n_rows, peaks);
-        if (is_head) head = median;
-        else if (is_smol) layer += median;
+        if (is_head)
+            head = median;
+        else if (is_smol)
+            layer += median;
     }
     if (!has_all) return;
     double total = N_LAYERS * layer + head;
@@ -145,10 +150,14 @@ int main(int argc, char **argv)
 {
     options o = {.n_threads = hdl_default_threads(), .rows = "1,8,512", .dtypes = NULL};
     for (int i = 1; i + 1 < argc; i += 2) {
-        if (!strcmp(argv[i], "-t")) o.n_threads = (int)HDL_MAX(strtol(argv[i + 1], NULL, 10), 1);
-        else if (!strcmp(argv[i], "-n")) o.rows = argv[i + 1];
-        else if (!strcmp(argv[i], "-d")) o.dtypes = argv[i + 1];
-        else if (!strcmp(argv[i], "-c")) o.names = argv[i + 1];
+        if (!strcmp(argv[i], "-t"))
+            o.n_threads = (int)HDL_MAX(strtol(argv[i + 1], NULL, 10), 1);
+        else if (!strcmp(argv[i], "-n"))
+            o.rows = argv[i + 1];
+        else if (!strcmp(argv[i], "-d"))
+            o.dtypes = argv[i + 1];
+        else if (!strcmp(argv[i], "-c"))
+            o.names = argv[i + 1];
     }
     hdl_peaks peaks;
     if (hdl_measure_peaks(&peaks, o.n_threads)) {
@@ -156,11 +165,11 @@ int main(int argc, char **argv)
         return 1;
     }
     printf("# isa %s, %d threads; f32 fma %.0f GFLOP/s (one thread %.0f), int8 %.0f GOP/s (%.0f)\n",
-           hdl_isa_name(peaks.isa), peaks.n_threads, peaks.fma_gflops_all, peaks.fma_gflops_one, peaks.int8_gops_all,
-           peaks.int8_gops_one);
+           hdl_isa_name(peaks.isa), peaks.n_threads, peaks.fma_gflops_all, peaks.fma_gflops_one,
+           peaks.int8_gops_all, peaks.int8_gops_one);
     for (int i = 0; i < HDL_N_READ_SIZES; i++)
-        printf("# read %" PRId64 " KiB: %.1f GB/s, one thread %.1f\n", peaks.read[i].bytes >> 10, peaks.read[i].gbs_all,
-               peaks.read[i].gbs_one);
+        printf("# read %" PRId64 " KiB: %.1f GB/s, one thread %.1f\n", peaks.read[i].bytes >> 10,
+               peaks.read[i].gbs_all, peaks.read[i].gbs_one);
     printf("case,dtype,rows,us,p10,p90,GB/s,GOP/s,%%read,%%compute,impl\n");
     for (const char *at = o.rows; at; at = strchr(at, ',') ? strchr(at, ',') + 1 : NULL)
         for (int64_t d = 0; d < HDL_COUNT(linear_dtypes); d++)

@@ -30,8 +30,10 @@ static bool is_listed(const char *name, char sign)
         const char *end = strchr(item, ',');
         size_t length = end ? (size_t)(end - item) : strlen(item);
         const char *bare = item;
-        if (sign && length && *item == sign) bare++, length--;
-        else if (sign) length = 0;
+        if (sign && length && *item == sign)
+            bare++, length--;
+        else if (sign)
+            length = 0;
         if (length == n && !memcmp(bare, name, n)) return true;
         item = end ? end + 1 : NULL;
     }
@@ -65,6 +67,7 @@ const hdl_impl *hdl_choose(hdl_op op, const void *args, hdl_buf *why)
             if (why) hdl_buf_printf(why, "%s: %s\n", list[i]->name, reason);
         }
     }
-    hdl_fail(HEDDLE_E_UNSUPPORTED, "%s: every implementation refuses; the last one: %s", hdl_op_name(op), last);
+    hdl_fail(HEDDLE_E_UNSUPPORTED, "%s: every implementation refuses; the last one: %s", hdl_op_name(op),
+             last);
     return NULL;
 }

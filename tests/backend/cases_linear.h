@@ -26,10 +26,10 @@ static const int64_t linear_test_rows[] = {1, 2, 3, 5, 8, 16, 17, 64, 130};
 static const hdl_dtype linear_dtypes[] = {HDL_Q8_0, HDL_Q4_0, HDL_Q4_1, HDL_Q5_0, HDL_Q5_1, HDL_Q4_K,
                                           HDL_Q5_K, HDL_Q6_K, HDL_F32,  HDL_F16,  HDL_BF16};
 static const linear_case linear_shapes[] = {
-    {"one_block", 32, 1, {16}, {0}, false, false},   {"one_output", 64, 1, {1}, {0}, true, false},
-    {"seven", 96, 1, {7}, {0}, false, true},         {"ragged_33", 256, 1, {33}, {0}, true, true},
-    {"ragged_49", 512, 1, {49}, {0}, false, false},  {"hidden_576", 576, 1, {48}, {0}, false, false},
-    {"hidden_640", 640, 1, {40}, {0}, false, true},  {"n_ff_1536", 1536, 1, {31}, {0}, true, false},
+    {"one_block", 32, 1, {16}, {0}, false, false},  {"one_output", 64, 1, {1}, {0}, true, false},
+    {"seven", 96, 1, {7}, {0}, false, true},        {"ragged_33", 256, 1, {33}, {0}, true, true},
+    {"ragged_49", 512, 1, {49}, {0}, false, false}, {"hidden_576", 576, 1, {48}, {0}, false, false},
+    {"hidden_640", 640, 1, {40}, {0}, false, true}, {"n_ff_1536", 1536, 1, {31}, {0}, true, false},
 };
 static const linear_case linear_mixed[] = {
     {"qkv_mixed", 256, 3, {49, 17, 33}, {HDL_Q4_K, HDL_Q4_K, HDL_Q6_K}, true, false},

@@ -17,8 +17,10 @@ static const hdl_linear_args narrow = {
 
 static const hdl_impl *choose_with(const char *setting, const hdl_linear_args *args, hdl_buf *why)
 {
-    if (setting) setenv("HEDDLE_IMPL", setting, 1);
-    else unsetenv("HEDDLE_IMPL");
+    if (setting)
+        setenv("HEDDLE_IMPL", setting, 1);
+    else
+        unsetenv("HEDDLE_IMPL");
     hdl_env_reload();
     return hdl_choose(HDL_OP_LINEAR, args, why);
 }

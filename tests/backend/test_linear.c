@@ -57,7 +57,8 @@ static const hdl_impl *reference(void)
 /* Row strides are wider than rows; the gaps of x are NaN and must not matter. */
 static problem new_problem(const linear_case *c, int64_t n_rows)
 {
-    problem p = {.args = {.n_rows = n_rows, .n_in = c->n_in, .x_stride = c->n_in + PAD, .n_parts = c->n_parts}};
+    problem p = {
+        .args = {.n_rows = n_rows, .n_in = c->n_in, .x_stride = c->n_in + PAD, .n_parts = c->n_parts}};
     uint64_t seed = 7;
     int64_t n = (n_rows - 1) * p.args.x_stride + c->n_in;
     p.x = guarded(n * 4);
@@ -142,9 +143,9 @@ static void assert_close(const char *what, const hdl_impl *impl, const hdl_linea
         }
         double l2 = sqrt(error / norm);
         if (worst > allowed.max_abs * top || l2 > allowed.relative_l2)
-            fail_msg("%s %s %s rows %lld: max %.3g of %.3g (allowed %.3g), l2 %.3g (allowed %.3g)", what, impl->name,
-                     hdl_dtype_of(a->part[p].w.dtype)->name, (long long)a->n_rows, worst, top, allowed.max_abs * top,
-                     l2, allowed.relative_l2);
+            fail_msg("%s %s %s rows %lld: max %.3g of %.3g (allowed %.3g), l2 %.3g (allowed %.3g)", what,
+                     impl->name, hdl_dtype_of(a->part[p].w.dtype)->name, (long long)a->n_rows, worst, top,
+                     allowed.max_abs * top, l2, allowed.relative_l2);
     }
 }
 
@@ -203,7 +204,8 @@ static void test_a_row_does_not_depend_on_its_call(void **state)
                     some.x += r * some.x_stride;
                     some.n_rows = n;
                     float *few = run(impls[m], &some, 1);
-                    if (memcmp(few, all + r * some.part[0].out_stride, (size_t)(n * some.part[0].out_stride) * 4))
+                    if (memcmp(few, all + r * some.part[0].out_stride,
+                               (size_t)(n * some.part[0].out_stride) * 4))
                         fail_msg("%s %s: row %lld differs in a call of %lld rows", impls[m]->name,
                                  hdl_dtype_of(c.dtype[0])->name, (long long)r, (long long)n);
                     free_guarded(few, out_bytes(&some));
@@ -236,10 +238,13 @@ static void test_special_activations(void **state)
             for (int64_t r = 0; r < 5; r++) {
                 for (int64_t j = 0; j < 19; j++) {
                     float v = got[r * p.args.part[0].out_stride + j];
-                    bool is_right = r < 2 ? v == p.bias[0][j] : r == 2 ? isnan(v) : r == 3 ? !isfinite(v) : isfinite(v);
+                    bool is_right = r < 2    ? v == p.bias[0][j]
+                                    : r == 2 ? isnan(v)
+                                    : r == 3 ? !isfinite(v)
+                                             : isfinite(v);
                     if (!is_right)
-                        fail_msg("%s %s: row %d output %d is %g", impls[m]->name, hdl_dtype_of(c.dtype[0])->name, (int)r,
-                                 (int)j, (double)v);
+                        fail_msg("%s %s: row %d output %d is %g", impls[m]->name,
+                                 hdl_dtype_of(c.dtype[0])->name, (int)r, (int)j, (double)v);
                 }
             }
             free_guarded(got, out_bytes(&p.args));

@@ -38,7 +38,8 @@ static void assert_near(const char *name, const float *got, const float *want, i
         if (isnan(want[i]) && isnan(got[i])) continue;
         double error = fabs((double)got[i] - want[i]);
         if (!(error <= relative * fabs((double)want[i]) + absolute))
-            fail_msg("%s: element %lld is %.9g, not %.9g", name, (long long)i, (double)got[i], (double)want[i]);
+            fail_msg("%s: element %lld is %.9g, not %.9g", name, (long long)i, (double)got[i],
+                     (double)want[i]);
     }
 }
 
@@ -58,8 +59,16 @@ static void check_norm(const hdl_impl *impl, const hdl_impl *reference)
         float *x = noise(size, 1), *weight = noise(n, 2), *residual = noise(size, 3);
         for (int mode = 0; mode < 3; mode++) { /* apart, in place of x, in place of the residual */
             float *a = copy_of(mode == 1 ? x : residual, size), *b = copy_of(a, size);
-            hdl_norm_args args = {N_ROWS, n, mode == 1 ? a : x, stride, weight, mode == 1 ? 1.0f : 0, 1e-5f,
-                                  mode == 2 ? a : NULL, a, stride};
+            hdl_norm_args args = {N_ROWS,
+                                  n,
+                                  mode == 1 ? a : x,
+                                  stride,
+                                  weight,
+                                  mode == 1 ? 1.0f : 0,
+                                  1e-5f,
+                                  mode == 2 ? a : NULL,
+                                  a,
+                                  stride};
             impl->launch(&(hdl_launch){2, NULL}, &args);
             args.out = b;
             if (mode == 1) args.x = b;
@@ -149,11 +158,31 @@ static void check_embed(const hdl_impl *impl, const hdl_impl *reference)
     }
 }
 
-static void test_norm(void **state) { (void)state; for_each(HDL_OP_NORM, check_norm); }
-static void test_rope(void **state) { (void)state; for_each(HDL_OP_ROPE, check_rope); }
-static void test_glu(void **state) { (void)state; for_each(HDL_OP_GLU, check_glu); }
-static void test_silu_bound(void **state) { (void)state; for_each(HDL_OP_GLU, check_silu_bound); }
-static void test_embed(void **state) { (void)state; for_each(HDL_OP_EMBED, check_embed); }
+static void test_norm(void **state)
+{
+    (void)state;
+    for_each(HDL_OP_NORM, check_norm);
+}
+static void test_rope(void **state)
+{
+    (void)state;
+    for_each(HDL_OP_ROPE, check_rope);
+}
+static void test_glu(void **state)
+{
+    (void)state;
+    for_each(HDL_OP_GLU, check_glu);
+}
+static void test_silu_bound(void **state)
+{
+    (void)state;
+    for_each(HDL_OP_GLU, check_silu_bound);
+}
+static void test_embed(void **state)
+{
+    (void)state;
+    for_each(HDL_OP_EMBED, check_embed);
+}
 
 int main(void)
 {

@@ -17,7 +17,8 @@ static inline float codes_f16(const uint8_t *p)
 
 static inline void codes_simple(hdl_dtype dtype, const uint8_t *p, int16_t *code, float *scale, float *min)
 {
-    const bool has_min = dtype == HDL_Q4_1 || dtype == HDL_Q5_1, has_high = dtype == HDL_Q5_0 || dtype == HDL_Q5_1;
+    const bool has_min = dtype == HDL_Q4_1 || dtype == HDL_Q5_1,
+               has_high = dtype == HDL_Q5_0 || dtype == HDL_Q5_1;
     const int zero = has_min ? 0 : has_high ? 16 : 8;
     const uint8_t *at = p + (has_min ? 4 : 2);
     uint32_t high = 0;
@@ -64,13 +65,17 @@ static inline void codes_q6_k(const uint8_t *p, int16_t *code, float *scale, flo
 }
 
 /* code [n], scale [n / 16], min [n / 32]. */
-static inline void codes_row(hdl_dtype dtype, const uint8_t *p, int64_t n, int16_t *code, float *scale, float *min)
+static inline void codes_row(hdl_dtype dtype, const uint8_t *p, int64_t n, int16_t *code, float *scale,
+                             float *min)
 {
     const hdl_dtype_traits *traits = hdl_dtype_of(dtype);
     for (int64_t i = 0; i < n; i += traits->block_elems, p += traits->block_bytes) {
-        if (dtype == HDL_Q6_K) codes_q6_k(p, code + i, scale + i / 16, min + i / 32);
-        else if (traits->block_elems == 256) codes_k(dtype, p, code + i, scale + i / 16, min + i / 32);
-        else codes_simple(dtype, p, code + i, scale + i / 16, min + i / 32);
+        if (dtype == HDL_Q6_K)
+            codes_q6_k(p, code + i, scale + i / 16, min + i / 32);
+        else if (traits->block_elems == 256)
+            codes_k(dtype, p, code + i, scale + i / 16, min + i / 32);
+        else
+            codes_simple(dtype, p, code + i, scale + i / 16, min + i / 32);
     }
 }
 

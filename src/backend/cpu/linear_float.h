@@ -10,7 +10,10 @@
 #include "tensor/tensor.h"
 
 /* Elements of 16 bytes of a row. */
-ALWAYS_INLINE int float_step(hdl_dtype dtype) { return dtype == HDL_F32 ? 4 : 8; }
+ALWAYS_INLINE int float_step(hdl_dtype dtype)
+{
+    return dtype == HDL_F32 ? 4 : 8;
+}
 
 /* w[i] = element i of each row, for the float_step elements at p. */
 ALWAYS_INLINE void unpack_floats(hdl_dtype dtype, const uint8_t *p, int64_t stride, vf *w)
@@ -54,26 +57,33 @@ ALWAYS_INLINE void dot_float_as(hdl_dtype dtype, const uint8_t *const rows[2], i
     for (int t = 0; t < n_tiles; t++) out[t] = acc[t];
 }
 
-NEVER_INLINE void dot_float(hdl_dtype dtype, const uint8_t *const rows[2], int64_t stride, const float *x, int64_t n_in,
-                            int n_tiles, vf *out)
+NEVER_INLINE void dot_float(hdl_dtype dtype, const uint8_t *const rows[2], int64_t stride, const float *x,
+                            int64_t n_in, int n_tiles, vf *out)
 {
     switch (dtype) {
-    case HDL_F32:
-        if (n_tiles == 2) dot_float_as(HDL_F32, rows, stride, x, n_in, 2, out);
-        else dot_float_as(HDL_F32, rows, stride, x, n_in, 1, out);
-        break;
-    case HDL_F16:
-        if (n_tiles == 2) dot_float_as(HDL_F16, rows, stride, x, n_in, 2, out);
-        else dot_float_as(HDL_F16, rows, stride, x, n_in, 1, out);
-        break;
-    default:
-        if (n_tiles == 2) dot_float_as(HDL_BF16, rows, stride, x, n_in, 2, out);
-        else dot_float_as(HDL_BF16, rows, stride, x, n_in, 1, out);
-        break;
+        case HDL_F32:
+            if (n_tiles == 2)
+                dot_float_as(HDL_F32, rows, stride, x, n_in, 2, out);
+            else
+                dot_float_as(HDL_F32, rows, stride, x, n_in, 1, out);
+            break;
+        case HDL_F16:
+            if (n_tiles == 2)
+                dot_float_as(HDL_F16, rows, stride, x, n_in, 2, out);
+            else
+                dot_float_as(HDL_F16, rows, stride, x, n_in, 1, out);
+            break;
+        default:
+            if (n_tiles == 2)
+                dot_float_as(HDL_BF16, rows, stride, x, n_in, 2, out);
+            else
+                dot_float_as(HDL_BF16, rows, stride, x, n_in, 1, out);
+            break;
     }
 }
 
-ALWAYS_INLINE void pack_floats_as(hdl_dtype dtype, const uint8_t *p, int64_t stride, int64_t n_in, vf *out, int n_tiles)
+ALWAYS_INLINE void pack_floats_as(hdl_dtype dtype, const uint8_t *p, int64_t stride, int64_t n_in, vf *out,
+                                  int n_tiles)
 {
     const int step = float_step(dtype);
     for (int64_t k = 0; k < n_in; k += step, p += 16) {
@@ -85,18 +95,19 @@ ALWAYS_INLINE void pack_floats_as(hdl_dtype dtype, const uint8_t *p, int64_t str
 }
 
 /* A tile as f32 [n_in][n_tiles][LANES]; `out` is where its first vector goes. */
-NEVER_INLINE void pack_floats(hdl_dtype dtype, const uint8_t *p, int64_t stride, int64_t n_in, vf *out, int n_tiles)
+NEVER_INLINE void pack_floats(hdl_dtype dtype, const uint8_t *p, int64_t stride, int64_t n_in, vf *out,
+                              int n_tiles)
 {
     switch (dtype) {
-    case HDL_F32: pack_floats_as(HDL_F32, p, stride, n_in, out, n_tiles); break;
-    case HDL_F16: pack_floats_as(HDL_F16, p, stride, n_in, out, n_tiles); break;
-    default: pack_floats_as(HDL_BF16, p, stride, n_in, out, n_tiles); break;
+        case HDL_F32: pack_floats_as(HDL_F32, p, stride, n_in, out, n_tiles); break;
+        case HDL_F16: pack_floats_as(HDL_F16, p, stride, n_in, out, n_tiles); break;
+        default: pack_floats_as(HDL_BF16, p, stride, n_in, out, n_tiles); break;
     }
 }
 
 /* n_rows rows of x times n_tiles packed tiles, a constant number of each. */
-ALWAYS_INLINE void dot_float_rows(const vf *w, const float *x, int64_t x_stride, int64_t n_in, int n_rows, int n_tiles,
-                                  vf *out)
+ALWAYS_INLINE void dot_float_rows(const vf *w, const float *x, int64_t x_stride, int64_t n_in, int n_rows,
+                                  int n_tiles, vf *out)
 {
     vf acc[12];
     UNROLL

@@ -16,9 +16,9 @@ enum { OUTPUTS_PER_TASK = 16, ROWS_PER_ROUNDING_TASK = 8 };
 
 typedef struct linear_call {
     const hdl_linear_args *args;
-    int16_t *q;  /* [n_rows, n_in] */
-    float *d;    /* [n_rows, n_in / 32] */
-    float *ds;   /* [n_rows, n_in / 32] d * sum(q) */
+    int16_t *q; /* [n_rows, n_in] */
+    float *d;   /* [n_rows, n_in / 32] */
+    float *ds;  /* [n_rows, n_in / 32] d * sum(q) */
     uint8_t *scratch;
     int64_t scratch_bytes;
     int64_t first_task[HDL_LINEAR_MAX_PARTS + 1];
@@ -57,8 +57,8 @@ static const char *linear_why_not(const void *args)
     return NULL;
 }
 
-static float dot_codes(const int16_t *w, const float *scale, const float *min, bool has_halves, const int16_t *q,
-                       const float *d, const float *ds, int64_t n_blocks)
+static float dot_codes(const int16_t *w, const float *scale, const float *min, bool has_halves,
+                       const int16_t *q, const float *d, const float *ds, int64_t n_blocks)
 {
     float acc = 0;
     for (int64_t b = 0; b < n_blocks; b++) {
@@ -98,16 +98,20 @@ static void linear_task(void *arg, int64_t task, int thread)
     float *floats = (float *)(call->scratch + thread * call->scratch_bytes);
     int16_t *codes = (int16_t *)floats;
     float *scale = (float *)(codes + a->n_in), *min = scale + a->n_in / 16;
-    int64_t j = (task - call->first_task[p]) * OUTPUTS_PER_TASK, end = HDL_MIN(j + OUTPUTS_PER_TASK, part->w.n_rows);
+    int64_t j = (task - call->first_task[p]) * OUTPUTS_PER_TASK,
+            end = HDL_MIN(j + OUTPUTS_PER_TASK, part->w.n_rows);
     for (; j < end; j++) {
         const uint8_t *row = (const uint8_t *)part->w.data + j * part->w.row_bytes;
-        if (is_quantised) codes_row(part->w.dtype, row, a->n_in, codes, scale, min);
-        else hdl_dequant_row(part->w.dtype, row, floats, a->n_in);
+        if (is_quantised)
+            codes_row(part->w.dtype, row, a->n_in, codes, scale, min);
+        else
+            hdl_dequant_row(part->w.dtype, row, floats, a->n_in);
         for (int64_t r = 0; r < a->n_rows; r++) {
             float *out = part->out + r * part->out_stride + j;
-            float sum = is_quantised ? dot_codes(codes, scale, min, part->w.dtype == HDL_Q6_K, call->q + r * a->n_in,
-                                                 call->d + r * n_blocks, call->ds + r * n_blocks, n_blocks)
-                                     : dot_floats(floats, a->x + r * a->x_stride, a->n_in);
+            float sum = is_quantised
+                            ? dot_codes(codes, scale, min, part->w.dtype == HDL_Q6_K, call->q + r * a->n_in,
+                                        call->d + r * n_blocks, call->ds + r * n_blocks, n_blocks)
+                            : dot_floats(floats, a->x + r * a->x_stride, a->n_in);
             if (part->bias) sum += part->bias[j];
             *out = part->accumulate ? *out + sum : sum;
         }

@@ -47,7 +47,8 @@ ALWAYS_INLINE void qrows_next(qrows *x, int64_t n, code_kind kind)
 }
 
 /* acc[r * n_tiles + t] += this block of n_rows rows times tile t's block. */
-ALWAYS_INLINE void add_block(const packed *const p[2], const qrows *x, int n_rows, int n_tiles, code_kind kind, vf *acc)
+ALWAYS_INLINE void add_block(const packed *const p[2], const qrows *x, int n_rows, int n_tiles,
+                             code_kind kind, vf *acc)
 {
     const int n_sums = n_rows * n_tiles, n_halves = kind.has_halves ? 2 : 1, width = 8 / n_halves;
     const vi *const w[2] = {p[0]->w, p[n_tiles - 1]->w};
@@ -92,16 +93,41 @@ ALWAYS_INLINE vf dot_one_as(hdl_dtype dtype, const uint8_t *w, int64_t stride, c
     return acc;
 }
 
-NEVER_INLINE vf dot_one_q8_0(const uint8_t *w, int64_t stride, const qrows *x) { return dot_one_as(HDL_Q8_0, w, stride, x); }
-NEVER_INLINE vf dot_one_q4_0(const uint8_t *w, int64_t stride, const qrows *x) { return dot_one_as(HDL_Q4_0, w, stride, x); }
-NEVER_INLINE vf dot_one_q4_1(const uint8_t *w, int64_t stride, const qrows *x) { return dot_one_as(HDL_Q4_1, w, stride, x); }
-NEVER_INLINE vf dot_one_q5_0(const uint8_t *w, int64_t stride, const qrows *x) { return dot_one_as(HDL_Q5_0, w, stride, x); }
-NEVER_INLINE vf dot_one_q5_1(const uint8_t *w, int64_t stride, const qrows *x) { return dot_one_as(HDL_Q5_1, w, stride, x); }
-NEVER_INLINE vf dot_one_q4_k(const uint8_t *w, int64_t stride, const qrows *x) { return dot_one_as(HDL_Q4_K, w, stride, x); }
-NEVER_INLINE vf dot_one_q5_k(const uint8_t *w, int64_t stride, const qrows *x) { return dot_one_as(HDL_Q5_K, w, stride, x); }
-NEVER_INLINE vf dot_one_q6_k(const uint8_t *w, int64_t stride, const qrows *x) { return dot_one_as(HDL_Q6_K, w, stride, x); }
+NEVER_INLINE vf dot_one_q8_0(const uint8_t *w, int64_t stride, const qrows *x)
+{
+    return dot_one_as(HDL_Q8_0, w, stride, x);
+}
+NEVER_INLINE vf dot_one_q4_0(const uint8_t *w, int64_t stride, const qrows *x)
+{
+    return dot_one_as(HDL_Q4_0, w, stride, x);
+}
+NEVER_INLINE vf dot_one_q4_1(const uint8_t *w, int64_t stride, const qrows *x)
+{
+    return dot_one_as(HDL_Q4_1, w, stride, x);
+}
+NEVER_INLINE vf dot_one_q5_0(const uint8_t *w, int64_t stride, const qrows *x)
+{
+    return dot_one_as(HDL_Q5_0, w, stride, x);
+}
+NEVER_INLINE vf dot_one_q5_1(const uint8_t *w, int64_t stride, const qrows *x)
+{
+    return dot_one_as(HDL_Q5_1, w, stride, x);
+}
+NEVER_INLINE vf dot_one_q4_k(const uint8_t *w, int64_t stride, const qrows *x)
+{
+    return dot_one_as(HDL_Q4_K, w, stride, x);
+}
+NEVER_INLINE vf dot_one_q5_k(const uint8_t *w, int64_t stride, const qrows *x)
+{
+    return dot_one_as(HDL_Q5_K, w, stride, x);
+}
+NEVER_INLINE vf dot_one_q6_k(const uint8_t *w, int64_t stride, const qrows *x)
+{
+    return dot_one_as(HDL_Q6_K, w, stride, x);
+}
 
-ALWAYS_INLINE void pack_tile_as(hdl_dtype dtype, const uint8_t *w, int64_t stride, int64_t n_blocks, packed *out)
+ALWAYS_INLINE void pack_tile_as(hdl_dtype dtype, const uint8_t *w, int64_t stride, int64_t n_blocks,
+                                packed *out)
 {
     const int n = kind_of(dtype).n_blocks, step = unit_bytes(dtype), ahead = LANES * step;
     const uint8_t *next = w + LANES * stride + PREFETCH_AHEAD_BYTES;
@@ -115,34 +141,35 @@ ALWAYS_INLINE void pack_tile_as(hdl_dtype dtype, const uint8_t *w, int64_t strid
 NEVER_INLINE void pack_tile(hdl_dtype dtype, const uint8_t *w, int64_t stride, int64_t n_blocks, packed *out)
 {
     switch (dtype) {
-    case HDL_Q8_0: pack_tile_as(HDL_Q8_0, w, stride, n_blocks, out); break;
-    case HDL_Q4_0: pack_tile_as(HDL_Q4_0, w, stride, n_blocks, out); break;
-    case HDL_Q4_1: pack_tile_as(HDL_Q4_1, w, stride, n_blocks, out); break;
-    case HDL_Q5_0: pack_tile_as(HDL_Q5_0, w, stride, n_blocks, out); break;
-    case HDL_Q5_1: pack_tile_as(HDL_Q5_1, w, stride, n_blocks, out); break;
-    case HDL_Q4_K: pack_tile_as(HDL_Q4_K, w, stride, n_blocks, out); break;
-    case HDL_Q5_K: pack_tile_as(HDL_Q5_K, w, stride, n_blocks, out); break;
-    default: pack_tile_as(HDL_Q6_K, w, stride, n_blocks, out); break;
+        case HDL_Q8_0: pack_tile_as(HDL_Q8_0, w, stride, n_blocks, out); break;
+        case HDL_Q4_0: pack_tile_as(HDL_Q4_0, w, stride, n_blocks, out); break;
+        case HDL_Q4_1: pack_tile_as(HDL_Q4_1, w, stride, n_blocks, out); break;
+        case HDL_Q5_0: pack_tile_as(HDL_Q5_0, w, stride, n_blocks, out); break;
+        case HDL_Q5_1: pack_tile_as(HDL_Q5_1, w, stride, n_blocks, out); break;
+        case HDL_Q4_K: pack_tile_as(HDL_Q4_K, w, stride, n_blocks, out); break;
+        case HDL_Q5_K: pack_tile_as(HDL_Q5_K, w, stride, n_blocks, out); break;
+        default: pack_tile_as(HDL_Q6_K, w, stride, n_blocks, out); break;
     }
 }
 
 ALWAYS_INLINE vf dot_one(hdl_dtype dtype, const uint8_t *w, int64_t stride, const qrows *x)
 {
     switch (dtype) {
-    case HDL_Q8_0: return dot_one_q8_0(w, stride, x);
-    case HDL_Q4_0: return dot_one_q4_0(w, stride, x);
-    case HDL_Q4_1: return dot_one_q4_1(w, stride, x);
-    case HDL_Q5_0: return dot_one_q5_0(w, stride, x);
-    case HDL_Q5_1: return dot_one_q5_1(w, stride, x);
-    case HDL_Q4_K: return dot_one_q4_k(w, stride, x);
-    case HDL_Q5_K: return dot_one_q5_k(w, stride, x);
-    default: return dot_one_q6_k(w, stride, x);
+        case HDL_Q8_0: return dot_one_q8_0(w, stride, x);
+        case HDL_Q4_0: return dot_one_q4_0(w, stride, x);
+        case HDL_Q4_1: return dot_one_q4_1(w, stride, x);
+        case HDL_Q5_0: return dot_one_q5_0(w, stride, x);
+        case HDL_Q5_1: return dot_one_q5_1(w, stride, x);
+        case HDL_Q4_K: return dot_one_q4_k(w, stride, x);
+        case HDL_Q5_K: return dot_one_q5_k(w, stride, x);
+        default: return dot_one_q6_k(w, stride, x);
     }
 }
 
 /* n_rows rows of one group times n_tiles packed tiles, a constant number of each; the tiles' blocks
  * follow each other. */
-ALWAYS_INLINE void dot_rows(const packed *p, const qrows *rows, int n_rows, int n_tiles, code_kind kind, vf *out)
+ALWAYS_INLINE void dot_rows(const packed *p, const qrows *rows, int n_rows, int n_tiles, code_kind kind,
+                            vf *out)
 {
     vf acc[12];
     qrows x = *rows;

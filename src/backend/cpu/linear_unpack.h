@@ -35,14 +35,14 @@ ALWAYS_INLINE code_kind kind_of(hdl_dtype dtype)
     const int q8_zero = 0;
 #endif
     switch (dtype) {
-    case HDL_Q8_0: return (code_kind){8, q8_zero, false, false, 1};
-    case HDL_Q4_0: return (code_kind){4, 3, false, false, 1};
-    case HDL_Q4_1: return (code_kind){4, 0, true, false, 1};
-    case HDL_Q5_0: return (code_kind){5, 4, false, false, 1};
-    case HDL_Q5_1: return (code_kind){5, 0, true, false, 1};
-    case HDL_Q4_K: return (code_kind){4, 0, true, false, 8};
-    case HDL_Q5_K: return (code_kind){5, 0, true, false, 8};
-    default: return (code_kind){6, 5, false, true, 8}; /* q6_K */
+        case HDL_Q8_0: return (code_kind){8, q8_zero, false, false, 1};
+        case HDL_Q4_0: return (code_kind){4, 3, false, false, 1};
+        case HDL_Q4_1: return (code_kind){4, 0, true, false, 1};
+        case HDL_Q5_0: return (code_kind){5, 4, false, false, 1};
+        case HDL_Q5_1: return (code_kind){5, 0, true, false, 1};
+        case HDL_Q4_K: return (code_kind){4, 0, true, false, 8};
+        case HDL_Q5_K: return (code_kind){5, 0, true, false, 8};
+        default: return (code_kind){6, 5, false, true, 8}; /* q6_K */
     }
 }
 
@@ -50,19 +50,25 @@ ALWAYS_INLINE code_kind kind_of(hdl_dtype dtype)
 ALWAYS_INLINE int unit_bytes(hdl_dtype dtype)
 {
     switch (dtype) {
-    case HDL_Q8_0: return 34;
-    case HDL_Q4_0: return 18;
-    case HDL_Q4_1: return 20;
-    case HDL_Q5_0: return 22;
-    case HDL_Q5_1: return 24;
-    case HDL_Q4_K: return 144;
-    case HDL_Q5_K: return 176;
-    default: return 210;
+        case HDL_Q8_0: return 34;
+        case HDL_Q4_0: return 18;
+        case HDL_Q4_1: return 20;
+        case HDL_Q5_0: return 22;
+        case HDL_Q5_1: return 24;
+        case HDL_Q4_K: return 144;
+        case HDL_Q5_K: return 176;
+        default: return 210;
     }
 }
 
-ALWAYS_INLINE vi low_nibbles(vi v) { return v & vi_set1(0x0f0f0f0f); }
-ALWAYS_INLINE vi high_nibbles(vi v) { return shr(v, 4) & vi_set1(0x0f0f0f0f); }
+ALWAYS_INLINE vi low_nibbles(vi v)
+{
+    return v & vi_set1(0x0f0f0f0f);
+}
+ALWAYS_INLINE vi high_nibbles(vi v)
+{
+    return shr(v, 4) & vi_set1(0x0f0f0f0f);
+}
 
 ALWAYS_INLINE void unpack_q8_0(const uint8_t *p, int64_t stride, packed *out)
 {
@@ -161,19 +167,25 @@ NEVER_INLINE void unpack_q6_k(const uint8_t *p, int64_t stride, packed *out)
     }
 }
 
-NEVER_INLINE void unpack_q4_k(const uint8_t *p, int64_t stride, packed *out) { unpack_k(HDL_Q4_K, p, stride, out); }
-NEVER_INLINE void unpack_q5_k(const uint8_t *p, int64_t stride, packed *out) { unpack_k(HDL_Q5_K, p, stride, out); }
+NEVER_INLINE void unpack_q4_k(const uint8_t *p, int64_t stride, packed *out)
+{
+    unpack_k(HDL_Q4_K, p, stride, out);
+}
+NEVER_INLINE void unpack_q5_k(const uint8_t *p, int64_t stride, packed *out)
+{
+    unpack_k(HDL_Q5_K, p, stride, out);
+}
 
 /* kind_of(dtype).n_blocks blocks at p of each row. `dtype` is a constant where this is inlined;
  * formats of 256 are calls, because their blocks pass through memory anyway. */
 ALWAYS_INLINE void unpack_blocks(hdl_dtype dtype, const uint8_t *p, int64_t stride, packed *out)
 {
     switch (dtype) {
-    case HDL_Q8_0: unpack_q8_0(p, stride, out); break;
-    case HDL_Q4_K: unpack_q4_k(p, stride, out); break;
-    case HDL_Q5_K: unpack_q5_k(p, stride, out); break;
-    case HDL_Q6_K: unpack_q6_k(p, stride, out); break;
-    default: unpack_nibbles(dtype, p, stride, out); break;
+        case HDL_Q8_0: unpack_q8_0(p, stride, out); break;
+        case HDL_Q4_K: unpack_q4_k(p, stride, out); break;
+        case HDL_Q5_K: unpack_q5_k(p, stride, out); break;
+        case HDL_Q6_K: unpack_q6_k(p, stride, out); break;
+        default: unpack_nibbles(dtype, p, stride, out); break;
     }
 }
 

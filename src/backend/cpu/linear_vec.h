@@ -12,7 +12,7 @@
 
 #include "base/base.h"
 
-#define UNCHECKED no_sanitize("address", "undefined")
+#define UNCHECKED     no_sanitize("address", "undefined")
 #define ALWAYS_INLINE static inline __attribute__((always_inline, UNCHECKED))
 /* Kernel bodies are outside the sanitizers: thousands of checked loads in one unrolled body take
  * minutes to compile. The test puts every buffer against an unreadable page instead. */
@@ -45,7 +45,10 @@ ALWAYS_INLINE short load_i16(const void *p)
     memcpy(&v, p, 2);
     return v;
 }
-ALWAYS_INLINE __m128i load_16b(const uint8_t *p) { return _mm_loadu_si128((const __m128i *)p); }
+ALWAYS_INLINE __m128i load_16b(const uint8_t *p)
+{
+    return _mm_loadu_si128((const __m128i *)p);
+}
 /* Weights are prefetched into L2, this far beyond the tile in work: a tile is read in strides of its
  * rows, so that all of it must have been asked for, in order, before it begins. (Into L1, or one tile
  * ahead, reaches 50-60 % of the read bandwidth here; this 85-100 %.) */
@@ -54,15 +57,36 @@ ALWAYS_INLINE void prefetch(const uint8_t *p, int64_t n)
 {
     for (int64_t i = 0; i < n; i += 64) __builtin_prefetch(p + i, 0, 2);
 }
-ALWAYS_INLINE vf to_f32(vi v) { return __builtin_convertvector(v, vf); }
-ALWAYS_INLINE vi shr(vi v, int n) { return (vi)((vu)v >> n); } /* zeros come in */
+ALWAYS_INLINE vf to_f32(vi v)
+{
+    return __builtin_convertvector(v, vf);
+}
+ALWAYS_INLINE vi shr(vi v, int n)
+{
+    return (vi)((vu)v >> n);
+} /* zeros come in */
 
 #if defined(HDL_ISA_avx512)
-ALWAYS_INLINE vi vi_set1(int32_t x) { return (vi)_mm512_set1_epi32(x); }
-ALWAYS_INLINE vf vf_set1(float x) { return (vf)_mm512_set1_ps(x); }
-ALWAYS_INLINE vf vf_load(const float *p) { return (vf)_mm512_loadu_ps(p); }
-ALWAYS_INLINE void vf_store(float *p, vf v) { _mm512_storeu_ps(p, (__m512)v); }
-ALWAYS_INLINE vf vf_fma(vf a, vf b, vf c) { return (vf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
+ALWAYS_INLINE vi vi_set1(int32_t x)
+{
+    return (vi)_mm512_set1_epi32(x);
+}
+ALWAYS_INLINE vf vf_set1(float x)
+{
+    return (vf)_mm512_set1_ps(x);
+}
+ALWAYS_INLINE vf vf_load(const float *p)
+{
+    return (vf)_mm512_loadu_ps(p);
+}
+ALWAYS_INLINE void vf_store(float *p, vf v)
+{
+    _mm512_storeu_ps(p, (__m512)v);
+}
+ALWAYS_INLINE vf vf_fma(vf a, vf b, vf c)
+{
+    return (vf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+}
 /* Stores lanes skip..15. */
 ALWAYS_INLINE void vf_store_from(float *p, vf v, int skip)
 {
@@ -73,7 +97,10 @@ ALWAYS_INLINE vf vf_load_from(const float *p, int skip)
     return (vf)_mm512_maskz_loadu_ps((__mmask16)(0xffffu << skip), p);
 }
 /* The f16 in the low half of each lane. */
-ALWAYS_INLINE vf f16_low(vi v) { return (vf)_mm512_cvtph_ps(_mm512_cvtepi32_epi16((__m512i)v)); }
+ALWAYS_INLINE vf f16_low(vi v)
+{
+    return (vf)_mm512_cvtph_ps(_mm512_cvtepi32_epi16((__m512i)v));
+}
 
 ALWAYS_INLINE __m512i four_rows(const uint8_t *p, int64_t stride)
 {
@@ -96,7 +123,8 @@ ALWAYS_INLINE void load_cols(const uint8_t *p, int64_t stride, vi c[4])
 }
 ALWAYS_INLINE __m128i four_words(const uint8_t *p, int64_t stride)
 {
-    return _mm_setr_epi32(load_i32(p), load_i32(p + stride), load_i32(p + 2 * stride), load_i32(p + 3 * stride));
+    return _mm_setr_epi32(load_i32(p), load_i32(p + stride), load_i32(p + 2 * stride),
+                          load_i32(p + 3 * stride));
 }
 /* The 4 bytes at p of each row. */
 ALWAYS_INLINE vi load_words(const uint8_t *p, int64_t stride)
@@ -116,29 +144,51 @@ ALWAYS_INLINE __m128i eight_halves(const uint8_t *p, int64_t s)
 ALWAYS_INLINE vf load_halves(const uint8_t *p, int64_t stride)
 {
     __m128i hi = eight_halves(p + 8 * stride, stride);
-    return (vf)_mm512_cvtph_ps(_mm256_inserti128_si256(_mm256_castsi128_si256(eight_halves(p, stride)), hi, 1));
+    return (vf)_mm512_cvtph_ps(
+        _mm256_inserti128_si256(_mm256_castsi128_si256(eight_halves(p, stride)), hi, 1));
 }
 /* 0x10 in byte e of each lane whose bit 4g + e of `bits` is set. */
 ALWAYS_INLINE vi spread_bits(vi bits, int g)
 {
     __m512i at = _mm512_set1_epi32(0x01010101 * (g / 2));
-    __m512i rows = _mm512_shuffle_epi8((__m512i)bits, _mm512_or_si512(at, _mm512_set4_epi32(0x0c0c0c0c, 0x08080808,
-                                                                                         0x04040404, 0)));
+    __m512i rows = _mm512_shuffle_epi8(
+        (__m512i)bits, _mm512_or_si512(at, _mm512_set4_epi32(0x0c0c0c0c, 0x08080808, 0x04040404, 0)));
     __m512i want = _mm512_set1_epi32(g & 1 ? (int32_t)0x80402010u : 0x08040201);
     return (vi)_mm512_maskz_mov_epi8(_mm512_test_epi8_mask(rows, want), _mm512_set1_epi8(16));
 }
 #else
-ALWAYS_INLINE vi vi_set1(int32_t x) { return (vi)_mm256_set1_epi32(x); }
-ALWAYS_INLINE vf vf_set1(float x) { return (vf)_mm256_set1_ps(x); }
-ALWAYS_INLINE vf vf_load(const float *p) { return (vf)_mm256_loadu_ps(p); }
-ALWAYS_INLINE void vf_store(float *p, vf v) { _mm256_storeu_ps(p, (__m256)v); }
-ALWAYS_INLINE vf vf_fma(vf a, vf b, vf c) { return (vf)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
+ALWAYS_INLINE vi vi_set1(int32_t x)
+{
+    return (vi)_mm256_set1_epi32(x);
+}
+ALWAYS_INLINE vf vf_set1(float x)
+{
+    return (vf)_mm256_set1_ps(x);
+}
+ALWAYS_INLINE vf vf_load(const float *p)
+{
+    return (vf)_mm256_loadu_ps(p);
+}
+ALWAYS_INLINE void vf_store(float *p, vf v)
+{
+    _mm256_storeu_ps(p, (__m256)v);
+}
+ALWAYS_INLINE vf vf_fma(vf a, vf b, vf c)
+{
+    return (vf)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+}
 ALWAYS_INLINE __m256i lanes_from(int skip)
 {
     return _mm256_cmpgt_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32(skip - 1));
 }
-ALWAYS_INLINE void vf_store_from(float *p, vf v, int skip) { _mm256_maskstore_ps(p, lanes_from(skip), (__m256)v); }
-ALWAYS_INLINE vf vf_load_from(const float *p, int skip) { return (vf)_mm256_maskload_ps(p, lanes_from(skip)); }
+ALWAYS_INLINE void vf_store_from(float *p, vf v, int skip)
+{
+    _mm256_maskstore_ps(p, lanes_from(skip), (__m256)v);
+}
+ALWAYS_INLINE vf vf_load_from(const float *p, int skip)
+{
+    return (vf)_mm256_maskload_ps(p, lanes_from(skip));
+}
 ALWAYS_INLINE vf f16_low(vi v)
 {
     __m256i low = _mm256_and_si256((__m256i)v, _mm256_set1_epi32(0xffff));
@@ -169,13 +219,14 @@ ALWAYS_INLINE vi load_words(const uint8_t *p, int64_t s)
 }
 ALWAYS_INLINE vf load_halves(const uint8_t *p, int64_t s)
 {
-    return (vf)_mm256_cvtph_ps(_mm_setr_epi16(load_i16(p), load_i16(p + s), load_i16(p + 2 * s), load_i16(p + 3 * s),
-                                              load_i16(p + 4 * s), load_i16(p + 5 * s), load_i16(p + 6 * s),
-                                              load_i16(p + 7 * s)));
+    return (vf)_mm256_cvtph_ps(_mm_setr_epi16(load_i16(p), load_i16(p + s), load_i16(p + 2 * s),
+                                              load_i16(p + 3 * s), load_i16(p + 4 * s), load_i16(p + 5 * s),
+                                              load_i16(p + 6 * s), load_i16(p + 7 * s)));
 }
 ALWAYS_INLINE vi spread_bits(vi bits, int g)
 {
-    __m256i lane = _mm256_setr_epi32(0, 0x04040404, 0x08080808, 0x0c0c0c0c, 0, 0x04040404, 0x08080808, 0x0c0c0c0c);
+    __m256i lane = _mm256_setr_epi32(0, 0x04040404, 0x08080808, 0x0c0c0c0c, 0, 0x04040404, 0x08080808,
+                                     0x0c0c0c0c);
     __m256i at = _mm256_or_si256(lane, _mm256_set1_epi32(0x01010101 * (g / 2)));
     __m256i want = _mm256_set1_epi32(g & 1 ? (int32_t)0x80402010u : 0x08040201);
     __m256i rows = _mm256_and_si256(_mm256_shuffle_epi8((__m256i)bits, at), want);
@@ -187,8 +238,8 @@ ALWAYS_INLINE vi spread_bits(vi bits, int g)
  * of `bits` bits; AVX2 takes 8-bit codes as signed) with row r of x at q + 32 r, a broadcast dword
  * per group. All counts are constants. */
 #if defined(HDL_ISA_avx512)
-ALWAYS_INLINE void add_products(const vi *const w[2], const int8_t *q, int n_rows, int n_tiles, int bits, int g0, int g1,
-                                vi *s)
+ALWAYS_INLINE void add_products(const vi *const w[2], const int8_t *q, int n_rows, int n_tiles, int bits,
+                                int g0, int g1, vi *s)
 {
     (void)bits;
     UNROLL
@@ -207,8 +258,8 @@ ALWAYS_INLINE void add_products(const vi *const w[2], const int8_t *q, int n_row
 #else
 /* Pair sums are int16: 2 * 127 * code fits for 8, 4, 2 groups of 4-, 5-, 6-bit codes together, and
  * once for |signed 8-bit| <= 128 (32512). */
-ALWAYS_INLINE void add_products(const vi *const w[2], const int8_t *q, int n_rows, int n_tiles, int bits, int g0, int g1,
-                                vi *s)
+ALWAYS_INLINE void add_products(const vi *const w[2], const int8_t *q, int n_rows, int n_tiles, int bits,
+                                int g0, int g1, vi *s)
 {
     const int n_together = bits == 4 ? 8 : bits == 5 ? 4 : bits == 6 ? 2 : 1;
     (void)n_tiles; /* 1: 16 registers hold no more */

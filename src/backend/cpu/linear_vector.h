@@ -35,7 +35,8 @@ static const char *linear_why_not(const void *args)
         bool is_float = dtype == HDL_F32 || dtype == HDL_F16 || dtype == HDL_BF16;
         if (a->part[p].w.n_rows < LANES) return "a part has fewer outputs than the vector has lanes";
         if (is_float && a->n_in % float_step(dtype)) return "n_in is not a multiple of 16 bytes of weights";
-        if (!is_float && !hdl_dtype_of(dtype)->is_quantised) return "it has no kernel for a part's weight type";
+        if (!is_float && !hdl_dtype_of(dtype)->is_quantised)
+            return "it has no kernel for a part's weight type";
     }
     return NULL;
 }
@@ -85,8 +86,8 @@ ALWAYS_INLINE void store_tiles(const tile_out *to, int64_t row, int n_tiles, con
 }
 
 /* n_rows (constant) rows from `row` on, which is row `first` of its group. */
-ALWAYS_INLINE void quant_rows(const packed *p, const qrows *group, int64_t row, int first, int n_rows, int n_tiles,
-                              code_kind kind, const tile_out *to)
+ALWAYS_INLINE void quant_rows(const packed *p, const qrows *group, int64_t row, int first, int n_rows,
+                              int n_tiles, code_kind kind, const tile_out *to)
 {
     vf acc[12];
     qrows x = *group;
@@ -96,8 +97,8 @@ ALWAYS_INLINE void quant_rows(const packed *p, const qrows *group, int64_t row, 
     for (int i = 0; i < n_rows; i++) store_tiles(to, row + i, n_tiles, acc + i * n_tiles);
 }
 
-ALWAYS_INLINE void quant_tiles_as(const packed *p, const qspace *s, int64_t n_rows, code_kind kind, int n_tiles,
-                                  const tile_out *to)
+ALWAYS_INLINE void quant_tiles_as(const packed *p, const qspace *s, int64_t n_rows, code_kind kind,
+                                  int n_tiles, const tile_out *to)
 {
     for (int64_t row = 0; row < n_rows; row += s->group) {
         const qrows x = qrows_at(s, kind, row);
@@ -112,10 +113,13 @@ ALWAYS_INLINE void quant_tiles_as(const packed *p, const qspace *s, int64_t n_ro
     }
 }
 
-ALWAYS_INLINE void quant_tiles_of(hdl_dtype dtype, const packed *p, const qspace *s, int64_t n_rows, const tile_out *to)
+ALWAYS_INLINE void quant_tiles_of(hdl_dtype dtype, const packed *p, const qspace *s, int64_t n_rows,
+                                  const tile_out *to)
 {
-    if (TILES == 2 && to->n_tiles == 2) quant_tiles_as(p, s, n_rows, kind_of(dtype), TILES, to);
-    else quant_tiles_as(p, s, n_rows, kind_of(dtype), 1, to);
+    if (TILES == 2 && to->n_tiles == 2)
+        quant_tiles_as(p, s, n_rows, kind_of(dtype), TILES, to);
+    else
+        quant_tiles_as(p, s, n_rows, kind_of(dtype), 1, to);
 }
 
 NEVER_INLINE void quant_tiles_q4_0(const packed *p, const qspace *s, int64_t n_rows, const tile_out *to)
@@ -148,17 +152,19 @@ NEVER_INLINE void quant_tiles_q8_0(const packed *p, const qspace *s, int64_t n_r
 static void quant_tiles(hdl_dtype dtype, const packed *p, const qspace *s, int64_t n_rows, const tile_out *to)
 {
     switch (dtype) {
-    case HDL_Q4_0: quant_tiles_q4_0(p, s, n_rows, to); break;
-    case HDL_Q4_1:
-    case HDL_Q4_K: quant_tiles_q4_1(p, s, n_rows, to); break;
-    case HDL_Q5_0: quant_tiles_q5_0(p, s, n_rows, to); break;
-    case HDL_Q5_1:
-    case HDL_Q5_K:
-        if (LANES == 16) quant_tiles_q4_1(p, s, n_rows, to);
-        else quant_tiles_q5_1(p, s, n_rows, to);
-        break;
-    case HDL_Q6_K: quant_tiles_q6_k(p, s, n_rows, to); break;
-    default: quant_tiles_q8_0(p, s, n_rows, to); break;
+        case HDL_Q4_0: quant_tiles_q4_0(p, s, n_rows, to); break;
+        case HDL_Q4_1:
+        case HDL_Q4_K: quant_tiles_q4_1(p, s, n_rows, to); break;
+        case HDL_Q5_0: quant_tiles_q5_0(p, s, n_rows, to); break;
+        case HDL_Q5_1:
+        case HDL_Q5_K:
+            if (LANES == 16)
+                quant_tiles_q4_1(p, s, n_rows, to);
+            else
+                quant_tiles_q5_1(p, s, n_rows, to);
+            break;
+        case HDL_Q6_K: quant_tiles_q6_k(p, s, n_rows, to); break;
+        default: quant_tiles_q8_0(p, s, n_rows, to); break;
     }
 }
 
@@ -200,7 +206,8 @@ static void one_row(const linear_call *call, const tile_out *to, int64_t n_tiles
             acc[t] = dot_one(w->dtype, (const uint8_t *)w->data + to->j[t] * w->row_bytes, w->row_bytes, &x);
     } else {
         const uint8_t *rows[2];
-        for (int t = 0; t < 2; t++) rows[t] = (const uint8_t *)w->data + to->j[HDL_MIN(t, n_tiles - 1)] * w->row_bytes;
+        for (int t = 0; t < 2; t++)
+            rows[t] = (const uint8_t *)w->data + to->j[HDL_MIN(t, n_tiles - 1)] * w->row_bytes;
         dot_float(w->dtype, rows, w->row_bytes, a->x, a->n_in, (int)n_tiles, acc);
     }
     for (int t = 0; t < n_tiles; t++) store_outputs(to->part, 0, to->j[t], to->skip[t], acc[t]);
@@ -214,11 +221,15 @@ static void many_rows(const linear_call *call, const tile_out *to, void *scratch
     for (int t = 0; t < to->n_tiles; t++) {
         const uint8_t *rows = (const uint8_t *)w->data + to->j[t] * w->row_bytes;
         const int64_t n_blocks = call->space.n_blocks;
-        if (is_quantised) pack_tile(w->dtype, rows, w->row_bytes, n_blocks, (packed *)scratch + t * n_blocks);
-        else pack_floats(w->dtype, rows, w->row_bytes, a->n_in, (vf *)scratch + t, to->n_tiles);
+        if (is_quantised)
+            pack_tile(w->dtype, rows, w->row_bytes, n_blocks, (packed *)scratch + t * n_blocks);
+        else
+            pack_floats(w->dtype, rows, w->row_bytes, a->n_in, (vf *)scratch + t, to->n_tiles);
     }
-    if (is_quantised) quant_tiles(w->dtype, scratch, &call->space, a->n_rows, to);
-    else float_tiles(scratch, a, to);
+    if (is_quantised)
+        quant_tiles(w->dtype, scratch, &call->space, a->n_rows, to);
+    else
+        float_tiles(scratch, a, to);
 }
 
 static void linear_task(void *arg, int64_t task, int thread)
@@ -232,8 +243,10 @@ static void linear_task(void *arg, int64_t task, int thread)
     const int64_t begin = (task - call->first_task[p]) * call->tiles_per_task;
     const int64_t end = HDL_MIN(begin + call->tiles_per_task, n_tiles);
     if (a->n_rows == 1) {
-        const int64_t at = HDL_MIN(begin * LANES, n_out - LANES) * part->w.row_bytes, tile_bytes = LANES * part->w.row_bytes;
-        prefetch((const uint8_t *)part->w.data + at, HDL_MIN(tile_bytes + PREFETCH_AHEAD_BYTES, n_out * part->w.row_bytes - at));
+        const int64_t at = HDL_MIN(begin * LANES, n_out - LANES) * part->w.row_bytes,
+                      tile_bytes = LANES * part->w.row_bytes;
+        prefetch((const uint8_t *)part->w.data + at,
+                 HDL_MIN(tile_bytes + PREFETCH_AHEAD_BYTES, n_out * part->w.row_bytes - at));
     }
     for (int64_t tile = begin; tile < end; tile += 2) {
         tile_out to = {.part = part, .n_tiles = (int)HDL_MIN(end - tile, 2)};

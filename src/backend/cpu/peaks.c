@@ -40,16 +40,15 @@ typedef double (*work_fn)(void); /* operations of one call */
 #if defined(__x86_64__)
 #include <immintrin.h>
 #define TARGET_AVX512 __attribute__((target("avx512f,avx512vnni")))
-#define TARGET_AVX2 __attribute__((target("avx2,fma")))
+#define TARGET_AVX2   __attribute__((target("avx2,fma")))
 
 TARGET_AVX512 static int64_t read_avx512(const uint8_t *p, int64_t n)
 {
     __m512i sum[8] = {_mm512_setzero_si512()};
     UNROLL
     for (int i = 1; i < 8; i++) sum[i] = sum[0];
-    for (int64_t at = 0; at + 512 <= n; at += 512)
-        UNROLL
-        for (int i = 0; i < 8; i++) sum[i] = _mm512_add_epi64(sum[i], _mm512_loadu_si512(p + at + 64 * i));
+    for (int64_t at = 0; at + 512 <= n; at += 512) UNROLL
+    for (int i = 0; i < 8; i++) sum[i] = _mm512_add_epi64(sum[i], _mm512_loadu_si512(p + at + 64 * i));
     UNROLL
     for (int i = 1; i < 8; i++) sum[0] = _mm512_add_epi64(sum[0], sum[i]);
     return _mm512_reduce_add_epi64(sum[0]);
@@ -60,14 +59,13 @@ TARGET_AVX2 static int64_t read_avx2(const uint8_t *p, int64_t n)
     __m256i sum[8] = {_mm256_setzero_si256()};
     UNROLL
     for (int i = 1; i < 8; i++) sum[i] = sum[0];
-    for (int64_t at = 0; at + 256 <= n; at += 256)
-        UNROLL
-        for (int i = 0; i < 8; i++)
-            sum[i] = _mm256_add_epi64(sum[i], _mm256_loadu_si256((const __m256i *)(p + at + 32 * i)));
+    for (int64_t at = 0; at + 256 <= n; at += 256) UNROLL
+    for (int i = 0; i < 8; i++)
+        sum[i] = _mm256_add_epi64(sum[i], _mm256_loadu_si256((const __m256i *)(p + at + 32 * i)));
     UNROLL
     for (int i = 1; i < 8; i++) sum[0] = _mm256_add_epi64(sum[0], sum[i]);
-    return _mm256_extract_epi64(sum[0], 0) + _mm256_extract_epi64(sum[0], 1) + _mm256_extract_epi64(sum[0], 2) +
-           _mm256_extract_epi64(sum[0], 3);
+    return _mm256_extract_epi64(sum[0], 0) + _mm256_extract_epi64(sum[0], 1) +
+           _mm256_extract_epi64(sum[0], 2) + _mm256_extract_epi64(sum[0], 3);
 }
 
 TARGET_AVX512 static double fma_avx512(void)

@@ -11,14 +11,14 @@
 enum { HDL_N_READ_SIZES = 4 };
 
 typedef struct hdl_read_peak {
-    int64_t bytes;             /* working set of all threads together */
-    double gbs_one, gbs_all;   /* 1e9 bytes per second, one thread and n_threads */
+    int64_t bytes;           /* working set of all threads together */
+    double gbs_one, gbs_all; /* 1e9 bytes per second, one thread and n_threads */
 } hdl_read_peak;
 
 typedef struct hdl_peaks {
-    hdl_isa isa;   /* widest instructions used, as hdl_cpu_isa() says */
+    hdl_isa isa; /* widest instructions used, as hdl_cpu_isa() says */
     int n_threads;
-    hdl_read_peak read[HDL_N_READ_SIZES]; /* ascending: inner caches, last-level cache, memory (last) */
+    hdl_read_peak read[HDL_N_READ_SIZES];  /* ascending: inner caches, last-level cache, memory (last) */
     double fma_gflops_one, fma_gflops_all; /* f32, a multiply-add is 2 operations */
     double int8_gops_one, int8_gops_all;   /* u8 x s8 into s32, a multiply-add is 2 operations */
 } hdl_peaks;

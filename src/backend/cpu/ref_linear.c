@@ -33,13 +33,15 @@ static void linear_launch(const hdl_launch *launch, const void *args)
         const hdl_linear_part *part = &a->part[p];
         bool is_quantised = hdl_dtype_of(part->w.dtype)->is_quantised;
         for (int64_t j = 0; j < part->w.n_rows; j++) {
-            hdl_dequant_row(part->w.dtype, (const uint8_t *)part->w.data + j * part->w.row_bytes, weights, a->n_in);
+            hdl_dequant_row(part->w.dtype, (const uint8_t *)part->w.data + j * part->w.row_bytes, weights,
+                            a->n_in);
             for (int64_t r = 0; r < a->n_rows; r++) {
                 const float *x = a->x + r * a->x_stride;
                 float *out = part->out + r * part->out_stride + j;
                 double sum = 0;
                 if (is_quantised) round_row(x, a->n_in, row);
-                for (int64_t i = 0; i < a->n_in; i++) sum += (is_quantised ? row[i] : (double)x[i]) * weights[i];
+                for (int64_t i = 0; i < a->n_in; i++)
+                    sum += (is_quantised ? row[i] : (double)x[i]) * weights[i];
                 if (part->bias) sum += part->bias[j];
                 *out = (float)((part->accumulate ? (double)*out : 0) + sum);
             }

@@ -19,6 +19,7 @@ enum { THIS_ISA = HDL_ISA_GENERIC };
 #endif
 
 const hdl_impl HDL_CPU_ROWS(linear)[] = {
-    {"linear" HDL_ISA_SUFFIX, HDL_OP_LINEAR, (hdl_isa)THIS_ISA, linear_why_not, linear_workspace, linear_launch},
+    {"linear" HDL_ISA_SUFFIX, HDL_OP_LINEAR, (hdl_isa)THIS_ISA, linear_why_not, linear_workspace,
+     linear_launch},
     {0},
 };

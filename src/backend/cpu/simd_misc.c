@@ -35,10 +35,19 @@ static inline vf load(const float *p)
     memcpy(&v, p, sizeof v);
     return v;
 }
-static inline void store(float *p, vf v) { memcpy(p, &v, sizeof v); }
-static inline vf set1(float x) { return (vf){0} + x; }
+static inline void store(float *p, vf v)
+{
+    memcpy(p, &v, sizeof v);
+}
+static inline vf set1(float x)
+{
+    return (vf){0} + x;
+}
 /* a where the mask is set, else b. */
-static inline vf choose(vi mask, vf a, vf b) { return (vf)((mask & (vi)a) | (~mask & (vi)b)); }
+static inline vf choose(vi mask, vf a, vf b)
+{
+    return (vf)((mask & (vi)a) | (~mask & (vi)b));
+}
 
 /* exp by 2^n * poly(r), |r| <= ln 2 / 2; n ln 2 is taken off in two exact pieces. */
 static inline vf exp_v(vf x)
@@ -139,8 +148,10 @@ static void rope_row(const void *args, int64_t row)
     const float *cos_sin = a->cos_sin + row * a->dim;
     float *x = a->x + row * a->x_stride;
     for (int32_t h = 0; h < a->n_heads; h++, x += a->head_dim) {
-        if (a->is_pairs) rope_pairs(x, cos_sin, a->dim / 2);
-        else rope_halves(x, cos_sin, a->dim / 2);
+        if (a->is_pairs)
+            rope_pairs(x, cos_sin, a->dim / 2);
+        else
+            rope_halves(x, cos_sin, a->dim / 2);
     }
 }
 
@@ -156,7 +167,8 @@ static void glu_row(const void *args, int64_t row)
     float *gate = a->gate + row * a->stride;
     const float *up = a->up + row * a->stride;
     int64_t i = 0;
-    for (; i + WIDTH <= a->n_cols; i += WIDTH) store(gate + i, act(load(gate + i), a->is_gelu) * load(up + i));
+    for (; i + WIDTH <= a->n_cols; i += WIDTH)
+        store(gate + i, act(load(gate + i), a->is_gelu) * load(up + i));
     for (; i < a->n_cols; i++) gate[i] = act(set1(gate[i]), a->is_gelu)[0] * up[i];
 }
 
