@@ -28,7 +28,13 @@ static inline void codes_simple(hdl_dtype dtype, const uint8_t *p, int16_t *code
         for (int i = 0; i < 32; i++) code[i] = (int8_t)at[i];
         return;
     }
-    if (has_high) memcpy(&high, at, 4), at += 4;
+    if (!has_high) { /* two loops of its own, because compilers vectorise them */
+        for (int i = 0; i < 16; i++) code[i] = (int16_t)((at[i] & 15) - zero);
+        for (int i = 0; i < 16; i++) code[i + 16] = (int16_t)((at[i] >> 4) - zero);
+        return;
+    }
+    memcpy(&high, at, 4);
+    at += 4;
     for (int i = 0; i < 16; i++) {
         code[i] = (int16_t)(((at[i] & 15) | (high >> i & 1) << 4) - zero);
         code[i + 16] = (int16_t)(((at[i] >> 4) | (high >> (i + 16) & 1) << 4) - zero);
