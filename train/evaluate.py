@@ -296,7 +296,7 @@ def main():
         except Exception as e:                        # one section failing must not lose the others
             out[name] = {"error": repr(e)}
         print(f"{name}: {time.time() - t:.1f} s {out[name].get('error', '') if isinstance(out[name], dict) else ''}", flush=True)
-        json.dump(out, open(args.out, "w"))
+        json.dump(out, open(args.out, "w"), default=float)
 
 
 if __name__ == "__main__":

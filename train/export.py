@@ -1,6 +1,6 @@
 """state.pt -> a folder with config.json, model.safetensors, tokenizer.json.
 
-  export.py --ckpt state.pt --out models/NAME --format bf16|q8_0 [--top-k 1024] [--pieces MIB]
+  export.py --ckpt state.pt|FOLDER --out models/NAME --format bf16|q8_0 [--top-k 1024] [--pieces MIB]
 
 q8_0 stores every matrix as U8 [rows, cols/32*34]: blocks of an f16 scale and 32 int8, the
 layout of GGUF's Q8_0, so that it can be mapped and used as it is. Norm gains stay float32.
@@ -12,7 +12,7 @@ import os
 import shutil
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from modeling_heddle import quantise_q8_0
 
@@ -27,13 +27,16 @@ def main():
     ap.add_argument("--pieces", type=float, default=0)
     args = ap.parse_args()
     os.makedirs(args.out, exist_ok=True)
-    saved = torch.load(args.ckpt, map_location="cpu", weights_only=False)
-    cfg = json.loads(saved["config"])
+    if os.path.isdir(args.ckpt):                       # an exported folder in bf16 or f32
+        cfg, weights = json.load(open(os.path.join(args.ckpt, "config.json"))), load_file(os.path.join(args.ckpt, "model.safetensors"))
+    else:
+        saved = torch.load(args.ckpt, map_location="cpu", weights_only=False)
+        cfg, weights = json.loads(saved["config"]), saved["model"]
     if args.top_k:
         cfg["top_k"] = args.top_k
     cfg.update(model_type="heddle_clsa", weight_format=args.format)
     out = {}
-    for name, w in saved["model"].items():
+    for name, w in weights.items():
         if w.ndim == 2 and args.format == "q8_0":
             out[name] = quantise_q8_0(w)
         elif w.ndim == 2 and args.format == "bf16":

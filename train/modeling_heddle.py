@@ -189,10 +189,11 @@ class Heddle:
         self.mounted = list(documents)
 
     @torch.no_grad()
-    def generate(self, ids, n, reads="list", top_k=None, stop="\n", never=None):
-        """Greedy continuation of ids after the mounted documents. The last document is recomputed
+    def generate(self, ids, n, reads="list", top_k=None, stop="\n", never=None, temperature=0.0, seed=0):
+        """Greedy (or sampled) continuation of ids after the mounted documents. The last document is recomputed
         within its window at each token: simple, not fast."""
         top_k, out = top_k or self.c["top_k"], []
+        dice = torch.Generator().manual_seed(seed)
         before = Rows.join(self.mounted) if self.mounted else None
         n0 = before.k.shape[1] if before else 0
         rows, h, qi, tail = None, None, None, ids
@@ -207,7 +208,11 @@ class Heddle:
                 rows, h = Rows.join([rows, r1]), h1
             every = Rows.join([before, rows]) if before else rows
             logits = self.cross_decoder(h[-1:], qi[-1:] if qi is not None else None, every, n0 + len(ids) - 1, top_k, reads, never)
-            t = int(logits[0].argmax())
+            if temperature:
+                p = (logits[0] / temperature).softmax(-1)
+                t = int(torch.multinomial(p, 1, generator=dice))
+            else:
+                t = int(logits[0].argmax())
             out.append(t)
             ids = torch.cat((ids, torch.tensor([t])))
             if t <= 1 or (stop and stop in self.tok.decode(out)):
