@@ -10,6 +10,7 @@
 #include <stdio.h>
 
 #include "base/mem.h"
+#include "engine/engine_int.h"
 #include "heddle.h"
 
 enum { N_IDS = 400, N_VOCAB = 300, CONTEXT = 512 };
@@ -320,6 +321,31 @@ static void test_page_sizes_layouts_and_types(void **state)
     }
 }
 
+/* Layer 1 reads layer 0's K and V: one cache row for both, the same bits for every chunk size. */
+static void test_layers_that_share_kv(void **state)
+{
+    (void)state;
+    heddle_engine *engine = open_tiny("llama", 2);
+    heddle_session_options options = options_of(64, 1), single = options_of(1, 1);
+    heddle_session *own = new_session(engine, NULL, &options);
+    heddle_stats own_stats, shared_stats;
+    logits_of(own, 8, other[0]);
+    heddle_session_stats(own, &own_stats);
+    heddle_session_free(own);
+    engine->model->facts.layers[1].kv_source = 0;
+    engine->model->facts.groups[engine->model->facts.layers[0].cache_group].n_layers = 1;
+    heddle_session *a = new_session(engine, NULL, &options), *b = new_session(engine, NULL, &single);
+    logits_of(a, 8, first[0]);
+    assert_true(max_abs(first[0], other[0], 9 * N_VOCAB) > 1e-3);
+    logits_of(b, 8, other[0]);
+    assert_memory_equal(first, other, sizeof first);
+    heddle_session_stats(a, &shared_stats);
+    assert_true(shared_stats.kv_bytes * 2 <= own_stats.kv_bytes + 2 * 13 * 4096); /* pages end at 4 KiB */
+    heddle_session_free(a);
+    heddle_session_free(b);
+    heddle_engine_close(engine);
+}
+
 static void test_refresh(void **state)
 {
     (void)state;
@@ -436,6 +462,7 @@ int main(void)
         cmocka_unit_test(test_chunks_under_a_plan_equal_single_steps),
         cmocka_unit_test(test_head_maps),
         cmocka_unit_test(test_page_sizes_layouts_and_types),
+        cmocka_unit_test(test_layers_that_share_kv),
         cmocka_unit_test(test_refresh),
         cmocka_unit_test(test_decode_allocates_nothing),
         cmocka_unit_test(test_every_allocation_may_fail),
