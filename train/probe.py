@@ -42,8 +42,8 @@ def stability(m, held, N, k, back=1024):
         ids = torch.from_numpy(np.asarray(held.tokens[held.start[i]:held.start[i] + N]).astype(np.int64))
         with torch.no_grad():
             rows, qi = m.shared(m.self_decoder(ids))
-            sel = torch.cat([m.select(qi[r:r + 128], rows.ki[:r + 128], r, k) if False else
-                             torch.nn.functional.pad(m.select(qi[r:r + 128], rows.ki[:r + 128], r, k), (0, N - r - 128)) for r in range(N - back, N, 128)])
+            sel = torch.cat([torch.nn.functional.pad(m.select(qi[r:r + 128], rows.ki[:r + 128], r, k), (0, N - r - 128))
+                             for r in range(N - back, N, 128)])
         kept = (sel[1:] & sel[:-1]).sum(-1).float() / k
         t = torch.arange(N - back, N)[:, None]
         recent = (sel & (t - torch.arange(N)[None] < k)).sum(-1).float() / k
