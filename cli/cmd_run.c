@@ -334,12 +334,14 @@ static void show_figures(const run_state *state)
     char n_read[TERM_COUNT], n_made[TERM_COUNT], kv[TERM_COUNT], peak[TERM_COUNT], took[TERM_COUNT],
         took2[TERM_COUNT];
     const char *plan = state->setup.plan ? heddle_plan_name(state->setup.plan) : "dense";
-    cli_note("prefill %s tokens in %s, %.1f tokens/s (prefill route of plan %s)",
-             term_count(n_read, stats.n_prefill_tokens), term_seconds(took, stats.prefill_s),
-             per_second(stats.n_prefill_tokens, stats.prefill_s), plan);
-    cli_note("decode %s tokens in %s, %.1f tokens/s (decode route of plan %s)",
-             term_count(n_made, stats.n_decode_tokens), term_seconds(took2, stats.decode_s),
-             per_second(stats.n_decode_tokens, stats.decode_s), plan);
+    if (stats.n_prefill_tokens)
+        cli_note("prefill %s tokens in %s, %.1f tokens/s (prefill route of plan %s)",
+                 term_count(n_read, stats.n_prefill_tokens), term_seconds(took, stats.prefill_s),
+                 per_second(stats.n_prefill_tokens, stats.prefill_s), plan);
+    if (stats.n_decode_tokens)
+        cli_note("decode %s tokens in %s, %.1f tokens/s (decode route of plan %s)",
+                 term_count(n_made, stats.n_decode_tokens), term_seconds(took2, stats.decode_s),
+                 per_second(stats.n_decode_tokens, stats.decode_s), plan);
     cli_note("KV %s, peak memory %s", term_bytes(kv, (double)stats.kv_bytes),
              term_bytes(peak, (double)term_peak_bytes()));
     if (!stats.n_decode_tokens) return;
@@ -479,17 +481,55 @@ static void catch_interrupts(void)
     sigaction(SIGINT, &action, NULL);
 }
 
+/* Reads what all questions begin with into a session of its own; each question then goes on from a
+ * fork of it, so that the documents are read once whatever a sliding cache has dropped since. */
+static int read_common(run_state *state, const cli_text *documents)
+{
+    id_list common = {0};
+    int code = ask(state, documents, 0);
+    if (!code) code = add_ids(&common, state->history.data, state->history.n);
+    for (int i = 1; i < state->options->prompts.n && !code; i++) {
+        code = ask(state, documents, i);
+        int64_t n = 0, n_most = common.n < state->history.n ? common.n : state->history.n;
+        while (n < n_most && common.data[n] == state->history.data[n]) n++;
+        common.n = n;
+    }
+    if (!code && common.n) {
+        is_answering = 1;
+        term_progress_start(&state->progress, "reading");
+        heddle_status status = heddle_session_extend(state->setup.session, common.data, common.n, on_progress,
+                                                     &state->progress);
+        is_answering = 0;
+        term_clear_progress();
+        if (status)
+            code = cli_fail(status);
+        else
+            show_figures(state);
+    }
+    free(common.data);
+    return code;
+}
+
 /* The questions of -p one by one, each after the documents alone; then, with --chat, turns. */
 static int converse(run_state *state, const cli_text *documents)
 {
     const cli_texts *prompts = &state->options->prompts;
-    int code = 0;
+    heddle_session *base = NULL;
+    int code = prompts->n > 1 ? read_common(state, documents) : 0;
+    if (prompts->n > 1) base = state->setup.session;
     for (int i = 0; (!i || i < prompts->n) && !code; i++) {
-        if (prompts->n > 1) cli_note("question %d of %d: %s", i + 1, prompts->n, prompts->items[i]);
-        code = ask(state, documents, i);
+        if (base) {
+            cli_note("question %d of %d: %s", i + 1, prompts->n, prompts->items[i]);
+            if (state->setup.session != base) heddle_session_free(state->setup.session);
+            heddle_status status = heddle_session_fork(&state->setup.session, base);
+            if (status) code = cli_fail(status);
+        }
+        if (!code) code = ask(state, documents, i);
         if (!code) code = answer(state);
     }
-    return state->options->is_chat && (!code || is_interrupted) ? chat(state) : code;
+    if (state->options->is_chat && (!code || is_interrupted)) code = chat(state);
+    if (base && state->setup.session != base) heddle_session_free(base);
+    return code;
 }
 
 static int run(const void *command_options)
