@@ -25,8 +25,9 @@ CSV = TOP + "/bench/results/anchor-quality.csv"
 SUMMARY = TOP + "/bench/results/anchor-quality.md"
 MODELS = {"smollm2": "SmolLM2-135M-Instruct.Q4_1.gguf", "gemma3": "gemma-3-270m-q4_k_m.gguf"}
 TEXTS = ("prose", "code", "lexicon")
-ALL = ("dense", "anchor", "window")
-FIRST = ("random", "oracle", "anchor:top_k=16", "anchor:top_k=128", "anchor:top_k=256", "anchor:top_k=512", "anchor:top_k=2048")
+ALL = ("dense", "anchor")
+FIRST = ("window", "anchor:top_k=16", "random", "oracle", "anchor:top_k=128", "anchor:top_k=256", "anchor:top_k=512",
+         "anchor:top_k=2048")
 FIELDS = ("version", "model", "text", "doc", "doc_sha256", "plan", "perplexity", "scored", "share_read")
 
 
@@ -46,8 +47,8 @@ def jobs():
             for text in TEXTS:
                 for plan in ALL:
                     yield model, text, doc, plan
-    for model in MODELS:
-        for plan in FIRST:
+    for plan in FIRST:
+        for model in MODELS:
             for text in TEXTS:
                 yield model, text, 0, plan
 
