@@ -89,6 +89,17 @@ passes "perplexity under a plan" '^perplexity: [0-9.]+~$' perplexity -m "$model"
 refused "a text shorter than one chunk" 'one chunk needs' perplexity -m "$model" -f "$work/text" -c 8K
 refused "--from beyond the chunk" 'must be below' perplexity -m "$model" -f "$work/text" -c 128 --from 127
 says "explain: the schedule" 'layer 29  token_list' explain -m "$model" --plan anchor
+"$HEDDLE" run -m "$model" --raw -p "Once upon a time" -n 4000 >"$work/out" 2>"$work/err" </dev/null &
+pid=$!
+for _ in $(seq 200); do
+    [ -s "$work/out" ] && break
+    sleep 0.1
+done
+kill -INT $pid
+wait $pid
+code=$?
+[ $code = 1 ] && grep -q 'stopped by Ctrl-C' "$work/err" && grep -q '^decode' "$work/err"
+result "Ctrl-C stops the answer; the figures still come" $?
 "$HEDDLE" run -m "$model" --raw -p Hello -n 2 >/dev/full 2>"$work/err" </dev/null
 code=$?
 [ $code = 1 ] && grep -q 'cannot be written' "$work/err"
