@@ -2,6 +2,8 @@
 
 #include <string.h>
 
+#include "base/buf.h"
+
 heddle_status hdl_json_parse(json_t **root, const char *text, int64_t n_bytes, const char *name)
 {
     json_error_t error;
@@ -61,6 +63,51 @@ heddle_status hdl_json_str(const json_t *obj, const char *path, const char *key,
     return HEDDLE_OK;
 }
 
+/* Edit distance; longer words are compared by their first MAX_WORD bytes. */
+static int distance(const char *a, const char *b)
+{
+    enum { MAX_WORD = 40 };
+    int n = (int)strnlen(a, MAX_WORD), m = (int)strnlen(b, MAX_WORD);
+    int row[MAX_WORD + 1];
+    for (int j = 0; j <= m; j++) row[j] = j;
+    for (int i = 1; i <= n; i++) {
+        int diagonal = row[0];
+        row[0] = i;
+        for (int j = 1; j <= m; j++) {
+            int best = HDL_MIN(diagonal + (a[i - 1] != b[j - 1]), HDL_MIN(row[j], row[j - 1]) + 1);
+            diagonal = row[j];
+            row[j] = best;
+        }
+    }
+    return row[m];
+}
+
+/* A slip of the finger is named; a word that resembles nothing gets the whole list. */
+static heddle_status unknown_member(const char *path, const char *key, const char *const *keys)
+{
+    enum { MAX_SLIP = 3 };
+    const char *nearest = NULL;
+    int least = MAX_SLIP + 1;
+    hdl_buf all = {0};
+    for (const char *const *k = keys; *k; k++) {
+        int d = distance(key, *k);
+        if (d < least && d < (int)strlen(*k)) {
+            least = d;
+            nearest = *k;
+        }
+        hdl_buf_printf(&all, "%s%s", k == keys ? "" : ", ", *k);
+    }
+    heddle_status status = HEDDLE_E_INVALID;
+    if (nearest)
+        HDL_FAIL(status, "%s%s%s: is not a member known here; did you mean \"%s\"?", path, dot(path), key,
+                 nearest);
+    else if (!(status = hdl_buf_status(&all)))
+        status = HDL_FAIL(HEDDLE_E_INVALID, "%s%s%s: is not a member known here: %s", path, dot(path), key,
+                          all.data);
+    hdl_buf_deinit(&all);
+    return status;
+}
+
 heddle_status hdl_json_only(const json_t *obj, const char *path, const char *const *keys)
 {
     const char *key;
@@ -69,8 +116,7 @@ heddle_status hdl_json_only(const json_t *obj, const char *path, const char *con
     {
         bool is_known = false;
         for (const char *const *k = keys; *k; k++) is_known |= !strcmp(*k, key);
-        if (!is_known)
-            return HDL_FAIL(HEDDLE_E_INVALID, "%s%s%s: is not a member known here", path, dot(path), key);
+        if (!is_known) return unknown_member(path, key, keys);
     }
     return HEDDLE_OK;
 }

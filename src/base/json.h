@@ -18,7 +18,8 @@ heddle_status hdl_json_int(const json_t *obj, const char *path, const char *key,
 heddle_status hdl_json_num(const json_t *obj, const char *path, const char *key, double *out);
 heddle_status hdl_json_bool(const json_t *obj, const char *path, const char *key, bool *out);
 heddle_status hdl_json_str(const json_t *obj, const char *path, const char *key, const char **out);
-/* Fails naming the first member of obj that is not in the NULL-terminated list `keys`. */
+/* Fails naming the first member of obj that is not in the NULL-terminated list `keys`, and the key
+ * that was probably meant. */
 heddle_status hdl_json_only(const json_t *obj, const char *path, const char *const *keys);
 
 #endif

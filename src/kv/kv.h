@@ -61,6 +61,8 @@ int64_t hdl_kv_seq_len(const hdl_kv_seq *seq);
 /* Makes room for tokens kv_len .. kv_len + n_new - 1 in every group (copying a shared last page);
  * on failure (CAPACITY) nothing is changed. The length grows with hdl_kv_seq_commit. */
 heddle_status hdl_kv_seq_reserve(hdl_kv_seq *seq, int64_t n_new);
+/* Gives back what was reserved and not committed: a step that failed for another sequence. */
+void hdl_kv_seq_release(hdl_kv_seq *seq);
 /* The n_new rows are written: the length grows, rolling pages wholly behind the window go. */
 void hdl_kv_seq_commit(hdl_kv_seq *seq, int64_t n_new);
 /* Keeps the first n tokens, or, where a rolling group no longer holds what row n would read, none;

@@ -269,6 +269,23 @@ heddle_status hdl_kv_seq_reserve(hdl_kv_seq *seq, int64_t n_new)
     return HEDDLE_OK;
 }
 
+/* Drops the pages that the first n tokens do not reach. */
+static void drop_behind(hdl_kv_seq *seq, int64_t n)
+{
+    for (int32_t g = 0; g < seq->store->n_groups; g++) {
+        page_table *table = &seq->tables[g];
+        const page_pool *pool = &seq->store->groups[g];
+        int64_t n_pages = (n + pool->layout.page_tokens - 1) >> pool->spec.page_shift;
+        while (table->n > n_pages) page_drop(seq->store, g, table, --table->n);
+        table->first_live = HDL_MIN(table->first_live, table->n);
+    }
+}
+
+void hdl_kv_seq_release(hdl_kv_seq *seq)
+{
+    drop_behind(seq, seq->len);
+}
+
 void hdl_kv_seq_commit(hdl_kv_seq *seq, int64_t n_new)
 {
     seq->len += n_new;
@@ -291,13 +308,7 @@ int64_t hdl_kv_seq_truncate(hdl_kv_seq *seq, int64_t n)
         int64_t first_token = HDL_MAX(n - spec->window + 1, 0);
         if (spec->window && first_token < seq->tables[g].first_live << spec->page_shift) n = 0;
     }
-    for (int32_t g = 0; g < seq->store->n_groups; g++) {
-        page_table *table = &seq->tables[g];
-        const page_pool *pool = &seq->store->groups[g];
-        int64_t n_pages = (n + pool->layout.page_tokens - 1) >> pool->spec.page_shift;
-        while (table->n > n_pages) page_drop(seq->store, g, table, --table->n);
-        table->first_live = HDL_MIN(table->first_live, table->n);
-    }
+    drop_behind(seq, n);
     seq->len = n;
     return n;
 }

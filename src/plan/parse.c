@@ -231,12 +231,15 @@ heddle_status hdl_plan_parse(hdl_plan **out, const char *text, int64_t n_bytes, 
     return adopt(out, doc, name);
 }
 
-static heddle_status override_rules(json_t *rules, const char *key, int64_t value)
+/* Members that are not what they should be are passed over: check_doc names them afterwards. */
+static heddle_status override_rules(json_t *rules, const char *key, int64_t value, int64_t *n_set)
 {
     for (size_t i = 0; i < json_array_size(rules); i++) {
         json_t *router = json_object_get(json_array_get(rules, i), "router");
-        if (router && json_object_set_new(router, key, json_integer(value)))
+        if (!json_is_object(router)) continue;
+        if (json_object_set_new(router, key, json_integer(value)))
             return HDL_FAIL(HEDDLE_E_NOMEM, "out of memory while setting %s", key);
+        ++*n_set;
     }
     return HEDDLE_OK;
 }
@@ -245,6 +248,7 @@ static heddle_status override_rules(json_t *rules, const char *key, int64_t valu
 static heddle_status override_doc(json_t *doc, const char *text)
 {
     while (*text) {
+        int64_t n_set = 0;
         size_t n = strcspn(text, ",");
         const char *equals = memchr(text, '=', n);
         int n_key = equals ? (int)(equals - text) : (int)n;
@@ -265,7 +269,9 @@ static heddle_status override_doc(json_t *doc, const char *text)
         for (size_t i = 0; i < json_array_size(variants); i++)
             for (int r = 0; r < 2; r++)
                 HDL_TRY(override_rules(json_object_get(json_array_get(variants, i), route_keys[r]), row->key,
-                                       value));
+                                       value, &n_set));
+        if (!n_set && !check_doc(doc, "plan"))
+            return HDL_FAIL(HEDDLE_E_INVALID, "override \"%.*s\": the plan has no router", (int)n, text);
         text += n + (text[n] == ',');
     }
     return HEDDLE_OK;
@@ -297,11 +303,21 @@ static heddle_status load_text(hdl_buf *text, const char *spec, int64_t n_name)
     return status;
 }
 
+/* The colon before the overrides. A path may hold colons: what follows the last one is part of the
+ * path when it has a slash or ends the name of a JSON file. */
+static const char *override_colon(const char *spec)
+{
+    const char *colon = strrchr(spec, ':');
+    size_t n = strlen(spec);
+    bool is_path = colon && (strchr(colon, '/') || (n >= 5 && !strcmp(spec + n - 5, ".json")));
+    return is_path ? NULL : colon;
+}
+
 heddle_status hdl_plan_named(hdl_plan **out, const char *spec)
 {
     *out = NULL;
     hdl_buf text = {0};
-    const char *colon = strchr(spec, ':');
+    const char *colon = override_colon(spec);
     int64_t n_name = colon ? colon - spec : (int64_t)strlen(spec);
     json_t *doc = NULL;
     heddle_status status = load_text(&text, spec, n_name);
@@ -356,7 +372,7 @@ static void apply(const rule *one, int32_t layer, hdl_route_plan *out, int32_t *
 }
 
 static heddle_status apply_rule(const rule *one, const char *path, const hdl_model_facts *facts,
-                                hdl_route_plan *out, int32_t *wanted, bool *is_named)
+                                hdl_route_plan *out, int32_t *wanted, int32_t index, int32_t *rule_of)
 {
     if (one->n_mapped && one->n_mapped != facts->n_kv_heads)
         return HDL_FAIL(HEDDLE_E_INVALID, "%s.head_map: has %d entries; the model has %d KV heads", path,
@@ -367,9 +383,9 @@ static heddle_status apply_rule(const rule *one, const char *path, const hdl_mod
                             one->head_map[i], facts->n_kv_heads - 1);
     if (!json_is_array(one->layers)) { /* "all", "rest": the layers without a window that no rule named yet */
         for (int32_t layer = 0; layer < facts->n_layers; layer++)
-            if (!is_named[layer] && !facts->layers[layer].window) {
+            if (rule_of[layer] < 0 && !facts->layers[layer].window) {
                 apply(one, layer, out, wanted);
-                is_named[layer] = true;
+                rule_of[layer] = index;
             }
         return HEDDLE_OK;
     }
@@ -379,7 +395,7 @@ static heddle_status apply_rule(const rule *one, const char *path, const hdl_mod
         if (layer < 0 || layer >= facts->n_layers)
             return HDL_FAIL(HEDDLE_E_INVALID, "%s.layers[%zu] %lld: the model has layers 0..%d", path, i,
                             (long long)layer, facts->n_layers - 1);
-        if (is_named[layer])
+        if (rule_of[layer] >= 0)
             return HDL_FAIL(HEDDLE_E_INVALID, "%s.layers[%zu] %lld: a rule before it names this layer", path,
                             i, (long long)layer);
         if (facts->layers[layer].window && (one->op != HDL_OPERATOR_DENSE || one->has_router))
@@ -388,7 +404,7 @@ static heddle_status apply_rule(const rule *one, const char *path, const hdl_mod
                             "it can neither make nor read a list",
                             path, i, (long long)layer, facts->layers[layer].window);
         apply(one, (int32_t)layer, out, wanted);
-        is_named[layer] = true;
+        rule_of[layer] = index;
     }
     return HEDDLE_OK;
 }
@@ -405,21 +421,22 @@ heddle_status hdl_plan_resolve(const hdl_plan *plan, const hdl_model_facts *fact
                         "plan %s: has no variant for architecture %s with %d layers and hidden "
                         "size %d",
                         plan->name, facts->arch, facts->n_layers, facts->hidden_size);
-    bool is_named[HDL_MAX_LAYERS] = {false};
-    int32_t wanted[HDL_MAX_LAYERS];
+    int32_t wanted[HDL_MAX_LAYERS], rule_of[HDL_MAX_LAYERS];
     for (int32_t layer = 0; layer < facts->n_layers; layer++) {
         out->layers[layer] = (hdl_layer_plan){.owner = -1};
         wanted[layer] = -2;
+        rule_of[layer] = -1;
     }
+    char path[64];
     const json_t *rules = json_object_get(variant, route_keys[route]);
     for (size_t i = 0; i < json_array_size(rules); i++) {
         rule one;
-        char path[64];
         snprintf(path, sizeof path, "variants[%zu].%s[%zu]", at - 1, route_keys[route], i);
         HDL_TRY(read_rule(json_array_get(rules, i), path, &one));
-        heddle_status status = apply_rule(&one, path, facts, out, wanted, is_named);
+        heddle_status status = apply_rule(&one, path, facts, out, wanted, (int32_t)i, rule_of);
         if (status) return blame(status, plan->name);
     }
-    heddle_status status = hdl_share_owners(out, facts, wanted, route_keys[route]);
+    snprintf(path, sizeof path, "variants[%zu].%s", at - 1, route_keys[route]);
+    heddle_status status = hdl_share_owners(out, facts, wanted, rule_of, path);
     return status ? blame(status, plan->name) : HEDDLE_OK;
 }

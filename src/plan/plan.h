@@ -71,9 +71,10 @@ heddle_status hdl_plan_format(const hdl_plan *plan, hdl_buf *text);
 /* Fits the plan to a model: the first variant whose `when` matches. route: PREFILL or DECODE. */
 heddle_status hdl_plan_resolve(const hdl_plan *plan, const hdl_model_facts *facts, hdl_route route,
                                hdl_route_plan *out);
-/* share.c: fills the owners of token_list layers that say "share": "previous" or a layer. */
+/* share.c: fills the owners of token_list layers that say "share": "previous" or a layer. rule_of: the
+ * rule that named each layer, and path, the list of rules, stand in messages. */
 heddle_status hdl_share_owners(hdl_route_plan *route, const hdl_model_facts *facts, const int32_t *wanted,
-                               const char *path);
+                               const int32_t *rule_of, const char *path);
 bool hdl_route_plan_equal(const hdl_route_plan *a, const hdl_route_plan *b, int32_t n_layers);
 
 /* cost.c: K and V rows (tokens) that one layer reads for a row at `position`, and dense's. */

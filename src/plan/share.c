@@ -7,7 +7,7 @@
 #include "plan/plan.h"
 
 heddle_status hdl_share_owners(hdl_route_plan *route, const hdl_model_facts *facts, const int32_t *wanted,
-                               const char *path)
+                               const int32_t *rule_of, const char *path)
 {
     int32_t previous = -1;
     for (int32_t layer = 0; layer < facts->n_layers; layer++) {
@@ -15,19 +15,21 @@ heddle_status hdl_share_owners(hdl_route_plan *route, const hdl_model_facts *fac
         if (at->op == HDL_OPERATOR_TOKEN_LIST) {
             at->owner = at->has_router ? layer : wanted[layer] == -1 ? previous : wanted[layer];
             if (at->owner < 0)
-                return HDL_FAIL(HEDDLE_E_INVALID,
-                                "%s: layer %d shares the previous list, but no layer before it makes "
-                                "one",
-                                path, layer);
+                return HDL_FAIL(
+                    HEDDLE_E_INVALID,
+                    "%s[%d].share: layer %d shares the previous list, but no layer before it makes one", path,
+                    rule_of[layer], layer);
             if (at->owner > layer || !route->layers[at->owner].has_router)
-                return HDL_FAIL(HEDDLE_E_INVALID,
-                                "%s: layer %d shares the list of layer %d, which makes none before it", path,
-                                layer, at->owner);
+                return HDL_FAIL(
+                    HEDDLE_E_INVALID,
+                    "%s[%d].share: layer %d shares the list of layer %d, which makes none before it", path,
+                    rule_of[layer], layer, at->owner);
             if (at->has_head_map && !route->layers[at->owner].router.is_per_kv_head)
-                return HDL_FAIL(HEDDLE_E_INVALID,
-                                "%s: layer %d has a head_map, but layer %d makes one list for all heads "
-                                "(\"lists\": \"kv_head\" makes one each)",
-                                path, layer, at->owner);
+                return HDL_FAIL(
+                    HEDDLE_E_INVALID,
+                    "%s[%d].head_map: layer %d has one, but layer %d makes one list for all heads "
+                    "(\"lists\": \"kv_head\" makes one each)",
+                    path, rule_of[layer], layer, at->owner);
         }
         if (at->has_router) previous = layer;
     }

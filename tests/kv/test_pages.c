@@ -136,6 +136,30 @@ static void test_a_full_store_changes_nothing(void **state)
     hdl_kv_store_unref(store);
 }
 
+static void test_reserved_pages_can_be_given_back(void **state)
+{
+    (void)state;
+    hdl_kv_store *store = new_store(20, 20);
+    hdl_kv_seq *seq, *fork;
+    assert_int_equal(hdl_kv_seq_new(&seq, store, 160), HEDDLE_OK);
+    assert_int_equal(hdl_kv_seq_reserve(seq, 40), HEDDLE_OK);
+    hdl_kv_seq_commit(seq, 40);
+    int64_t live = hdl_kv_store_live_bytes(store), own = hdl_kv_seq_bytes(seq);
+    assert_int_equal(hdl_kv_seq_reserve(seq, 60), HEDDLE_OK);
+    assert_true(hdl_kv_store_live_bytes(store) > live);
+    hdl_kv_seq_release(seq);
+    assert_int_equal(hdl_kv_store_live_bytes(store), live);
+    assert_int_equal(hdl_kv_seq_bytes(seq), own);
+    assert_int_equal(hdl_kv_seq_fork(&fork, seq), HEDDLE_OK);
+    assert_int_equal(hdl_kv_seq_reserve(seq, 60), HEDDLE_OK); /* rows 48.. of both lie apart */
+    assert_int_equal(hdl_kv_seq_reserve(fork, 60), HEDDLE_OK);
+    for (int64_t t = 40; t < 100; t++) assert_ptr_not_equal(k_row(fork, 0, 1, t), k_row(seq, 0, 1, t));
+    hdl_kv_seq_free(seq);
+    hdl_kv_seq_free(fork);
+    assert_int_equal(hdl_kv_store_live_bytes(store), 0);
+    hdl_kv_store_unref(store);
+}
+
 static void test_pages_are_not_allocated(void **state)
 {
     (void)state;
@@ -159,6 +183,7 @@ int main(void)
         cmocka_unit_test(test_bytes_follow_use),
         cmocka_unit_test(test_a_fork_copies_what_it_writes),
         cmocka_unit_test(test_a_full_store_changes_nothing),
+        cmocka_unit_test(test_reserved_pages_can_be_given_back),
         cmocka_unit_test(test_pages_are_not_allocated),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

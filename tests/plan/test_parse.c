@@ -2,7 +2,10 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -62,9 +65,12 @@ static void test_refusals(void **state)
     refused(RULES("{\"layers\": [0], \"operator\": \"token_list\", \"share\": \"next\"}"),
             "decode[0].share: must be");
     refused(RULES("{\"layers\": [0], \"operator\": \"token_list\", \"share\": \"previous\"}"),
-            "no layer before it");
-    refused(RULES("{\"layers\": [0], \"operator\": \"token_list\", \"share\": 2}"),
-            "layer 0 shares the list of layer 2");
+            "variants[0].decode[0].share: layer 0 shares the previous list, but no layer before it");
+    refused(RULES("{\"layers\": [1]}, {\"layers\": [0], \"operator\": \"token_list\", \"share\": 2}"),
+            "variants[0].decode[1].share: layer 0 shares the list of layer 2");
+    refused(RULES("{\"layers\": [0], \"operater\": \"dense\"}"),
+            "decode[0].operater: is not a member known here; did you mean \"operator\"?");
+    refused(RULES("{\"layers\": [0], \"zzzzzzzz\": 1}"), "known here: layers, operator");
     refused(RULES("{\"layers\": [4]}"), "layers[0] 4: the model has layers 0..3");
     refused(RULES("{\"layers\": [1, 1]}"), "layers[1] 1: a rule before it names this layer");
     refused(ROUTER("\"top_k\": -1"), "variants[0].decode[0].router.top_k -1: must be in 0..");
@@ -160,7 +166,8 @@ static void test_overrides(void **state)
     static hdl_route_plan route;
     static const char *const bad[] = {
         "anchor:k=3",      "anchor:top_k", "anchor:top_k=",      "anchor:top_k=3x",
-        "anchor:top_k=-3", "nosuch",       "/no/such/file.json", "anchor:window=0,sinks=0,top_k=0"};
+        "anchor:top_k=-3", "nosuch",       "/no/such/file.json", "anchor:window=0,sinks=0,top_k=0",
+        "dense:top_k=3"};
     hdl_plan *plan;
     set_facts("llama", 30, 576, 0);
     assert_int_equal(hdl_plan_named(&plan, "anchor:top_k=77,window=5"), HEDDLE_OK);
@@ -174,6 +181,47 @@ static void test_overrides(void **state)
         assert_null(plan);
         print_message("%s\n", hdl_last_error());
     }
+}
+
+static void write_file(const char *path, const char *text)
+{
+    FILE *file = fopen(path, "w");
+    assert_non_null(file);
+    fputs(text, file);
+    fclose(file);
+}
+
+static void test_a_plan_path_may_hold_colons(void **state)
+{
+    (void)state;
+    static const char *const whole[] = {"", ":top_k=7"};
+    char folder[] = "/tmp/heddle-plan-XXXXXX", inner[64], path[128], spec[160];
+    hdl_plan *plan;
+    assert_non_null(mkdtemp(folder));
+    snprintf(inner, sizeof inner, "%s/a:b", folder);
+    assert_int_equal(mkdir(inner, 0700), 0);
+    for (int is_json = 0; is_json < 2; is_json++) {
+        snprintf(path, sizeof path, "%s/%s", inner, is_json ? "p:q.json" : "plan");
+        write_file(path, RULES("{\"layers\": [0], \"router\": {\"top_k\": 8}}"));
+        for (int i = 0; i < 2; i++) {
+            static hdl_route_plan route;
+            snprintf(spec, sizeof spec, "%s%s", path, whole[i]);
+            if (hdl_plan_named(&plan, spec)) fail_msg("%s: %s", spec, hdl_last_error());
+            set_facts("llama", 2, 64, 0);
+            assert_int_equal(hdl_plan_resolve(plan, &facts, HDL_ROUTE_DECODE, &route), HEDDLE_OK);
+            assert_int_equal(route.layers[0].router.top_k, i ? 7 : 8);
+            hdl_plan_free(plan);
+        }
+        unlink(path);
+    }
+    snprintf(path, sizeof path, "%s/bad.json", folder);
+    write_file(path, RULES("{\"layers\": [0], \"router\": 5}"));
+    snprintf(spec, sizeof spec, "%s:top_k=7", path);
+    assert_int_equal(hdl_plan_named(&plan, spec), HEDDLE_E_INVALID); /* once: out of memory */
+    assert_non_null(strstr(hdl_last_error(), "variants[0].decode[0].router: must be an object"));
+    unlink(path);
+    rmdir(inner);
+    rmdir(folder);
 }
 
 static void test_cost(void **state)
@@ -218,6 +266,7 @@ int main(void)
         cmocka_unit_test(test_sliding_layers_are_passed_over),
         cmocka_unit_test(test_every_preset_prints_as_it_parses),
         cmocka_unit_test(test_overrides),
+        cmocka_unit_test(test_a_plan_path_may_hold_colons),
         cmocka_unit_test(test_cost),
         cmocka_unit_test(test_every_allocation_may_fail),
     };
