@@ -184,6 +184,11 @@ const int32_t *heddle_session_ids(const heddle_session *session); /* [len], unti
 heddle_status heddle_session_truncate(heddle_session *session, int64_t n, int64_t *n_kept);
 /* A second session over the same KV pages, copied when written. */
 heddle_status heddle_session_fork(heddle_session **out, const heddle_session *session);
+/* The same, but what comes after is read under another plan (NULL = "dense") of the same engine: one
+ * document, read once, for many plans. Other options stay the session's. Forks of the new session
+ * share its compiled plan, so ask for it once and fork that. */
+heddle_status heddle_session_fork_as(heddle_session **out, const heddle_session *session,
+                                     const heddle_plan *plan, int plan_governs_all);
 void heddle_session_cancel(heddle_session *session); /* from any thread: the call in flight stops */
 
 typedef struct heddle_stats {

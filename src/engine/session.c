@@ -275,21 +275,29 @@ heddle_status heddle_session_truncate(heddle_session *session, int64_t n, int64_
     return HEDDLE_OK;
 }
 
-heddle_status heddle_session_fork(heddle_session **out, const heddle_session *session)
+/* The sequence and its tokens over another runner; what the plan itself keeps is the caller's. */
+static heddle_status fork_over(heddle_session **out, const heddle_session *session, hdl_runner *runner)
 {
     hdl_kv_seq *kv;
-    const hdl_schedule *schedule = session->runner->schedule;
-    *out = NULL;
     HDL_TRY(hdl_kv_seq_fork(&kv, session->kv));
-    heddle_status status = session_over(out, session->runner, session->store, kv);
+    heddle_status status = session_over(out, runner, session->store, kv);
     if (status) {
         hdl_kv_seq_free(kv);
         return status;
     }
     heddle_session *copy = *out;
     memcpy(copy->ids, session->ids, (size_t)hdl_kv_seq_len(kv) * sizeof *copy->ids);
-    memcpy(copy->logits, session->logits, (size_t)schedule->facts->n_vocab * sizeof *copy->logits);
+    memcpy(copy->logits, session->logits, (size_t)runner->schedule->facts->n_vocab * sizeof *copy->logits);
     copy->has_logits = session->has_logits;
+    return HEDDLE_OK;
+}
+
+heddle_status heddle_session_fork(heddle_session **out, const heddle_session *session)
+{
+    const hdl_schedule *schedule = session->runner->schedule;
+    *out = NULL;
+    HDL_TRY(fork_over(out, session, session->runner));
+    heddle_session *copy = *out;
     copy->kept_visible = session->kept_visible;
     if (schedule->n_kept) {
         memcpy(copy->kept_ids, session->kept_ids, (size_t)(schedule->n_kept * schedule->kept_ids_max) * 4);
@@ -297,6 +305,24 @@ heddle_status heddle_session_fork(heddle_session **out, const heddle_session *se
                (size_t)schedule->n_kept * schedule->facts->n_kv_heads * 4);
     }
     return HEDDLE_OK;
+}
+
+heddle_status heddle_session_fork_as(heddle_session **out, const heddle_session *session,
+                                     const heddle_plan *plan, int plan_governs_all)
+{
+    heddle_session_options options = session->runner->options;
+    heddle_engine *engine = session->runner->engine;
+    heddle_plan *dense = NULL;
+    hdl_runner *runner = NULL;
+    *out = NULL;
+    options.plan_governs_all = plan_governs_all;
+    if (!plan) HDL_TRY(heddle_plan_named(&dense, "dense"));
+    heddle_status status = hdl_runner_new(&runner, engine, plan ? plan->plan : dense->plan, &options, 1,
+                                          options.chunk_rows);
+    if (!status) status = fork_over(out, session, runner); /* no list is kept: the first step makes one */
+    hdl_runner_unref(runner);
+    heddle_plan_free(dense);
+    return status;
 }
 
 void heddle_session_cancel(heddle_session *session)

@@ -197,6 +197,74 @@ static void test_fork_and_truncate(void **state)
     "\"dense\", \"router\": {" args "}}, {\"layers\": \"rest\", \"operator\": \"token_list\", \"share\": "   \
     "\"previous\"}]}]}"
 
+/* A prompt read densely and continued under a plan by fork_as is what a session of that plan does
+ * (its prompt route is dense); the fork's forks too; the session that was forked goes on unchanged. */
+static void test_fork_as_another_plan(void **state)
+{
+    (void)state;
+    static const char *const plans[] = {ANCHOR("0", "\"top_k\": 16, \"sinks\": 2, \"window\": 8"), NULL,
+                                        ANCHOR("0", "\"top_k\": 16, \"window\": 4, \"refresh\": 3")};
+    heddle_engine *engine = open_tiny("llama", 1);
+    heddle_session_options options = options_of(64, 1);
+    heddle_session *dense = new_session(engine, NULL, &options), *as[3], *own, *fork;
+    extend(dense, ids, 300);
+    for (int p = 0; p < 3; p++) {
+        heddle_plan *plan = plans[p] ? plan_of(plans[p]) : NULL;
+        assert_int_equal(heddle_session_fork_as(&as[p], dense, plan, 0), HEDDLE_OK);
+        own = new_session(engine, plan, &options);
+        extend(own, ids, 300);
+        assert_int_equal(heddle_session_fork(&fork, as[p]), HEDDLE_OK);
+        for (int i = 300; i < 320; i++) {
+            extend(own, ids + i, 1);
+            extend(as[p], ids + i, 1);
+            extend(fork, ids + i, 1);
+        }
+        assert_int_equal(heddle_session_len(as[p]), 320);
+        assert_memory_equal(heddle_session_ids(as[p]), ids, 320 * sizeof *ids);
+        memcpy(other[p], heddle_session_logits(own), sizeof other[p]);
+        assert_memory_equal(heddle_session_logits(as[p]), other[p], sizeof other[p]);
+        assert_memory_equal(heddle_session_logits(fork), other[p], sizeof other[p]);
+        heddle_session_free(own);
+        heddle_session_free(fork);
+        heddle_plan_free(plan);
+    }
+    assert_true(max_abs(other[0], other[1], N_VOCAB) > 1e-6); /* the plan is in force */
+    for (int i = 300; i < 320; i++) extend(dense, ids + i, 1);
+    assert_memory_equal(heddle_session_logits(dense), other[1], sizeof other[1]);
+    heddle_session_free(dense); /* the forks outlive it */
+    for (int p = 0; p < 3; p++) {
+        extend(as[p], ids + 320, 1);
+        heddle_session_free(as[p]);
+    }
+    assert_int_equal(heddle_engine_close(engine), HEDDLE_OK);
+}
+
+/* A plan that governs every row: the rows after the fork, read as one chunk, take the decode route. */
+static void test_fork_as_governs_what_comes_after(void **state)
+{
+    (void)state;
+    static float nll[2][20];
+    heddle_plan *plan = plan_of(ANCHOR("0", "\"top_k\": 8, \"window\": 4"));
+    for (size_t m = 0; m < 2; m++) {
+        heddle_engine *engine = open_tiny(models[m], 2);
+        heddle_session_options options = options_of(64, 1);
+        heddle_session *dense = new_session(engine, NULL, &options), *many, *one;
+        extend(dense, ids, 300);
+        assert_int_equal(heddle_session_fork_as(&many, dense, plan, 1), HEDDLE_OK);
+        assert_int_equal(heddle_session_fork_as(&one, dense, plan, 0), HEDDLE_OK);
+        assert_int_equal(heddle_session_score(many, ids + 300, 20, 0, nll[0], NULL, NULL), HEDDLE_OK);
+        for (int i = 0; i < 20; i++)
+            assert_int_equal(heddle_session_score(one, ids + 300 + i, 1, 0, &nll[1][i], NULL, NULL),
+                             HEDDLE_OK);
+        assert_memory_equal(nll[0], nll[1], sizeof nll[0]);
+        heddle_session_free(many);
+        heddle_session_free(one);
+        heddle_session_free(dense);
+        heddle_engine_close(engine);
+    }
+    heddle_plan_free(plan);
+}
+
 static void score_under(heddle_engine *engine, const char *json, int is_invariant, float *nll)
 {
     heddle_plan *plan = json ? plan_of(json) : NULL;
@@ -385,7 +453,7 @@ static heddle_status whole_life(void)
     char path[512];
     heddle_engine *engine = NULL;
     heddle_plan *plan = NULL;
-    heddle_session *session = NULL, *fork = NULL;
+    heddle_session *session = NULL, *fork = NULL, *other_plan = NULL;
     const char *json = ANCHOR("0", "\"top_k\": 16, \"window\": 8, \"refresh\": 2");
     char *text = NULL;
     heddle_session_options options = options_of(32, 0);
@@ -397,7 +465,9 @@ static heddle_status whole_life(void)
     if (!status) status = heddle_session_extend(session, ids, 40, NULL, NULL);
     if (!status) status = heddle_session_fork(&fork, session);
     if (!status) status = heddle_session_extend(fork, ids + 40, 1, NULL, NULL);
+    if (!status) status = heddle_session_fork_as(&other_plan, session, NULL, 0);
     heddle_string_free(text);
+    heddle_session_free(other_plan);
     heddle_session_free(fork);
     heddle_session_free(session);
     heddle_plan_free(plan);
@@ -457,6 +527,8 @@ int main(void)
         cmocka_unit_test(test_fast_mode_is_close_to_invariant_mode),
         cmocka_unit_test(test_a_mixed_batch_equals_each_alone),
         cmocka_unit_test(test_fork_and_truncate),
+        cmocka_unit_test(test_fork_as_another_plan),
+        cmocka_unit_test(test_fork_as_governs_what_comes_after),
         cmocka_unit_test(test_k_at_least_n_equals_dense),
         cmocka_unit_test(test_a_small_k_changes_the_result),
         cmocka_unit_test(test_chunks_under_a_plan_equal_single_steps),
