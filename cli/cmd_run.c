@@ -317,7 +317,7 @@ static heddle_status generate(run_state *state, const char **why, bool *ends_lin
             return HEDDLE_OK;
         }
         if (n + 1 == limit) continue;
-        status = heddle_session_extend(session, &id, 1, NULL, NULL);
+        status = heddle_session_decode(session, &id, 1);
         if (status) return status;
     }
 }

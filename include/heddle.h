@@ -13,7 +13,7 @@
  *   heddle_session_new(&session, engine, plan, NULL);
  *   heddle_tokenize(engine, text, n, 0, &ids, &n_ids);
  *   heddle_session_extend(session, ids, n_ids, progress, user);     // prefill
- *   while (...) { id = heddle_sample(sampler, session); heddle_session_extend(session, &id, 1, ...); }
+ *   while (...) { heddle_sample(sampler, session, NULL, &id); heddle_session_decode(session, &id, 1); }
  *
  * Rules
  *   Functions return a heddle_status; 0 is success. heddle_last_error() gives the sentence of the
@@ -162,10 +162,15 @@ void heddle_session_free(heddle_session *session);
 
 /* Called between chunks with the tokens done; return non-zero to stop (CANCELLED, done ones kept). */
 typedef int (*heddle_progress_fn)(int64_t n_done, int64_t n_total, void *user);
-/* Appends n_ids >= 1 tokens; afterwards heddle_session_logits is that of the last one. */
+/* Appends n_ids >= 1 tokens of a prompt, by the plan's prefill route; afterwards
+ * heddle_session_logits is that of the last one. Stopped or failed in a later chunk: the tokens read
+ * so far stay, and there are no logits until the next token is read. */
 heddle_status heddle_session_extend(heddle_session *session, const int32_t *ids, int64_t n_ids,
                                     heddle_progress_fn progress, void *user);
-/* Makes the session hold exactly ids: keeps the common prefix, reads the rest. *n_kept may be NULL. */
+/* The same for generated tokens: the plan's decode route. */
+heddle_status heddle_session_decode(heddle_session *session, const int32_t *ids, int64_t n_ids);
+/* Makes the session hold exactly ids: keeps the common prefix, reads the rest as a prompt. *n_kept
+ * may be NULL. */
 heddle_status heddle_session_sync(heddle_session *session, const int32_t *ids, int64_t n_ids, int64_t *n_kept,
                                   heddle_progress_fn progress, void *user);
 /* Appends ids and gives nll[i] = -log p(ids[i] | before), natural logarithm, f32; for the first
@@ -193,7 +198,7 @@ void heddle_session_cancel(heddle_session *session); /* from any thread: the cal
 
 typedef struct heddle_stats {
     uint32_t struct_size;
-    int64_t n_prefill_tokens, n_decode_tokens;
+    int64_t n_prefill_tokens, n_decode_tokens; /* by route: of extend and sync, of decode */
     double prefill_s, decode_s;
     int64_t kv_bytes, kv_peak_bytes, workspace_bytes;
     /* K, V bytes read by decode steps, and what a dense plan would have read for the same rows. */
@@ -211,11 +216,14 @@ heddle_status heddle_plan_share_read(const heddle_engine *engine, const heddle_p
 
 typedef struct heddle_batch heddle_batch;
 typedef struct heddle_batch_item {
-    heddle_session *session; /* made with the same engine, plan and options as the batch */
-    const int32_t *ids;      /* [n_ids >= 1] to append in this step */
+    /* made with the same engine, plan and options as the batch; chunk_rows may differ, and the
+     * context may be smaller where the plan's refresh is 1 */
+    heddle_session *session;
+    const int32_t *ids; /* [n_ids >= 1] to append in this step */
     int64_t n_ids;
     /* [n_ids] for token trees: 1 = row i sees new row j ([n_ids, n_ids]); NULL = causal */
     const uint8_t *mask;
+    int is_prompt; /* 1: by the prefill route; 0: generated tokens, by the decode route */
 } heddle_batch_item;
 /* At most max_rows rows and max_sessions sessions a step. */
 heddle_status heddle_batch_new(heddle_batch **out, heddle_engine *engine, const heddle_plan *plan,

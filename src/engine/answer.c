@@ -8,8 +8,7 @@
 
 struct heddle_sampler {
     hdl_sampler *inner;
-    int64_t n_seen; /* tokens of the session that the repetition penalty was told of */
-    int64_t window;
+    int64_t window; /* tokens back that the repetition penalty looks at; 0 = it is off */
 };
 
 void heddle_sampler_options_default(heddle_sampler_options *options)
@@ -56,7 +55,7 @@ heddle_status heddle_sampler_new(heddle_sampler **out, const heddle_engine *engi
         heddle_sampler_free(sampler);
         return status;
     }
-    sampler->window = given.repetition_window;
+    sampler->window = given.repetition_penalty == 1 ? 0 : given.repetition_window;
     *out = sampler;
     return HEDDLE_OK;
 }
@@ -76,10 +75,10 @@ heddle_status heddle_sample(heddle_sampler *sampler, const heddle_session *sessi
     *id = -1;
     if (!logits)
         return HDL_FAIL(HEDDLE_E_INVALID, "the session holds no logits yet: read at least one token first");
-    if (sampler->n_seen > len) sampler->n_seen = 0; /* the session was cut back: its tail is told again */
-    for (int64_t i = HDL_MAX(sampler->n_seen, len - sampler->window); i < len; i++)
+    /* Told anew each time: the session may have been cut back and grown again, or be another one. */
+    hdl_sampler_forget(sampler->inner);
+    for (int64_t i = HDL_MAX(len - sampler->window, 0); i < len; i++)
         hdl_sampler_accept(sampler->inner, heddle_session_ids(session)[i]);
-    sampler->n_seen = len;
     return hdl_sampler_pick(sampler->inner, logits, mask, id);
 }
 

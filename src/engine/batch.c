@@ -52,23 +52,38 @@ static void keep_logits(const hdl_forward_item *item, int64_t row, const float *
     item->session->has_logits = true;
 }
 
+/* Why a session cannot be stepped by the batch; NULL = it can. Lists and cached rows are addressed
+ * with the batch's schedule, so whatever shapes them must be equal. */
+static const char *why_not(const hdl_runner *batch, const hdl_runner *own)
+{
+    const hdl_schedule *a = batch->schedule, *b = own->schedule;
+    if (own->engine != batch->engine) return "was made with another engine";
+    for (int r = 0; r < 2; r++)
+        if (!hdl_route_plan_equal(&a->routes[r], &b->routes[r], a->facts->n_layers))
+            return "was made with another plan";
+    if (own->options.context_tokens > batch->options.context_tokens)
+        return "has a larger context than the batch";
+    if (a->n_kept != b->n_kept || (a->n_kept && a->kept_ids_max != b->kept_ids_max))
+        return "keeps lists of another size: under a plan with refresh the contexts must be equal";
+    if (strcmp(own->options.kv_type, batch->options.kv_type) ||
+        strcmp(own->options.kv_layout, batch->options.kv_layout) ||
+        own->options.page_shift != batch->options.page_shift)
+        return "stores its KV in another type, layout or page size";
+    if (!own->options.is_invariant != !batch->options.is_invariant ||
+        !own->options.plan_governs_all != !batch->options.plan_governs_all)
+        return "was made with another is_invariant or plan_governs_all";
+    return NULL;
+}
+
 heddle_status heddle_batch_step(heddle_batch *batch, const heddle_batch_item *items, int32_t n_items)
 {
     const hdl_runner *runner = batch->runner;
-    int32_t n_layers = runner->schedule->facts->n_layers;
     if (n_items < 1 || n_items > runner->schedule->limits.max_seqs)
         return HDL_FAIL(HEDDLE_E_INVALID, "a step of %d sessions: must be in 1..%d", n_items,
                         runner->schedule->limits.max_seqs);
     for (int32_t i = 0; i < n_items; i++) {
-        const hdl_runner *own = items[i].session->runner;
-        if (own->engine != runner->engine || own->schedule->n_kept != runner->schedule->n_kept ||
-            own->options.context_tokens > runner->options.context_tokens ||
-            !hdl_route_plan_equal(&own->schedule->routes[0], &runner->schedule->routes[0], n_layers) ||
-            !hdl_route_plan_equal(&own->schedule->routes[1], &runner->schedule->routes[1], n_layers))
-            return HDL_FAIL(HEDDLE_E_INVALID,
-                            "session %d of the step: was made with another engine, plan or a larger "
-                            "context than the batch",
-                            i);
+        const char *why = why_not(runner, items[i].session->runner);
+        if (why) return HDL_FAIL(HEDDLE_E_INVALID, "session %d of the step: %s", i, why);
         for (int32_t j = 0; j < i; j++)
             if (items[j].session == items[i].session)
                 return HDL_FAIL(HEDDLE_E_INVALID, "sessions %d and %d of the step are the same", j, i);
@@ -76,7 +91,7 @@ heddle_status heddle_batch_step(heddle_batch *batch, const heddle_batch_item *it
                                              .ids = items[i].ids,
                                              .n_ids = items[i].n_ids,
                                              .mask = items[i].mask,
-                                             .is_prompt = items[i].n_ids > 1 && !items[i].mask,
+                                             .is_prompt = items[i].is_prompt != 0,
                                              .first_logit_row = items[i].n_ids - 1};
     }
     return hdl_forward(batch->runner, batch->items, n_items, keep_logits, batch->runner);

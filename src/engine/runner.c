@@ -142,6 +142,18 @@ static void count_reads(const hdl_runner *runner, heddle_session *session, int64
     }
 }
 
+static heddle_status reserve(const hdl_runner *runner, const hdl_forward_item *items, int32_t n_items)
+{
+    for (int32_t i = 0; i < n_items; i++) {
+        const hdl_forward_item *item = &items[runner->order[i]];
+        heddle_status status = hdl_kv_seq_reserve(item->session->kv, item->n_ids);
+        if (!status) continue;
+        while (i--) hdl_kv_seq_release(items[runner->order[i]].session->kv);
+        return status;
+    }
+    return HEDDLE_OK;
+}
+
 static void commit(hdl_runner *runner, const hdl_forward_item *items, int32_t n_items)
 {
     for (int32_t i = 0; i < n_items; i++) {
@@ -150,6 +162,7 @@ static void commit(hdl_runner *runner, const hdl_forward_item *items, int32_t n_
         int64_t before = hdl_kv_seq_len(session->kv);
         memcpy(session->ids + before, item->ids, (size_t)item->n_ids * sizeof *item->ids);
         hdl_kv_seq_commit(session->kv, item->n_ids);
+        session->has_logits = false; /* those of an earlier token; hand_out may bring new ones */
         session->kept_visible = runner->batch.seqs[i].kept_visible;
         if (!item->is_prompt) count_reads(runner, session, before, runner->batch.seqs[i].route);
     }
@@ -180,8 +193,7 @@ heddle_status hdl_forward(hdl_runner *runner, const hdl_forward_item *items, int
     if (!runner->schedule->arena) HDL_TRY(hdl_schedule_bind(runner->schedule));
     HDL_TRY(check_items(runner, items, n_items));
     order_items(runner, items, n_items);
-    for (int32_t i = 0; i < n_items; i++)
-        HDL_TRY(hdl_kv_seq_reserve(items[runner->order[i]].session->kv, items[runner->order[i]].n_ids));
+    HDL_TRY(reserve(runner, items, n_items));
     fill_batch(runner, items, n_items);
     hdl_exec_layers(runner->schedule, &runner->batch);
     commit(runner, items, n_items);

@@ -130,9 +130,14 @@ void hdl_sampler_accept(hdl_sampler *s, int32_t id)
     s->recent[s->n_accepted++ % s->options.repeat_window] = id;
 }
 
-void hdl_sampler_reset(hdl_sampler *s, uint64_t seed)
+void hdl_sampler_forget(hdl_sampler *s)
 {
     s->n_accepted = 0;
+}
+
+void hdl_sampler_reset(hdl_sampler *s, uint64_t seed)
+{
+    hdl_sampler_forget(s);
     for (int i = 0; i < 4; i++) s->random[i] = splitmix(&seed);
 }
 

@@ -40,6 +40,7 @@ heddle_status hdl_sampler_new(hdl_sampler **out, const hdl_sampler_options *opti
 void hdl_sampler_free(hdl_sampler *sampler); /* NULL is fine */
 /* Tells the repetition penalty of a token of the text (prompt or answer), in order. */
 void hdl_sampler_accept(hdl_sampler *sampler, int32_t id);
+void hdl_sampler_forget(hdl_sampler *sampler); /* the accepted tokens */
 /* Forgets the accepted tokens and starts the random numbers again from `seed`. */
 void hdl_sampler_reset(hdl_sampler *sampler, uint64_t seed);
 /* logits [n_vocab], not changed. allowed: bit id of word id / 64, [(n_vocab + 63) / 64]; NULL =

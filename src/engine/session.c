@@ -106,6 +106,7 @@ typedef struct read_call {
     heddle_logits_fn logits_fn;
     void *logits_user;
     float *nll;
+    bool is_generated; /* the decode route */
     bool is_stopped;
     heddle_session *session;
 } read_call;
@@ -122,18 +123,19 @@ static void on_logits(const hdl_forward_item *item, int64_t row, const float *lo
     }
 }
 
-static int64_t chunk_rows(const heddle_session *session)
+static int64_t chunk_rows(const heddle_session *session, bool is_generated)
 {
-    /* a list kept over several rows exists only row by row */
-    bool is_single = session->runner->options.plan_governs_all && session->runner->schedule->refresh > 1;
-    return is_single ? 1 : session->runner->options.chunk_rows;
+    const hdl_schedule *schedule = session->runner->schedule;
+    bool is_decoded = is_generated || session->runner->options.plan_governs_all;
+    if (!is_decoded) return session->runner->options.chunk_rows;
+    if (schedule->refresh > 1) return 1; /* a list kept over several rows exists only row by row */
+    return HDL_MIN((int64_t)session->runner->options.chunk_rows, schedule->limits.max_list_rows);
 }
 
 static heddle_status read_tokens(heddle_session *session, read_call *call)
 {
     double start = now_s();
-    bool is_prompt = call->n_ids > 1;
-    int64_t n_chunk = chunk_rows(session), total = call->n_ids;
+    int64_t n_chunk = chunk_rows(session, call->is_generated), total = call->n_ids;
     heddle_status status = HEDDLE_OK;
     call->session = session;
     if (total < 1) return HDL_FAIL(HEDDLE_E_INVALID, "0 tokens to read: must be 1 or more");
@@ -148,7 +150,7 @@ static heddle_status read_tokens(heddle_session *session, read_call *call)
             .session = session,
             .ids = call->ids + call->done,
             .n_ids = n,
-            .is_prompt = is_prompt,
+            .is_prompt = !call->is_generated,
             .first_logit_row = HDL_MIN(last, HDL_MAX(call->first_logit_row - call->done, 0))};
         status = hdl_forward(session->runner, &item, 1, on_logits, call);
         if (status) break;
@@ -158,7 +160,7 @@ static heddle_status read_tokens(heddle_session *session, read_call *call)
             status = HDL_FAIL(HEDDLE_E_CANCELLED, "stopped after %lld of %lld tokens", (long long)call->done,
                               (long long)total);
     }
-    if (is_prompt) {
+    if (!call->is_generated) {
         session->stats.n_prefill_tokens += call->done;
         session->stats.prefill_s += now_s() - start;
     } else {
@@ -173,6 +175,12 @@ heddle_status heddle_session_extend(heddle_session *session, const int32_t *ids,
 {
     read_call call = {
         .ids = ids, .n_ids = n_ids, .first_logit_row = n_ids, .progress = progress, .progress_user = user};
+    return read_tokens(session, &call);
+}
+
+heddle_status heddle_session_decode(heddle_session *session, const int32_t *ids, int64_t n_ids)
+{
+    read_call call = {.ids = ids, .n_ids = n_ids, .first_logit_row = n_ids, .is_generated = true};
     return read_tokens(session, &call);
 }
 

@@ -53,6 +53,11 @@ static void extend(heddle_session *session, const int32_t *from, int64_t n)
     if (heddle_session_extend(session, from, n, NULL, NULL)) fail_msg("%s", heddle_last_error());
 }
 
+static void decode(heddle_session *session, const int32_t *from, int64_t n)
+{
+    if (heddle_session_decode(session, from, n)) fail_msg("%s", heddle_last_error());
+}
+
 static heddle_plan *plan_of(const char *json)
 {
     heddle_plan *plan;
@@ -66,7 +71,7 @@ static void logits_of(heddle_session *session, int64_t n_single, float *out /* [
     extend(session, ids, N_IDS - n_single);
     memcpy(out, heddle_session_logits(session), N_VOCAB * sizeof *out);
     for (int64_t i = 0; i < n_single; i++) {
-        extend(session, ids + N_IDS - n_single + i, 1);
+        decode(session, ids + N_IDS - n_single + i, 1);
         memcpy(out + (i + 1) * N_VOCAB, heddle_session_logits(session), N_VOCAB * sizeof *out);
     }
 }
@@ -139,7 +144,8 @@ static void test_a_mixed_batch_equals_each_alone(void **state)
             alone[i] = new_session(engine, NULL, &options);
             if (before[i]) extend(in[i], ids + i, before[i]);
             if (before[i]) extend(alone[i], ids + i, before[i]);
-            items[i] = (heddle_batch_item){.session = in[i], .ids = ids + i + before[i], .n_ids = n_new[i]};
+            items[i] = (heddle_batch_item){
+                .session = in[i], .ids = ids + i + before[i], .n_ids = n_new[i], .is_prompt = n_new[i] > 1};
             extend(alone[i], ids + i + before[i], n_new[i]);
         }
         if (heddle_batch_step(batch, items, 4)) fail_msg("%s", heddle_last_error());
@@ -215,9 +221,9 @@ static void test_fork_as_another_plan(void **state)
         extend(own, ids, 300);
         assert_int_equal(heddle_session_fork(&fork, as[p]), HEDDLE_OK);
         for (int i = 300; i < 320; i++) {
-            extend(own, ids + i, 1);
-            extend(as[p], ids + i, 1);
-            extend(fork, ids + i, 1);
+            decode(own, ids + i, 1);
+            decode(as[p], ids + i, 1);
+            decode(fork, ids + i, 1);
         }
         assert_int_equal(heddle_session_len(as[p]), 320);
         assert_memory_equal(heddle_session_ids(as[p]), ids, 320 * sizeof *ids);
@@ -229,11 +235,11 @@ static void test_fork_as_another_plan(void **state)
         heddle_plan_free(plan);
     }
     assert_true(max_abs(other[0], other[1], N_VOCAB) > 1e-6); /* the plan is in force */
-    for (int i = 300; i < 320; i++) extend(dense, ids + i, 1);
+    for (int i = 300; i < 320; i++) decode(dense, ids + i, 1);
     assert_memory_equal(heddle_session_logits(dense), other[1], sizeof other[1]);
     heddle_session_free(dense); /* the forks outlive it */
     for (int p = 0; p < 3; p++) {
-        extend(as[p], ids + 320, 1);
+        decode(as[p], ids + 320, 1);
         heddle_session_free(as[p]);
     }
     assert_int_equal(heddle_engine_close(engine), HEDDLE_OK);
@@ -327,6 +333,7 @@ static void test_chunks_under_a_plan_equal_single_steps(void **state)
         heddle_plan *plan = plan_of(plans[p]);
         score_under(engine, plans[p], 1, chunked);
         heddle_session_options options = options_of(1, 1);
+        options.plan_governs_all = 1;
         heddle_session *session = new_session(engine, plan, &options);
         for (int i = 0; i < N_IDS; i++) {
             assert_int_equal(heddle_session_score(session, ids + i, 1, 0, single + i, NULL, NULL), HEDDLE_OK);
@@ -440,7 +447,7 @@ static void test_decode_allocates_nothing(void **state)
         heddle_session *session = new_session(engine, plan, &options);
         extend(session, ids, 100);
         int64_t before = hdl_mem_n_allocs();
-        for (int i = 0; i < 400; i++) extend(session, ids + i, 1);
+        for (int i = 0; i < 400; i++) decode(session, ids + i, 1);
         assert_int_equal(hdl_mem_n_allocs() - before, 0);
         heddle_session_free(session);
         heddle_plan_free(plan);
@@ -464,7 +471,7 @@ static heddle_status whole_life(void)
     if (!status) status = heddle_session_new(&session, engine, plan, &options);
     if (!status) status = heddle_session_extend(session, ids, 40, NULL, NULL);
     if (!status) status = heddle_session_fork(&fork, session);
-    if (!status) status = heddle_session_extend(fork, ids + 40, 1, NULL, NULL);
+    if (!status) status = heddle_session_decode(fork, ids + 40, 1);
     if (!status) status = heddle_session_fork_as(&other_plan, session, NULL, 0);
     heddle_string_free(text);
     heddle_session_free(other_plan);
@@ -489,6 +496,163 @@ static void test_every_allocation_may_fail(void **state)
     } while (status && n < 2000);
     print_message("%lld allocations, each failed once\n", (long long)n - 1);
     assert_true(n > 10 && status == HEDDLE_OK);
+}
+
+static int stop_at_once(int64_t n_done, int64_t n_total, void *user)
+{
+    (void)n_done, (void)n_total, (void)user;
+    return 1;
+}
+
+static void test_a_cancelled_read_leaves_no_stale_logits(void **state)
+{
+    (void)state;
+    int64_t kept;
+    heddle_engine *engine = open_tiny("llama", 1);
+    heddle_session_options options = options_of(64, 1);
+    heddle_session *session = new_session(engine, NULL, &options),
+                   *fresh = new_session(engine, NULL, &options);
+    extend(session, ids, 20);
+    assert_int_equal(heddle_session_extend(session, ids + 20, 200, stop_at_once, NULL), HEDDLE_E_CANCELLED);
+    assert_int_equal(heddle_session_len(session), 84);
+    assert_null(heddle_session_logits(session));
+    assert_int_equal(heddle_session_sync(session, ids, 84, &kept, NULL, NULL), HEDDLE_OK);
+    extend(fresh, ids, 84);
+    assert_memory_equal(heddle_session_logits(session), heddle_session_logits(fresh),
+                        N_VOCAB * sizeof(float));
+    heddle_session_free(session);
+    heddle_session_free(fresh);
+    heddle_engine_close(engine);
+}
+
+/* The second session of a step has no room: the first is as it was, and its forks stay its own. */
+static void test_a_failed_step_changes_no_session(void **state)
+{
+    (void)state;
+    heddle_engine *engine = open_tiny("llama", 1);
+    heddle_session_options options = options_of(64, 1), small = options;
+    small.context_tokens = 30;
+    heddle_batch *batch;
+    assert_int_equal(heddle_batch_new(&batch, engine, NULL, &options, 2, 512), HEDDLE_OK);
+    heddle_session *a = new_session(engine, NULL, &options), *b = new_session(engine, NULL, &small), *fork,
+                   *fresh = new_session(engine, NULL, &options);
+    extend(a, ids, 10);
+    extend(b, ids, 20);
+    heddle_stats before, after;
+    heddle_session_stats(a, &before);
+    heddle_batch_item items[] = {{.session = a, .ids = ids, .n_ids = 200, .is_prompt = 1},
+                                 {.session = b, .ids = ids, .n_ids = 20, .is_prompt = 1}};
+    assert_int_equal(heddle_batch_step(batch, items, 2), HEDDLE_E_CAPACITY);
+    heddle_session_stats(a, &after);
+    assert_int_equal(after.kv_bytes, before.kv_bytes);
+    assert_int_equal(heddle_session_len(a), 10);
+    assert_int_equal(heddle_session_fork(&fork, a), HEDDLE_OK);
+    extend(a, ids + 10, 100);
+    extend(fork, ids + 200, 100);
+    extend(a, ids + 110, 1);
+    extend(fresh, ids, 10);
+    extend(fresh, ids + 10, 100);
+    extend(fresh, ids + 110, 1);
+    assert_memory_equal(heddle_session_logits(a), heddle_session_logits(fresh), N_VOCAB * sizeof(float));
+    heddle_session *all[] = {a, b, fork, fresh};
+    for (int i = 0; i < 4; i++) heddle_session_free(all[i]);
+    heddle_batch_free(batch);
+    assert_int_equal(heddle_engine_close(engine), HEDDLE_OK);
+}
+
+static void test_a_batch_refuses_sessions_of_other_options(void **state)
+{
+    (void)state;
+    heddle_engine *engine = open_tiny("llama", 1);
+    heddle_plan *plan = plan_of(ANCHOR("0", "\"top_k\": 100, \"window\": 16, \"refresh\": 8"));
+    heddle_session_options options = options_of(64, 0), unlike[4];
+    heddle_batch *batch;
+    assert_int_equal(heddle_batch_new(&batch, engine, plan, &options, 2, 64), HEDDLE_OK);
+    for (int i = 0; i < 4; i++) unlike[i] = options;
+    unlike[0].context_tokens = 80; /* its kept lists are shorter than the batch's */
+    unlike[1].kv_type = "i8";
+    unlike[2].is_invariant = 1;
+    unlike[3].plan_governs_all = 1;
+    for (int i = 0; i < 4; i++) {
+        heddle_session *session = new_session(engine, plan, &unlike[i]);
+        heddle_batch_item item = {.session = session, .ids = ids, .n_ids = 1};
+        assert_int_equal(heddle_batch_step(batch, &item, 1), HEDDLE_E_INVALID);
+        assert_int_equal(heddle_session_len(session), 0);
+        heddle_session_free(session);
+    }
+    heddle_batch_free(batch);
+    heddle_plan_free(plan);
+    heddle_engine_close(engine);
+}
+
+static void test_the_penalty_forgets_what_was_cut(void **state)
+{
+    (void)state;
+    heddle_engine *engine = open_tiny("llama", 1);
+    heddle_session_options options = options_of(64, 1);
+    heddle_sampler_options penalty;
+    heddle_sampler *used, *fresh;
+    heddle_sampler_options_default(&penalty);
+    penalty.repetition_penalty = 100;
+    assert_int_equal(heddle_sampler_new(&used, engine, &penalty), HEDDLE_OK);
+    assert_int_equal(heddle_sampler_new(&fresh, engine, &penalty), HEDDLE_OK);
+    heddle_session *session = new_session(engine, NULL, &options);
+    int32_t id = 0, want = 0;
+    int64_t kept;
+    extend(session, ids, 5);
+    assert_int_equal(heddle_sample(fresh, session, NULL, &want), HEDDLE_OK);
+    for (int i = 0; i < 12; i++) {
+        assert_int_equal(heddle_sample(used, session, NULL, &id), HEDDLE_OK);
+        decode(session, &id, 1);
+    }
+    heddle_session_truncate(session, 0, &kept);
+    extend(session, ids, 5);
+    assert_int_equal(heddle_sample(used, session, NULL, &id), HEDDLE_OK);
+    assert_int_equal(id, want);
+    heddle_session_truncate(session, 0, &kept); /* cut back and grown past what was seen, unnoticed */
+    extend(session, ids, 40);
+    heddle_sampler_free(fresh);
+    assert_int_equal(heddle_sampler_new(&fresh, engine, &penalty), HEDDLE_OK);
+    assert_int_equal(heddle_sample(fresh, session, NULL, &want), HEDDLE_OK);
+    assert_int_equal(heddle_sample(used, session, NULL, &id), HEDDLE_OK);
+    assert_int_equal(id, want);
+    heddle_sampler_free(used);
+    heddle_sampler_free(fresh);
+    heddle_session_free(session);
+    heddle_engine_close(engine);
+}
+
+/* A row's route is what the caller says it is, not a guess from how many come at once. */
+static void test_a_prompt_of_one_token_is_a_prompt(void **state)
+{
+    (void)state;
+    heddle_engine *engine = open_tiny("llama", 1);
+    heddle_plan *plan = plan_of(ANCHOR("0", "\"top_k\": 1, \"window\": 1"));
+    heddle_session_options options = options_of(64, 1);
+    heddle_session *dense = new_session(engine, NULL, &options),
+                   *routed = new_session(engine, plan, &options), *at_once;
+    heddle_stats stats;
+    extend(dense, ids, 100);
+    extend(routed, ids, 99);
+    extend(routed, ids + 99, 1);
+    assert_memory_equal(heddle_session_logits(routed), heddle_session_logits(dense), N_VOCAB * sizeof(float));
+    heddle_session_stats(routed, &stats);
+    assert_int_equal(stats.n_prefill_tokens, 100);
+    assert_int_equal(stats.n_decode_tokens, 0);
+    assert_int_equal(heddle_session_fork(&at_once, routed), HEDDLE_OK);
+    decode(at_once, ids + 100, 11);
+    decode(dense, ids + 100, 11);
+    for (int i = 0; i < 11; i++) decode(routed, ids + 100 + i, 1);
+    assert_memory_equal(heddle_session_logits(routed), heddle_session_logits(at_once),
+                        N_VOCAB * sizeof(float));
+    assert_memory_not_equal(heddle_session_logits(routed), heddle_session_logits(dense),
+                            N_VOCAB * sizeof(float));
+    heddle_session_stats(at_once, &stats);
+    assert_int_equal(stats.n_decode_tokens, 11);
+    heddle_session *all[] = {dense, routed, at_once};
+    for (int i = 0; i < 3; i++) heddle_session_free(all[i]);
+    heddle_plan_free(plan);
+    heddle_engine_close(engine);
 }
 
 static void test_refusals(void **state)
@@ -538,6 +702,11 @@ int main(void)
         cmocka_unit_test(test_refresh),
         cmocka_unit_test(test_decode_allocates_nothing),
         cmocka_unit_test(test_every_allocation_may_fail),
+        cmocka_unit_test(test_a_cancelled_read_leaves_no_stale_logits),
+        cmocka_unit_test(test_a_failed_step_changes_no_session),
+        cmocka_unit_test(test_a_batch_refuses_sessions_of_other_options),
+        cmocka_unit_test(test_the_penalty_forgets_what_was_cut),
+        cmocka_unit_test(test_a_prompt_of_one_token_is_a_prompt),
         cmocka_unit_test(test_refusals),
     };
     uint32_t random = 1;
