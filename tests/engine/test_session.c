@@ -257,7 +257,7 @@ static void test_fork_as_governs_what_comes_after(void **state)
         heddle_session *dense = new_session(engine, NULL, &options), *many, *one;
         extend(dense, ids, 300);
         assert_int_equal(heddle_session_fork_as(&many, dense, plan, 1), HEDDLE_OK);
-        assert_int_equal(heddle_session_fork_as(&one, dense, plan, 0), HEDDLE_OK);
+        assert_int_equal(heddle_session_fork_as(&one, dense, plan, 1), HEDDLE_OK);
         assert_int_equal(heddle_session_score(many, ids + 300, 20, 0, nll[0], NULL, NULL), HEDDLE_OK);
         for (int i = 0; i < 20; i++)
             assert_int_equal(heddle_session_score(one, ids + 300 + i, 1, 0, &nll[1][i], NULL, NULL),
