@@ -9,7 +9,7 @@ include tools/isa_flags.mk
 WARN := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla
 OPT ?= -O2 -g
 CFLAGS_ALL := -std=gnu17 -D_GNU_SOURCE $(WARN) $(OPT) -ffp-contract=off -fno-math-errno -fPIC -Iinclude -Isrc \
-              -I$(BUILD) $(SAN) $(CFLAGS)
+              -I. -I$(BUILD) $(SAN) $(CFLAGS)
 DEPS_STATIC := $(if $(STATIC_DEPS),-static)
 LDLIBS := $(SAN) $(DEPS_STATIC) -ljansson -lpcre2-8 -lutf8proc -lpthread -lm
 
@@ -18,6 +18,7 @@ SIMD_SRC := $(wildcard src/backend/cpu/simd_*.c)
 LIB_SRC := $(filter-out $(SIMD_SRC),$(wildcard src/*/*.c src/backend/cpu/*.c))
 LIB_OBJ := $(LIB_SRC:%.c=$(BUILD)/%.o) $(BUILD)/plans_embedded.o \
            $(foreach isa,$(ISAS),$(SIMD_SRC:%.c=$(BUILD)/%.$(isa).o))
+EVAL_OBJ := $(patsubst %.c,$(BUILD)/%.o,$(wildcard eval/*.c))
 CLI_OBJ := $(patsubst %.c,$(BUILD)/%.o,$(wildcard cli/*.c))
 TEST_BIN := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/*/test_*.c))
 TEST_LIB := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/*.c))
@@ -54,9 +55,9 @@ $(BUILD)/libheddle.a: $(LIB_OBJ)
 $(BUILD)/libheddle.so: $(LIB_OBJ) tools/exports.map
 	$(CC) -shared -Wl,--version-script=tools/exports.map -o $@ $(LIB_OBJ) $(SAN) -ljansson -lpcre2-8 \
 	      -lutf8proc -lpthread -lm
-$(BUILD)/heddle: $(CLI_OBJ) $(BUILD)/libheddle.a
+$(BUILD)/heddle: $(CLI_OBJ) $(EVAL_OBJ) $(BUILD)/libheddle.a
 	$(CC) -o $@ $^ $(LDLIBS)
-$(BUILD)/tests/%: $(BUILD)/tests/%.o $(TEST_LIB) $(BUILD)/libheddle.a
+$(BUILD)/tests/%: $(BUILD)/tests/%.o $(TEST_LIB) $(EVAL_OBJ) $(BUILD)/libheddle.a
 	$(CC) -o $@ $^ $(LDLIBS) -lcmocka
 $(BUILD)/bench/%: $(BUILD)/bench/%.o $(BUILD)/libheddle.a
 	$(CC) -o $@ $^ $(LDLIBS)
