@@ -111,6 +111,7 @@ typedef struct hdl_append_args {
 
 /* ATTEND: for each sequence s, each of its q_len rows i (position kv_len - q_len + i), each head:
  *   visible tokens j: j <= position of the row (causal), j > position - window where window > 0,
+ *   j >= the sequence's first_token,
  *   j in the row's list where `selection` is set, and mask[i][j - first] for new tokens where set.
  *   s_j = scale * q . k_j, soft-capped: cap * tanh(s_j / cap); o = sum softmax(s)_j v_j;
  *   lse = log sum exp(s_j) (a sink logit adds exp(sink) to the sum and nothing to o).
@@ -127,6 +128,7 @@ typedef struct hdl_attend_seq {
     int64_t q_len, kv_len; /* kv_len counts the new rows, already appended */
     hdl_kv_view kv;
     const uint8_t *mask; /* [q_len, q_len], 1 = visible, or NULL = causal */
+    int64_t first_token; /* tokens before it are not visible: the rows' document begins there */
 } hdl_attend_seq;
 typedef struct hdl_attend_args {
     int64_t n_rows; /* of all sequences */

@@ -57,6 +57,11 @@ static heddle_status take_census(heddle_engine *engine)
     count(&census, &model->token_embd);
     count(&census, &model->output_norm);
     if (model->output.data != model->token_embd.data) count(&census, &model->output);
+    const hdl_shared_weights *shared = &model->shared;
+    const hdl_tensor *of_shared[] = {&shared->norm,         &shared->wk,          &shared->wv,
+                                     &shared->k_norm,       &shared->index_q,     &shared->index_k,
+                                     &shared->index_q_norm, &shared->index_k_norm};
+    for (int64_t t = 0; t < HDL_COUNT(of_shared); t++) count(&census, of_shared[t]);
     for (int32_t i = 0; i < model->facts.n_layers; i++) {
         const hdl_layer_weights *w = &model->layers[i];
         const hdl_tensor *all[] = {&w->attn_norm,

@@ -27,10 +27,12 @@ typedef struct hdl_runner {
     heddle_engine *engine;
     hdl_schedule *schedule;
     heddle_session_options options;
-    hdl_exec_batch batch; /* arrays owned here */
-    int32_t *ids;         /* [max_rows] */
-    int64_t *rows;        /* [max_logit_rows] */
-    int32_t *order;       /* [max_seqs] items by (route, class) */
+    hdl_exec_batch batch;          /* arrays owned here */
+    int32_t *ids;                  /* [max_rows] */
+    hdl_exec_batch upper;          /* the rows of one tile whose logits are wanted; arrays owned here */
+    struct hdl_wanted_row *wanted; /* [max_logit_rows] whose they are */
+    int64_t *rows;                 /* [max_logit_rows] where they lie in the batch */
+    int32_t *order;                /* [max_seqs] items by (route, class) */
 } hdl_runner;
 
 struct heddle_session {
@@ -41,6 +43,7 @@ struct heddle_session {
     int64_t context_tokens;
     float *logits; /* [n_vocab] of the last token */
     bool has_logits;
+    int64_t doc_start; /* where the document of the next token begins, if that token begins none */
     int32_t *kept_ids, *kept_counts; /* lists of the last refresh; NULL where the plan keeps none */
     int64_t kept_visible;            /* 0 = none kept */
     atomic_bool is_cancelled;

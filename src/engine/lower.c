@@ -3,6 +3,8 @@
  *   embed -> x
  *   layer: norm x -> normed; q,k,v; [norm q, k]; rotate q, k; append; attend (the plan);
  *          o into x, or into normed and through a norm; norm; gate, up; act; down the same way
+ *   shared state (where the model has one): norm x -> normed; k,v; [norm k]; append, once for all layers
+ *          above. These, then, run for the gathered rows only, whose residual stream is `last`.
  *   head:  norm of the gathered rows; logits */
 #include "engine/engine_int.h"
 
@@ -11,12 +13,13 @@ typedef struct lowering {
     const hdl_model *model;
     const hdl_model_facts *facts;
     int32_t layer;
+    hdl_buffer x; /* the residual stream: of all rows, or of the gathered ones */
 } lowering;
 
 static hdl_step new_step(const lowering *at, hdl_op op, hdl_buffer in, hdl_buffer out)
 {
     return (hdl_step){.op = op,
-                      .where = at->layer == HDL_MAX_LAYERS ? HDL_WHERE_LOGITS : HDL_WHERE_ALL,
+                      .where = at->x == HDL_BUF_LAST ? HDL_WHERE_LOGITS : HDL_WHERE_ALL,
                       .layer = at->layer == HDL_MAX_LAYERS ? -1 : at->layer,
                       .in = in,
                       .out = {out}};
@@ -65,9 +68,9 @@ static heddle_status add_linear(const lowering *at, hdl_buffer in, const part *p
 static heddle_status add_output(const lowering *at, hdl_buffer in, const hdl_tensor *w,
                                 const hdl_tensor *bias, const hdl_tensor *post_norm)
 {
-    if (!at->facts->has_post_norms) return add_linear(at, in, &(part){w, bias, HDL_BUF_X, true}, 1);
+    if (!at->facts->has_post_norms) return add_linear(at, in, &(part){w, bias, at->x, true}, 1);
     HDL_TRY(add_linear(at, in, &(part){w, bias, HDL_BUF_NORMED, false}, 1));
-    return add_norm(at, HDL_BUF_NORMED, HDL_BUF_X, HDL_BUF_X, post_norm, 1, at->facts->hidden_size);
+    return add_norm(at, HDL_BUF_NORMED, at->x, at->x, post_norm, 1, at->facts->hidden_size);
 }
 
 static heddle_status add_rope(const lowering *at, hdl_buffer buffer, int32_t n_heads)
@@ -105,13 +108,13 @@ static heddle_status lower_layer(const lowering *at)
 {
     const hdl_model_facts *facts = at->facts;
     const hdl_layer_weights *w = &at->model->layers[at->layer];
-    bool has_kv = facts->layers[at->layer].kv_source == at->layer;
-    HDL_TRY(add_norm(at, HDL_BUF_X, HDL_BUF_NONE, HDL_BUF_NORMED, &w->attn_norm, 1, facts->hidden_size));
+    bool has_kv = facts->layers[at->layer].has_kv;
+    HDL_TRY(add_norm(at, at->x, HDL_BUF_NONE, HDL_BUF_NORMED, &w->attn_norm, 1, facts->hidden_size));
     part qkv[3] = {{&w->wq, &w->bq, HDL_BUF_Q, false},
                    {&w->wk, &w->bk, HDL_BUF_K, false},
                    {&w->wv, &w->bv, HDL_BUF_V, false}};
     HDL_TRY(add_linear(at, HDL_BUF_NORMED, qkv, has_kv ? 3 : 1));
-    if (facts->has_qk_norm) {
+    if (facts->layers[at->layer].has_qk_norm) {
         HDL_TRY(
             add_norm(at, HDL_BUF_Q, HDL_BUF_NONE, HDL_BUF_Q, &w->q_norm, facts->n_heads, facts->head_dim));
         if (has_kv)
@@ -125,7 +128,7 @@ static heddle_status lower_layer(const lowering *at)
     }
     HDL_TRY(hdl_lower_attention(at->schedule, at->layer));
     HDL_TRY(add_output(at, HDL_BUF_ATTN, &w->wo, &w->bo, &w->post_attn_norm));
-    HDL_TRY(add_norm(at, HDL_BUF_X, HDL_BUF_NONE, HDL_BUF_NORMED, &w->ffn_norm, 1, facts->hidden_size));
+    HDL_TRY(add_norm(at, at->x, HDL_BUF_NONE, HDL_BUF_NORMED, &w->ffn_norm, 1, facts->hidden_size));
     part ffn[2] = {{&w->w_gate, NULL, HDL_BUF_GATE, false}, {&w->w_up, NULL, HDL_BUF_UP, false}};
     HDL_TRY(add_linear(at, HDL_BUF_NORMED, ffn, 2));
     hdl_step glu = new_step(at, HDL_OP_GLU, HDL_BUF_GATE, HDL_BUF_GATE);
@@ -134,6 +137,23 @@ static heddle_status lower_layer(const lowering *at)
         .n_cols = facts->n_ff, .stride = facts->n_ff, .is_gelu = facts->act == HDL_ACT_GELU_TANH};
     HDL_TRY(hdl_schedule_add(at->schedule, &glu));
     return add_output(at, HDL_BUF_GATE, &w->w_down, NULL, &w->post_ffn_norm);
+}
+
+/* K and V of the shared state into the cache of the first cross layer; from here on rows are gathered. */
+static heddle_status lower_shared(lowering *at)
+{
+    const hdl_model_facts *facts = at->facts;
+    const hdl_shared_weights *w = &at->model->shared;
+    HDL_TRY(add_norm(at, at->x, HDL_BUF_NONE, HDL_BUF_NORMED, &w->norm, 1, facts->hidden_size));
+    part kv[2] = {{&w->wk, NULL, HDL_BUF_K, false}, {&w->wv, NULL, HDL_BUF_V, false}};
+    HDL_TRY(add_linear(at, HDL_BUF_NORMED, kv, 2));
+    if (facts->has_shared_k_norm)
+        HDL_TRY(
+            add_norm(at, HDL_BUF_K, HDL_BUF_NONE, HDL_BUF_K, &w->k_norm, facts->n_kv_heads, facts->head_dim));
+    HDL_TRY(add_append(at));
+    at->schedule->n_lower_steps = at->schedule->n_steps;
+    at->x = HDL_BUF_LAST;
+    return HEDDLE_OK;
 }
 
 static void book_buffers(hdl_schedule *schedule)
@@ -156,13 +176,17 @@ static void book_buffers(hdl_schedule *schedule)
 static heddle_status lower_model(hdl_schedule *schedule, const hdl_model *model)
 {
     const hdl_model_facts *facts = &model->facts;
-    lowering at = {.schedule = schedule, .model = model, .facts = facts, .layer = -1};
+    lowering at = {.schedule = schedule, .model = model, .facts = facts, .layer = -1, .x = HDL_BUF_X};
     hdl_step embed = new_step(&at, HDL_OP_EMBED, HDL_BUF_NONE, HDL_BUF_X);
     embed.u.embed = (hdl_embed_args){.table = model->token_embd, .scale = facts->embed_scale};
     HDL_TRY(hdl_schedule_add(schedule, &embed));
-    for (at.layer = 0; at.layer < facts->n_layers; at.layer++) HDL_TRY(lower_layer(&at));
-    schedule->n_layer_steps = schedule->n_steps;
+    for (at.layer = 0; at.layer < facts->n_layers; at.layer++) {
+        if (at.layer == facts->cross_from) HDL_TRY(lower_shared(&at));
+        HDL_TRY(lower_layer(&at));
+    }
+    if (at.x == HDL_BUF_X) schedule->n_lower_steps = schedule->n_steps;
     at.layer = HDL_MAX_LAYERS;
+    at.x = HDL_BUF_LAST;
     HDL_TRY(
         add_norm(&at, HDL_BUF_LAST, HDL_BUF_NONE, HDL_BUF_LAST, &model->output_norm, 1, facts->hidden_size));
     HDL_TRY(add_linear(&at, HDL_BUF_LAST, &(part){&model->output, NULL, HDL_BUF_LOGITS, false}, 1));

@@ -7,6 +7,29 @@
 #include "base/mem.h"
 #include "engine/engine_int.h"
 
+typedef struct hdl_wanted_row {
+    const hdl_forward_item *item;
+    int64_t row; /* of the item */
+} wanted_row;
+
+/* Arrays of a batch of so many rows and sequences; the runner frees them whether or not all were made. */
+static heddle_status batch_init(hdl_exec_batch *batch, int64_t n_rows, int32_t n_seqs)
+{
+    bool is_made = (batch->seqs = hdl_calloc(n_seqs, sizeof *batch->seqs)) &&
+                   (batch->attend = hdl_calloc(n_seqs + n_rows + 1, sizeof *batch->attend)) &&
+                   (batch->n_visible = hdl_calloc(n_rows, sizeof *batch->n_visible)) &&
+                   (batch->doc_start = hdl_calloc(n_rows, sizeof *batch->doc_start));
+    return is_made ? HEDDLE_OK : HEDDLE_E_NOMEM;
+}
+
+static void batch_deinit(hdl_exec_batch *batch)
+{
+    hdl_free(batch->seqs);
+    hdl_free(batch->attend);
+    hdl_free(batch->n_visible);
+    hdl_free(batch->doc_start);
+}
+
 heddle_status hdl_runner_new(hdl_runner **out, heddle_engine *engine, const hdl_plan *plan,
                              const heddle_session_options *options, int32_t max_seqs, int64_t max_rows)
 {
@@ -17,22 +40,20 @@ heddle_status hdl_runner_new(hdl_runner **out, heddle_engine *engine, const hdl_
     runner->engine = engine;
     runner->options = *options;
     heddle_status status = hdl_compile(&runner->schedule, engine, plan, options, max_seqs, max_rows);
-    hdl_exec_batch *batch = &runner->batch;
     if (!status) {
-        status = HEDDLE_E_NOMEM;
-        if ((runner->ids = hdl_calloc(max_rows, sizeof *runner->ids)) &&
-            (runner->rows = hdl_calloc(max_rows, sizeof *runner->rows)) &&
-            (runner->order = hdl_calloc(max_seqs, sizeof *runner->order)) &&
-            (batch->seqs = hdl_calloc(max_seqs, sizeof *batch->seqs)) &&
-            (batch->attend = hdl_calloc(max_seqs + 1, sizeof *batch->attend)) &&
-            (batch->n_visible = hdl_calloc(max_rows, sizeof *batch->n_visible)))
-            status = HEDDLE_OK;
+        int64_t last = runner->schedule->limits.max_logit_rows;
+        bool is_made = (runner->ids = hdl_calloc(max_rows, sizeof *runner->ids)) &&
+                       (runner->rows = hdl_calloc(last, sizeof *runner->rows)) &&
+                       (runner->wanted = hdl_calloc(last, sizeof *runner->wanted)) &&
+                       (runner->order = hdl_calloc(max_seqs, sizeof *runner->order));
+        status = is_made ? batch_init(&runner->batch, max_rows, max_seqs) : HEDDLE_E_NOMEM;
+        if (!status) status = batch_init(&runner->upper, last, max_seqs);
     }
     if (status) {
         hdl_runner_unref(runner);
         return status;
     }
-    batch->ids = runner->ids;
+    runner->batch.ids = runner->ids;
     *out = runner;
     return HEDDLE_OK;
 }
@@ -44,9 +65,9 @@ void hdl_runner_unref(hdl_runner *runner)
     hdl_free(runner->ids);
     hdl_free(runner->rows);
     hdl_free(runner->order);
-    hdl_free(runner->batch.seqs);
-    hdl_free(runner->batch.attend);
-    hdl_free(runner->batch.n_visible);
+    hdl_free(runner->wanted);
+    batch_deinit(&runner->batch);
+    batch_deinit(&runner->upper);
     hdl_free(runner);
 }
 
@@ -72,6 +93,23 @@ static void order_items(hdl_runner *runner, const hdl_forward_item *items, int32
                     runner->order[n++] = i;
 }
 
+/* Masked rows are scored in one tile, go up in one tile, and belong to one document. */
+static heddle_status check_mask(const hdl_schedule *schedule, const hdl_forward_item *item, int32_t number)
+{
+    const hdl_model_facts *facts = schedule->facts;
+    int64_t most = schedule->tile_rows;
+    if (!item->mask) return HEDDLE_OK;
+    if (facts->cross_from < facts->n_layers) most = HDL_MIN(most, schedule->limits.max_logit_rows);
+    if (item->n_ids > most)
+        return HDL_FAIL(HEDDLE_E_INVALID, "sequence %d: a mask over %lld rows; at most %lld", number,
+                        (long long)item->n_ids, (long long)most);
+    for (int64_t t = 0; facts->has_doc_resets && t < item->n_ids; t++)
+        if (item->ids[t] == facts->doc_token)
+            return HDL_FAIL(HEDDLE_E_INVALID, "sequence %d: token %lld of masked rows begins a document",
+                            number, (long long)t);
+    return HEDDLE_OK;
+}
+
 static heddle_status check_items(const hdl_runner *runner, const hdl_forward_item *items, int32_t n_items)
 {
     const hdl_schedule *schedule = runner->schedule;
@@ -84,9 +122,7 @@ static heddle_status check_items(const hdl_runner *runner, const hdl_forward_ite
         const hdl_forward_item *item = &items[i];
         if (item->n_ids < 1)
             return HDL_FAIL(HEDDLE_E_INVALID, "sequence %d: 0 new tokens; must be 1 or more", i);
-        if (item->mask && item->n_ids > schedule->tile_rows)
-            return HDL_FAIL(HEDDLE_E_INVALID, "sequence %d: a mask over %lld rows; at most %lld", i,
-                            (long long)item->n_ids, (long long)schedule->tile_rows);
+        HDL_TRY(check_mask(schedule, item, i));
         for (int64_t t = 0; t < item->n_ids; t++)
             if (item->ids[t] < 0 || item->ids[t] >= n_vocab)
                 return HDL_FAIL(HEDDLE_E_INVALID, "token %lld of sequence %d is %d: must be in 0..%d",
@@ -105,6 +141,7 @@ static heddle_status check_items(const hdl_runner *runner, const hdl_forward_ite
 
 static void fill_batch(hdl_runner *runner, const hdl_forward_item *items, int32_t n_items)
 {
+    const hdl_model_facts *facts = runner->schedule->facts;
     hdl_exec_batch *batch = &runner->batch;
     batch->n_seqs = n_items;
     batch->n_rows = 0;
@@ -121,7 +158,12 @@ static void fill_batch(hdl_runner *runner, const hdl_forward_item *items, int32_
                                         .kept_counts = session->kept_counts,
                                         .kept_visible = session->kept_visible};
         memcpy(runner->ids + batch->n_rows, item->ids, (size_t)item->n_ids * sizeof *item->ids);
-        for (int64_t t = 0; t < item->n_ids; t++) batch->n_visible[batch->n_rows + t] = before + t + 1;
+        int64_t doc_start = session->doc_start;
+        for (int64_t t = 0; t < item->n_ids; t++) {
+            if (facts->has_doc_resets && item->ids[t] == facts->doc_token) doc_start = before + t;
+            batch->n_visible[batch->n_rows + t] = before + t + 1;
+            batch->doc_start[batch->n_rows + t] = doc_start;
+        }
         batch->n_rows += item->n_ids;
     }
 }
@@ -156,6 +198,7 @@ static heddle_status reserve(const hdl_runner *runner, const hdl_forward_item *i
 
 static void commit(hdl_runner *runner, const hdl_forward_item *items, int32_t n_items)
 {
+    int64_t row = 0;
     for (int32_t i = 0; i < n_items; i++) {
         const hdl_forward_item *item = &items[runner->order[i]];
         heddle_session *session = item->session;
@@ -164,27 +207,74 @@ static void commit(hdl_runner *runner, const hdl_forward_item *items, int32_t n_
         hdl_kv_seq_commit(session->kv, item->n_ids);
         session->has_logits = false; /* those of an earlier token; hand_out may bring new ones */
         session->kept_visible = runner->batch.seqs[i].kept_visible;
+        row += item->n_ids;
+        session->doc_start = runner->batch.doc_start[row - 1];
         if (!item->is_prompt) count_reads(runner, session, before, runner->batch.seqs[i].route);
     }
 }
 
+/* Runs the tile's rows up and hands out their logits; the tile is empty again. */
+static void finish_tile(hdl_runner *runner, hdl_logit_sink sink, void *user)
+{
+    const hdl_schedule *schedule = runner->schedule;
+    const float *logits = hdl_schedule_at(schedule, HDL_BUF_LOGITS);
+    hdl_exec_batch *upper = &runner->upper;
+    if (!upper->n_rows) return;
+    hdl_exec_upper(schedule, upper, runner->rows);
+    int64_t row = 0;
+    for (int32_t i = 0; i < upper->n_seqs; i++) {
+        runner->wanted[row].item->session->kept_visible = upper->seqs[i].kept_visible;
+        row += upper->seqs[i].q_len;
+    }
+    for (row = 0; row < upper->n_rows; row++) {
+        const wanted_row *wanted = &runner->wanted[row];
+        if (wanted->row >= wanted->item->first_logit_row)
+            sink(wanted->item, wanted->row, logits + row * schedule->facts->n_vocab, user);
+    }
+    upper->n_seqs = 0;
+    upper->n_rows = 0;
+}
+
+/* Rows [from, from + n) of the batch's sequence `index`, whose first row is first_row, into the tile. */
+static void add_to_tile(hdl_runner *runner, const hdl_forward_item *item, int32_t index, int64_t first_row,
+                        int64_t from, int64_t n)
+{
+    hdl_exec_batch *upper = &runner->upper;
+    hdl_exec_seq *seq = &upper->seqs[upper->n_seqs++];
+    *seq = runner->batch.seqs[index];
+    seq->q_len = n;
+    seq->kv_len -= item->n_ids - from - n;
+    if (n < item->n_ids) seq->mask = NULL;
+    for (int64_t r = from; r < from + n; r++) {
+        int64_t at = upper->n_rows++;
+        runner->wanted[at] = (wanted_row){item, r};
+        runner->rows[at] = first_row + r;
+        upper->n_visible[at] = runner->batch.n_visible[first_row + r];
+        upper->doc_start[at] = runner->batch.doc_start[first_row + r];
+    }
+}
+
+/* Rows whose logits are wanted go up in tiles; rows under a mask go together. */
 static void hand_out(hdl_runner *runner, const hdl_forward_item *items, int32_t n_items, hdl_logit_sink sink,
                      void *user)
 {
-    const hdl_schedule *schedule = runner->schedule;
-    int64_t first_row = 0, n_vocab = schedule->facts->n_vocab;
-    const float *logits = hdl_schedule_at(schedule, HDL_BUF_LOGITS);
+    int64_t first_row = 0, most = runner->schedule->limits.max_logit_rows;
+    bool has_cross = runner->schedule->facts->cross_from < runner->schedule->facts->n_layers;
     for (int32_t i = 0; i < n_items; i++) {
         const hdl_forward_item *item = &items[runner->order[i]];
-        for (int64_t from = item->first_logit_row; from < item->n_ids;) {
-            int64_t n = HDL_MIN(item->n_ids - from, schedule->limits.max_logit_rows);
-            for (int64_t r = 0; r < n; r++) runner->rows[r] = first_row + from + r;
-            hdl_exec_logits(schedule, runner->rows, n);
-            for (int64_t r = 0; r < n; r++) sink(item, from + r, logits + r * n_vocab, user);
+        bool is_whole = has_cross && item->mask && item->first_logit_row < item->n_ids;
+        for (int64_t from = is_whole ? 0 : item->first_logit_row; from < item->n_ids;) {
+            int64_t room = most - runner->upper.n_rows, n = HDL_MIN(item->n_ids - from, room);
+            if (!room || (is_whole && n < item->n_ids)) {
+                finish_tile(runner, sink, user);
+                continue;
+            }
+            add_to_tile(runner, item, i, first_row, from, n);
             from += n;
         }
         first_row += item->n_ids;
     }
+    finish_tile(runner, sink, user);
 }
 
 heddle_status hdl_forward(hdl_runner *runner, const hdl_forward_item *items, int32_t n_items,
@@ -195,7 +285,7 @@ heddle_status hdl_forward(hdl_runner *runner, const hdl_forward_item *items, int
     order_items(runner, items, n_items);
     HDL_TRY(reserve(runner, items, n_items));
     fill_batch(runner, items, n_items);
-    hdl_exec_layers(runner->schedule, &runner->batch);
+    hdl_exec_lower(runner->schedule, &runner->batch);
     commit(runner, items, n_items);
     hand_out(runner, items, n_items, sink, user);
     return HEDDLE_OK;

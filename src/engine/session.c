@@ -269,6 +269,16 @@ const int32_t *heddle_session_ids(const heddle_session *session)
     return session->ids;
 }
 
+/* Where the document of token n - 1 begins. */
+static int64_t doc_start_of(const heddle_session *session, int64_t n)
+{
+    const hdl_model_facts *facts = session->runner->schedule->facts;
+    int64_t at = n - 1;
+    if (!facts->has_doc_resets) return 0;
+    while (at > 0 && session->ids[at] != facts->doc_token) at--;
+    return HDL_MAX(at, 0);
+}
+
 heddle_status heddle_session_truncate(heddle_session *session, int64_t n, int64_t *n_kept)
 {
     int64_t len = hdl_kv_seq_len(session->kv), kept = len;
@@ -276,6 +286,7 @@ heddle_status heddle_session_truncate(heddle_session *session, int64_t n, int64_
         return HDL_FAIL(HEDDLE_E_INVALID, "truncation to %lld tokens: must be 0 or more", (long long)n);
     if (n < len) {
         kept = hdl_kv_seq_truncate(session->kv, n);
+        session->doc_start = doc_start_of(session, kept);
         session->has_logits = false;
         session->kept_visible = 0;
     }
@@ -297,6 +308,7 @@ static heddle_status fork_over(heddle_session **out, const heddle_session *sessi
     memcpy(copy->ids, session->ids, (size_t)hdl_kv_seq_len(kv) * sizeof *copy->ids);
     memcpy(copy->logits, session->logits, (size_t)runner->schedule->facts->n_vocab * sizeof *copy->logits);
     copy->has_logits = session->has_logits;
+    copy->doc_start = session->doc_start;
     return HEDDLE_OK;
 }
 

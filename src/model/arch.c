@@ -11,6 +11,8 @@
 #include "base/buf.h"
 #include "model/model_int.h"
 
+enum { OWN_FORMAT = HDL_ARCH_ANY | HDL_ARCH_PRE_NORMS | HDL_ARCH_OWN_FORMAT };
+
 static const hdl_arch archs[] = {
     {
         .name = "llama",
@@ -57,6 +59,12 @@ static const hdl_arch archs[] = {
                             .query_scalar = 256,
                             .context = 131072},
     },
+    /* Folders that train/ writes. config.json states every difference per layer; the rows differ in
+     * whether an index may choose what cross layers read. */
+    {.name = "clsa", .act_name = "silu", .traits = OWN_FORMAT | HDL_ARCH_INDEX},
+    {.name = "yoco", .act_name = "silu", .traits = OWN_FORMAT},
+    {.name = "transformer", .act_name = "silu", .traits = OWN_FORMAT},
+    {.name = "window_hybrid", .act_name = "silu", .traits = OWN_FORMAT},
 };
 
 static const hdl_arch *refuse_arch(const char *kind, const char *name, int64_t n)
@@ -74,7 +82,8 @@ static const hdl_arch *refuse_arch(const char *kind, const char *name, int64_t n
 const hdl_arch *hdl_arch_of_gguf(hdl_text name)
 {
     for (int64_t i = 0; i < HDL_COUNT(archs); i++)
-        if ((int64_t)strlen(archs[i].name) == name.n && !memcmp(archs[i].name, name.data, (size_t)name.n))
+        if (!(archs[i].traits & HDL_ARCH_OWN_FORMAT) && (int64_t)strlen(archs[i].name) == name.n &&
+            !memcmp(archs[i].name, name.data, (size_t)name.n))
             return &archs[i];
     return refuse_arch("architecture", name.data, name.n);
 }
@@ -85,6 +94,13 @@ const hdl_arch *hdl_arch_of_config(const char *model_type)
         for (int64_t j = 0; j < HDL_COUNT(archs[i].model_types); j++)
             if (archs[i].model_types[j] && !strcmp(archs[i].model_types[j], model_type)) return &archs[i];
     return refuse_arch("model_type", model_type, (int64_t)strlen(model_type));
+}
+
+const hdl_arch *hdl_arch_of_own(const char *name)
+{
+    for (int64_t i = 0; i < HDL_COUNT(archs); i++)
+        if (archs[i].traits & HDL_ARCH_OWN_FORMAT && !strcmp(archs[i].name, name)) return &archs[i];
+    return refuse_arch("arch", name, (int64_t)strlen(name));
 }
 
 /* --- sizes ------------------------------------------------------------------------------- */
@@ -186,8 +202,43 @@ static bool is_sliding(const hdl_stated *s, int64_t layer)
     return s->sliding_pattern > 0 && (layer + 1) % s->sliding_pattern != 0;
 }
 
+/* The group of layers with this window (0 = global), made at its first layer. */
+static int32_t cache_group(hdl_model_facts *facts, int32_t *group, int32_t window)
+{
+    if (*group < 0) {
+        *group = facts->n_groups++;
+        facts->groups[*group] = (hdl_cache_group_facts){.kind = window ? HDL_CACHE_ROLLING : HDL_CACHE_FULL,
+                                                        .window = window};
+    }
+    return *group;
+}
+
+/* Our own format: RoPE 0 turns, RoPE 1 does not; cross layers read the rows of the first of them. */
+static heddle_status build_own_layers(hdl_model_facts *facts, const hdl_stated *s, const char *path)
+{
+    const hdl_stated_own *own = &s->own;
+    int32_t group_of[2] = {-1, -1};
+    for (int32_t i = 0; i < facts->n_layers; i++) {
+        bool is_cross = own->kinds[i] == HDL_LAYER_CROSS, slides = own->kinds[i] == HDL_LAYER_WINDOW;
+        if (slides && s->window < 1)
+            return HDL_FAIL(HEDDLE_E_FORMAT, "%s: layer %d: is a window layer, but no window is stated", path,
+                            i);
+        if (is_cross) facts->cross_from = HDL_MIN(facts->cross_from, i);
+        facts->layers[i] = (hdl_layer_facts){.window = slides ? (int32_t)s->window : 0,
+                                             .kv_source = is_cross ? facts->cross_from : i,
+                                             .has_kv = !is_cross,
+                                             .has_qk_norm = is_cross ? own->has_cross_qk_norm
+                                                                     : own->has_self_qk_norm,
+                                             .rope = is_cross || (!slides && !own->has_rope_on_full)};
+        facts->layers[i].cache_group = cache_group(facts, &group_of[slides], facts->layers[i].window);
+        facts->groups[facts->layers[i].cache_group].n_layers += facts->layers[i].kv_source == i;
+    }
+    return HEDDLE_OK;
+}
+
 /* Global layers share one cache group and one RoPE, sliding ones another. */
-static heddle_status build_layers(hdl_model_facts *facts, const hdl_stated *s, const char *path)
+static heddle_status build_layers(hdl_model_facts *facts, const hdl_stated *s, bool has_qk_norm,
+                                  const char *path)
 {
     int32_t group_of[2] = {-1, -1}, rope_of[2] = {0, s->local_rope.base > 0};
     for (int32_t i = 0; i < facts->n_layers; i++) {
@@ -195,17 +246,13 @@ static heddle_status build_layers(hdl_model_facts *facts, const hdl_stated *s, c
         if (slides && s->window < 1)
             return HDL_FAIL(HEDDLE_E_FORMAT,
                             "%s: layer %d: is a sliding layer, but no sliding window is stated", path, i);
-        if (group_of[slides] < 0) {
-            group_of[slides] = facts->n_groups++;
-            facts->groups[group_of[slides]] = (hdl_cache_group_facts){
-                .kind = slides ? HDL_CACHE_ROLLING : HDL_CACHE_FULL,
-                .window = slides ? (int32_t)s->window : 0};
-        }
-        facts->groups[group_of[slides]].n_layers++;
         facts->layers[i] = (hdl_layer_facts){.window = slides ? (int32_t)s->window : 0,
                                              .kv_source = i,
-                                             .cache_group = group_of[slides],
+                                             .has_kv = true,
+                                             .has_qk_norm = has_qk_norm,
                                              .rope = rope_of[slides]};
+        facts->layers[i].cache_group = cache_group(facts, &group_of[slides], facts->layers[i].window);
+        facts->groups[facts->layers[i].cache_group].n_layers++;
     }
     return HEDDLE_OK;
 }
@@ -223,6 +270,25 @@ static heddle_status check_unused_window(const hdl_stated *s, const char *path)
     return HEDDLE_OK;
 }
 
+/* What is left of the facts for a folder in our own format. */
+static heddle_status build_own(hdl_model_facts *facts, const hdl_stated *stated, const char *path)
+{
+    const hdl_stated_own *own = &stated->own;
+    facts->embed_scale = (float)own->embed_scale;
+    facts->doc_token = (int32_t)own->doc_token;
+    facts->has_doc_resets = own->has_doc_resets;
+    HDL_TRY(build_own_layers(facts, stated, path));
+    if (facts->cross_from < facts->n_layers) {
+        facts->has_shared_k_norm = own->has_cross_qk_norm;
+        facts->index = own->index;
+    }
+    facts->n_ropes = 2;
+    HDL_TRY(build_rope(&facts->ropes[0], &stated->rope, stated, facts, path));
+    facts->ropes[0].style = own->has_paired_rope ? HDL_ROPE_PAIRS : HDL_ROPE_HALF;
+    facts->ropes[1].style = HDL_ROPE_NONE;
+    return HEDDLE_OK;
+}
+
 heddle_status hdl_facts_build(hdl_model_facts *facts, const hdl_arch *arch, const hdl_stated *stated,
                               bool is_gguf, const char *path)
 {
@@ -234,10 +300,12 @@ heddle_status hdl_facts_build(hdl_model_facts *facts, const hdl_arch *arch, cons
     facts->embed_scale = arch->traits & HDL_ARCH_EMBED_SCALE ? sqrtf((float)facts->hidden_size) : 1;
     facts->norm_offset = arch->traits & HDL_ARCH_NORM_PLUS_ONE && !is_gguf ? 1 : 0;
     facts->act = arch->act;
-    facts->has_qk_norm = arch->traits & HDL_ARCH_QK_NORM;
     facts->has_post_norms = arch->traits & HDL_ARCH_POST_NORMS;
+    facts->doc_token = -1;
+    facts->cross_from = facts->n_layers;
+    if (stated->own.is_set) return build_own(facts, stated, path);
     HDL_TRY(check_unused_window(stated, path));
-    HDL_TRY(build_layers(facts, stated, path));
+    HDL_TRY(build_layers(facts, stated, arch->traits & HDL_ARCH_QK_NORM, path));
     const hdl_stated_rope *ropes[2] = {&stated->rope, &stated->local_rope};
     facts->n_ropes = stated->local_rope.base > 0 ? 2 : 1;
     for (int32_t i = 0; i < facts->n_ropes; i++) {

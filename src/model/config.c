@@ -377,6 +377,7 @@ static void add_defaults(hdl_stated *into, const hdl_stated *from)
 static heddle_status read_config(hdl_stated *stated, const hdl_arch **arch, json_t *root)
 {
     drop_nulls(root);
+    if (hdl_config_is_own(root)) return hdl_stated_from_own(stated, arch, root);
     json_t *config = json_object_get(root, "text_config");
     if (!config) config = root;
     drop_nulls(config);

@@ -1,5 +1,9 @@
 /* facts.h - what a model is: sizes, and per layer its window, cache, rotation and FFN. No weights.
  *
+ * Where cross_from < n_layers, the residual stream before layer cross_from is the shared state: its
+ * norm feeds one K and V for all layers from there on, kept once in the cache of layer cross_from, and
+ * the index keys and queries, where the model has an index.
+ *
  * This is all that plans may know of a model. */
 #ifndef HDL_FACTS_H
 #define HDL_FACTS_H
@@ -18,7 +22,9 @@ typedef enum hdl_cache_kind { HDL_CACHE_FULL = 0, HDL_CACHE_ROLLING = 1 } hdl_ca
 
 typedef struct hdl_layer_facts {
     int32_t window;      /* a query at p reads keys p - window + 1 .. p; 0 = all before it */
-    int32_t kv_source;   /* the layer whose K, V are read; == own index: has its own K, V weights */
+    int32_t kv_source;   /* the layer whose K, V rows are read */
+    bool has_kv;         /* K, V come from this layer's input; else from kv_source, or the shared state */
+    bool has_qk_norm;    /* RMS norm of each q head (and k head, where it has K) before RoPE */
     int32_t cache_group; /* index into hdl_model_facts.groups of the cache that kv_source lives in */
     int32_t rope;        /* index into hdl_model_facts.ropes */
     hdl_ffn_kind ffn;
@@ -34,25 +40,39 @@ enum { HDL_MAX_LAYERS = 512, HDL_MAX_GROUPS = 4, HDL_MAX_ROPES = 4, HDL_MAX_ROPE
 
 typedef struct hdl_rope_facts {
     hdl_rope_style style;
-    int32_t dim;                                /* rotated elements of a head; <= head_dim */
+    int32_t dim;                          /* rotated elements of a head; <= head_dim */
     float inv_freq[HDL_MAX_ROPE_DIM / 2]; /* [dim / 2], scaling (linear, Llama 3) already applied */
-    float attn_factor;                          /* multiplies cos and sin; 1 normally */
+    float attn_factor;                    /* multiplies cos and sin; 1 normally */
 } hdl_rope_facts;
 
+/* The learned index of the shared state: score of key s for query t = scale * (q_t . k_s). */
+typedef struct hdl_index_facts {
+    int32_t dim;                 /* elements of an index key; 0 = the model has no index */
+    float scale;                 /* moves no list; the temperature of its training */
+    bool has_k_norm, has_q_norm; /* RMS norms */
+    bool is_from_norm;           /* fed by the shared norm's output; else by the shared state itself */
+    int32_t n_sink, window;      /* always read */
+    int64_t top_k;               /* tokens the model was trained to read */
+} hdl_index_facts;
+
 typedef struct hdl_model_facts {
-    char arch[32];     /* row of the architecture table: "llama", "qwen2", "qwen3", "gemma3" */
-    char name[128];    /* as the file says; may be "" */
+    char arch[32];  /* row of the architecture table: "llama", "qwen2", "qwen3", "gemma3" */
+    char name[128]; /* as the file says; may be "" */
     int32_t n_layers, hidden_size, n_heads, n_kv_heads, head_dim, v_head_dim, n_ff, n_vocab;
     int32_t train_context; /* tokens the model was trained to; 0 = unknown */
     float norm_eps;
-    float attn_scale;      /* multiplies q . k */
-    float attn_soft_cap;   /* 0 = none: s = cap * tanh(s / cap) */
-    float logit_soft_cap;  /* 0 = none */
-    float embed_scale;     /* multiplies embeddings */
-    float norm_offset;     /* RMS norm multiplies by (weight + norm_offset); 0, or 1 for Gemma safetensors */
+    float attn_scale;     /* multiplies q . k */
+    float attn_soft_cap;  /* 0 = none: s = cap * tanh(s / cap) */
+    float logit_soft_cap; /* 0 = none */
+    float embed_scale;    /* multiplies embeddings */
+    float norm_offset;    /* RMS norm multiplies by (weight + norm_offset); 0, or 1 for Gemma safetensors */
     hdl_act act;
-    bool has_qk_norm;      /* RMS norm of each q and k head before RoPE */
-    bool has_post_norms;   /* norms after attention and after the FFN, before the residual add */
+    int32_t doc_token;      /* starts a document; -1 = none */
+    bool has_doc_resets;    /* windows and positions restart at doc_token */
+    bool has_shared_k_norm; /* RMS norm of each head of the shared K */
+    int32_t cross_from;     /* first layer that reads the shared K, V; n_layers = none does */
+    hdl_index_facts index;
+    bool has_post_norms; /* norms after attention and after the FFN, before the residual add */
     hdl_layer_facts layers[HDL_MAX_LAYERS];
     int32_t n_groups, n_ropes;
     hdl_cache_group_facts groups[HDL_MAX_GROUPS];

@@ -33,7 +33,7 @@ bool hdl_gguf_array_next_str(const hdl_gguf *gguf, const char *key, int64_t *cur
  * type was refused at open with its name. n_dims > 2 is folded into rows. */
 bool hdl_gguf_tensor(const hdl_gguf *gguf, const char *name, hdl_tensor *out);
 int64_t hdl_gguf_n_tensors(const hdl_gguf *gguf);
-int64_t hdl_gguf_find_tensor(const hdl_gguf *gguf, const char *name); /* its index, or -1 */
+int64_t hdl_gguf_find_tensor(const hdl_gguf *gguf, const char *name);             /* its index, or -1 */
 const char *hdl_gguf_tensor_at(const hdl_gguf *gguf, int64_t i, hdl_tensor *out); /* its name; file order */
 int64_t hdl_gguf_file_bytes(const hdl_gguf *gguf);
 

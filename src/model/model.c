@@ -112,7 +112,14 @@ static heddle_status open_safetensors(hdl_model *model, const char *files, const
     HDL_TRY(hdl_weights_load(model, arch, &stated, files));
     HDL_TRY(read_chat(model, dir));
     HDL_TRY(hdl_join_path(path, dir, "tokenizer.json"));
-    return access(path, R_OK) == 0 ? hdl_tokenizer_from_json(&model->tokenizer, dir) : HEDDLE_OK;
+    if (access(path, R_OK) != 0) return HEDDLE_OK;
+    HDL_TRY(hdl_tokenizer_from_json(&model->tokenizer, dir));
+    int32_t n = hdl_tokenizer_n_vocab(model->tokenizer), doc = model->facts.doc_token;
+    if (doc >= n)
+        return HDL_FAIL(HEDDLE_E_FORMAT, "%s: doc_token %d: must be below the %d tokens of tokenizer.json",
+                        dir, doc, n);
+    if (doc >= 0) hdl_tokenizer_set_document(model->tokenizer, doc);
+    return HEDDLE_OK;
 }
 
 static heddle_status open_path(hdl_model *model, const char *path)

@@ -12,26 +12,35 @@
 #include "tensor/tensor.h"
 
 typedef struct hdl_layer_weights { /* absent ones have data == NULL; norms and biases are F32 rows */
-    hdl_tensor attn_norm;                      /* [1, hidden_size] */
-    hdl_tensor wq, wk, wv, wo;                 /* [n_heads*head_dim, hidden] [n_kv_heads*head_dim, hidden]
+    hdl_tensor attn_norm;          /* [1, hidden_size] */
+    hdl_tensor wq, wk, wv, wo;     /* [n_heads*head_dim, hidden] [n_kv_heads*head_dim, hidden]
                                                   [n_kv_heads*v_head_dim, hidden] [hidden, n_heads*v_head_dim] */
-    hdl_tensor bq, bk, bv, bo;                 /* may be absent */
-    hdl_tensor q_norm, k_norm;                 /* [1, head_dim], may be absent */
+    hdl_tensor bq, bk, bv, bo;     /* may be absent */
+    hdl_tensor q_norm, k_norm;     /* [1, head_dim], may be absent */
     hdl_tensor post_attn_norm, post_ffn_norm;  /* [1, hidden_size], may be absent */
     hdl_tensor ffn_norm, w_gate, w_up, w_down; /* [n_ff, hidden] [n_ff, hidden] [hidden, n_ff] */
 } hdl_layer_weights;
+
+typedef struct hdl_shared_weights {        /* what is made of the shared state; absent without cross layers */
+    hdl_tensor norm;                       /* [1, hidden_size] */
+    hdl_tensor wk, wv;                     /* [n_kv_heads*head_dim, hidden] [n_kv_heads*v_head_dim, hidden] */
+    hdl_tensor k_norm;                     /* [1, head_dim], may be absent */
+    hdl_tensor index_q, index_k;           /* [index dim, hidden]; absent without an index */
+    hdl_tensor index_q_norm, index_k_norm; /* [1, index dim], may be absent */
+} hdl_shared_weights;
 
 typedef struct hdl_model {
     hdl_model_facts facts;
     hdl_tensor token_embd;  /* [n_vocab, hidden_size] */
     hdl_tensor output_norm; /* [1, hidden_size] */
     hdl_tensor output;      /* [n_vocab, hidden_size]; == token_embd where tied */
+    hdl_shared_weights shared;
     hdl_layer_weights *layers; /* [n_layers], owned */
     hdl_tokenizer *tokenizer;  /* owned; NULL if the file has none */
     hdl_chat_template chat;
-    int64_t weight_bytes;      /* bytes of all tensors that are used, shared ones once */
+    int64_t weight_bytes; /* bytes of all tensors that are used, shared ones once */
     int64_t file_bytes;
-    void *owner;               /* mapped files and converted norms; model.c's */
+    void *owner; /* mapped files and converted norms; model.c's */
 } hdl_model;
 
 /* path: a .gguf file, a folder with config.json and safetensors, or a .safetensors file in one.

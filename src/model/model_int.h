@@ -1,8 +1,9 @@
 /* model_int.h - what the files of this folder share.
  *
  *   gguf.c, safetensors.c   bytes -> checked tensors and metadata
- *   config.c                metadata or config.json -> hdl_stated, the numbers as a file states
- * them arch.c                  the table of architectures; hdl_stated + row -> hdl_model_facts
+ *   config.c                metadata or config.json -> hdl_stated, the numbers as a file states them
+ *   config_own.c            config.json of the folders that train/ writes -> hdl_stated
+ *   arch.c                  the table of architectures; hdl_stated + row -> hdl_model_facts
  *   weights.c               the table of weights; tensors + facts -> checked hdl_model weights
  *   model.c                 open and close */
 #ifndef HDL_MODEL_INT_H
@@ -22,7 +23,20 @@ enum {
     HDL_ARCH_POST_NORMS = 16,    /* those two, and one after each */
     HDL_ARCH_EMBED_SCALE = 32,   /* embeddings are multiplied by sqrt(hidden_size) */
     HDL_ARCH_NORM_PLUS_ONE = 64, /* safetensors hold norm weights less one */
-    HDL_ARCH_LLAMA_ROPE = 128    /* GGUF files hold q and k permuted for pairwise RoPE */
+    HDL_ARCH_LLAMA_ROPE = 128,   /* GGUF files hold q and k permuted for pairwise RoPE */
+    HDL_ARCH_OWN_FORMAT = 256,   /* a folder that train/ wrote: config_own.c reads it */
+    HDL_ARCH_INDEX = 512         /* the shared state feeds an index */
+};
+
+/* Bits that weights.c adds for a layer, or for the shared state, from the facts. */
+enum {
+    HDL_ARCH_OWN_KV = 1 << 16,
+    HDL_ARCH_LAYER_Q_NORM = 1 << 17,
+    HDL_ARCH_LAYER_K_NORM = 1 << 22,
+    HDL_ARCH_SHARED = 1 << 18,
+    HDL_ARCH_SHARED_K_NORM = 1 << 19,
+    HDL_ARCH_INDEX_Q_NORM = 1 << 20,
+    HDL_ARCH_INDEX_K_NORM = 1 << 21
 };
 
 typedef enum hdl_rope_scaling {
@@ -36,6 +50,19 @@ typedef struct hdl_stated_rope {
     double base, factor, attn_factor;
     double low_freq_factor, high_freq_factor, original_context; /* llama3 */
 } hdl_stated_rope;
+
+typedef enum hdl_layer_kind { HDL_LAYER_FULL = 0, HDL_LAYER_WINDOW, HDL_LAYER_CROSS } hdl_layer_kind;
+
+/* What the config.json of a folder in our own format states beside hdl_stated. */
+typedef struct hdl_stated_own {
+    bool is_set;
+    hdl_layer_kind kinds[HDL_MAX_LAYERS];
+    bool has_self_qk_norm, has_cross_qk_norm, has_rope_on_full, has_paired_rope;
+    bool has_doc_resets;
+    int64_t doc_token;
+    double embed_scale;
+    hdl_index_facts index;
+} hdl_stated_own;
 
 /* What a model's file states; 0 = not stated. */
 typedef struct hdl_stated {
@@ -54,6 +81,7 @@ typedef struct hdl_stated {
     hdl_tensor rope_divisors;   /* GGUF rope_freqs.weight: inv_freq[i] is divided by element i */
     bool has_untied_output;     /* stated: the output matrix is a tensor of its own */
     bool has_tied_output;       /* stated: it is the embedding */
+    hdl_stated_own own;
 } hdl_stated;
 
 typedef struct hdl_arch {
@@ -71,6 +99,7 @@ typedef struct hdl_arch {
 /* arch.c. NULL and the thread's sentence when there is no such row. */
 const hdl_arch *hdl_arch_of_gguf(hdl_text name);
 const hdl_arch *hdl_arch_of_config(const char *model_type);
+const hdl_arch *hdl_arch_of_own(const char *name); /* rows of our own format, by their name */
 /* Checks and completes what was stated. is_gguf decides the layout of q and k rows and of norms. */
 heddle_status hdl_facts_build(hdl_model_facts *facts, const hdl_arch *arch, const hdl_stated *stated,
                               bool is_gguf, const char *path);
@@ -80,6 +109,10 @@ heddle_status hdl_stated_from_gguf(hdl_stated *stated, const hdl_arch **arch, co
                                    const char *path);
 heddle_status hdl_stated_from_config(hdl_stated *stated, const hdl_arch **arch, const char *text,
                                      int64_t n_bytes, const char *path);
+
+/* config_own.c: config.json of our own format; `root` is the parsed document. */
+bool hdl_config_is_own(const json_t *root);
+heddle_status hdl_stated_from_own(hdl_stated *stated, const hdl_arch **arch, const json_t *root);
 
 /* weights.c */
 typedef struct hdl_model_owner { /* hdl_model.owner */

@@ -38,6 +38,7 @@ typedef struct shard_reader {
     const hdl_mapfile *map;
     const char *path;
     int64_t data_at, data_bytes;
+    bool has_q8_blocks; /* the metadata says that U8 rows are blocks of 32 weights in 34 bytes */
 } shard_reader;
 
 static const struct {
@@ -48,6 +49,10 @@ static const struct {
 static heddle_status read_dtype(const shard_reader *r, const char *name, const json_t *value, hdl_dtype *out)
 {
     const char *text = json_string_value(value);
+    if (text && r->has_q8_blocks && !strcmp(text, "U8")) {
+        *out = HDL_Q8_0;
+        return HEDDLE_OK;
+    }
     for (int64_t i = 0; text && i < HDL_COUNT(dtypes); i++) {
         *out = dtypes[i].dtype;
         if (!strcmp(text, dtypes[i].name)) return HEDDLE_OK;
@@ -85,6 +90,13 @@ static heddle_status read_shape(const shard_reader *r, const char *name, const j
         return HDL_FAIL(HEDDLE_E_FORMAT,
                         "%s: tensor %s: shape: its sizes must be whole, positive and below 2^63 bytes",
                         r->path, name);
+    if (view->dtype == HDL_Q8_0) {
+        const hdl_dtype_traits *traits = hdl_dtype_of(HDL_Q8_0);
+        if (view->n_cols % traits->block_bytes)
+            return HDL_FAIL(HEDDLE_E_FORMAT, "%s: tensor %s: rows of %lld bytes: must be blocks of %d bytes",
+                            r->path, name, (long long)view->n_cols, traits->block_bytes);
+        view->n_cols = view->n_cols / traits->block_bytes * traits->block_elems;
+    }
     view->row_bytes = hdl_row_bytes(view->dtype, view->n_cols);
     return HEDDLE_OK;
 }
@@ -171,13 +183,19 @@ static heddle_status read_shard(hdl_safetensors *file, const char *path)
                         "%s: header of %llu bytes: must be in 2..%lld, or this is not a safetensors file",
                         path, (unsigned long long)n,
                         (long long)HDL_MIN(map->n_bytes - 8, (int64_t)MAX_HEADER_BYTES));
-    shard_reader r = {file, map, path, 8 + (int64_t)n, map->n_bytes - 8 - (int64_t)n};
+    shard_reader r = {.file = file,
+                      .map = map,
+                      .path = path,
+                      .data_at = 8 + (int64_t)n,
+                      .data_bytes = map->n_bytes - 8 - (int64_t)n};
     int64_t first = file->n_entries;
     json_t *root = NULL, *value;
     heddle_status status = hdl_json_parse(&root, (const char *)map->data + 8, (int64_t)n, path);
     if (status) return status;
     if (!json_is_object(root)) status = HDL_FAIL(HEDDLE_E_FORMAT, "%s: header: must be an object", path);
-    const char *name;
+    const char *name,
+        *blocks = json_string_value(json_object_get(json_object_get(root, "__metadata__"), "heddle.weights"));
+    r.has_q8_blocks = blocks && !strcmp(blocks, "q8_0");
     json_object_foreach(root, name, value)
     {
         if (!status && strcmp(name, "__metadata__") != 0) status = read_entry(&r, name, value);

@@ -26,6 +26,8 @@ void hdl_ids_deinit(hdl_ids *ids);
 heddle_status hdl_tokenizer_from_gguf(hdl_tokenizer **out, const hdl_gguf *gguf);
 /* `dir` is the model's folder: tokenizer.json, and tokenizer_config.json where it is present. */
 heddle_status hdl_tokenizer_from_json(hdl_tokenizer **out, const char *dir);
+/* `id` starts every text, and as an answer's token ends it: another document would begin. */
+void hdl_tokenizer_set_document(hdl_tokenizer *tok, int32_t id);
 void hdl_tokenizer_free(hdl_tokenizer *tok);
 
 /* Appends the ids of text [n bytes, any bytes]. parse_special: special tokens' spellings in the
@@ -42,8 +44,8 @@ typedef struct hdl_text_part {
     int64_t n;
     bool parse_special;
 } hdl_text_part;
-heddle_status hdl_tokenizer_encode_parts(const hdl_tokenizer *tok, const hdl_text_part *parts, int64_t n_parts,
-                                         bool add_bos_eos, hdl_ids *ids);
+heddle_status hdl_tokenizer_encode_parts(const hdl_tokenizer *tok, const hdl_text_part *parts,
+                                         int64_t n_parts, bool add_bos_eos, hdl_ids *ids);
 /* Appends the bytes of ids; special tokens give nothing unless with_special. Concatenating the
  * pieces of single ids gives the whole (so a stream may show them one by one; an incomplete UTF-8
  * sequence at its end is the caller's to hold back). */

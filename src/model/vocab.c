@@ -389,3 +389,10 @@ void hdl_tok_finish(hdl_tokenizer *tok)
     if (tok->special.eot >= 0) tok->flags[tok->special.eot] |= HDL_TOKEN_IS_END;
     if (!tok->is_byte_level) hdl_spm_inspect(tok);
 }
+
+void hdl_tokenizer_set_document(hdl_tokenizer *tok, int32_t id)
+{
+    tok->special.bos = id;
+    tok->special.add_bos = true;
+    tok->flags[id] |= HDL_TOKEN_IS_END;
+}

@@ -10,7 +10,7 @@
 #include "model/model_int.h"
 #include "tensor/quant.h"
 
-typedef enum dim { ONE, HIDDEN, Q_DIM, K_DIM, V_DIM, O_DIM, HEAD, FF, VOCAB } dim;
+typedef enum dim { ONE, HIDDEN, Q_DIM, K_DIM, V_DIM, O_DIM, HEAD, FF, VOCAB, INDEX } dim;
 
 typedef struct weight_row {
     const char *gguf, *safetensors; /* names after "blk.N." and "layers.N.", or whole ones */
@@ -20,7 +20,9 @@ typedef struct weight_row {
 } weight_row;
 
 enum { ANY = HDL_ARCH_ANY, PRE = HDL_ARCH_PRE_NORMS, POST = HDL_ARCH_POST_NORMS };
-enum { BIAS = HDL_ARCH_QKV_BIAS, QK = HDL_ARCH_QK_NORM };
+enum { BIAS = HDL_ARCH_QKV_BIAS, KV = HDL_ARCH_OWN_KV };
+enum { Q_NORM = HDL_ARCH_LAYER_Q_NORM, K_NORM = HDL_ARCH_LAYER_K_NORM };
+enum { SHARED = HDL_ARCH_SHARED, SHARED_K_NORM = HDL_ARCH_SHARED_K_NORM, WITH_INDEX = HDL_ARCH_INDEX };
 #define LAYER(member) offsetof(hdl_layer_weights, member)
 #define MODEL(member) offsetof(hdl_model, member)
 
@@ -28,15 +30,15 @@ enum { BIAS = HDL_ARCH_QKV_BIAS, QK = HDL_ARCH_QK_NORM };
 static const weight_row layer_rows[] = {
     {"attn_norm.weight",   "input_layernorm.weight",  LAYER(attn_norm), ONE, HIDDEN, ANY, 0},
     {"attn_q.weight",      "self_attn.q_proj.weight", LAYER(wq), Q_DIM, HIDDEN, ANY, 0},
-    {"attn_k.weight",      "self_attn.k_proj.weight", LAYER(wk), K_DIM, HIDDEN, ANY, 0},
-    {"attn_v.weight",      "self_attn.v_proj.weight", LAYER(wv), V_DIM, HIDDEN, ANY, 0},
+    {"attn_k.weight",      "self_attn.k_proj.weight", LAYER(wk), K_DIM, HIDDEN, KV, 0},
+    {"attn_v.weight",      "self_attn.v_proj.weight", LAYER(wv), V_DIM, HIDDEN, KV, 0},
     {"attn_output.weight", "self_attn.o_proj.weight", LAYER(wo), HIDDEN, O_DIM, ANY, 0},
     {"attn_q.bias",        "self_attn.q_proj.bias",   LAYER(bq), ONE, Q_DIM, BIAS, ANY},
     {"attn_k.bias",        "self_attn.k_proj.bias",   LAYER(bk), ONE, K_DIM, BIAS, ANY},
     {"attn_v.bias",        "self_attn.v_proj.bias",   LAYER(bv), ONE, V_DIM, BIAS, ANY},
     {"attn_output.bias",   "self_attn.o_proj.bias",   LAYER(bo), ONE, HIDDEN, 0, ANY},
-    {"attn_q_norm.weight", "self_attn.q_norm.weight", LAYER(q_norm), ONE, HEAD, QK, 0},
-    {"attn_k_norm.weight", "self_attn.k_norm.weight", LAYER(k_norm), ONE, HEAD, QK, 0},
+    {"attn_q_norm.weight", "self_attn.q_norm.weight", LAYER(q_norm), ONE, HEAD, Q_NORM, 0},
+    {"attn_k_norm.weight", "self_attn.k_norm.weight", LAYER(k_norm), ONE, HEAD, K_NORM, 0},
     {"ffn_norm.weight", "post_attention_layernorm.weight",  LAYER(ffn_norm), ONE, HIDDEN, PRE, 0},
     {"ffn_norm.weight", "pre_feedforward_layernorm.weight", LAYER(ffn_norm), ONE, HIDDEN, POST, 0},
     {"post_attention_norm.weight", "post_attention_layernorm.weight",
@@ -50,6 +52,16 @@ static const weight_row layer_rows[] = {
 static const weight_row model_rows[] = {
     {"token_embd.weight",  "embed_tokens.weight", MODEL(token_embd), VOCAB, HIDDEN, ANY, 0},
     {"output_norm.weight", "norm.weight",         MODEL(output_norm), ONE, HIDDEN, ANY, 0},
+};
+static const weight_row shared_rows[] = {
+    {NULL, "shared.norm.weight",   MODEL(shared.norm), ONE, HIDDEN, SHARED, 0},
+    {NULL, "shared.k_proj.weight", MODEL(shared.wk), K_DIM, HIDDEN, SHARED, 0},
+    {NULL, "shared.v_proj.weight", MODEL(shared.wv), V_DIM, HIDDEN, SHARED, 0},
+    {NULL, "shared.k_norm.weight", MODEL(shared.k_norm), ONE, HEAD, SHARED_K_NORM, 0},
+    {NULL, "index.q_proj.weight",  MODEL(shared.index_q), INDEX, HIDDEN, WITH_INDEX, 0},
+    {NULL, "index.k_proj.weight",  MODEL(shared.index_k), INDEX, HIDDEN, WITH_INDEX, 0},
+    {NULL, "index.q_norm.weight",  MODEL(shared.index_q_norm), ONE, INDEX, HDL_ARCH_INDEX_Q_NORM, 0},
+    {NULL, "index.k_norm.weight",  MODEL(shared.index_k_norm), ONE, INDEX, HDL_ARCH_INDEX_K_NORM, 0},
 };
 /* clang-format on */
 static const weight_row output_row = {"output.weight", NULL, MODEL(output), VOCAB, HIDDEN, 0, ANY};
@@ -102,6 +114,7 @@ static int64_t dim_size(const hdl_model_facts *f, dim d)
         case HEAD: return f->head_dim;
         case FF: return f->n_ff;
         case VOCAB: return f->n_vocab;
+        case INDEX: return f->index.dim;
     }
     return -1;
 }
@@ -144,10 +157,25 @@ static heddle_status link_tensor(loader *l, const weight_row *row, int64_t i, hd
     return HEDDLE_OK;
 }
 
+/* Bits of the layer (-1: of the model itself) beside those of the architecture. */
+static uint32_t bits_of(const hdl_model_facts *f, int32_t layer)
+{
+    bool is_shared = f->cross_from < f->n_layers;
+    if (layer >= 0) {
+        const hdl_layer_facts *at = &f->layers[layer];
+        return (at->has_kv ? HDL_ARCH_OWN_KV : 0u) | (at->has_qk_norm ? HDL_ARCH_LAYER_Q_NORM : 0u) |
+               (at->has_kv && at->has_qk_norm ? HDL_ARCH_LAYER_K_NORM : 0u);
+    }
+    return (is_shared ? HDL_ARCH_SHARED : 0u) | (f->has_shared_k_norm ? HDL_ARCH_SHARED_K_NORM : 0u) |
+           (f->index.has_q_norm ? HDL_ARCH_INDEX_Q_NORM : 0u) |
+           (f->index.has_k_norm ? HDL_ARCH_INDEX_K_NORM : 0u);
+}
+
 /* layer -1: a weight of the model itself, with a whole name. */
 static heddle_status load_row(loader *l, const weight_row *row, int32_t layer, void *weights)
 {
-    if (!((row->must | row->may) & l->traits)) return HEDDLE_OK;
+    uint32_t traits = l->traits | bits_of(&l->model->facts, layer);
+    if (!((row->must | row->may) & traits)) return HEDDLE_OK;
     bool is_gguf = l->owner->gguf;
     char place[32] = "";
     if (layer >= 0) snprintf(place, sizeof place, is_gguf ? "blk.%d." : "layers.%d.", layer);
@@ -155,8 +183,7 @@ static heddle_status load_row(loader *l, const weight_row *row, int32_t layer, v
              is_gguf ? row->gguf : row->safetensors);
     int64_t i = find_tensor(l, l->name);
     if (i >= 0) return link_tensor(l, row, i, (hdl_tensor *)((char *)weights + row->at));
-    if (row->must & l->traits)
-        return HDL_FAIL(HEDDLE_E_FORMAT, "%s: tensor %s: is missing", l->path, l->name);
+    if (row->must & traits) return HDL_FAIL(HEDDLE_E_FORMAT, "%s: tensor %s: is missing", l->path, l->name);
     return HEDDLE_OK;
 }
 
@@ -216,6 +243,7 @@ static const char *find_prefix(const hdl_safetensors *file)
 static heddle_status load_all(loader *l, const hdl_stated *stated)
 {
     for (int64_t r = 0; r < HDL_COUNT(model_rows); r++) HDL_TRY(load_row(l, &model_rows[r], -1, l->model));
+    for (int64_t r = 0; r < HDL_COUNT(shared_rows); r++) HDL_TRY(load_row(l, &shared_rows[r], -1, l->model));
     HDL_TRY(load_output(l, stated));
     for (int32_t i = 0; i < l->model->facts.n_layers; i++)
         for (int64_t r = 0; r < HDL_COUNT(layer_rows); r++)
@@ -230,7 +258,8 @@ heddle_status hdl_weights_load(hdl_model *model, const hdl_arch *arch, const hdl
     heddle_status status = HEDDLE_E_NOMEM;
     int64_t n_layers = model->facts.n_layers;
     l.prefix = find_prefix(l.owner->safetensors);
-    l.owner->vector_capacity = n_layers * HDL_COUNT(layer_rows) + HDL_COUNT(model_rows);
+    l.owner->vector_capacity = n_layers * HDL_COUNT(layer_rows) + HDL_COUNT(model_rows) +
+                               HDL_COUNT(shared_rows);
     l.owner->vectors = hdl_calloc(l.owner->vector_capacity, sizeof *l.owner->vectors);
     l.is_used = hdl_calloc(n_tensors(&l), sizeof *l.is_used);
     model->layers = hdl_calloc(n_layers, sizeof *model->layers);

@@ -141,9 +141,11 @@ static void size_args(const hdl_schedule *schedule, const hdl_step *step, hdl_cl
         case HDL_OP_GLU: sized->u.glu.n_rows = rows; break;
         case HDL_OP_ATTEND: {
             hdl_attend_args *args = &sized->u.attend.args;
+            bool is_upper = step->layer >= schedule->facts->cross_from;
+            rows = is_upper ? HDL_MIN(limits->max_rows, limits->max_logit_rows) : limits->max_rows;
             args->n_seqs = limits->max_seqs;
-            args->n_rows = cls == HDL_CLASS_ONE ? limits->max_seqs : limits->max_rows;
-            args->max_q_len = cls == HDL_CLASS_ONE ? 1 : limits->max_rows;
+            args->n_rows = cls == HDL_CLASS_ONE ? limits->max_seqs : rows;
+            args->max_q_len = cls == HDL_CLASS_ONE ? 1 : rows;
             if (step->u.attend.is_selecting && cls == HDL_CLASS_MANY)
                 args->n_rows = args->max_q_len = schedule->tile_rows;
             args->max_kv_len = args->mass_stride = limits->max_context;

@@ -54,7 +54,7 @@ static void fill_cos_sin(const hdl_schedule *schedule, const hdl_exec_batch *bat
         for (int32_t s = 0; s < batch->n_seqs; s++) {
             const hdl_exec_seq *seq = &batch->seqs[s];
             for (int64_t i = 0; i < seq->q_len; i++, row++) {
-                int64_t position = batch->n_visible[row] - 1;
+                int64_t position = batch->n_visible[row] - 1 - batch->doc_start[row];
                 float *out = table + r * schedule->limits.max_rows * HDL_MAX_ROPE_DIM + row * rope->dim;
                 for (int32_t d = 0; d < rope->dim / 2; d++) {
                     float angle = (float)position * rope->inv_freq[d];
@@ -206,11 +206,37 @@ static hdl_attend_seq row_tile(const hdl_attend_seq *seq, int64_t from, int64_t 
     return tile;
 }
 
+/* A window does not reach over a document's border: rows of each document are a sequence of their own. */
+static void attend_documents(const hdl_schedule *schedule, const hdl_step *step, hdl_exec_batch *batch,
+                             const group *at)
+{
+    int64_t row = 0;
+    int32_t n = 0;
+    for (int32_t i = 0; i < at->n_seqs; i++) {
+        const hdl_exec_seq *seq = &batch->seqs[at->first_seq + i];
+        const int64_t *start = batch->doc_start + at->first_row + row;
+        for (int64_t from = 0, to; from < seq->q_len; from = to) {
+            for (to = from + 1; to < seq->q_len && start[to] == start[from];) to++;
+            hdl_attend_seq part = attend_seq(seq, &step->u.attend, row + from);
+            part.kv_len = seq->kv_len - (seq->q_len - to);
+            part.q_len = to - from;
+            part.first_token = start[from];
+            batch->attend[n++] = part;
+        }
+        row += seq->q_len;
+    }
+    attend_rows(schedule, step, batch, batch->attend, n, at->first_row, at->n_rows, at->cls);
+}
+
 static void attend_group(const hdl_schedule *schedule, const hdl_step *step, hdl_exec_batch *batch,
                          const group *at)
 {
     const hdl_attend_step *attend = &step->u.attend;
     int64_t row = 0;
+    if (schedule->facts->has_doc_resets && attend->args.window) {
+        attend_documents(schedule, step, batch, at);
+        return;
+    }
     for (int32_t i = 0; i < at->n_seqs; i++) {
         hdl_exec_seq *seq = &batch->seqs[at->first_seq + i];
         batch->attend[i] = attend_seq(seq, attend, row);
@@ -299,30 +325,32 @@ static void exec_rows(const hdl_schedule *schedule, const hdl_step *step, const 
     impl->launch(&launch, &run.u);
 }
 
-void hdl_exec_layers(const hdl_schedule *schedule, hdl_exec_batch *batch)
+static void exec_step(const hdl_schedule *schedule, const hdl_step *step, hdl_exec_batch *batch)
 {
-    fill_cos_sin(schedule, batch);
-    for (int32_t i = 0; i < schedule->n_layer_steps; i++) {
-        const hdl_step *step = &schedule->steps[i];
-        if (step->op == HDL_OP_ATTEND)
-            exec_attend(schedule, step, batch);
-        else if (step->op == HDL_OP_APPEND)
-            exec_append(schedule, step, batch);
-        else
-            exec_rows(schedule, step, batch->ids, batch->n_rows);
-    }
+    if (step->op == HDL_OP_ATTEND)
+        exec_attend(schedule, step, batch);
+    else if (step->op == HDL_OP_APPEND)
+        exec_append(schedule, step, batch);
+    else
+        exec_rows(schedule, step, batch->ids, batch->n_rows);
 }
 
-void hdl_exec_logits(const hdl_schedule *schedule, const int64_t *rows, int64_t n_rows)
+void hdl_exec_lower(const hdl_schedule *schedule, hdl_exec_batch *batch)
 {
-    int64_t hidden = schedule->facts->hidden_size;
+    fill_cos_sin(schedule, batch);
+    for (int32_t i = 0; i < schedule->n_lower_steps; i++) exec_step(schedule, &schedule->steps[i], batch);
+}
+
+void hdl_exec_upper(const hdl_schedule *schedule, hdl_exec_batch *batch, const int64_t *rows)
+{
+    int64_t hidden = schedule->facts->hidden_size, n_rows = batch->n_rows;
     const float *x = hdl_schedule_at(schedule, HDL_BUF_X);
     float *last = hdl_schedule_at(schedule, HDL_BUF_LAST);
     HDL_ASSERT(n_rows <= schedule->limits.max_logit_rows);
     for (int64_t i = 0; i < n_rows; i++)
         memcpy(last + i * hidden, x + rows[i] * hidden, (size_t)hidden * sizeof *last);
-    for (int32_t i = schedule->n_layer_steps; i < schedule->n_steps; i++)
-        exec_rows(schedule, &schedule->steps[i], NULL, n_rows);
+    for (int32_t i = schedule->n_lower_steps; i < schedule->n_steps; i++)
+        exec_step(schedule, &schedule->steps[i], batch);
     float cap = schedule->facts->logit_soft_cap;
     float *logits = hdl_schedule_at(schedule, HDL_BUF_LOGITS);
     for (int64_t i = 0; cap > 0 && i < n_rows * schedule->facts->n_vocab; i++)

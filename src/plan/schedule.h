@@ -24,7 +24,7 @@ typedef enum hdl_class { HDL_CLASS_ONE = 0, HDL_CLASS_MANY = 1, HDL_N_CLASSES } 
 typedef enum hdl_where {
     HDL_WHERE_ALL = 0, /* every row of the batch */
     HDL_WHERE_ROUTE,   /* the rows of step.route */
-    HDL_WHERE_LOGITS   /* the gathered rows whose logits are wanted */
+    HDL_WHERE_LOGITS   /* the gathered rows whose logits are wanted: in HDL_BUF_LAST */
 } hdl_where;
 typedef enum hdl_buffer { /* activations; names as in `explain` */
                           HDL_BUF_NONE = 0,
@@ -101,7 +101,7 @@ typedef struct hdl_schedule {
     int32_t refresh;              /* 1, or the plan's */
     hdl_step *steps;              /* owned */
     int32_t n_steps, capacity;
-    int32_t n_layer_steps; /* steps before the final norm and logits */
+    int32_t n_lower_steps; /* steps for every row; those after them for rows whose logits are wanted */
     int32_t layer_in_group[HDL_MAX_LAYERS];
     /* list slots: one per layer that makes a list in the decode route */
     int32_t n_slots, n_kept;
@@ -154,13 +154,16 @@ typedef struct hdl_exec_batch {
     int64_t n_rows;
     const int32_t *ids;     /* [n_rows] */
     hdl_exec_seq *seqs;     /* [n_seqs] */
-    hdl_attend_seq *attend; /* [n_seqs + 1] scratch */
-    int64_t *n_visible;     /* [n_rows] position + 1 of each row */
+    hdl_attend_seq *attend; /* [n_seqs + n_rows + 1] scratch */
+    int64_t *n_visible;     /* [n_rows] tokens of the sequence up to and with each row */
+    int64_t *doc_start;     /* [n_rows] where the row's document begins; positions count from there */
 } hdl_exec_batch;
 
-/* The layers: embeddings to the last residual stream (HDL_BUF_X). */
-void hdl_exec_layers(const hdl_schedule *schedule, hdl_exec_batch *batch);
-/* Final norm and logits of rows [n_rows <= max_logit_rows] of HDL_BUF_X into HDL_BUF_LOGITS. */
-void hdl_exec_logits(const hdl_schedule *schedule, const int64_t *rows, int64_t n_rows);
+/* What every row passes: embeddings to the residual stream HDL_BUF_X below the final norm or, in a model
+ * with a shared state, to that state and its rows in the cache. */
+void hdl_exec_lower(const hdl_schedule *schedule, hdl_exec_batch *batch);
+/* What only rows whose logits are wanted pass: `rows` [n_rows <= max_logit_rows] of HDL_BUF_X go through
+ * the cross layers, the final norm and the head into HDL_BUF_LOGITS. `batch` describes these rows. */
+void hdl_exec_upper(const hdl_schedule *schedule, hdl_exec_batch *batch, const int64_t *rows);
 
 #endif

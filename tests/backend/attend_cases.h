@@ -32,6 +32,7 @@ typedef struct attend_case {
     int64_t n_ids;               /* of a random list */
     int32_t n_mass_lists;        /* 0 = no mass */
     bool is_invariant;
+    int64_t first_token[CASE_SEQS];
 } attend_case;
 
 static const attend_case attend_cases[] = {
@@ -87,6 +88,14 @@ static const attend_case attend_cases[] = {
      .block_size = 16},
     {"blocks bias window", 8, 2, 64, 64, HDL_F32, 6, .q_len = {5}, .kv_len = {1003}, .lists = LIST_RANDOM,
      .n_ids = 30, .block_size = 16, .has_bias = true, .window = 500, .soft_cap = 15},
+    {"decode documents", 6, 2, 64, 64, HDL_F16, 6, .q_len = {1, 1}, .kv_len = {900, 900}, .window = 300,
+     .first_token = {899, 700}},
+    {"prefill documents", 6, 2, 64, 64, HDL_F16, 6, .q_len = {90, 1, 40}, .kv_len = {900, 901, 941},
+     .window = 64, .first_token = {650, 900, 901}},
+    {"prefill document i8 mass", 4, 2, 48, 80, HDL_I8, 5, .q_len = {33}, .kv_len = {700}, .window = 129,
+     .n_mass_lists = 1, .first_token = {660}},
+    {"list documents", 9, 3, 64, 64, HDL_F16, 4, .q_len = {50, 3}, .kv_len = {900, 600}, .lists = LIST_RANDOM,
+     .n_ids = 290, .first_token = {500, 590}},
     {"odd heads", 3, 3, 20, 12, HDL_F16, 6, .q_len = {5}, .kv_len = {77}, .n_mass_lists = 1},
 };
 
@@ -200,7 +209,7 @@ static inline bool is_token_seen(const attend_setup *setup, const hdl_attend_seq
         int64_t at = seq->kv_len - seq->q_len + i;
         const int32_t *pos = seq->kv.positions;
         int64_t distance = pos ? pos[at] - pos[token] : at - token;
-        if (token > at || (args->window && distance >= args->window)) continue;
+        if (token > at || (args->window && distance >= args->window) || token < seq->first_token) continue;
         if (!sel) return true;
         for (int32_t list = 0; list < sel->n_lists; list++) {
             const int32_t *ids = hdl_selection_ids(sel, seq->first_row + i, list);
@@ -254,6 +263,7 @@ static inline void build_seq(attend_setup *setup, const attend_case *c, int32_t 
     seq->first_row = setup->args.n_rows;
     seq->q_len = c->q_len[s];
     seq->kv_len = c->kv_len[s];
+    seq->first_token = c->first_token[s];
     setup->args.n_rows += seq->q_len;
     setup->args.max_q_len = HDL_MAX(setup->args.max_q_len, seq->q_len);
     setup->args.max_kv_len = HDL_MAX(setup->args.max_kv_len, seq->kv_len);

@@ -408,6 +408,7 @@ static void test_layers_that_share_kv(void **state)
     heddle_session_stats(own, &own_stats);
     heddle_session_free(own);
     engine->model->facts.layers[1].kv_source = 0;
+    engine->model->facts.layers[1].has_kv = false;
     engine->model->facts.groups[engine->model->facts.layers[0].cache_group].n_layers = 1;
     heddle_session *a = new_session(engine, NULL, &options), *b = new_session(engine, NULL, &single);
     logits_of(a, 8, first[0]);

@@ -65,12 +65,12 @@ static void test_facts_of_every_row(void **state)
         assert_true(f->norm_eps == 1e-6f && f->attn_scale == 0.25f && f->norm_offset == 0);
         assert_true(f->embed_scale == (is_gemma ? 8 : 1));
         assert_true(f->act == (is_gemma ? HDL_ACT_GELU_TANH : HDL_ACT_SILU));
-        assert_true(f->has_qk_norm == (is_gemma || is_qwen3) && f->has_post_norms == is_gemma);
+        assert_true(f->layers[0].has_qk_norm == (is_gemma || is_qwen3) && f->has_post_norms == is_gemma);
         assert_true(f->ropes[0].style == (is_llama ? HDL_ROPE_PAIRS : HDL_ROPE_HALF) &&
                     f->ropes[0].dim == 16);
         assert_true(f->n_ropes == (is_gemma ? 2 : 1) && f->n_groups == (is_gemma ? 2 : 1));
         assert_true((model->layers[0].bq.data != NULL) == !strcmp(archs[a], "qwen2"));
-        assert_true((model->layers[0].q_norm.data != NULL) == f->has_qk_norm);
+        assert_true((model->layers[0].q_norm.data != NULL) == f->layers[0].has_qk_norm);
         assert_true((model->layers[0].post_attn_norm.data != NULL) == is_gemma);
         assert_ptr_equal(model->output.data, model->token_embd.data);
         hdl_model_close(model);

@@ -4,10 +4,12 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <cmocka.h>
 
+#include "base/json.h"
 #include "base/mem.h"
 #include "model/model_int.h"
 
@@ -178,12 +180,118 @@ static void test_damaged_config(void **state)
     hdl_free(f);
 }
 
+/* A folder of our own format with members replaced: "key": value, ... go in front of the file's. */
+static heddle_status own_facts(hdl_model_facts *facts, const char *change)
+{
+    hdl_buf text = {0};
+    json_t *root = NULL, *changes = NULL, *value;
+    const char *key;
+    if (hdl_buf_read_file(&text, HDL_TEST_DATA "/../train/golden/clsa-tiny/config.json", 1 << 16) ||
+        hdl_json_parse(&root, text.data, text.n, "config.json") ||
+        hdl_json_parse(&changes, change, (int64_t)strlen(change), "changes"))
+        fail_msg("%s", hdl_last_error());
+    json_object_foreach(changes, key, value)
+    {
+        if (json_is_null(value))
+            json_object_del(root, key);
+        else
+            json_object_set(root, key, value);
+    }
+    char *dump = json_dumps(root, 0);
+    heddle_status status = facts_of_text(facts, dump, (int64_t)strlen(dump));
+    free(dump);
+    json_decref(root);
+    json_decref(changes);
+    hdl_buf_deinit(&text);
+    return status;
+}
+
+static void test_own_format(void **state)
+{
+    (void)state;
+    hdl_model_facts *f = hdl_calloc(1, sizeof *f);
+    assert_int_equal(own_facts(f, "{}"), HEDDLE_OK);
+    assert_true(f->n_layers == 4 && f->cross_from == 2 && f->n_groups == 2 && f->doc_token == 0);
+    assert_true(f->has_doc_resets && f->has_shared_k_norm && f->embed_scale == 16 && f->attn_scale == 0.25f);
+    assert_true(f->layers[0].window == 16 && f->layers[0].has_kv && f->layers[1].kv_source == 1);
+    assert_true(!f->layers[2].window && !f->layers[2].has_kv && f->layers[3].kv_source == 2);
+    assert_true(f->groups[f->layers[0].cache_group].n_layers == 2);
+    assert_true(f->groups[f->layers[2].cache_group].n_layers == 1); /* once for all cross layers */
+    assert_int_equal(f->ropes[f->layers[0].rope].style, HDL_ROPE_HALF);
+    assert_int_equal(f->ropes[f->layers[2].rope].style, HDL_ROPE_NONE);
+    assert_true(f->index.dim == 16 && f->index.top_k == 12 && f->index.has_k_norm && !f->index.has_q_norm);
+    assert_true(f->index.is_from_norm && f->index.scale == 0.25f);
+    /* the defaults of members that may be absent */
+    assert_int_equal(own_facts(f, "{\"index_k_norm\":null,\"index_input\":null,\"rope_style\":null}"),
+                     HEDDLE_OK);
+    assert_true(f->index.has_k_norm && f->index.is_from_norm && f->ropes[0].style == HDL_ROPE_HALF);
+    assert_int_equal(own_facts(f, "{\"index_k_norm\":\"none\",\"index_q_norm\":\"rms\",\"index_sinks\":4,"
+                                  "\"index_window\":64,\"qk_norm_cross\":false,\"index_input\":\"state\"}"),
+                     HEDDLE_OK);
+    assert_true(!f->index.has_k_norm && f->index.has_q_norm && f->index.n_sink == 4 && f->index.window == 64);
+    assert_true(!f->has_shared_k_norm && !f->layers[2].has_qk_norm && f->layers[0].has_qk_norm);
+    assert_true(!f->index.is_from_norm);
+    hdl_free(f);
+}
+
+/* The sister rows come through the same reader. */
+static void test_own_format_sisters(void **state)
+{
+    (void)state;
+    hdl_model_facts *f = hdl_calloc(1, sizeof *f);
+    assert_int_equal(own_facts(f, "{\"arch\":\"yoco\"}"), HEDDLE_OK);
+    assert_true(f->cross_from == 2 && !f->index.dim);
+    assert_int_equal(
+        own_facts(f, "{\"arch\":\"transformer\",\"layer_kinds\":[\"full\",\"full\",\"full\",\"full\"]}"),
+        HEDDLE_OK);
+    assert_true(f->cross_from == 4 && f->n_groups == 1 && f->layers[3].has_kv && !f->layers[3].rope);
+    assert_int_equal(own_facts(f, "{\"arch\":\"window_hybrid\",\"rope_on_full\":false,"
+                                  "\"layer_kinds\":[\"window\",\"window\",\"window\",\"full\"]}"),
+                     HEDDLE_OK);
+    assert_true(f->n_groups == 2 && !f->layers[3].window && f->layers[3].rope == 1 && f->layers[3].has_kv);
+    hdl_free(f);
+}
+
+static void test_own_format_refusals(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *change, *message;
+    } rows[] = {
+        {"{\"arch\":\"llama\"}", "arch \"llama\" is not supported"},
+        {"{\"index_groups\":2}", "index_groups 2: only 1 is supported"},
+        {"{\"index_rope\":true}", "index_rope 1: only 0 is supported"},
+        {"{\"index_n_heads\":4}", "index_n_heads 4: only 1 is supported"},
+        {"{\"global_scope\":\"document\"}", "global_scope \"document\": must be sequence"},
+        {"{\"index_k_norm\":\"layer\"}", "index_k_norm \"layer\": must be none or rms"},
+        {"{\"index_gate\":1}", "index_gate"},
+        {"{\"n_layers\":5}", "layer_kinds: must be a list of n_layers = 5 words"},
+        {"{\"layer_kinds\":[\"cross\",\"cross\",\"cross\",\"cross\"]}", "layer_kinds[0]"},
+        {"{\"layer_kinds\":[\"window\",\"cross\",\"window\",\"cross\"]}", "layer_kinds[2] \"window\""},
+        {"{\"layer_kinds\":[\"window\",\"linear\",\"cross\",\"cross\"]}", "layer_kinds[1] \"linear\""},
+        {"{\"layer_kinds\":[\"window\",\"window\",\"full\",\"full\"]}", "needs cross layers"},
+        {"{\"window\":null}", "no window is stated"},
+        {"{\"doc_token\":256}", "doc_token 256: must be below n_vocab 256"},
+        {"{\"index_dim\":null}", "index_dim, index_scale, top_k: must be stated"},
+        {"{\"hidden_size\":0}", "hidden_size"},
+        {"{\"attn_scale\":0}", "attn_scale 0: must be in"},
+    };
+    hdl_model_facts *f = hdl_calloc(1, sizeof *f);
+    for (int i = 0; i < HDL_COUNT(rows); i++) {
+        assert_int_not_equal(own_facts(f, rows[i].change), HEDDLE_OK);
+        if (!strstr(hdl_last_error(), rows[i].message))
+            fail_msg("\"%s\" does not say \"%s\"", hdl_last_error(), rows[i].message);
+    }
+    hdl_free(f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_both_config_styles), cmocka_unit_test(test_llama3_scaling),
-        cmocka_unit_test(test_config_defaults),    cmocka_unit_test(test_bad_configs),
-        cmocka_unit_test(test_damaged_config),
+        cmocka_unit_test(test_own_format),          cmocka_unit_test(test_own_format_sisters),
+        cmocka_unit_test(test_own_format_refusals), cmocka_unit_test(test_both_config_styles),
+        cmocka_unit_test(test_llama3_scaling),      cmocka_unit_test(test_config_defaults),
+        cmocka_unit_test(test_bad_configs),         cmocka_unit_test(test_damaged_config),
     };
     return cmocka_run_group_tests_name("config", tests, NULL, NULL);
 }

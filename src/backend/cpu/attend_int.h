@@ -69,6 +69,12 @@ static inline int64_t window_begin(const hdl_kv_view *kv, int64_t at, int64_t wi
     return low;
 }
 
+/* The first token that the row at token `at` may see. */
+static inline int64_t first_visible(const hdl_attend_seq *seq, int64_t at, int64_t window)
+{
+    return HDL_MAX(window_begin(&seq->kv, at, window), seq->first_token);
+}
+
 /* The first step whose token is >= token. */
 static inline int64_t walk_lower_bound(const kv_walk *walk, int64_t n_steps, int64_t token)
 {
@@ -88,7 +94,7 @@ static inline kv_walk row_walk(const hdl_attend_args *args, const hdl_attend_seq
                                int32_t list)
 {
     int64_t at = seq->kv_len - seq->q_len + i;
-    int64_t first = window_begin(&seq->kv, at, args->window);
+    int64_t first = first_visible(seq, at, args->window);
     kv_walk walk = {
         .kv = &seq->kv, .size = 1, .begin = first, .end = at + 1, .first_new = seq->kv_len - seq->q_len};
     if (seq->mask) walk.mask = seq->mask + i * seq->q_len;

@@ -323,7 +323,7 @@ static void row_range(const row_tile *tile, const tile_stride *at, int64_t i, in
     int64_t first = tile->walk.begin, last = tile->walk.end;
     if (!tile->walk.ids) {
         int64_t position = tile->seq->kv_len - tile->seq->q_len + tile->first + i;
-        first = window_begin(tile->walk.kv, position, tile->args->window);
+        first = first_visible(tile->seq, position, tile->args->window);
         last = position + 1;
     }
     *begin = HDL_MIN(HDL_MAX(first - at->base, 0), (int64_t)STRIDE);

@@ -1,0 +1,106 @@
+/* cross_model.c - reads the golden answers, and writes the golden model again in F32. */
+#include "cross_model.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "model/safetensors.h"
+#include "tensor/quant.h"
+
+static bool read_floats(float *out, int64_t n, const char *name)
+{
+    char path[1024];
+    snprintf(path, sizeof path, CROSS_GOLDEN "/%s", name);
+    FILE *file = fopen(path, "rb");
+    bool is_read = file && fread(out, sizeof *out, (size_t)n, file) == (size_t)n;
+    if (file) fclose(file);
+    if (!is_read) fprintf(stderr, "%s: cannot be read\n", path);
+    return is_read;
+}
+
+/* Whole numbers up to the end of a line; returns how many. */
+static int64_t read_line(FILE *file, int32_t *out, int64_t most)
+{
+    char line[8192], *at = line, *end;
+    int64_t n = 0;
+    if (!fgets(line, sizeof line, file)) return -1;
+    for (; n < most; n++, at = end) {
+        long value = strtol(at, &end, 10);
+        if (end == at) break;
+        out[n] = (int32_t)value;
+    }
+    return n;
+}
+
+bool cross_golden_read(cross_golden *out)
+{
+    FILE *file = fopen(CROSS_GOLDEN "/tokens.txt", "r");
+    bool is_read = file && read_line(file, out->tokens, CROSS_TOKENS) == CROSS_TOKENS;
+    if (file) fclose(file);
+    file = fopen(CROSS_GOLDEN "/lists.txt", "r");
+    for (int64_t t = 0; file && is_read && t < CROSS_TOKENS; t++) {
+        out->counts[t] = (int32_t)read_line(file, out->lists[t], CROSS_TOP_K);
+        is_read = out->counts[t] == HDL_MIN(t + 1, CROSS_TOP_K);
+    }
+    is_read = is_read && file;
+    if (file) fclose(file);
+    if (!is_read) fprintf(stderr, CROSS_GOLDEN ": tokens.txt or lists.txt cannot be read\n");
+    return is_read &&
+           read_floats(out->logits_dense[0], (int64_t)CROSS_TOKENS * CROSS_VOCAB, "logits_dense.f32") &&
+           read_floats(out->logits_list[0], (int64_t)CROSS_TOKENS * CROSS_VOCAB, "logits_list.f32");
+}
+
+static void add_tensor(hdl_buf *header, hdl_buf *data, const char *name, const hdl_tensor *t)
+{
+    float *row = hdl_calloc(t->n_cols, sizeof *row);
+    int64_t begin = data->n;
+    for (int64_t r = 0; row && r < t->n_rows; r++) {
+        hdl_dequant_row(t->dtype, (const char *)t->data + r * t->row_bytes, row, t->n_cols);
+        hdl_buf_add(data, row, t->n_cols * (int64_t)sizeof *row);
+    }
+    hdl_buf_printf(header, "%s\"%s\":{\"dtype\":\"F32\",\"shape\":[", header->n > 1 ? "," : "", name);
+    if (t->n_rows > 1) hdl_buf_printf(header, "%lld,", (long long)t->n_rows);
+    hdl_buf_printf(header, "%lld],\"data_offsets\":[%lld,%lld]}", (long long)t->n_cols, (long long)begin,
+                   (long long)data->n);
+    hdl_free(row);
+}
+
+static bool write_model(const char *folder, const hdl_safetensors *from)
+{
+    hdl_buf header = {0}, data = {0}, all = {0}, config = {0};
+    char path[1024];
+    hdl_buf_puts(&header, "{");
+    for (int64_t i = 0; i < hdl_safetensors_n_tensors(from); i++) {
+        hdl_tensor t;
+        const char *name = hdl_safetensors_tensor_at(from, i, &t);
+        add_tensor(&header, &data, name, &t);
+    }
+    hdl_buf_puts(&header, "}");
+    while (header.n % 8) hdl_buf_puts(&header, " ");
+    uint64_t n = (uint64_t)header.n;
+    hdl_buf_add(&all, &n, sizeof n);
+    hdl_buf_add(&all, header.data, header.n);
+    hdl_buf_add(&all, data.data, data.n);
+    snprintf(path, sizeof path, "%s/model.safetensors", folder);
+    bool is_written = !hdl_buf_status(&all) &&
+                      !hdl_buf_read_file(&config, CROSS_GOLDEN "/config.json", 1 << 16) &&
+                      tiny_write_file(path, all.data, all.n);
+    snprintf(path, sizeof path, "%s/config.json", folder);
+    is_written = is_written && tiny_write_file(path, config.data, config.n);
+    hdl_buf_deinit(&header);
+    hdl_buf_deinit(&data);
+    hdl_buf_deinit(&all);
+    hdl_buf_deinit(&config);
+    return is_written;
+}
+
+bool cross_write_f32(char *folder, int64_t folder_bytes)
+{
+    hdl_safetensors *from;
+    if (hdl_safetensors_open(&from, CROSS_GOLDEN) || !tiny_make_folder(folder, folder_bytes)) return false;
+    bool is_written = write_model(folder, from);
+    hdl_safetensors_close(from);
+    return is_written;
+}

@@ -1,0 +1,23 @@
+/* cross_model.h - the golden model with a shared state (train/golden/clsa-tiny) for tests. */
+#ifndef CROSS_MODEL_H
+#define CROSS_MODEL_H
+
+#include "base/base.h"
+#include "tiny_model.h"
+
+#define CROSS_GOLDEN HDL_TEST_DATA "/../train/golden/clsa-tiny"
+
+enum { CROSS_TOKENS = 96, CROSS_VOCAB = 256, CROSS_TOP_K = 12 };
+
+typedef struct cross_golden {
+    int32_t tokens[CROSS_TOKENS];
+    float logits_dense[CROSS_TOKENS][CROSS_VOCAB], logits_list[CROSS_TOKENS][CROSS_VOCAB];
+    int32_t lists[CROSS_TOKENS][CROSS_TOP_K], counts[CROSS_TOKENS];
+} cross_golden;
+
+/* Each returns false after a message on stderr. */
+bool cross_golden_read(cross_golden *out);
+/* A new folder with the same model, its matrices decoded to F32; remove with tiny_remove_folder. */
+bool cross_write_f32(char *folder, int64_t folder_bytes);
+
+#endif

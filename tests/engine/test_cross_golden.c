@@ -1,0 +1,136 @@
+/* The shared-state model of train/golden/clsa-tiny (three documents, 96 tokens) against the answers that
+ * train/modeling_heddle.py gave in float32, with K and V in f32:
+ *
+ *   matrices made F32       logits within 1e-3
+ *   Q8_0 as in the file     logits within 0.25: activations are rounded to int8 (the largest logit is 14) */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "base/mem.h"
+#include "cross_model.h"
+#include "heddle.h"
+
+enum { N_TOKENS = CROSS_TOKENS, N_VOCAB = CROSS_VOCAB };
+
+static cross_golden golden;
+static float logits[N_TOKENS][N_VOCAB];
+static char f32_folder[256];
+
+static int take(int64_t row, const float *from, void *user)
+{
+    (void)user;
+    memcpy(logits[row], from, sizeof logits[row]);
+    return 0;
+}
+
+static double worst_difference(float (*want)[N_VOCAB], int64_t first)
+{
+    double worst = 0;
+    for (int64_t r = first; r < N_TOKENS; r++)
+        for (int64_t i = 0; i < N_VOCAB; i++) {
+            double d = fabs((double)logits[r][i] - (double)want[r][i]);
+            worst = d <= worst ? worst : d;
+        }
+    return worst;
+}
+
+/* Reads all tokens in calls of `step` rows and chunks of `chunk`; logits of every row. */
+static void read_all(const char *model, const char *plan_name, int32_t chunk, int64_t step, bool is_invariant)
+{
+    heddle_engine *engine;
+    heddle_plan *plan = NULL;
+    heddle_session *session;
+    heddle_engine_options on = {.struct_size = sizeof on, .n_threads = 2};
+    heddle_session_options options;
+    heddle_session_options_default(&options);
+    options.context_tokens = 128;
+    options.kv_type = "f32";
+    options.chunk_rows = chunk;
+    options.page_shift = 4;
+    options.is_invariant = is_invariant;
+    options.plan_governs_all = 1;
+    if (heddle_engine_open(&engine, model, &on)) fail_msg("%s", heddle_last_error());
+    if (heddle_plan_named(&plan, plan_name)) fail_msg("%s", heddle_last_error());
+    if (heddle_session_new(&session, engine, plan, &options)) fail_msg("%s", heddle_last_error());
+    for (int64_t at = 0; at < N_TOKENS; at += step) {
+        int64_t n = HDL_MIN(step, N_TOKENS - at);
+        float(*rows)[N_VOCAB] = logits + at;
+        if (n == 1) {
+            if (heddle_session_extend(session, golden.tokens + at, 1, NULL, NULL))
+                fail_msg("%s", heddle_last_error());
+            memcpy(rows[0], heddle_session_logits(session), sizeof rows[0]);
+            continue;
+        }
+        float kept[N_TOKENS][N_VOCAB];
+        memcpy(kept, logits, sizeof kept);
+        if (heddle_session_each_logits(session, golden.tokens + at, n, 0, take, NULL))
+            fail_msg("%s", heddle_last_error());
+        memmove(rows, logits, (size_t)n * sizeof rows[0]);
+        memcpy(logits, kept, (size_t)at * sizeof rows[0]);
+    }
+    heddle_session_free(session);
+    heddle_plan_free(plan);
+    heddle_engine_close(engine);
+}
+
+static void test_dense_reading(void **state)
+{
+    (void)state;
+    static const struct {
+        int32_t chunk;
+        int64_t step;
+    } ways[] = {{128, 96}, {7, 96}, {128, 31}, {128, 1}};
+    for (int i = 0; i < HDL_COUNT(ways); i++) {
+        read_all(f32_folder, "dense", ways[i].chunk, ways[i].step, false);
+        double worst = worst_difference(golden.logits_dense, 0);
+        print_message("dense, chunks of %d, %d rows a call: worst difference %g\n", ways[i].chunk,
+                      (int)ways[i].step, worst);
+        assert_true(worst <= 1e-3);
+    }
+    read_all(CROSS_GOLDEN, "dense", 128, 96, false);
+    double worst = worst_difference(golden.logits_dense, 0);
+    print_message("dense, matrices in Q8_0: worst difference %g\n", worst);
+    assert_true(worst <= 0.25);
+}
+
+/* Chunking, and so where a document's border falls in a call, does not change a bit. */
+static void test_dense_is_invariant(void **state)
+{
+    (void)state;
+    static float whole[N_TOKENS][N_VOCAB];
+    read_all(CROSS_GOLDEN, "dense", 128, 96, true);
+    memcpy(whole, logits, sizeof whole);
+    read_all(CROSS_GOLDEN, "dense", 13, 96, true);
+    assert_memory_equal(whole, logits, sizeof whole);
+    read_all(CROSS_GOLDEN, "dense", 128, 1, true);
+    assert_memory_equal(whole, logits, sizeof whole);
+}
+
+static int setup(void **state)
+{
+    (void)state;
+    return cross_golden_read(&golden) && cross_write_f32(f32_folder, sizeof f32_folder) ? 0 : -1;
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    tiny_remove_folder(f32_folder);
+    return 0;
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_dense_reading),
+        cmocka_unit_test(test_dense_is_invariant),
+    };
+    return cmocka_run_group_tests(tests, setup, teardown);
+}
