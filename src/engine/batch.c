@@ -16,6 +16,7 @@ heddle_status heddle_batch_new(heddle_batch **out, heddle_engine *engine, const 
     heddle_plan *dense = NULL;
     *out = NULL;
     HDL_TRY(hdl_options_check(options, &checked));
+    HDL_TRY(hdl_context_check(checked.context_tokens));
     if (max_sessions < 1 || max_sessions > HDL_MAX_SEQS)
         return HDL_FAIL(HEDDLE_E_INVALID, "a batch of %d sessions: must be in 1..%d", max_sessions,
                         HDL_MAX_SEQS);

@@ -81,6 +81,9 @@ heddle_status hdl_group_specs(const heddle_engine *engine, const heddle_session_
 /* CAPACITY with the largest context that fits, when the system cannot give what is asked. */
 heddle_status hdl_memory_check(const heddle_engine *engine, const hdl_plan *plan,
                                const heddle_session_options *options);
+/* All options but the upper bound of context_tokens, which hdl_memory_check or hdl_context_check
+ * looks at. */
 heddle_status hdl_options_check(const heddle_session_options *given, heddle_session_options *out);
+heddle_status hdl_context_check(int64_t n_tokens);
 
 #endif

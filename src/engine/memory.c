@@ -1,7 +1,7 @@
 /* memory.c - what a session will take, known before it starts. */
-#include <stdio.h>
 #include <string.h>
 
+#include "base/available.h"
 #include "engine/engine_int.h"
 
 void heddle_session_options_default(heddle_session_options *options)
@@ -28,15 +28,22 @@ heddle_status hdl_options_check(const heddle_session_options *given, heddle_sess
         return HDL_FAIL(HEDDLE_E_INVALID, "KV type \"%s\": must be f16, bf16, f32 or i8", out->kv_type);
     if (strcmp(out->kv_layout, "token") && strcmp(out->kv_layout, "head"))
         return HDL_FAIL(HEDDLE_E_INVALID, "KV layout \"%s\": must be token or head", out->kv_layout);
-    if (out->context_tokens < 1 || out->context_tokens > MAX_CONTEXT_TOKENS)
-        return HDL_FAIL(HEDDLE_E_INVALID, "context of %lld tokens: must be in 1..%d",
-                        (long long)out->context_tokens, MAX_CONTEXT_TOKENS);
+    if (out->context_tokens < 1)
+        return HDL_FAIL(HEDDLE_E_INVALID, "context of %lld tokens: must be 1 or more",
+                        (long long)out->context_tokens);
     if (out->page_shift < 4 || out->page_shift > 28)
         return HDL_FAIL(HEDDLE_E_INVALID, "page_shift %d: must be in 4..28", out->page_shift);
     if (out->chunk_rows < 1 || out->chunk_rows > MAX_CHUNK_ROWS)
         return HDL_FAIL(HEDDLE_E_INVALID, "chunk_rows %d: must be in 1..%d", out->chunk_rows, MAX_CHUNK_ROWS);
     out->chunk_rows = (int32_t)HDL_MIN((int64_t)out->chunk_rows, out->context_tokens);
     return HEDDLE_OK;
+}
+
+heddle_status hdl_context_check(int64_t n_tokens)
+{
+    if (n_tokens >= 1 && n_tokens <= MAX_CONTEXT_TOKENS) return HEDDLE_OK;
+    return HDL_FAIL(HEDDLE_E_INVALID, "context of %lld tokens: must be in 1..%d", (long long)n_tokens,
+                    MAX_CONTEXT_TOKENS);
 }
 
 heddle_status hdl_group_specs(const heddle_engine *engine, const heddle_session_options *options,
@@ -72,17 +79,6 @@ int64_t hdl_kv_bytes(const heddle_engine *engine, const heddle_session_options *
     return bytes;
 }
 
-static int64_t available_bytes(void)
-{
-    char line[256];
-    long long kib = -1;
-    FILE *file = fopen("/proc/meminfo", "r");
-    while (file && kib < 0 && fgets(line, sizeof line, file))
-        if (sscanf(line, "MemAvailable: %lld kB", &kib) == 1) break;
-    if (file) fclose(file);
-    return kib < 0 ? INT64_MAX : kib * 1024;
-}
-
 static heddle_status fill(const heddle_engine *engine, const hdl_plan *plan, heddle_session_options options,
                           int64_t n_tokens, heddle_memory *memory)
 {
@@ -95,7 +91,7 @@ static heddle_status fill(const heddle_engine *engine, const hdl_plan *plan, hed
                               .kv_bytes = hdl_kv_bytes(engine, &options, n_tokens),
                               .workspace_bytes = schedule->arena_bytes + n_tokens * 4 +
                                                  engine->model->facts.n_vocab * 4,
-                              .available_bytes = available_bytes()};
+                              .available_bytes = hdl_available_bytes("")};
     memory->total_bytes = memory->weight_bytes + memory->kv_bytes + memory->workspace_bytes;
     hdl_schedule_free(schedule);
     return HEDDLE_OK;
@@ -116,32 +112,47 @@ heddle_status heddle_memory_plan(const heddle_engine *engine, const heddle_plan 
     heddle_plan *dense;
     *memory = (heddle_memory){.struct_size = sizeof *memory};
     HDL_TRY(hdl_options_check(options, &checked));
-    if (n_tokens < 1 || n_tokens > MAX_CONTEXT_TOKENS)
-        return HDL_FAIL(HEDDLE_E_INVALID, "a memory plan for %lld tokens: must be in 1..%d",
-                        (long long)n_tokens, MAX_CONTEXT_TOKENS);
+    HDL_TRY(hdl_context_check(n_tokens));
     const hdl_plan *used = plan_or_dense(plan, &dense);
     heddle_status status = used ? fill(engine, used, checked, n_tokens, memory) : HEDDLE_E_NOMEM;
     heddle_plan_free(dense);
     return status;
 }
 
+/* The most tokens, below `limit`, that fit into what is available; 0 = not one. */
+static int64_t largest_context(const heddle_engine *engine, const hdl_plan *plan,
+                               const heddle_session_options *options, int64_t limit)
+{
+    heddle_memory probe;
+    int64_t fits = 0;
+    for (int64_t step = MAX_CONTEXT_TOKENS; step; step /= 2)
+        if (fits + step <= MAX_CONTEXT_TOKENS && fits + step < limit &&
+            !fill(engine, plan, *options, fits + step, &probe) && probe.total_bytes <= probe.available_bytes)
+            fits += step;
+    return fits;
+}
+
 heddle_status hdl_memory_check(const heddle_engine *engine, const hdl_plan *plan,
                                const heddle_session_options *options)
 {
-    heddle_memory memory, probe;
-    HDL_TRY(fill(engine, plan, *options, options->context_tokens, &memory));
-    if (memory.total_bytes <= memory.available_bytes) return HEDDLE_OK;
-    int64_t fits = 0;
-    for (int64_t step = MAX_CONTEXT_TOKENS; step >= 256; step /= 2)
-        if (fits + step < options->context_tokens && !fill(engine, plan, *options, fits + step, &probe) &&
-            probe.total_bytes <= memory.available_bytes)
-            fits += step;
+    heddle_memory memory;
+    int64_t asked = options->context_tokens;
+    bool is_countable = asked <= MAX_CONTEXT_TOKENS;
+    HDL_TRY(fill(engine, plan, *options, is_countable ? asked : 1, &memory));
+    if (is_countable && memory.total_bytes <= memory.available_bytes) return HEDDLE_OK;
+    long long fits = largest_context(engine, plan, options, asked);
+    if (!is_countable)
+        return HDL_FAIL(
+            HEDDLE_E_CAPACITY,
+            "a context of %lld tokens: at most %d are possible, and the largest context that fits "
+            "into the %.1f GiB that are available is %lld tokens",
+            (long long)asked, MAX_CONTEXT_TOKENS, memory.available_bytes / 0x1p30, fits);
     return HDL_FAIL(HEDDLE_E_CAPACITY,
                     "a context of %lld tokens takes %.1f GiB (weights %.2f, KV %.2f, workspace %.2f) "
                     "and %.1f GiB are available; the largest context that fits is %lld tokens",
-                    (long long)options->context_tokens, memory.total_bytes / 0x1p30,
-                    memory.weight_bytes / 0x1p30, memory.kv_bytes / 0x1p30, memory.workspace_bytes / 0x1p30,
-                    memory.available_bytes / 0x1p30, (long long)fits);
+                    (long long)asked, memory.total_bytes / 0x1p30, memory.weight_bytes / 0x1p30,
+                    memory.kv_bytes / 0x1p30, memory.workspace_bytes / 0x1p30,
+                    memory.available_bytes / 0x1p30, fits);
 }
 
 heddle_status heddle_explain(const heddle_engine *engine, const heddle_plan *plan,
@@ -154,6 +165,7 @@ heddle_status heddle_explain(const heddle_engine *engine, const heddle_plan *pla
     hdl_buf buf = {0};
     *text = NULL;
     HDL_TRY(hdl_options_check(options, &checked));
+    HDL_TRY(hdl_context_check(checked.context_tokens));
     const hdl_plan *used = plan_or_dense(plan, &dense);
     heddle_status status = used ? hdl_compile(&schedule, engine, used, &checked, 1, checked.chunk_rows)
                                 : HEDDLE_E_NOMEM;

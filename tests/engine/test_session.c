@@ -675,6 +675,13 @@ static void test_refusals(void **state)
     options.context_tokens = 1 << 27;
     assert_int_equal(heddle_session_new(&none, engine, NULL, &options), HEDDLE_E_CAPACITY);
     assert_non_null(strstr(heddle_last_error(), "largest context that fits"));
+    static const int64_t too_large[] = {999999999, (int64_t)1 << 40, INT64_MAX};
+    for (int i = 0; i < 3; i++) { /* more than can be counted: still the largest that fits is named */
+        options.context_tokens = too_large[i];
+        assert_int_equal(heddle_session_new(&none, engine, NULL, &options), HEDDLE_E_CAPACITY);
+        assert_non_null(strstr(heddle_last_error(), "largest context that fits"));
+        assert_null(strstr(heddle_last_error(), "is 0 tokens"));
+    }
     options = options_of(64, 0);
     options.kv_type = "q3";
     assert_int_equal(heddle_session_new(&none, engine, NULL, &options), HEDDLE_E_INVALID);
