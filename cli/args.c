@@ -1,6 +1,7 @@
 /* args.c - reads a command line by a table of options and prints the table as help. */
 #include "args.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
@@ -16,7 +17,7 @@ static const cli_option common_options[] = {
      "a plan's name or file ('heddle plans' lists them), with changes: anchor:top_k=256,window=64",
      offsetof(cli_common, plan), 0, 0, CLI_GROUP_PLAN},
     {"context", 'c', CLI_INT, "TOKENS", NULL, "the most tokens to hold, such as 8192 or 32K",
-     offsetof(cli_common, context), 1, 1 << 30, CLI_GROUP_CONTEXT},
+     offsetof(cli_common, context), 1, 9007199254740992.0, CLI_GROUP_CONTEXT},
     {"kv", 0, CLI_TEXT, "TYPE", "f16", "how keys and values are stored: f16, bf16, i8 or f32",
      offsetof(cli_common, kv_type), 0, 0, CLI_GROUP_SESSION},
     {"invariant", 0, CLI_FLAG, NULL, NULL, "the same bits for every batch, chunk and thread count; slower",
@@ -85,18 +86,17 @@ static int unknown_option(const cli_command *command, const char *arg)
                       command->name);
 }
 
-/* "4096", "32K", "1M", "-0.5". */
+/* "4096", "32K", "1M", "-0.5". A whole number that is too large for int64 is left to the bounds. */
 static bool read_number(const char *text, bool is_int, double *out)
 {
     char *end = NULL;
     errno = 0;
     double value = is_int ? (double)strtoll(text, &end, 10) : strtod(text, &end);
-    if (end == text || errno == ERANGE) return false;
-    if (is_int && (*end == 'k' || *end == 'K')) {
-        value *= 1024;
-        end++;
-    } else if (is_int && (*end == 'm' || *end == 'M')) {
-        value *= 1024 * 1024;
+    if (end == text || (errno == ERANGE && !is_int)) return false;
+    static const char units[] = "KMGT";
+    const char *unit = is_int && *end ? strchr(units, toupper((unsigned char)*end)) : NULL;
+    if (unit) {
+        value = ldexp(value, 10 * (int)(unit - units + 1));
         end++;
     }
     *out = value;
@@ -126,7 +126,7 @@ static int store(const cli_command *command, const cli_option *row, const char *
                                   row->kind == CLI_INT ? "whole number" : "number");
             }
             if (number < row->min || number > row->max) {
-                return cli_refuse("%s: --%s %s: must be in %.10g..%.10g", command->name, row->name, value,
+                return cli_refuse("%s: --%s %s: must be in %.16g..%.16g", command->name, row->name, value,
                                   row->min, row->max);
             }
             if (row->kind == CLI_INT)

@@ -14,7 +14,7 @@ enum { CLI_MAX_TEXTS = 256 };
 
 typedef enum cli_kind {
     CLI_FLAG,  /* bool, no argument */
-    CLI_INT,   /* int64_t; 4K and 1M are understood */
+    CLI_INT,   /* int64_t; 4K, 1M, 1G and 1T are understood */
     CLI_NUM,   /* double */
     CLI_TEXT,  /* const char *, borrowed from argv */
     CLI_TEXTS, /* cli_texts: may be given several times */

@@ -67,12 +67,13 @@ typedef struct run_state {
     heddle_stream *stream;
     term_progress progress;
     id_list history;
-    bool has_template;
+    bool has_template, is_read; /* is_read: the last question was read to its end */
     int64_t context;
 } run_state;
 
 /* ---- Ctrl-C ---- */
 
+/* is_answering: there is something to stop, from the first question's texts to the last answer. */
 static volatile sig_atomic_t is_answering, is_interrupted;
 
 static void on_interrupt(int number)
@@ -84,6 +85,8 @@ static void on_interrupt(int number)
     }
     is_interrupted = 1;
 }
+
+static const char stopped_reading[] = "stopped by Ctrl-C while reading";
 
 static int on_progress(int64_t n_done, int64_t n_total, void *user)
 {
@@ -221,8 +224,8 @@ static int choose_context(run_state *state, int64_t n_longest)
     char have[TERM_COUNT], limit[TERM_COUNT];
     state->context = options->common.context;
     if (state->context && n_longest > state->context) {
-        return cli_refuse("the prompt has %s tokens, the context (-c) holds %s",
-                          term_count(have, state->history.n), term_count(limit, state->context));
+        return cli_refuse("the prompt has %s tokens, the context (-c) holds %s", term_count(have, n_longest),
+                          term_count(limit, state->context));
     }
     if (state->context) return 0;
     state->context = needed;
@@ -287,8 +290,8 @@ static void show_lead(const run_state *state)
     heddle_string_free(text);
 }
 
-/* Samples and shows tokens until something ends the answer; *why says what. */
-static heddle_status generate(run_state *state, const char **why, bool *ends_line)
+/* Samples and shows tokens until something ends the answer; *why says what. 0 or an exit code. */
+static int generate(run_state *state, const char **why, bool *ends_line)
 {
     heddle_session *session = state->setup.session;
     int64_t limit = state->options->n_answer ? state->options->n_answer : DEFAULT_ANSWER_TOKENS;
@@ -303,22 +306,22 @@ static heddle_status generate(run_state *state, const char **why, bool *ends_lin
             *why = "stopped by Ctrl-C";
         else if (n == limit)
             *why = "the answer is longer than -n allows";
-        if (*why) return HEDDLE_OK;
+        if (*why) return 0;
         if (state->options->shows_lead) show_lead(state);
         heddle_status status = heddle_sample(state->sampler, session, NULL, &id);
         if (!status) status = heddle_stream_push(state->stream, id, &text, &n_bytes, &is_stopped);
-        if (status) return status;
+        if (status) return cli_fail(status);
         write_text(text, n_bytes, ends_line);
-        if (!heddle_token_is_end(state->setup.engine, id) && add_ids(&state->history, &id, 1))
-            return HEDDLE_OK;
-        if (is_stopped) return HEDDLE_OK;
+        bool is_end = heddle_token_is_end(state->setup.engine, id);
+        int code = is_end ? 0 : add_ids(&state->history, &id, 1);
+        if (code || is_stopped) return code;
         if (heddle_session_len(session) >= state->context) {
             *why = "the context is full; a larger one is asked for with -c";
-            return HEDDLE_OK;
+            return 0;
         }
         if (n + 1 == limit) continue;
         status = heddle_session_decode(session, &id, 1);
-        if (status) return status;
+        if (status) return cli_fail(status);
     }
 }
 
@@ -327,21 +330,26 @@ static double per_second(int64_t n, double seconds)
     return seconds > 0 ? (double)n / seconds : 0;
 }
 
+/* "prefill 6,912 tokens in 3 s, 2000.0 tokens/s (prefill route of plan anchor: dense)" */
+static void show_speed(const run_state *state, int is_decode, int64_t n, double seconds)
+{
+    const char *word = is_decode ? "decode" : "prefill";
+    const char *plan = state->setup.plan ? heddle_plan_name(state->setup.plan) : "dense";
+    char count[TERM_COUNT], took[TERM_COUNT], *route = NULL;
+    heddle_status status = heddle_plan_route(state->setup.plan, state->setup.engine, is_decode, &route);
+    if (n && !status)
+        cli_note("%s %s tokens in %s, %.1f tokens/s (%s route of plan %s: %s)", word, term_count(count, n),
+                 term_seconds(took, seconds), per_second(n, seconds), word, plan, route);
+    heddle_string_free(route);
+}
+
 static void show_figures(const run_state *state)
 {
     heddle_stats stats = {.struct_size = sizeof stats};
     heddle_session_stats(state->setup.session, &stats);
-    char n_read[TERM_COUNT], n_made[TERM_COUNT], kv[TERM_COUNT], peak[TERM_COUNT], took[TERM_COUNT],
-        took2[TERM_COUNT];
-    const char *plan = state->setup.plan ? heddle_plan_name(state->setup.plan) : "dense";
-    if (stats.n_prefill_tokens)
-        cli_note("prefill %s tokens in %s, %.1f tokens/s (prefill route of plan %s)",
-                 term_count(n_read, stats.n_prefill_tokens), term_seconds(took, stats.prefill_s),
-                 per_second(stats.n_prefill_tokens, stats.prefill_s), plan);
-    if (stats.n_decode_tokens)
-        cli_note("decode %s tokens in %s, %.1f tokens/s (decode route of plan %s)",
-                 term_count(n_made, stats.n_decode_tokens), term_seconds(took2, stats.decode_s),
-                 per_second(stats.n_decode_tokens, stats.decode_s), plan);
+    char kv[TERM_COUNT], peak[TERM_COUNT];
+    show_speed(state, 0, stats.n_prefill_tokens, stats.prefill_s);
+    show_speed(state, 1, stats.n_decode_tokens, stats.decode_s);
     cli_note("KV %s, peak memory %s", term_bytes(kv, (double)stats.kv_bytes),
              term_bytes(peak, (double)term_peak_bytes()));
     if (!stats.n_decode_tokens) return;
@@ -354,13 +362,13 @@ static void show_figures(const run_state *state)
              dense > 0 ? 100 * stats.decode_kv_bytes_read / dense : 100.0);
 }
 
-/* Reads history into the session and answers. */
+/* Reads history into the session and answers. Ctrl-C ends either, not the program: is_read says
+ * whether it came to an answer. 0 or an exit code. */
 static int answer(run_state *state)
 {
-    const char *why = NULL;
+    const char *why = NULL, *text;
     bool ends_line = true;
-    is_interrupted = 0;
-    is_answering = 1;
+    int64_t n_bytes;
     heddle_session_stats_reset(state->setup.session);
     term_progress_start(&state->progress, "reading");
     heddle_stream_free(state->stream);
@@ -370,18 +378,20 @@ static int answer(run_state *state)
         status = heddle_session_sync(state->setup.session, state->history.data, state->history.n, NULL,
                                      on_progress, &state->progress);
     term_clear_progress();
-    if (!status) status = generate(state, &why, &ends_line);
-    is_answering = 0;
-    if (status == HEDDLE_E_CANCELLED) why = "stopped by Ctrl-C while reading";
+    state->is_read = !status;
     if (status && status != HEDDLE_E_CANCELLED) return cli_fail(status);
-    const char *text;
-    int64_t n_bytes;
+    int code = 0;
+    if (status)
+        why = stopped_reading;
+    else
+        code = generate(state, &why, &ends_line);
     if (!heddle_stream_flush(state->stream, &text, &n_bytes)) write_text(text, n_bytes, &ends_line);
     if (!ends_line) write_text("\n", 1, &ends_line);
     if (why) cli_note("heddle: %s", why);
     show_figures(state);
-    if (ferror(stdout)) return cli_finish_output();
-    return is_interrupted ? EXIT_RUNTIME : 0;
+    is_interrupted = 0; /* it has done its work */
+    if (!code && ferror(stdout)) code = cli_finish_output();
+    return code;
 }
 
 /* ---- turns ---- */
@@ -426,7 +436,10 @@ static int chat(run_state *state)
 {
     int code = 0;
     cli_text text = {0};
-    while ((!code || is_interrupted) && read_turn(&text)) {
+    while (!code) {
+        is_answering = 0; /* at the prompt Ctrl-C ends the program, as usual */
+        if (!read_turn(&text)) break;
+        is_answering = 1;
         int64_t n_before = state->history.n;
         code = add_turn(state, &text);
         if (code) break;
@@ -438,12 +451,10 @@ static int chat(run_state *state)
             continue;
         }
         code = answer(state);
-        if (is_interrupted && heddle_session_len(state->setup.session) < state->history.n - 1) {
-            state->history.n = n_before; /* stopped while reading: the turn did not happen */
-        }
+        if (!code && !state->is_read) state->history.n = n_before; /* the turn did not happen */
     }
     cli_text_free(&text);
-    return is_interrupted ? 0 : code;
+    return code;
 }
 
 static int check_options(const run_options *options)
@@ -495,26 +506,30 @@ static int read_common(run_state *state, const cli_text *documents)
         common.n = n;
     }
     if (!code && common.n) {
-        is_answering = 1;
         term_progress_start(&state->progress, "reading");
         heddle_status status = heddle_session_extend(state->setup.session, common.data, common.n, on_progress,
                                                      &state->progress);
-        is_answering = 0;
         term_clear_progress();
-        if (status)
+        if (status == HEDDLE_E_CANCELLED) {
+            cli_note("heddle: %s", stopped_reading);
+            code = EXIT_RUNTIME;
+        } else if (status) {
             code = cli_fail(status);
-        else
-            show_figures(state);
+        }
+        show_figures(state);
     }
     free(common.data);
     return code;
 }
 
-/* The questions of -p one by one, each after the documents alone; then, with --chat, turns. */
+/* The questions of -p one by one, each after the documents alone; then, with --chat, turns. A question
+ * that Ctrl-C kept from being read has no answer: EXIT_RUNTIME, once the others have theirs. */
 static int converse(run_state *state, const cli_text *documents)
 {
     const cli_texts *prompts = &state->options->prompts;
     heddle_session *base = NULL;
+    bool is_any_unread = false;
+    is_answering = 1;
     int code = prompts->n > 1 ? read_common(state, documents) : 0;
     if (prompts->n > 1) base = state->setup.session;
     for (int i = 0; (!i || i < prompts->n) && !code; i++) {
@@ -526,8 +541,15 @@ static int converse(run_state *state, const cli_text *documents)
         }
         if (!code) code = ask(state, documents, i);
         if (!code) code = answer(state);
+        is_any_unread |= !state->is_read;
     }
-    if (state->options->is_chat && (!code || is_interrupted)) code = chat(state);
+    if (!code && state->options->is_chat) {
+        if (is_any_unread) state->history.n = 0; /* the first turn did not happen */
+        code = chat(state);
+    } else if (!code && is_any_unread) {
+        code = EXIT_RUNTIME;
+    }
+    is_answering = 0;
     if (base && state->setup.session != base) heddle_session_free(base);
     return code;
 }

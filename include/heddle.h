@@ -123,6 +123,10 @@ void heddle_plan_free(heddle_plan *plan);
 const char *heddle_plan_name(const heddle_plan *plan);
 const char *heddle_plan_about(const heddle_plan *plan);
 heddle_status heddle_plan_format(const heddle_plan *plan, char **json); /* parse(format(p)) == p */
+/* What the plan makes of this model's layers, for people: "dense", "dense in 5 of 30 layers, lists in 25".
+ * plan NULL = "dense"; is_decode: the route of generated tokens, else that of prompts. */
+heddle_status heddle_plan_route(const heddle_plan *plan, const heddle_engine *engine, int is_decode,
+                                char **text);
 /* HEDDLE_OK if the plan fits the model; else the sentence says what does not. */
 heddle_status heddle_plan_check(const heddle_plan *plan, const heddle_engine *engine);
 

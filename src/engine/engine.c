@@ -245,6 +245,39 @@ heddle_status heddle_plan_check(const heddle_plan *plan, const heddle_engine *en
     return HEDDLE_OK;
 }
 
+heddle_status heddle_plan_route(const heddle_plan *plan, const heddle_engine *engine, int is_decode,
+                                char **text)
+{
+    hdl_route_plan *routes = NULL;
+    hdl_buf buf = {0};
+    const hdl_model_facts *facts = &engine->model->facts;
+    int32_t n_dense = 0, n_window = 0, n_lists = 0;
+    *text = NULL;
+    if (plan) HDL_TRY(resolve_both(plan, engine, &routes));
+    for (int32_t layer = 0; layer < facts->n_layers; layer++) {
+        bool is_dense = !plan || routes[is_decode ? HDL_ROUTE_DECODE : HDL_ROUTE_PREFILL].layers[layer].op ==
+                                     HDL_OPERATOR_DENSE;
+        bool has_window = facts->layers[layer].window > 0;
+        n_lists += !is_dense;
+        n_window += is_dense && has_window;
+        n_dense += is_dense && !has_window;
+    }
+    if (!n_lists)
+        hdl_buf_puts(&buf, "dense");
+    else if (n_window)
+        hdl_buf_printf(&buf, "dense in %d of %d layers, the model's window in %d, lists in %d", n_dense,
+                       facts->n_layers, n_window, n_lists);
+    else
+        hdl_buf_printf(&buf, "dense in %d of %d layers, lists in %d", n_dense, facts->n_layers, n_lists);
+    hdl_free(routes);
+    heddle_status status = hdl_buf_status(&buf);
+    if (status)
+        hdl_buf_deinit(&buf);
+    else
+        *text = buf.data;
+    return status;
+}
+
 heddle_status heddle_plan_share_read(const heddle_engine *engine, const heddle_plan *plan, int64_t first_row,
                                      int64_t last_row, double *share)
 {

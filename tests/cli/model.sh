@@ -38,7 +38,7 @@ passes "an empty text has no tokens" '^~$' tokenize -m "$model" --ids ""
 passes "the answer alone is on stdout" '^ Paris\.~$' run -m "$model" --raw -p "The capital of France is" -n 2
 complains "an answer cut by -n says so" 'longer than -n'
 complains "figures are on stderr: prefill and its route" '^prefill 5 tokens .*tokens/s \(.*dense'
-complains "figures: decode" '^decode 1 tokens .*tokens/s \('
+complains "figures: decode" '^decode 1 tokens .*tokens/s \(decode route of plan dense: dense\)'
 complains "figures: KV and peak memory" '^KV .*peak memory'
 complains "figures: tokens read" 'read [0-9]+ of [0-9]+ tokens'
 passes "a stop string ends the answer before itself" '^ Paris~$' run -m "$model" --raw -p "The capital of France is" \
@@ -47,6 +47,12 @@ passes "two questions, one document" '^ Paris~ ?[A-Z][a-z]+~$' run -m "$model" -
     -p "The capital of France is" -p "The capital of Italy is"
 passes "anchor on a short prompt equals dense" '^ Paris\.~$' run -m "$model" --raw -p "The capital of France is" -n 2 \
     --plan anchor
+complains "the routes are named" '^prefill 5 .*prefill route of plan anchor: dense\)'
+complains "the routes are named: decode" '^decode 1 .*decode route of plan anchor: dense in 5 of 30 layers, lists in 25\)'
+passes "a prompt of one token is a prompt" '.' run -m "$model" --raw -p "Hello" -n 1 --plan anchor
+complains "a prompt of one token takes the prefill route" '^prefill 1 tokens .*: dense\)'
+! grep -q '^decode' "$work/err"
+result "a prompt of one token is no decode step" $?
 passes "the chat template is used" '.' run -m "$model" -p "Hello" -n 4
 complains "chat: more tokens than the prompt alone" '^prefill (2|3)[0-9] tokens'
 passes "bias forbids a token" '^ [^P]' run -m "$model" --raw -p "The capital of France is" -n 2 --bias 7042=-inf
@@ -70,6 +76,12 @@ refused "a prompt longer than the context" 'has 5 tokens, the context \(-c\) hol
     -p "The capital of France is" -c 4
 refused "a context larger than memory names the largest" 'largest context that fits is [0-9]+' run -m "$model" --raw \
     -p "Hello" -c 256M --kv f32
+for context in 999999999 1T; do
+    refused "-c $context names the largest" 'at most 268435456 .*largest context that fits .* is [1-9][0-9]+ tokens' \
+        run -m "$model" --raw -p "Hello" -c $context
+done
+refused "two prompts: the longer one's count" 'has 5 tokens, the context \(-c\) holds 4' run -m "$model" --raw \
+    -p "The capital of France is" -p "Hello" -c 4
 refused "unknown KV type" 'kv_type|KV type|--kv|"q3"|q3' run -m "$model" -p hello --kv q3
 refused "a bias on a token that is not there" '0\.\.49151' run -m "$model" -p hello --bias 50000=1
 cat >"$work/layer.json" <<'JSON'
@@ -89,17 +101,39 @@ passes "perplexity under a plan" '^perplexity: [0-9.]+~$' perplexity -m "$model"
 refused "a text shorter than one chunk" 'one chunk needs' perplexity -m "$model" -f "$work/text" -c 8K
 refused "--from beyond the chunk" 'must be below' perplexity -m "$model" -f "$work/text" -c 128 --from 127
 says "explain: the schedule" 'layer 29  token_list' explain -m "$model" --plan anchor
-"$HEDDLE" run -m "$model" --raw -p "Once upon a time" -n 4000 >"$work/out" 2>"$work/err" </dev/null &
-pid=$!
-for _ in $(seq 200); do
-    [ -s "$work/out" ] && break
-    sleep 0.1
-done
-kill -INT $pid
-wait $pid
-code=$?
-[ $code = 1 ] && grep -q 'stopped by Ctrl-C' "$work/err" && grep -q '^decode' "$work/err"
+
+# interrupts FILE PATTERN ARGS...: runs it, sends Ctrl-C once FILE (out or err) matches; $code, out, err.
+interrupts() {
+    local file=$work/$1 pattern=$2 pid
+    shift 2
+    : >"$work/out"
+    : >"$work/err"
+    "$HEDDLE" "$@" >"$work/out" 2>"$work/err" <"$work/in" &
+    pid=$!
+    for _ in $(seq 600); do
+        grep -qE -- "$pattern" "$file" && break
+        sleep 0.05
+    done
+    kill -INT $pid
+    wait $pid
+    code=$?
+}
+: >"$work/in"
+interrupts out . run -m "$model" --raw -p "Once upon a time" -n 4000
+[ $code = 0 ] && grep -q 'stopped by Ctrl-C' "$work/err" && grep -q '^decode' "$work/err"
 result "Ctrl-C stops the answer; the figures still come" $?
+interrupts out . run -m "$model" --raw -p "Once upon a time" -p "The capital of France is" -n 1500
+[ $code = 0 ] && [ "$(grep -c 'stopped by Ctrl-C$' "$work/err")" = 1 ] && grep -q '^question 2 of 2' "$work/err" &&
+    [ "$(grep -c '^decode' "$work/err")" = 2 ]
+result "Ctrl-C stops one of two answers, not the other" $?
+yes "The warp is wound on the beam before the weaver sits down." | head -n 600 >"$work/long"
+interrupts err '^reading' run -m "$model" --raw -f "$work/long" -p "And then" -n 4
+[ $code = 1 ] && grep -q 'stopped by Ctrl-C while reading' "$work/err" && [ ! -s "$work/out" ]
+result "Ctrl-C while reading: no answer, exit code 1" $?
+printf 'Hello\n' >"$work/in"
+interrupts err '^reading' run -m "$model" --chat -f "$work/long" -p "And then" -n 4
+[ $code = 0 ] && grep -q 'stopped by Ctrl-C while reading' "$work/err" && [ -s "$work/out" ]
+result "Ctrl-C while reading in a chat: the next turn is answered" $?
 "$HEDDLE" run -m "$model" --raw -p Hello -n 2 >/dev/full 2>"$work/err" </dev/null
 code=$?
 [ $code = 1 ] && grep -q 'cannot be written' "$work/err"
