@@ -42,7 +42,8 @@ static double worst_difference(float (*want)[N_VOCAB], int64_t first)
 }
 
 /* Reads all tokens in calls of `step` rows and chunks of `chunk`; logits of every row. */
-static void read_all(const char *model, const char *plan_name, int32_t chunk, int64_t step, bool is_invariant)
+static void read_all_as(const char *model, const char *plan_name, const char *kv_type, int32_t chunk,
+                        int64_t step, bool is_invariant)
 {
     heddle_engine *engine;
     heddle_plan *plan = NULL;
@@ -51,7 +52,7 @@ static void read_all(const char *model, const char *plan_name, int32_t chunk, in
     heddle_session_options options;
     heddle_session_options_default(&options);
     options.context_tokens = 128;
-    options.kv_type = "f32";
+    options.kv_type = kv_type;
     options.chunk_rows = chunk;
     options.page_shift = 4;
     options.is_invariant = is_invariant;
@@ -78,6 +79,11 @@ static void read_all(const char *model, const char *plan_name, int32_t chunk, in
     heddle_session_free(session);
     heddle_plan_free(plan);
     heddle_engine_close(engine);
+}
+
+static void read_all(const char *model, const char *plan_name, int32_t chunk, int64_t step, bool is_invariant)
+{
+    read_all_as(model, plan_name, "f32", chunk, step, is_invariant);
 }
 
 static void test_dense_reading(void **state)
@@ -113,6 +119,61 @@ static void test_dense_is_invariant(void **state)
     assert_memory_equal(whole, logits, sizeof whole);
 }
 
+/* A prompt that stops at the shared state and goes up with its last row alone says what a pass with every
+ * row does, bit for bit in the invariant mode; so do the steps after it. */
+static void test_prompt_stops_at_the_shared_state(void **state)
+{
+    (void)state;
+    static float whole[N_TOKENS][N_VOCAB];
+    heddle_engine *engine;
+    heddle_session *session;
+    heddle_engine_options on = {.struct_size = sizeof on, .n_threads = 2};
+    heddle_session_options options;
+    heddle_session_options_default(&options);
+    options.context_tokens = 128;
+    options.chunk_rows = 32;
+    options.is_invariant = 1;
+    read_all_as(CROSS_GOLDEN, "dense", "f16", 128, 96, true);
+    memcpy(whole, logits, sizeof whole);
+    if (heddle_engine_open(&engine, CROSS_GOLDEN, &on)) fail_msg("%s", heddle_last_error());
+    if (heddle_session_new(&session, engine, NULL, &options)) fail_msg("%s", heddle_last_error());
+    for (int64_t at = 0, n = 77; at < N_TOKENS;
+         at += n, n = 1) { /* the prompt ends two tokens into document 3 */
+        if (heddle_session_extend(session, golden.tokens + at, n, NULL, NULL))
+            fail_msg("%s", heddle_last_error());
+        assert_memory_equal(heddle_session_logits(session), whole[at + n - 1], sizeof whole[0]);
+    }
+    heddle_session_free(session);
+    heddle_engine_close(engine);
+}
+
+/* Truncating into an earlier document and going on equals never having been further. */
+static void test_truncation_finds_the_document(void **state)
+{
+    (void)state;
+    static float straight[N_VOCAB];
+    heddle_engine *engine;
+    heddle_session *session;
+    int64_t kept;
+    heddle_session_options options;
+    heddle_session_options_default(&options);
+    options.context_tokens = 128;
+    options.is_invariant = 1;
+    if (heddle_engine_open(&engine, CROSS_GOLDEN, NULL)) fail_msg("%s", heddle_last_error());
+    for (int way = 0; way < 2; way++) {
+        if (heddle_session_new(&session, engine, NULL, &options)) fail_msg("%s", heddle_last_error());
+        int64_t n = way ? 78 : 70; /* 75 begins the third document */
+        if (heddle_session_extend(session, golden.tokens, n, NULL, NULL)) fail_msg("%s", heddle_last_error());
+        if (heddle_session_truncate(session, 60, &kept)) fail_msg("%s", heddle_last_error());
+        if (heddle_session_extend(session, golden.tokens + kept, 65 - kept, NULL, NULL))
+            fail_msg("%s", heddle_last_error());
+        if (!way) memcpy(straight, heddle_session_logits(session), sizeof straight);
+        assert_memory_equal(straight, heddle_session_logits(session), sizeof straight);
+        heddle_session_free(session);
+    }
+    heddle_engine_close(engine);
+}
+
 static int setup(void **state)
 {
     (void)state;
@@ -131,6 +192,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_dense_reading),
         cmocka_unit_test(test_dense_is_invariant),
+        cmocka_unit_test(test_prompt_stops_at_the_shared_state),
+        cmocka_unit_test(test_truncation_finds_the_document),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
