@@ -325,7 +325,16 @@ static void bench_select(const hdl_impl *impl, int n_threads, int64_t n_rows, in
     out.counts = must_alloc(n_rows * 4);
     int64_t *n_visible = must_alloc(n_rows * 8);
     for (int64_t i = 0; i < n_rows; i++) n_visible[i] = n;
-    hdl_select_args args = {n_rows, 1, score, n, n_visible, n, top_k, 4, 128, &out};
+    hdl_select_args args = {.n_rows = n_rows,
+                            .n_lists = 1,
+                            .score = score,
+                            .score_stride = n,
+                            .n_visible = n_visible,
+                            .max_visible = n,
+                            .top_k = top_k,
+                            .n_sink = 4,
+                            .window = 128,
+                            .out = &out};
     double times[REPEATS];
     for (int i = -1; i < REPEATS; i++) {
         int calls = n_rows == 1 ? 50 : 1;

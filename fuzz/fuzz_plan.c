@@ -23,10 +23,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             if (hdl_plan_resolve(plan, &facts, (hdl_route)r, &route)) continue;
             for (int32_t i = 0; i < facts.n_layers; i++) { /* what compile relies on */
                 const hdl_layer_plan *at = &route.layers[i];
-                bool is_list = at->op == HDL_OPERATOR_TOKEN_LIST;
+                bool is_list = at->op != HDL_OPERATOR_DENSE;
                 if (is_list != (at->owner >= 0) || at->owner > i) abort();
                 if (is_list && (facts.layers[i].window || !route.layers[at->owner].has_router)) abort();
-                double tokens = hdl_cost_tokens(&route, &facts, i, 4095);
+                double tokens = hdl_cost_of(&route, &facts, i, 4095).tokens;
                 if (!(tokens >= 1 && tokens <= 2 * 4096)) abort();
             }
         }

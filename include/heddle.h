@@ -142,6 +142,10 @@ typedef struct heddle_session_options {
     int32_t chunk_rows;       /* rows of a prefill step; default 512 */
     int32_t is_invariant;     /* results do not depend on batch, chunk or thread count; slower */
     int32_t plan_governs_all; /* prompt rows too take the plan's decode route (for quality figures) */
+    /* [n_kept_plans] plans that a fork may go on under: the session keeps their summaries too. Read
+     * while the session is made, not kept. */
+    const heddle_plan *const *kept_plans;
+    int32_t n_kept_plans;
 } heddle_session_options;
 void heddle_session_options_default(heddle_session_options *options);
 

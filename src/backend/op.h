@@ -10,6 +10,7 @@
 #define HDL_OP_H
 
 #include "backend/selection.h"
+#include "backend/summary.h"
 #include "tensor/tensor.h"
 
 typedef enum hdl_op {
@@ -18,7 +19,10 @@ typedef enum hdl_op {
     HDL_OP_LINEAR,
     HDL_OP_ROPE,
     HDL_OP_APPEND,
+    HDL_OP_SUMMARISE,
     HDL_OP_ATTEND,
+    HDL_OP_SCORE,
+    HDL_OP_POOL,
     HDL_OP_SELECT,
     HDL_OP_MERGE,
     HDL_OP_GLU,
@@ -90,6 +94,10 @@ typedef struct hdl_rope_args {
  *   pages[p] + k_scale_offset + (slot * n_kv_heads + h) * 4      (V: v_scale_offset)
  * A page that was freed (rolling caches) is NULL and no visible token lies in it. One page may be
  * the whole cache (page_shift up to 40). Rows with NaN outside [0, kv_len) must not matter. */
+typedef struct hdl_kv_plane { /* entry e of page p: pages[p] + offset + e * entry bytes; scales likewise */
+    int64_t offset, scale_offset; /* bytes */
+    int32_t n_heads, dim;
+} hdl_kv_plane;
 typedef struct hdl_kv_view {
     uint8_t *const *pages; /* [ceil(kv_len / 2^page_shift)] */
     int32_t page_shift;
@@ -97,6 +105,7 @@ typedef struct hdl_kv_view {
     int64_t k_offset, v_offset, token_stride, head_stride, v_head_stride; /* bytes */
     int64_t k_scale_offset, v_scale_offset;                               /* bytes, I8 only */
     const int32_t *positions; /* [kv_len] original position of row t; NULL = t itself */
+    hdl_kv_plane plane[2];    /* the planes that the op reads or writes; unset = not used */
 } hdl_kv_view;
 
 /* APPEND: writes rows [n_rows] of k and v at tokens first_token.. of the view, converted. */
@@ -108,6 +117,17 @@ typedef struct hdl_append_args {
     int64_t k_stride, v_stride;
     hdl_kv_view kv;
 } hdl_append_args;
+
+/* SUMMARISE: brings a plane up to date after rows first_token.. were appended: recomputes every entry
+ * that these rows touch from the block's stored rows (those before first_token + n_rows).
+ * MEAN, MEAN_V, BOUNDS, KEY_I8, KEY_I4 read K (V) of the view and write view.plane[0]. */
+typedef struct hdl_summarise_args {
+    int64_t n_rows, first_token;
+    int32_t n_kv_heads, head_dim, v_head_dim;
+    hdl_plane_kind kind;
+    int32_t block_size;
+    hdl_kv_view kv;
+} hdl_summarise_args;
 
 /* ATTEND: for each sequence s, each of its q_len rows i (position kv_len - q_len + i), each head:
  *   visible tokens j: j <= position of the row (causal), j > position - window where window > 0,
@@ -144,6 +164,7 @@ typedef struct hdl_attend_args {
     const float *sink;              /* [n_heads] sink logits or NULL */
     int32_t window;                 /* 0 = none */
     bool has_selection, has_mass;   /* what the pointers will be (known at compile) */
+    hdl_unit selection_unit;        /* of the selection, where there is one */
     const hdl_selection *selection; /* n_rows lists, or NULL = dense / window */
     float *mass;                    /* [n_rows, n_mass_lists, mass_stride] or NULL */
     int32_t n_mass_lists;
@@ -151,20 +172,101 @@ typedef struct hdl_attend_args {
     bool is_invariant;
 } hdl_attend_args;
 
-/* SELECT: per (row, list): forced = tokens [0, n_sink) and [n_visible - window, n_visible);
- * chosen = the top_k unforced tokens of largest score, ties to the lowest id (exact; -inf and 0 are
- * ordinary scores; NaN counts as -inf); ids = forced and chosen, ascending, unique. n_visible <=
- * n_sink + window + top_k gives 0..n_visible-1. */
+/* SCORE: an entry's score for each (row, list), without reading K. Entry e stands for the tokens
+ * [e * block_size, (e+1) * block_size). Entries that lie wholly within the row's visible tokens are
+ * scored, the one that is cut by them (the row's own block) gets -inf: selection forces it.
+ *   DOT      s_h[e] = scale * q_h . K~_e with K~ from plane MEAN, KEY_I8 or KEY_I4
+ *   PAIRS    as DOT, with the mean of entries e and e + 1 of plane MEAN (a window of two blocks, which
+ *            must be wholly visible; else -inf)
+ *   BOUND    s_h[e] = scale * sum_d max(q_d * least_d, q_d * largest_d): no token of the block exceeds it
+ *   INDEX    s[e] = (float)(q8 . k8) * k_scale, q8 the int8 form of the row's index query: one rounding,
+ *            the same on every backend
+ *   HASH     uniform in [0, 1), a hash of (seed, the row's block, e)
+ *   STRIDE   1 where (e + list) % stride == 0, else -inf;   POWERS  1 where the distance in blocks from
+ *            the row's own block is a power of two, else -inf
+ * Integer planes multiply q rounded to int8 (one scale a row and head), exactly, and round once:
+ * s = (float)dot * (k_scale * q_scale * scale). Then over the heads of the list:
+ *   LOGIT  reduce s_h[e];   MASS  reduce n_e exp(s_h[e]) / sum_e' n_e' exp(s_h[e']), n_e the block's
+ *   tokens; the sum in the order of e, cut and merged at multiples of HDL_KV_STRIDE entries.
+ * With candidates (token planes only) entry i is step i of the row's candidate list: the walk of its
+ * tokens (tokens of its blocks) in ascending order, the visible ones. */
+typedef enum hdl_score_rule {
+    HDL_RULE_DOT = 0,
+    HDL_RULE_PAIRS,
+    HDL_RULE_BOUND,
+    HDL_RULE_INDEX,
+    HDL_RULE_HASH,
+    HDL_RULE_STRIDE,
+    HDL_RULE_POWERS
+} hdl_score_rule;
+typedef enum hdl_measure { HDL_MEASURE_LOGIT = 0, HDL_MEASURE_MASS } hdl_measure;
+typedef enum hdl_reduce { HDL_REDUCE_MEAN = 0, HDL_REDUCE_SUM, HDL_REDUCE_MAX } hdl_reduce;
+typedef struct hdl_score_args {
+    int64_t n_rows; /* of all sequences */
+    int32_t n_seqs, n_heads, n_kv_heads, head_dim, n_lists;
+    const hdl_attend_seq *seqs;    /* [n_seqs]; kv.plane[0] is the plane */
+    int64_t max_q_len, max_kv_len; /* over the sequences (for sizes at compile: the limits) */
+    const float *q;                /* [n_rows, n_heads, head_dim], row stride q_stride */
+    int64_t q_stride;
+    float scale;
+    hdl_score_rule rule;
+    hdl_plane_kind plane; /* NONE for HASH, STRIDE, POWERS */
+    hdl_measure measure;
+    hdl_reduce reduce;
+    int32_t block_size; /* tokens of an entry */
+    int32_t stride;
+    int64_t seed;
+    bool has_candidates;
+    const hdl_selection *candidates; /* n_rows lists, n_lists or one a row; NULL = all tokens */
+    float *score;                    /* [n_rows, n_lists, score_stride] */
+    int64_t score_stride;            /* >= entries of max_kv_len */
+    bool is_invariant;
+} hdl_score_args;
+
+/* POOL: entries to larger units, in place: score[u] = reduce over e in [u * n - pad, (u + 1) * n) of
+ * score[e], those that exist (n entries a unit; pad reaches back); -inf counts as 0 in a sum. The
+ * number of entries of a row is ceil(n_visible / entry_size). */
+typedef struct hdl_pool_args {
+    int64_t n_rows;
+    int32_t n_lists, n, pad, entry_size;
+    hdl_reduce reduce;        /* SUM or MAX */
+    float *score;             /* [n_rows, n_lists, score_stride] */
+    int64_t score_stride;
+    const int64_t *n_visible; /* [n_rows] tokens */
+} hdl_pool_args;
+
+/* SELECT: per (row, list), over units of block_size tokens (1 = tokens): forced = the units that hold
+ * tokens [0, n_sink) or [n_visible - window, n_visible); chosen from the others, by score (ties to the
+ * lowest id; exact; NaN counts as -inf):
+ *   TOP_K      the top_k largest (-inf and 0 are ordinary scores)
+ *   TOP_P      scores are masses a_1 >= a_2 >= ..., made shares of the row's total, the forced counted
+ *              first: C_0 = their share, C_r = C_0 + a_1 + .. + a_r. p_rule says what stays:
+ *              INCLUSIVE C_{r-1} <= p, STRICT C_{r-1} < p, PLUS_ONE #{C_r <= p} + 1, EXCLUSIVE C_r <= p;
+ *              at most top_k of them (top_k 0 = no limit). Sums are float64 in the order of r.
+ *   THRESHOLD  score > threshold; at most top_k of them, the largest (0 = no limit)
+ * ids = forced and chosen, ascending, unique. A row with n_visible <= dense_below keeps everything, as
+ * does TOP_K where no more than top_k units are unforced.
+ * With candidates: unit i is step i of the row's candidate list (block_size 1), forced steps are the
+ * first n_sink and the last `window` steps, and the tokens that they stand for are written. */
+typedef enum hdl_select_kind { HDL_SELECT_TOP_K = 0, HDL_SELECT_TOP_P, HDL_SELECT_THRESHOLD } hdl_select_kind;
+typedef enum hdl_p_rule { HDL_P_INCLUSIVE = 0, HDL_P_STRICT, HDL_P_PLUS_ONE, HDL_P_EXCLUSIVE } hdl_p_rule;
 typedef struct hdl_select_args {
     int64_t n_rows;
     int32_t n_lists;
     const float *score; /* [n_rows, n_lists, score_stride] */
     int64_t score_stride;
-    const int64_t *n_visible; /* [n_rows] */
-    int64_t max_visible;      /* bound for workspace */
-    int64_t top_k;            /* unforced tokens; forced ones come on top */
-    int32_t n_sink, window;
-    hdl_selection *out; /* n_ids_max >= n_sink + window + top_k */
+    const int64_t *n_visible; /* [n_rows] tokens */
+    int64_t max_visible;      /* bound for workspace, tokens */
+    hdl_select_kind kind;
+    hdl_p_rule p_rule;
+    float p, threshold;
+    int64_t top_k;            /* unforced units; forced ones come on top */
+    int32_t n_sink, window;   /* tokens */
+    int32_t block_size;       /* tokens of a unit; 0 counts as 1 */
+    int64_t dense_below;      /* tokens */
+    bool has_candidates;
+    const hdl_selection *candidates; /* n_rows lists, n_lists or one a row; or NULL */
+    hdl_selection *out;              /* n_ids_max: enough for forced and chosen */
 } hdl_select_args;
 
 /* MERGE: partials over disjoint sets, one scale and one soft cap, into one (lse-merge):

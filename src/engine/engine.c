@@ -283,7 +283,8 @@ heddle_status heddle_plan_share_read(const heddle_engine *engine, const heddle_p
 {
     hdl_route_plan *routes;
     const hdl_model_facts *facts = &engine->model->facts;
-    double read = 0, dense = 0;
+    double read = 0, dense = 0,
+           token_bytes = 2.0 * facts->n_kv_heads * (facts->head_dim + facts->v_head_dim); /* f16 */
     *share = 0;
     if (first_row < 0 || last_row <= first_row)
         return HDL_FAIL(HEDDLE_E_INVALID, "rows %lld..%lld: must be a non-empty range", (long long)first_row,
@@ -291,7 +292,8 @@ heddle_status heddle_plan_share_read(const heddle_engine *engine, const heddle_p
     HDL_TRY(resolve_both(plan, engine, &routes));
     for (int64_t row = first_row; row < last_row; row++)
         for (int32_t layer = 0; layer < facts->n_layers; layer++) {
-            read += hdl_cost_tokens(&routes[HDL_ROUTE_DECODE], facts, layer, row);
+            hdl_cost cost = hdl_cost_of(&routes[HDL_ROUTE_DECODE], facts, layer, row);
+            read += cost.tokens + cost.summary_bytes / token_bytes;
             dense += hdl_cost_tokens_dense(facts, layer, row);
         }
     *share = read / dense;

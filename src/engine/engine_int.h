@@ -16,6 +16,8 @@ struct heddle_engine {
     int64_t n_params;
 };
 
+enum { HDL_MAX_KEPT_PLANS = 64 };
+
 struct heddle_plan {
     hdl_plan *plan;
 };
@@ -75,9 +77,9 @@ heddle_status hdl_forward(hdl_runner *runner, const hdl_forward_item *items, int
                           hdl_logit_sink sink, void *user);
 
 /* memory.c */
-int64_t hdl_kv_bytes(const heddle_engine *engine, const heddle_session_options *options, int64_t n_tokens);
+/* The KV groups of a session with this schedule: the model's caches and the plan's summaries. */
 heddle_status hdl_group_specs(const heddle_engine *engine, const heddle_session_options *options,
-                              hdl_kv_group_spec specs[HDL_MAX_GROUPS]);
+                              const hdl_schedule *schedule, hdl_kv_group_spec specs[HDL_MAX_GROUPS]);
 /* CAPACITY with the largest context that fits, when the system cannot give what is asked. */
 heddle_status hdl_memory_check(const heddle_engine *engine, const hdl_plan *plan,
                                const heddle_session_options *options);

@@ -125,6 +125,7 @@ static heddle_status lower_layer(const lowering *at)
     if (has_kv) {
         HDL_TRY(add_rope(at, HDL_BUF_K, facts->n_kv_heads));
         HDL_TRY(add_append(at));
+        HDL_TRY(hdl_lower_summaries(at->schedule, at->layer));
     }
     HDL_TRY(hdl_lower_attention(at->schedule, at->layer));
     HDL_TRY(add_output(at, HDL_BUF_ATTN, &w->wo, &w->bo, &w->post_attn_norm));
@@ -151,6 +152,7 @@ static heddle_status lower_shared(lowering *at)
         HDL_TRY(
             add_norm(at, HDL_BUF_K, HDL_BUF_NONE, HDL_BUF_K, &w->k_norm, facts->n_kv_heads, facts->head_dim));
     HDL_TRY(add_append(at));
+    HDL_TRY(hdl_lower_summaries(at->schedule, at->layer));
     at->schedule->n_lower_steps = at->schedule->n_steps;
     at->x = HDL_BUF_LAST;
     return HEDDLE_OK;
@@ -211,6 +213,13 @@ heddle_status hdl_compile(hdl_schedule **out, const heddle_engine *engine, const
         .n_threads = engine->n_threads,
         .is_invariant = options->is_invariant != 0,
         .kv_dtype = hdl_dtype_named(options->kv_type)};
+    if (options->n_kept_plans < 0 || options->n_kept_plans > HDL_MAX_KEPT_PLANS)
+        return HDL_FAIL(HEDDLE_E_INVALID, "%d kept plans: must be in 0..%d", options->n_kept_plans,
+                        HDL_MAX_KEPT_PLANS);
+    const hdl_plan *kept[HDL_MAX_KEPT_PLANS];
+    for (int32_t i = 0; i < options->n_kept_plans; i++) kept[i] = options->kept_plans[i]->plan;
+    limits.kept_plans = kept;
+    limits.n_kept_plans = options->n_kept_plans;
     limits.max_list_rows = HDL_MIN(limits.max_list_rows, max_rows);
     HDL_TRY(hdl_schedule_new(out, plan, facts, &limits));
     heddle_status status = lower_model(*out, engine->model);

@@ -47,7 +47,7 @@ heddle_status hdl_context_check(int64_t n_tokens)
 }
 
 heddle_status hdl_group_specs(const heddle_engine *engine, const heddle_session_options *options,
-                              hdl_kv_group_spec specs[HDL_MAX_GROUPS])
+                              const hdl_schedule *schedule, hdl_kv_group_spec specs[HDL_MAX_GROUPS])
 {
     const hdl_model_facts *facts = &engine->model->facts;
     hdl_kv_layout layout;
@@ -61,16 +61,18 @@ heddle_status hdl_group_specs(const heddle_engine *engine, const heddle_session_
             .dtype = hdl_dtype_named(options->kv_type),
             .is_head_major = !strcmp(options->kv_layout, "head"),
             .page_shift = options->page_shift};
-        HDL_TRY(hdl_kv_layout_of(&layout, &specs[g]));
     }
+    HDL_TRY(hdl_schedule_planes(schedule, specs));
+    for (int32_t g = 0; g < facts->n_groups; g++) HDL_TRY(hdl_kv_layout_of(&layout, &specs[g]));
     return HEDDLE_OK;
 }
 
-int64_t hdl_kv_bytes(const heddle_engine *engine, const heddle_session_options *options, int64_t n_tokens)
+static int64_t kv_bytes(const heddle_engine *engine, const heddle_session_options *options,
+                        const hdl_schedule *schedule, int64_t n_tokens)
 {
     hdl_kv_group_spec specs[HDL_MAX_GROUPS];
     int64_t bytes = 0;
-    if (hdl_group_specs(engine, options, specs)) return 0;
+    if (hdl_group_specs(engine, options, schedule, specs)) return 0;
     for (int32_t g = 0; g < engine->model->facts.n_groups; g++) {
         hdl_kv_layout layout;
         hdl_kv_layout_of(&layout, &specs[g]);
@@ -88,7 +90,7 @@ static heddle_status fill(const heddle_engine *engine, const hdl_plan *plan, hed
     HDL_TRY(hdl_compile(&schedule, engine, plan, &options, 1, options.chunk_rows));
     *memory = (heddle_memory){.struct_size = sizeof *memory,
                               .weight_bytes = engine->model->weight_bytes,
-                              .kv_bytes = hdl_kv_bytes(engine, &options, n_tokens),
+                              .kv_bytes = kv_bytes(engine, &options, schedule, n_tokens),
                               .workspace_bytes = schedule->arena_bytes + n_tokens * 4 +
                                                  engine->model->facts.n_vocab * 4,
                               .available_bytes = hdl_available_bytes("")};

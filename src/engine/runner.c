@@ -175,10 +175,10 @@ static void count_reads(const hdl_runner *runner, heddle_session *session, int64
     const hdl_route_plan *plan = &runner->schedule->routes[route == HDL_ROUTE_PREFILL ? 0 : 1];
     for (int32_t layer = 0; layer < facts->n_layers; layer++) {
         const hdl_kv_layout *layout = hdl_kv_store_layout(session->store, facts->layers[layer].cache_group);
-        double tokens = hdl_cost_tokens(plan, facts, layer, position);
-        session->tokens_read += tokens;
+        hdl_cost cost = hdl_cost_of(plan, facts, layer, position);
+        session->tokens_read += cost.tokens;
         session->n_layer_rows += 1;
-        session->stats.decode_kv_bytes_read += tokens * (double)layout->token_bytes;
+        session->stats.decode_kv_bytes_read += cost.tokens * (double)layout->token_bytes + cost.summary_bytes;
         session->stats.decode_kv_bytes_dense += hdl_cost_tokens_dense(facts, layer, position) *
                                                 (double)layout->token_bytes;
     }

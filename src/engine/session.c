@@ -15,12 +15,13 @@ static double now_s(void)
 
 enum { SPARE_PAGES_FACTOR = 8, SPARE_PAGES = 256 }; /* address space only: room for forks */
 
-static heddle_status make_store(hdl_kv_store **out, const heddle_engine *engine,
-                                const heddle_session_options *options)
+static heddle_status make_store(hdl_kv_store **out, const hdl_runner *runner)
 {
+    const heddle_engine *engine = runner->engine;
+    const heddle_session_options *options = &runner->options;
     hdl_kv_group_spec specs[HDL_MAX_GROUPS];
     int64_t n_pages[HDL_MAX_GROUPS];
-    HDL_TRY(hdl_group_specs(engine, options, specs));
+    HDL_TRY(hdl_group_specs(engine, options, runner->schedule, specs));
     for (int32_t g = 0; g < engine->model->facts.n_groups; g++)
         n_pages[g] = hdl_kv_pages_for(&specs[g], options->context_tokens, options->chunk_rows) *
                          SPARE_PAGES_FACTOR +
@@ -72,7 +73,7 @@ heddle_status heddle_session_new(heddle_session **out, heddle_engine *engine, co
     const hdl_plan *used = plan ? plan->plan : dense->plan;
     heddle_status status = hdl_memory_check(engine, used, &checked);
     if (!status) status = hdl_runner_new(&runner, engine, used, &checked, 1, checked.chunk_rows);
-    if (!status) status = make_store(&store, engine, &checked);
+    if (!status) status = make_store(&store, runner);
     if (!status) status = session_over(out, runner, store, NULL);
     hdl_kv_store_unref(store);
     hdl_runner_unref(runner);
@@ -336,9 +337,13 @@ heddle_status heddle_session_fork_as(heddle_session **out, const heddle_session 
     hdl_runner *runner = NULL;
     *out = NULL;
     options.plan_governs_all = plan_governs_all;
+    options.kept_plans = NULL;
+    options.n_kept_plans = 0;
     if (!plan) HDL_TRY(heddle_plan_named(&dense, "dense"));
     heddle_status status = hdl_runner_new(&runner, engine, plan ? plan->plan : dense->plan, &options, 1,
                                           options.chunk_rows);
+    if (!status)
+        status = hdl_schedule_fits_store(runner->schedule, plan ? plan->plan : dense->plan, session->kv);
     if (!status) status = fork_over(out, session, runner); /* no list is kept: the first step makes one */
     hdl_runner_unref(runner);
     heddle_plan_free(dense);

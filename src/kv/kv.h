@@ -8,6 +8,10 @@
  *            head-major:   [head][slot][K | V]                        then, for int8, scales
  *   scales = f32 [slot][K heads] then f32 [slot][V heads]
  *
+ * After the layers come the planes (backend/summary.h), each for the layers that keep it:
+ *
+ *   plane  = [layer that has it]...          entries of the page's blocks, then their scales
+ *
  * Walk: token 700 of a sequence, layer 4, head 1, 256-token pages: table entry 700 >> 8 = 2 points
  * at a page; slot 700 & 255 = 188; K at page + 4 * layer_bytes + 188 * token_stride + 1 * head_stride.
  *
@@ -20,7 +24,19 @@
 
 #include "backend/op.h"
 
-enum { HDL_KV_MAX_GROUPS = 4, HDL_KV_PAGE_SHIFT = 8 /* 256 tokens == HDL_KV_STRIDE */ };
+enum {
+    HDL_KV_MAX_GROUPS = 4,
+    HDL_KV_MAX_LAYERS = 512,
+    HDL_KV_MAX_PLANES = 8,
+    HDL_KV_PAGE_SHIFT = 8 /* 256 tokens == HDL_KV_STRIDE */
+};
+
+typedef struct hdl_kv_plane_spec {
+    hdl_plane_kind kind;
+    int32_t block_size;                      /* tokens of an entry; divides the page's tokens */
+    int32_t n_heads, dim;                    /* of an entry */
+    uint64_t layers[HDL_KV_MAX_LAYERS / 64]; /* bit l: layer l of the group keeps it */
+} hdl_kv_plane_spec;
 
 typedef struct hdl_kv_group_spec {
     int32_t n_layers;
@@ -29,14 +45,22 @@ typedef struct hdl_kv_group_spec {
     hdl_dtype dtype; /* F32, F16, BF16, I8 */
     bool is_head_major;
     int32_t page_shift; /* log2 tokens per page, 4..40 */
+    int32_t n_planes;
+    hdl_kv_plane_spec planes[HDL_KV_MAX_PLANES];
 } hdl_kv_group_spec;
 
 typedef struct hdl_kv_layout { /* derived; all in bytes but page_tokens */
     int64_t page_tokens, token_stride, head_stride, v_head_stride, k_offset, v_offset, k_scale_offset,
         v_scale_offset, layer_bytes, page_bytes;
-    int64_t token_bytes; /* what one token of one layer costs, scales included */
+    int64_t token_bytes; /* what one token of one layer costs, scales included, planes not */
+    int64_t plane_offset[HDL_KV_MAX_PLANES];       /* of the plane's first layer */
+    int64_t plane_scale_offset[HDL_KV_MAX_PLANES]; /* of the scales, from the layer's plane */
+    int64_t plane_bytes[HDL_KV_MAX_PLANES];        /* of one layer */
 } hdl_kv_layout;
 
+/* Adds the plane for a layer, merging with a plane of the same kind and block size. */
+heddle_status hdl_kv_spec_add_plane(hdl_kv_group_spec *spec, hdl_plane_kind kind, int32_t block_size,
+                                    int32_t n_heads, int32_t dim, int32_t layer_in_group);
 heddle_status hdl_kv_layout_of(hdl_kv_layout *out, const hdl_kv_group_spec *spec);
 /* Pages that a sequence of n_tokens needs at most while chunks of chunk_rows are appended. */
 int64_t hdl_kv_pages_for(const hdl_kv_group_spec *spec, int64_t n_tokens, int64_t chunk_rows);
@@ -72,6 +96,9 @@ int64_t hdl_kv_seq_truncate(hdl_kv_seq *seq, int64_t n);
 heddle_status hdl_kv_seq_fork(hdl_kv_seq **out, const hdl_kv_seq *seq);
 /* The cache of one layer (its index inside its group); borrowed until the next reserve. */
 hdl_kv_view hdl_kv_seq_view(const hdl_kv_seq *seq, int32_t group, int32_t layer_in_group);
+/* Points view->plane[at] (0 or 1) to a plane of that layer; false when the store keeps none such. */
+bool hdl_kv_seq_plane(const hdl_kv_seq *seq, int32_t group, int32_t layer_in_group, hdl_plane_kind kind,
+                      int32_t block_size, hdl_kv_view *view, int at);
 /* Bytes held by this sequence's tables, shared pages counted fully. */
 int64_t hdl_kv_seq_bytes(const hdl_kv_seq *seq);
 

@@ -35,6 +35,58 @@ struct hdl_kv_seq {
     page_table tables[HDL_KV_MAX_GROUPS];
 };
 
+heddle_status hdl_kv_spec_add_plane(hdl_kv_group_spec *spec, hdl_plane_kind kind, int32_t block_size,
+                                    int32_t n_heads, int32_t dim, int32_t layer_in_group)
+{
+    hdl_kv_plane_spec *plane = spec->planes;
+    HDL_ASSERT(layer_in_group < HDL_KV_MAX_LAYERS);
+    for (int32_t i = 0; i < spec->n_planes; i++, plane++)
+        if (plane->kind == kind && plane->block_size == block_size) break;
+    if (plane == spec->planes + spec->n_planes) {
+        if (spec->n_planes == HDL_KV_MAX_PLANES)
+            return HDL_FAIL(HEDDLE_E_UNSUPPORTED,
+                            "a KV page keeps at most %d kinds of summaries; %s of %d is one more",
+                            HDL_KV_MAX_PLANES, hdl_plane_name(kind), block_size);
+        *plane = (hdl_kv_plane_spec){.kind = kind, .block_size = block_size, .n_heads = n_heads, .dim = dim};
+        spec->n_planes++;
+    }
+    plane->layers[layer_in_group / 64] |= (uint64_t)1 << layer_in_group % 64;
+    return HEDDLE_OK;
+}
+
+/* How many layers before `layer` keep the plane: the layer's place in it. */
+static int32_t plane_rank(const hdl_kv_plane_spec *plane, int32_t layer)
+{
+    int32_t n = 0;
+    for (int32_t i = 0; i < layer; i++) n += plane->layers[i / 64] >> i % 64 & 1;
+    return n;
+}
+
+/* Places the planes behind the layers; returns the page's bytes. */
+static heddle_status layout_planes(hdl_kv_layout *out, const hdl_kv_group_spec *spec)
+{
+    for (int32_t i = 0; i < spec->n_planes; i++) {
+        const hdl_kv_plane_spec *plane = &spec->planes[i];
+        if (plane->block_size < 1 || out->page_tokens % plane->block_size)
+            return HDL_FAIL(HEDDLE_E_INVALID, "summary %s of %d tokens: must divide a KV page of %lld tokens",
+                            hdl_plane_name(plane->kind), plane->block_size, (long long)out->page_tokens);
+        int64_t entries = out->page_tokens / plane->block_size;
+        int64_t rows = HDL_ALIGN_UP(entries * hdl_plane_entry_bytes(plane->kind, plane->n_heads, plane->dim),
+                                    64);
+        int64_t scales = entries * hdl_plane_scale_bytes(plane->kind, plane->n_heads), bytes;
+        out->plane_offset[i] = out->page_bytes;
+        out->plane_scale_offset[i] = rows;
+        out->plane_bytes[i] = HDL_ALIGN_UP(rows + scales, 64);
+        int32_t n_layers = plane_rank(plane, HDL_KV_MAX_LAYERS);
+        if (__builtin_mul_overflow(out->plane_bytes[i], (int64_t)n_layers, &bytes) || bytes > (int64_t)1
+                                                                                                  << 46)
+            return HDL_FAIL(HEDDLE_E_CAPACITY, "summary %s of %d layers is too large for a KV page",
+                            hdl_plane_name(plane->kind), n_layers);
+        out->page_bytes += bytes;
+    }
+    return HEDDLE_OK;
+}
+
 heddle_status hdl_kv_layout_of(hdl_kv_layout *out, const hdl_kv_group_spec *spec)
 {
     *out = (hdl_kv_layout){0};
@@ -64,6 +116,7 @@ heddle_status hdl_kv_layout_of(hdl_kv_layout *out, const hdl_kv_group_spec *spec
         out->page_bytes > (int64_t)1 << 46)
         return HDL_FAIL(HEDDLE_E_CAPACITY, "a KV page of 2^%d tokens of %d layers is too large",
                         spec->page_shift, spec->n_layers);
+    HDL_TRY(layout_planes(out, spec));
     out->page_bytes = HDL_ALIGN_UP(out->page_bytes, 4096);
     return HEDDLE_OK;
 }
@@ -347,6 +400,25 @@ hdl_kv_view hdl_kv_seq_view(const hdl_kv_seq *seq, int32_t group, int32_t layer_
                          .v_head_stride = at->v_head_stride,
                          .k_scale_offset = base + at->k_scale_offset,
                          .v_scale_offset = base + at->v_scale_offset};
+}
+
+bool hdl_kv_seq_plane(const hdl_kv_seq *seq, int32_t group, int32_t layer_in_group, hdl_plane_kind kind,
+                      int32_t block_size, hdl_kv_view *view, int at)
+{
+    const page_pool *pool = &seq->store->groups[group];
+    for (int32_t i = 0; i < pool->spec.n_planes; i++) {
+        const hdl_kv_plane_spec *plane = &pool->spec.planes[i];
+        bool is_kept = plane->layers[layer_in_group / 64] >> layer_in_group % 64 & 1;
+        if (plane->kind != kind || plane->block_size != block_size || !is_kept) continue;
+        int64_t offset = pool->layout.plane_offset[i] +
+                         plane_rank(plane, layer_in_group) * pool->layout.plane_bytes[i];
+        view->plane[at] = (hdl_kv_plane){.offset = offset,
+                                         .scale_offset = offset + pool->layout.plane_scale_offset[i],
+                                         .n_heads = plane->n_heads,
+                                         .dim = plane->dim};
+        return true;
+    }
+    return false;
 }
 
 int64_t hdl_kv_seq_bytes(const hdl_kv_seq *seq)

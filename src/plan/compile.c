@@ -7,7 +7,8 @@
  *   dense                         attend
  *   dense + router                attend, observing, then select
  *   token_list + own mass router  attend into SPARE, observing, then select; attend the list
- *   token_list + other router     select; attend the list
+ *   token_list + other router     score a summary, [pool], select; attend the list
+ *   a router with candidates      score and select the candidates first, then among them
  *   token_list, shared            attend the owner's list
  *   between two refreshes         an owner loads its kept list, then everybody attends lists */
 #include <string.h>
@@ -17,16 +18,10 @@
 
 const char *hdl_buffer_name(hdl_buffer buffer)
 {
-    static const char *const names[HDL_N_BUFFERS] = {"-",    "x",     "normed", "q",    "k",      "v",
-                                                     "attn", "gate",  "up",     "last", "logits", "cos_sin",
-                                                     "mass", "spare", "lists",  "work"};
+    static const char *const names[HDL_N_BUFFERS] = {
+        "-",    "x",      "normed",  "q",    "k",     "v",       "attn",    "gate",  "up",
+        "last", "logits", "cos_sin", "mass", "spare", "q_index", "k_index", "lists", "work"};
     return names[buffer];
-}
-
-static int64_t list_capacity(const hdl_router_spec *router, int64_t max_context)
-{
-    int64_t n = router->top_k + router->n_sink + router->window + router->refresh - 1;
-    return HDL_MAX(HDL_MIN(n, max_context), 1);
 }
 
 /* One more slot, as large as the largest, where a layer reads lists with its heads mapped. */
@@ -45,19 +40,28 @@ static void add_mapped_slot(hdl_schedule *schedule)
             .block_size = 1, .n_lists = schedule->facts->n_kv_heads, .n_ids_max = n_ids_max};
 }
 
+static int32_t add_slot(hdl_schedule *schedule, const hdl_router_spec *router)
+{
+    hdl_selection *slot = &schedule->slots[schedule->n_slots];
+    *slot = (hdl_selection){.unit = router->block > 1 ? HDL_UNIT_BLOCK : HDL_UNIT_TOKEN,
+                            .block_size = router->block,
+                            .n_lists = router->is_per_kv_head ? schedule->facts->n_kv_heads : 1,
+                            .n_ids_max = hdl_router_units(router, schedule->limits.max_context)};
+    return schedule->n_slots++;
+}
+
 static void assign_slots(hdl_schedule *schedule)
 {
     const hdl_model_facts *facts = schedule->facts;
     for (int r = 0; r < 2; r++)
         for (int32_t layer = 0; layer < facts->n_layers; layer++) {
             const hdl_layer_plan *at = &schedule->routes[r].layers[layer];
-            schedule->slot_of_layer[r][layer] = -1;
+            schedule->slot_of_layer[r][layer] = schedule->candidates_of_layer[r][layer] = -1;
             if (!at->has_router) continue;
-            hdl_selection *slot = &schedule->slots[schedule->n_slots];
-            slot->block_size = 1;
-            slot->n_lists = at->router.is_per_kv_head ? facts->n_kv_heads : 1;
-            slot->n_ids_max = list_capacity(&at->router, schedule->limits.max_context);
-            schedule->slot_of_layer[r][layer] = schedule->n_slots++;
+            if (at->has_candidates)
+                schedule->candidates_of_layer[r][layer] = add_slot(schedule, &at->candidates);
+            schedule->slot_of_layer[r][layer] = add_slot(schedule, &at->router);
+            const hdl_selection *slot = &schedule->slots[schedule->slot_of_layer[r][layer]];
             if (r == HDL_ROUTE_PREFILL) schedule->has_prefill_lists = true;
             if (r == HDL_ROUTE_DECODE && schedule->refresh > 1) {
                 schedule->n_kept++;
@@ -107,8 +111,13 @@ heddle_status hdl_schedule_new(hdl_schedule **out, const hdl_plan *plan, const h
         return status;
     }
     assign_slots(schedule);
-    *out = schedule;
-    return HEDDLE_OK;
+    status = hdl_schedule_find_planes(schedule, plan);
+    schedule->limits.kept_plans = NULL;
+    if (status)
+        hdl_schedule_free(schedule);
+    else
+        *out = schedule;
+    return status;
 }
 
 void hdl_schedule_free(hdl_schedule *schedule)
@@ -138,6 +147,7 @@ static void size_args(const hdl_schedule *schedule, const hdl_step *step, hdl_cl
         case HDL_OP_LINEAR: sized->u.linear.n_rows = rows; break;
         case HDL_OP_ROPE: sized->u.rope.n_rows = rows; break;
         case HDL_OP_APPEND: sized->u.append.n_rows = rows; break;
+        case HDL_OP_SUMMARISE: sized->u.summarise.n_rows = rows; break;
         case HDL_OP_GLU: sized->u.glu.n_rows = rows; break;
         case HDL_OP_ATTEND: {
             hdl_attend_args *args = &sized->u.attend.args;
@@ -149,6 +159,11 @@ static void size_args(const hdl_schedule *schedule, const hdl_step *step, hdl_cl
             if (step->u.attend.is_selecting && cls == HDL_CLASS_MANY)
                 args->n_rows = args->max_q_len = schedule->tile_rows;
             args->max_kv_len = args->mass_stride = limits->max_context;
+            hdl_score_args *score = &sized->u.attend.score;
+            score->n_seqs = args->n_seqs;
+            score->n_rows = HDL_MIN(args->n_rows, schedule->tile_rows);
+            score->max_q_len = args->max_q_len;
+            score->max_kv_len = limits->max_context;
             break;
         }
         default: break;
@@ -186,6 +201,19 @@ static const void *args_of(const hdl_step *step)
     return step->op == HDL_OP_ATTEND ? (const void *)&step->u.attend.args : (const void *)&step->u;
 }
 
+static heddle_status choose_router(hdl_schedule *schedule, const hdl_step *step, hdl_attend_step *added)
+{
+    const hdl_attend_step *attend = &step->u.attend;
+    hdl_step sized;
+    for (int cls = 0; cls < HDL_N_CLASSES && attend->is_scoring; cls++) {
+        size_args(schedule, step, (hdl_class)cls, &sized);
+        HDL_TRY(choose(schedule, HDL_OP_SCORE, &sized.u.attend.score, &added->score_impl[cls]));
+    }
+    if (attend->is_pooling) HDL_TRY(choose(schedule, HDL_OP_POOL, &attend->pool, &added->pool_impl));
+    if (attend->is_selecting) HDL_TRY(choose(schedule, HDL_OP_SELECT, &attend->select, &added->select_impl));
+    return HEDDLE_OK;
+}
+
 heddle_status hdl_schedule_add(hdl_schedule *schedule, const hdl_step *step)
 {
     if (schedule->n_steps == schedule->capacity) {
@@ -202,8 +230,7 @@ heddle_status hdl_schedule_add(hdl_schedule *schedule, const hdl_step *step)
             size_args(schedule, step, (hdl_class)cls, &sized);
             HDL_TRY(choose(schedule, step->op, args_of(&sized), &added->impl[cls]));
         }
-    if (step->op == HDL_OP_ATTEND && step->u.attend.is_selecting)
-        HDL_TRY(choose(schedule, HDL_OP_SELECT, &step->u.attend.select, &added->u.attend.select_impl));
+    if (step->op == HDL_OP_ATTEND) HDL_TRY(choose_router(schedule, step, &added->u.attend));
     schedule->n_steps++;
     return HEDDLE_OK;
 }
@@ -223,6 +250,7 @@ static hdl_step attend_step(const hdl_schedule *schedule, int32_t layer, hdl_rou
                                       .group = at->cache_group,
                                       .layer_in_group = schedule->layer_in_group[layer],
                                       .slot = -1,
+                                      .candidate_slot = -1,
                                       .kept = -1};
     step.u.attend.args = (hdl_attend_args){.n_heads = facts->n_heads,
                                            .n_kv_heads = facts->n_kv_heads,
@@ -239,27 +267,74 @@ static hdl_step attend_step(const hdl_schedule *schedule, int32_t layer, hdl_rou
     return step;
 }
 
-/* Turns a step into one that makes the layer's list. */
-static void add_router(hdl_schedule *schedule, hdl_step *step, const hdl_router_spec *router, int32_t slot)
+/* The score row: its source, and from tokens or small blocks to the units that are chosen. */
+static void add_score(hdl_schedule *schedule, hdl_attend_step *attend, const hdl_router_spec *router,
+                      const hdl_selection *list)
+{
+    const hdl_score_row *row = &hdl_score_rows[router->score];
+    const hdl_model_facts *facts = schedule->facts;
+    int64_t stride = schedule->limits.max_context + 16;
+    /* patterns and blocks come by unit, tokens are pooled to units where blocks are chosen */
+    int32_t entry = row->is_by_block                ? router->block / row->entries_per_block
+                    : row->plane || !row->is_scored ? 1
+                                                    : router->block;
+    bool is_index = row->rule == HDL_RULE_INDEX && row->is_scored;
+    attend->is_scoring = row->is_scored;
+    attend->score = (hdl_score_args){.n_heads = is_index ? 1 : facts->n_heads,
+                                     .n_kv_heads = is_index ? 1 : facts->n_kv_heads,
+                                     .head_dim = is_index ? facts->index.dim : facts->head_dim,
+                                     .n_lists = list->n_lists,
+                                     .q_stride = is_index ? facts->index.dim : attend->args.q_stride,
+                                     .scale = is_index ? 1 : facts->attn_scale,
+                                     .rule = row->rule,
+                                     .plane = row->plane,
+                                     .measure = router->measure,
+                                     .reduce = router->heads,
+                                     .block_size = entry,
+                                     .stride = router->stride,
+                                     .seed = router->seed,
+                                     .has_candidates = attend->candidate_slot >= 0,
+                                     .score_stride = stride,
+                                     .is_invariant = schedule->limits.is_invariant};
+    attend->is_pooling = entry < router->block && router->score != HDL_SCORE_NONE;
+    attend->pool = (hdl_pool_args){.n_lists = list->n_lists,
+                                   .n = router->block / entry,
+                                   .pad = row->rule == HDL_RULE_PAIRS && row->is_scored,
+                                   .entry_size = entry,
+                                   .reduce = router->pool};
+    hdl_schedule_book(schedule, HDL_BUF_MASS, schedule->tile_rows * list->n_lists * stride * 4);
+}
+
+/* Turns a step into one that makes a list. */
+static void add_router(hdl_schedule *schedule, hdl_step *step, const hdl_router_spec *router, int32_t slot,
+                       int32_t candidate_slot)
 {
     const hdl_schedule_limits *limits = &schedule->limits;
     hdl_attend_step *attend = &step->u.attend;
     hdl_selection *list = &schedule->slots[slot];
-    int64_t rows = schedule->tile_rows, scores = rows * list->n_lists * (limits->max_context + 16);
     attend->is_selecting = true;
-    attend->router = *router;
     attend->slot = slot;
+    attend->candidate_slot = candidate_slot;
     attend->args.has_mass = router->score == HDL_SCORE_MASS;
     attend->args.n_mass_lists = list->n_lists;
-    attend->select = (hdl_select_args){.n_rows = rows,
+    add_score(schedule, attend, router, list);
+    attend->select = (hdl_select_args){.n_rows = schedule->tile_rows,
                                        .n_lists = list->n_lists,
                                        .score_stride = limits->max_context,
                                        .max_visible = limits->max_context,
-                                       .top_k = router->top_k,
+                                       .kind = router->select,
+                                       .p_rule = router->p_rule,
+                                       .p = router->p,
+                                       .threshold = router->threshold,
+                                       .top_k = (router->top_k + router->block - 1) / router->block,
                                        .n_sink = router->n_sink,
                                        .window = router->window,
+                                       .block_size = router->block,
+                                       .dense_below = router->dense_below,
+                                       .has_candidates = candidate_slot >= 0,
                                        .out = list};
-    hdl_schedule_book(schedule, HDL_BUF_MASS, scores * 4);
+    if (hdl_score_rows[router->score].rule == HDL_RULE_INDEX && attend->is_scoring)
+        step->in = HDL_BUF_Q_INDEX;
 }
 
 static heddle_status add_list_attend(hdl_schedule *schedule, int32_t layer, hdl_route route, int32_t slot,
@@ -269,9 +344,47 @@ static heddle_status add_list_attend(hdl_schedule *schedule, int32_t layer, hdl_
     const hdl_layer_plan *at = &schedule->routes[HDL_MIN(route, HDL_ROUTE_DECODE)].layers[layer];
     if (at->has_head_map) step.u.attend.head_map = at->head_map;
     step.u.attend.args.has_selection = true;
+    step.u.attend.args.selection_unit = schedule->slots[slot].unit;
     step.u.attend.slot = slot;
     step.u.attend.kept = kept;
     step.u.attend.is_kept = kept >= 0;
+    return hdl_schedule_add(schedule, &step);
+}
+
+/* A step that only makes a list, from a summary or a pattern. */
+static heddle_status add_list_maker(hdl_schedule *schedule, int32_t layer, hdl_route route,
+                                    const hdl_router_spec *router, int32_t slot, int32_t candidate_slot,
+                                    int32_t kept)
+{
+    hdl_step step = attend_step(schedule, layer, route);
+    step.u.attend.kept = kept;
+    step.u.attend.is_attending = false;
+    add_router(schedule, &step, router, slot, candidate_slot);
+    return hdl_schedule_add(schedule, &step);
+}
+
+/* The steps that make the layer's list; *is_done: its dense pass attended on the way. */
+static heddle_status lower_router(hdl_schedule *schedule, int32_t layer, hdl_route route, int32_t kept,
+                                  bool *is_done)
+{
+    const hdl_layer_plan *at = &schedule->routes[route].layers[layer];
+    const int32_t *slots = schedule->slot_of_layer[route];
+    int32_t candidates = schedule->candidates_of_layer[route][layer];
+    bool is_dense = at->op == HDL_OPERATOR_DENSE;
+    *is_done = false;
+    if (at->has_candidates)
+        HDL_TRY(add_list_maker(schedule, layer, route, &at->candidates, candidates, -1, -1));
+    if (at->candidate_owner >= 0) candidates = slots[at->candidate_owner];
+    if (at->router.score != HDL_SCORE_MASS)
+        return add_list_maker(schedule, layer, route, &at->router, slots[layer], candidates, kept);
+    hdl_step step = attend_step(schedule, layer, route);
+    step.u.attend.kept = kept;
+    add_router(schedule, &step, &at->router, slots[layer], -1);
+    if (!is_dense) {
+        step.out[0] = HDL_BUF_SPARE;
+        hdl_schedule_book(schedule, HDL_BUF_SPARE, schedule->tile_rows * step.u.attend.args.o_stride * 4);
+    }
+    *is_done = is_dense;
     return hdl_schedule_add(schedule, &step);
 }
 
@@ -279,24 +392,13 @@ static heddle_status add_list_attend(hdl_schedule *schedule, int32_t layer, hdl_
 static heddle_status lower_fresh(hdl_schedule *schedule, int32_t layer, hdl_route route, int32_t kept)
 {
     const hdl_layer_plan *at = &schedule->routes[route].layers[layer];
-    const int32_t *slots = schedule->slot_of_layer[route];
-    bool is_dense = at->op == HDL_OPERATOR_DENSE;
+    bool is_done = false;
+    if (at->has_router) HDL_TRY(lower_router(schedule, layer, route, kept, &is_done));
+    if (is_done) return HEDDLE_OK;
+    if (at->op != HDL_OPERATOR_DENSE)
+        return add_list_attend(schedule, layer, route, schedule->slot_of_layer[route][at->owner], -1);
     hdl_step step = attend_step(schedule, layer, route);
-    step.u.attend.kept = kept;
-    if (at->has_router) {
-        bool is_observed = at->router.score == HDL_SCORE_MASS;
-        add_router(schedule, &step, &at->router, slots[layer]);
-        if (is_observed && !is_dense) {
-            step.out[0] = HDL_BUF_SPARE;
-            hdl_schedule_book(schedule, HDL_BUF_SPARE, schedule->tile_rows * step.u.attend.args.o_stride * 4);
-        }
-        step.u.attend.is_attending = is_observed;
-        HDL_TRY(hdl_schedule_add(schedule, &step));
-        if (is_observed && is_dense) return HEDDLE_OK;
-        step = attend_step(schedule, layer, route);
-    }
-    if (is_dense) return hdl_schedule_add(schedule, &step);
-    return add_list_attend(schedule, layer, route, slots[at->owner], -1);
+    return hdl_schedule_add(schedule, &step);
 }
 
 heddle_status hdl_lower_attention(hdl_schedule *schedule, int32_t layer)
@@ -313,7 +415,7 @@ heddle_status hdl_lower_attention(hdl_schedule *schedule, int32_t layer)
     HDL_TRY(lower_fresh(schedule, layer, HDL_ROUTE_DECODE, kept));
     if (schedule->refresh <= 1) return HEDDLE_OK;
     if (decode->has_router) return add_list_attend(schedule, layer, HDL_ROUTE_REUSE, slots[layer], kept);
-    if (decode->op == HDL_OPERATOR_TOKEN_LIST)
+    if (decode->op != HDL_OPERATOR_DENSE)
         return add_list_attend(schedule, layer, HDL_ROUTE_REUSE, slots[decode->owner], -1);
     hdl_step step = attend_step(schedule, layer, HDL_ROUTE_REUSE);
     return hdl_schedule_add(schedule, &step);
@@ -367,8 +469,9 @@ static void bind_step(const hdl_schedule *schedule, hdl_step *step)
             step->u.glu.gate = in;
             step->u.glu.up = in2;
             break;
+        case HDL_OP_SUMMARISE: break;
         case HDL_OP_ATTEND:
-            step->u.attend.args.q = in;
+            step->u.attend.args.q = step->u.attend.score.q = in;
             step->u.attend.args.o = out;
             break;
         default: HDL_ASSERT(false);

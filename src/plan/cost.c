@@ -1,7 +1,8 @@
-/* cost.c - tokens read, by arithmetic: what a layer's operator and router read for one row.
+/* cost.c - tokens and bytes read, by arithmetic: what a layer's operator and router read for one row.
  *
  * A dense pass that also observes keeps its score row, so K is read once. A layer that scores by a
- * dense pass and then attends to its list reads both. */
+ * dense pass and then attends to its list reads both. A router that scores a summary reads the
+ * summary's entries of all visible tokens, or of its candidates only. */
 #include "plan/plan.h"
 
 double hdl_cost_tokens_dense(const hdl_model_facts *facts, int32_t layer, int64_t position)
@@ -10,23 +11,69 @@ double hdl_cost_tokens_dense(const hdl_model_facts *facts, int32_t layer, int64_
     return (double)(window ? HDL_MIN(visible, window) : visible);
 }
 
-double hdl_cost_tokens(const hdl_route_plan *route, const hdl_model_facts *facts, int32_t layer,
-                       int64_t position)
+int64_t hdl_router_units(const hdl_router_spec *router, int64_t n_tokens)
+{
+    int64_t block = router->block, all = (n_tokens + block - 1) / block;
+    bool is_bounded = router->select == HDL_SELECT_TOP_K || router->top_k > 0;
+    if (!is_bounded || n_tokens <= router->dense_below) return HDL_MAX(all, 1);
+    int64_t n = (router->top_k + block - 1) / block + (router->n_sink + block - 1) / block +
+                (router->window ? (router->window + block - 2) / block + 1 : 0) +
+                (router->refresh - 1 + block - 1) / block;
+    if (router->dense_below > 0) n = HDL_MAX(n, (HDL_MIN(router->dense_below, n_tokens) + block - 1) / block);
+    return HDL_MAX(HDL_MIN(n, all), 1);
+}
+
+/* Tokens of a list that a row with `visible` tokens reads. */
+static double list_tokens(const hdl_router_spec *router, double visible)
+{
+    int64_t block = router->block;
+    if ((router->select != HDL_SELECT_TOP_K && !router->top_k) || visible <= (double)router->dense_below)
+        return visible;
+    double n = (double)((router->top_k + block - 1) / block * block +
+                        (router->n_sink + block - 1) / block * block) +
+               router->window + (double)(block - 1) / 2; /* the window begins inside a block */
+    return HDL_MIN(n, visible);
+}
+
+hdl_plane_shape hdl_plane_shape_of(const hdl_model_facts *facts, hdl_plane_kind kind)
+{
+    if (kind == HDL_PLANE_INDEX) return (hdl_plane_shape){facts->index.dim > 0, facts->index.dim};
+    return (hdl_plane_shape){facts->n_kv_heads,
+                             kind == HDL_PLANE_MEAN_V ? facts->v_head_dim : facts->head_dim};
+}
+
+static double summary_bytes(const hdl_router_spec *router, const hdl_model_facts *facts, double visible)
+{
+    const hdl_score_row *row = &hdl_score_rows[router->score];
+    if (!row->plane) return 0;
+    hdl_plane_shape shape = hdl_plane_shape_of(facts, row->plane);
+    int64_t entry = hdl_plane_entry_bytes(row->plane, shape.n_heads, shape.dim) +
+                    hdl_plane_scale_bytes(row->plane, shape.n_heads);
+    int64_t block = row->is_by_block ? router->block / row->entries_per_block : 1;
+    return visible / (double)block * (double)entry;
+}
+
+hdl_cost hdl_cost_of(const hdl_route_plan *route, const hdl_model_facts *facts, int32_t layer,
+                     int64_t position)
 {
     const hdl_layer_plan *at = &route->layers[layer];
-    double dense = hdl_cost_tokens_dense(facts, layer, position), tokens = 0;
+    double dense = hdl_cost_tokens_dense(facts, layer, position);
     bool is_dense = at->op == HDL_OPERATOR_DENSE;
     const hdl_router_spec *own = at->has_router ? &at->router : NULL;
-    const hdl_router_spec *list = is_dense ? NULL : &route->layers[at->owner].router;
+    const hdl_router_spec *list = is_dense ? own : &route->layers[at->owner].router;
     /* a step between two refreshes reads the kept list instead of the dense pass */
-    double list_tokens = 0;
-    const hdl_router_spec *any = list ? list : own;
-    if (any) list_tokens = HDL_MIN((double)(any->top_k + any->n_sink + any->window), dense);
-    double full = is_dense ? dense : list_tokens;
-    if (own && own->score == HDL_SCORE_MASS && !is_dense) full += dense;
-    if (own && own->refresh > 1)
-        tokens = (full + (own->refresh - 1) * list_tokens) / own->refresh;
-    else
-        tokens = full;
-    return tokens;
+    double listed = list ? list_tokens(list, dense) : dense;
+    hdl_cost fresh = {.tokens = is_dense ? dense : listed};
+    if (!own) return fresh;
+    if (own->score == HDL_SCORE_MASS && !is_dense) fresh.tokens += dense;
+    double scored = dense;
+    if (at->has_candidates) {
+        fresh.summary_bytes += summary_bytes(&at->candidates, facts, dense);
+        scored = list_tokens(&at->candidates, dense);
+    } else if (at->candidate_owner >= 0) {
+        scored = list_tokens(&route->layers[at->candidate_owner].router, dense);
+    }
+    fresh.summary_bytes += summary_bytes(own, facts, scored);
+    return (hdl_cost){.tokens = (fresh.tokens + (own->refresh - 1) * listed) / own->refresh,
+                      .summary_bytes = fresh.summary_bytes / own->refresh};
 }

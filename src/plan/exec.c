@@ -89,22 +89,6 @@ static hdl_selection slot_view(const hdl_schedule *schedule, const hdl_exec_batc
     return view;
 }
 
-/* The control's scores: a hash of (seed, position, token), uniform in [0, 1). */
-static void fill_random(float *score, int64_t stride, int32_t n_lists, const int64_t *n_visible,
-                        int64_t n_rows, int64_t seed)
-{
-    for (int64_t r = 0; r < n_rows; r++)
-        for (int32_t l = 0; l < n_lists; l++)
-            for (int64_t j = 0; j < n_visible[r]; j++) {
-                uint64_t h = (uint64_t)seed * 0x9E3779B97F4A7C15u ^
-                             (uint64_t)n_visible[r] * 0xD1B54A32D192ED03u ^
-                             (uint64_t)(j * 131 + l) * 0x2545F4914F6CDD1Du;
-                h = (h ^ (h >> 31)) * 0xBF58476D1CE4E5B9u;
-                h = (h ^ (h >> 27)) * 0x94D049BB133111EBu;
-                score[(r * n_lists + l) * stride + j] = (float)(h >> 40) * (1.0f / 16777216.0f);
-            }
-}
-
 static void keep_list(const hdl_schedule *schedule, hdl_exec_seq *seq, int32_t kept,
                       const hdl_selection *list, int64_t row)
 {
@@ -117,7 +101,7 @@ static void keep_list(const hdl_schedule *schedule, hdl_exec_seq *seq, int32_t k
     seq->kept_visible = seq->kv_len;
 }
 
-/* A kept list and the tokens that came after it: still unique and ascending. */
+/* A kept list and the units that began after it: still unique and ascending. */
 static void load_kept(const hdl_schedule *schedule, const hdl_exec_seq *seq, int32_t kept,
                       hdl_selection *list, int64_t row)
 {
@@ -126,7 +110,8 @@ static void load_kept(const hdl_schedule *schedule, const hdl_exec_seq *seq, int
         int32_t *ids = hdl_selection_ids(list, row, l),
                 n = seq->kept_counts[kept * schedule->facts->n_kv_heads + l];
         memcpy(ids, from + l * list->n_ids_max, (size_t)n * sizeof *ids);
-        for (int64_t t = seq->kept_visible; t < seq->kv_len; t++) ids[n++] = (int32_t)t;
+        int64_t first = (seq->kept_visible + list->block_size - 1) / list->block_size;
+        for (int64_t u = first; u * list->block_size < seq->kv_len; u++) ids[n++] = (int32_t)u;
         *hdl_selection_count(list, row, l) = n;
     }
 }
@@ -136,6 +121,8 @@ static hdl_selection map_heads(const hdl_schedule *schedule, const hdl_exec_batc
                                const hdl_selection *list, const int16_t *head_map, int64_t first_row)
 {
     hdl_selection mapped = slot_view(schedule, batch, schedule->mapped, first_row, list->n_rows);
+    mapped.unit = list->unit;
+    mapped.block_size = list->block_size;
     for (int64_t r = 0; r < list->n_rows; r++)
         for (int32_t h = 0; h < mapped.n_lists; h++) {
             int32_t n = *hdl_selection_count(list, r, head_map[h]);
@@ -149,11 +136,67 @@ static hdl_selection map_heads(const hdl_schedule *schedule, const hdl_exec_batc
 
 static hdl_attend_seq attend_seq(const hdl_exec_seq *seq, const hdl_attend_step *step, int64_t first_row)
 {
-    return (hdl_attend_seq){.first_row = first_row,
-                            .q_len = seq->q_len,
-                            .kv_len = seq->kv_len,
-                            .kv = hdl_kv_seq_view(seq->kv, step->group, step->layer_in_group),
-                            .mask = seq->mask};
+    hdl_attend_seq at = {.first_row = first_row,
+                         .q_len = seq->q_len,
+                         .kv_len = seq->kv_len,
+                         .kv = hdl_kv_seq_view(seq->kv, step->group, step->layer_in_group),
+                         .mask = seq->mask};
+    if (step->is_scoring && step->score.plane) {
+        bool is_there = hdl_kv_seq_plane(seq->kv, step->group, step->layer_in_group, step->score.plane,
+                                         step->score.block_size, &at.kv, 0);
+        HDL_ASSERT(is_there); /* session and plan were matched when they met */
+        (void)is_there;
+    }
+    return at;
+}
+
+/* What one launch over rows first_row.. of the batch works on. */
+typedef struct row_span {
+    const hdl_attend_seq *seqs; /* [n_seqs] */
+    int32_t n_seqs;
+    int64_t first_row, n_rows, max_q_len, max_kv_len, mass_stride;
+    hdl_class cls;
+} row_span;
+
+/* Scores a summary (or takes the observed mass), pools, and selects the rows' lists. */
+static void make_lists(const hdl_schedule *schedule, const hdl_attend_step *at, const hdl_exec_batch *batch,
+                       const row_span *span, hdl_selection *list)
+{
+    hdl_launch launch = launch_of(schedule);
+    float *scores = hdl_schedule_at(schedule, HDL_BUF_MASS);
+    hdl_selection candidates;
+    hdl_select_args select = at->select;
+    if (at->candidate_slot >= 0)
+        candidates = slot_view(schedule, batch, at->candidate_slot, span->first_row, span->n_rows);
+    if (at->is_scoring) {
+        hdl_score_args score = at->score;
+        score.n_rows = span->n_rows;
+        score.n_seqs = span->n_seqs;
+        score.seqs = span->seqs;
+        score.max_q_len = span->max_q_len;
+        score.max_kv_len = span->max_kv_len;
+        score.q += span->first_row * score.q_stride;
+        score.score = scores;
+        score.score_stride = span->mass_stride;
+        if (score.has_candidates) score.candidates = &candidates;
+        at->score_impl[span->cls]->launch(&launch, &score);
+    }
+    if (at->is_pooling) {
+        hdl_pool_args pool = at->pool;
+        pool.n_rows = span->n_rows;
+        pool.score = scores;
+        pool.score_stride = span->mass_stride;
+        pool.n_visible = batch->n_visible + span->first_row;
+        at->pool_impl->launch(&launch, &pool);
+    }
+    select.n_rows = span->n_rows;
+    select.score = scores;
+    select.score_stride = span->mass_stride;
+    select.n_visible = batch->n_visible + span->first_row;
+    select.max_visible = span->max_kv_len;
+    if (select.has_candidates) select.candidates = &candidates;
+    select.out = list;
+    at->select_impl->launch(&launch, &select);
 }
 
 /* Attends rows first_row.. of the batch with the prepared sequences, then makes their lists. */
@@ -183,17 +226,15 @@ static void attend_rows(const hdl_schedule *schedule, const hdl_step *step, cons
     if (args.has_selection) args.selection = &list;
     if (at->is_attending) step->impl[cls]->launch(&launch, &args);
     if (!at->is_selecting) return;
-    hdl_select_args select = at->select;
-    select.n_rows = n_rows;
-    select.score = hdl_schedule_at(schedule, HDL_BUF_MASS);
-    select.score_stride = args.mass_stride;
-    select.n_visible = batch->n_visible + first_row;
-    select.max_visible = args.max_kv_len;
-    select.out = &list;
-    if (at->router.score == HDL_SCORE_RANDOM)
-        fill_random(hdl_schedule_at(schedule, HDL_BUF_MASS), args.mass_stride, select.n_lists,
-                    select.n_visible, n_rows, at->router.seed);
-    at->select_impl->launch(&launch, &select);
+    row_span span = {.seqs = seqs,
+                     .n_seqs = n_seqs,
+                     .first_row = first_row,
+                     .n_rows = n_rows,
+                     .max_q_len = args.max_q_len,
+                     .max_kv_len = args.max_kv_len,
+                     .mass_stride = args.mass_stride,
+                     .cls = cls};
+    make_lists(schedule, at, batch, &span, &list);
 }
 
 /* Tile rows [from, from + n) of one sequence as a sequence of their own. */
@@ -283,6 +324,24 @@ static void exec_attend(const hdl_schedule *schedule, const hdl_step *step, hdl_
         if (at.route == step->route) attend_group(schedule, step, batch, &at);
 }
 
+/* Summaries of the rows that were just appended. */
+static void exec_summarise(const hdl_schedule *schedule, const hdl_step *step, const hdl_exec_batch *batch)
+{
+    hdl_launch launch = launch_of(schedule);
+    for (int32_t s = 0; s < batch->n_seqs; s++) {
+        const hdl_exec_seq *seq = &batch->seqs[s];
+        hdl_summarise_args args = step->u.summarise;
+        args.n_rows = seq->q_len;
+        args.first_token = seq->kv_len - seq->q_len;
+        args.kv = hdl_kv_seq_view(seq->kv, step->group, step->layer_in_group);
+        bool is_there = hdl_kv_seq_plane(seq->kv, step->group, step->layer_in_group, args.kind,
+                                         args.block_size, &args.kv, 0);
+        HDL_ASSERT(is_there);
+        (void)is_there;
+        step->impl[seq->q_len == 1 ? HDL_CLASS_ONE : HDL_CLASS_MANY]->launch(&launch, &args);
+    }
+}
+
 static void exec_append(const hdl_schedule *schedule, const hdl_step *step, const hdl_exec_batch *batch)
 {
     hdl_launch launch = launch_of(schedule);
@@ -331,6 +390,8 @@ static void exec_step(const hdl_schedule *schedule, const hdl_step *step, hdl_ex
         exec_attend(schedule, step, batch);
     else if (step->op == HDL_OP_APPEND)
         exec_append(schedule, step, batch);
+    else if (step->op == HDL_OP_SUMMARISE)
+        exec_summarise(schedule, step, batch);
     else
         exec_rows(schedule, step, batch->ids, batch->n_rows);
 }

@@ -3,8 +3,27 @@
 
 #include "plan/schedule.h"
 
+static void explain_router(const hdl_router_spec *router, hdl_buf *text)
+{
+    static const char *const reduces[] = {"mean", "sum", "largest"};
+    hdl_buf_printf(text, "; makes a list by %s", hdl_score_rows[router->score].about);
+    if (hdl_score_rows[router->score].plane)
+        hdl_buf_printf(text, " (%s, %s of heads)", router->measure == HDL_MEASURE_MASS ? "mass" : "logit",
+                       reduces[router->heads]);
+    if (router->select == HDL_SELECT_TOP_P) hdl_buf_printf(text, ": top_p %g", (double)router->p);
+    if (router->select == HDL_SELECT_THRESHOLD) hdl_buf_printf(text, ": above %g", (double)router->threshold);
+    hdl_buf_printf(text, ": top_k %lld + sinks %d + window %d", (long long)router->top_k, router->n_sink,
+                   router->window);
+    if (router->block > 1) hdl_buf_printf(text, " in blocks of %d", router->block);
+    if (router->is_per_kv_head) hdl_buf_puts(text, ", one per KV head");
+    if (router->refresh > 1) hdl_buf_printf(text, ", every %d steps", router->refresh);
+    if (router->dense_below)
+        hdl_buf_printf(text, ", everything up to %lld tokens", (long long)router->dense_below);
+}
+
 static void explain_layers(const hdl_schedule *schedule, hdl_route route, const char *title, hdl_buf *text)
 {
+    static const char *const operators[] = {"dense", "token_list", "block_list"};
     const hdl_model_facts *facts = schedule->facts;
     hdl_buf_printf(text, "%s route\n", title);
     for (int32_t layer = 0; layer < facts->n_layers; layer++) {
@@ -15,18 +34,17 @@ static void explain_layers(const hdl_schedule *schedule, hdl_route route, const 
         else if (at->op == HDL_OPERATOR_DENSE)
             hdl_buf_puts(text, "dense");
         else if (at->owner == layer)
-            hdl_buf_puts(text, "token_list, its own");
+            hdl_buf_printf(text, "%s, its own", operators[at->op]);
         else
-            hdl_buf_printf(text, "token_list of layer %d%s", at->owner,
+            hdl_buf_printf(text, "%s of layer %d%s", operators[at->op], at->owner,
                            at->has_head_map ? ", heads mapped" : "");
-        if (at->has_router) {
-            static const char *const scores[] = {"forced tokens only", "attention mass", "random"};
-            const hdl_router_spec *router = &at->router;
-            hdl_buf_printf(text, "; makes a list by %s: top_k %lld + sinks %d + window %d",
-                           scores[router->score], (long long)router->top_k, router->n_sink, router->window);
-            if (router->is_per_kv_head) hdl_buf_puts(text, ", one per KV head");
-            if (router->refresh > 1) hdl_buf_printf(text, ", every %d steps", router->refresh);
+        if (at->has_router) explain_router(&at->router, text);
+        if (at->has_candidates) {
+            hdl_buf_puts(text, ", picked from");
+            explain_router(&at->candidates, text);
         }
+        if (at->candidate_owner >= 0)
+            hdl_buf_printf(text, ", picked from the list of layer %d", at->candidate_owner);
         hdl_buf_puts(text, "\n");
     }
 }
@@ -53,6 +71,13 @@ static void explain_step(const hdl_step *step, hdl_buf *text)
     for (int cls = 0; cls < HDL_N_CLASSES; cls++)
         if (step->impl[cls] && (!cls || step->impl[1] != step->impl[0]))
             hdl_buf_printf(text, "%s%s", cls ? " | " : "  ", step->impl[cls]->name);
+    if (step->op == HDL_OP_SUMMARISE)
+        hdl_buf_printf(text, " %s of %d", hdl_plane_name(step->u.summarise.kind),
+                       step->u.summarise.block_size);
+    if (step->op == HDL_OP_ATTEND && step->u.attend.is_scoring)
+        hdl_buf_printf(text, " + %s", step->u.attend.score_impl[0]->name);
+    if (step->op == HDL_OP_ATTEND && step->u.attend.is_pooling)
+        hdl_buf_printf(text, " + %s", step->u.attend.pool_impl->name);
     if (step->op == HDL_OP_ATTEND && step->u.attend.select_impl)
         hdl_buf_printf(text, " + %s", step->u.attend.select_impl->name);
     hdl_buf_puts(text, "\n");

@@ -9,77 +9,18 @@
 
 #include "base/json.h"
 #include "base/mem.h"
-#include "plan/plan.h"
+#include "plan/parse.h"
 #include "plan/presets.h"
 
-enum { MAX_PLAN_BYTES = 1 << 20, MAX_TOP_K = 1 << 24 };
-
-static const char *const score_names[] = {"none", "attention_mass", "random"};
-
-/* The integer members of a router: one table for parse, overrides and messages. */
-static const struct router_int {
-    const char *key;
-    int64_t min, max;
-    size_t offset;
-    bool is_wide;
-} router_ints[] = {
-    {"top_k", 0, MAX_TOP_K, offsetof(hdl_router_spec, top_k), true},
-    {"sinks", 0, 1 << 16, offsetof(hdl_router_spec, n_sink), false},
-    {"window", 0, 1 << 24, offsetof(hdl_router_spec, window), false},
-    {"refresh", 1, 1024, offsetof(hdl_router_spec, refresh), false},
-    {"seed", 0, INT32_MAX, offsetof(hdl_router_spec, seed), true},
-};
-
-static heddle_status read_router(const json_t *obj, const char *path, hdl_router_spec *out)
-{
-    static const char *const keys[] = {"score",  "select",  "lists", "top_k", "sinks",
-                                       "window", "refresh", "seed",  NULL};
-    const char *score = "attention_mass", *select = "top_k", *lists = "layer";
-    *out = (hdl_router_spec){.refresh = 1};
-    if (!json_is_object(obj)) return HDL_FAIL(HEDDLE_E_INVALID, "%s: must be an object", path);
-    HDL_TRY(hdl_json_only(obj, path, keys));
-    HDL_TRY(hdl_json_str(obj, path, "score", &score));
-    HDL_TRY(hdl_json_str(obj, path, "select", &select));
-    HDL_TRY(hdl_json_str(obj, path, "lists", &lists));
-    int kind = -1;
-    for (int i = 0; i < HDL_COUNT(score_names); i++)
-        if (!strcmp(score, score_names[i])) kind = i;
-    if (kind < 0)
-        return HDL_FAIL(HEDDLE_E_INVALID,
-                        "%s.score \"%s\": must be \"none\", \"attention_mass\" or \"random\"", path, score);
-    if (strcmp(select, "top_k"))
-        return HDL_FAIL(HEDDLE_E_INVALID, "%s.select \"%s\": must be \"top_k\"", path, select);
-    if (strcmp(lists, "layer") && strcmp(lists, "kv_head"))
-        return HDL_FAIL(HEDDLE_E_INVALID, "%s.lists \"%s\": must be \"layer\" or \"kv_head\"", path, lists);
-    out->score = (hdl_score_kind)kind;
-    out->is_per_kv_head = !strcmp(lists, "kv_head");
-    for (int i = 0; i < HDL_COUNT(router_ints); i++) {
-        const struct router_int *row = &router_ints[i];
-        char *at = (char *)out + row->offset;
-        int64_t value = row->is_wide ? *(int64_t *)at : *(int32_t *)at;
-        HDL_TRY(hdl_json_int(obj, path, row->key, row->min, row->max, &value));
-        if (row->is_wide)
-            *(int64_t *)at = value;
-        else
-            *(int32_t *)at = (int32_t)value;
-    }
-    if (out->score == HDL_SCORE_NONE && out->top_k)
-        return HDL_FAIL(HEDDLE_E_INVALID, "%s.top_k %lld: must be 0 when score is \"none\"", path,
-                        (long long)out->top_k);
-    if (out->top_k + out->n_sink + out->window < 1)
-        return HDL_FAIL(HEDDLE_E_INVALID, "%s: sinks + window + top_k is 0: a row could read nothing", path);
-    if (out->refresh > 1 && out->window < 1)
-        return HDL_FAIL(HEDDLE_E_INVALID, "%s.refresh %d: needs a window of at least 1 token", path,
-                        out->refresh);
-    return HEDDLE_OK;
-}
+enum { MAX_PLAN_BYTES = 1 << 20 };
 
 typedef struct rule {
     const json_t *layers; /* array, or a text */
     hdl_operator_kind op;
     bool has_router;
     hdl_router_spec router;
-    int32_t share;    /* -2 none, -1 previous, else a layer */
+    hdl_candidates candidates;
+    int32_t share;    /* HDL_SHARE_NONE, HDL_SHARE_PREVIOUS, else a layer */
     int32_t n_mapped; /* 0 = no head_map */
     int16_t head_map[HDL_MAX_MAPPED_HEADS];
 } rule;
@@ -88,7 +29,7 @@ static heddle_status read_head_map(const json_t *map, const char *path, rule *ou
 {
     size_t n = json_array_size(map);
     if (!map) return HEDDLE_OK;
-    if (out->share == -2) return HDL_FAIL(HEDDLE_E_INVALID, "%s.head_map: needs \"share\"", path);
+    if (out->share == HDL_SHARE_NONE) return HDL_FAIL(HEDDLE_E_INVALID, "%s.head_map: needs \"share\"", path);
     if (!n || n > HDL_MAX_MAPPED_HEADS)
         return HDL_FAIL(HEDDLE_E_INVALID, "%s.head_map: must be a list of 1..%d list numbers", path,
                         HDL_MAX_MAPPED_HEADS);
@@ -103,18 +44,28 @@ static heddle_status read_head_map(const json_t *map, const char *path, rule *ou
     return HEDDLE_OK;
 }
 
+static const char *const operator_names[] = {"dense", "token_list", "block_list"};
+
+static heddle_status read_operator(const json_t *obj, const char *path, rule *out)
+{
+    const char *op = "dense";
+    HDL_TRY(hdl_json_str(obj, path, "operator", &op));
+    for (int i = 0; i < HDL_COUNT(operator_names); i++)
+        if (!strcmp(op, operator_names[i])) {
+            out->op = (hdl_operator_kind)i;
+            return HEDDLE_OK;
+        }
+    return HDL_FAIL(HEDDLE_E_INVALID,
+                    "%s.operator \"%s\": must be \"dense\", \"token_list\" or \"block_list\"", path, op);
+}
+
 static heddle_status read_rule(const json_t *obj, const char *path, rule *out)
 {
     static const char *const keys[] = {"layers", "operator", "router", "share", "head_map", NULL};
-    const char *op = "dense";
-    *out = (rule){.share = -2};
+    *out = (rule){.share = HDL_SHARE_NONE, .candidates = {.share = HDL_SHARE_NONE}};
     if (!json_is_object(obj)) return HDL_FAIL(HEDDLE_E_INVALID, "%s: must be an object", path);
     HDL_TRY(hdl_json_only(obj, path, keys));
-    HDL_TRY(hdl_json_str(obj, path, "operator", &op));
-    if (strcmp(op, "dense") && strcmp(op, "token_list"))
-        return HDL_FAIL(HEDDLE_E_INVALID, "%s.operator \"%s\": must be \"dense\" or \"token_list\"", path,
-                        op);
-    out->op = strcmp(op, "dense") ? HDL_OPERATOR_TOKEN_LIST : HDL_OPERATOR_DENSE;
+    HDL_TRY(read_operator(obj, path, out));
     out->layers = json_object_get(obj, "layers");
     const char *word = json_string_value(out->layers);
     if (!json_is_array(out->layers) && (!word || (strcmp(word, "all") && strcmp(word, "rest"))))
@@ -125,21 +76,14 @@ static heddle_status read_rule(const json_t *obj, const char *path, rule *out)
         char router_path[256];
         snprintf(router_path, sizeof router_path, "%s.router", path);
         out->has_router = true;
-        HDL_TRY(read_router(router, router_path, &out->router));
+        HDL_TRY(hdl_router_read(router, router_path, false, &out->router));
+        HDL_TRY(hdl_candidates_read(router, router_path, &out->candidates));
     }
-    if (share) {
-        if (json_is_integer(share) && json_integer_value(share) >= 0 &&
-            json_integer_value(share) < HDL_MAX_LAYERS)
-            out->share = (int32_t)json_integer_value(share);
-        else if (json_is_string(share) && !strcmp(json_string_value(share), "previous"))
-            out->share = -1;
-        else
-            return HDL_FAIL(HEDDLE_E_INVALID, "%s.share: must be \"previous\" or a layer number", path);
-    }
-    if (out->op == HDL_OPERATOR_TOKEN_LIST && out->has_router == (out->share != -2))
-        return HDL_FAIL(HEDDLE_E_INVALID, "%s: token_list needs either a router of its own or \"share\"",
-                        path);
-    if (out->op == HDL_OPERATOR_DENSE && out->share != -2)
+    if (share) HDL_TRY(hdl_share_read(share, path, &out->share));
+    if (out->op != HDL_OPERATOR_DENSE && out->has_router == (out->share != HDL_SHARE_NONE))
+        return HDL_FAIL(HEDDLE_E_INVALID, "%s: %s needs either a router of its own or \"share\"", path,
+                        operator_names[out->op]);
+    if (out->op == HDL_OPERATOR_DENSE && out->share != HDL_SHARE_NONE)
         return HDL_FAIL(HEDDLE_E_INVALID, "%s.share: a dense layer reads no list", path);
     return read_head_map(json_object_get(obj, "head_map"), path, out);
 }
@@ -252,15 +196,14 @@ static heddle_status override_doc(json_t *doc, const char *text)
         size_t n = strcspn(text, ",");
         const char *equals = memchr(text, '=', n);
         int n_key = equals ? (int)(equals - text) : (int)n;
-        const struct router_int *row = NULL;
-        for (int i = 0; i < HDL_COUNT(router_ints); i++)
-            if ((size_t)n_key == strlen(router_ints[i].key) &&
-                !strncmp(text, router_ints[i].key, (size_t)n_key))
-                row = &router_ints[i];
-        if (!row)
+        const hdl_router_int *row = hdl_router_ints;
+        while (row->key && ((size_t)n_key != strlen(row->key) || strncmp(text, row->key, (size_t)n_key)))
+            row++;
+        if (!row->key)
             return HDL_FAIL(HEDDLE_E_INVALID,
-                            "override \"%.*s\": must be one of top_k, sinks, window, refresh, seed", (int)n,
-                            text);
+                            "override \"%.*s\": must be one of top_k, sinks, window, refresh, block, stride, "
+                            "dense_below, seed",
+                            (int)n, text);
         char *end = NULL;
         int64_t value = equals ? strtoll(equals + 1, &end, 10) : 0;
         if (!equals || end == equals + 1 || end != text + n)
@@ -359,20 +302,24 @@ static bool variant_fits(const json_t *variant, const hdl_model_facts *facts)
 }
 
 /* Applies one rule to a layer that a list or a word named. */
-static void apply(const rule *one, int32_t layer, hdl_route_plan *out, int32_t *wanted)
+static void apply(const rule *one, int32_t layer, hdl_route_plan *out, hdl_wishes *wanted)
 {
     hdl_layer_plan *at = &out->layers[layer];
     *at = (hdl_layer_plan){.op = one->op,
                            .has_router = one->has_router,
                            .router = one->router,
+                           .has_candidates = one->candidates.has_router,
+                           .candidates = one->candidates.router,
+                           .candidate_owner = -1,
                            .owner = -1,
                            .has_head_map = one->n_mapped > 0};
     memcpy(at->head_map, one->head_map, sizeof at->head_map);
-    wanted[layer] = one->share;
+    wanted->share[layer] = one->share;
+    wanted->pool[layer] = one->candidates.share;
 }
 
 static heddle_status apply_rule(const rule *one, const char *path, const hdl_model_facts *facts,
-                                hdl_route_plan *out, int32_t *wanted, int32_t index, int32_t *rule_of)
+                                hdl_route_plan *out, hdl_wishes *wanted, int32_t index)
 {
     if (one->n_mapped && one->n_mapped != facts->n_kv_heads)
         return HDL_FAIL(HEDDLE_E_INVALID, "%s.head_map: has %d entries; the model has %d KV heads", path,
@@ -383,9 +330,9 @@ static heddle_status apply_rule(const rule *one, const char *path, const hdl_mod
                             one->head_map[i], facts->n_kv_heads - 1);
     if (!json_is_array(one->layers)) { /* "all", "rest": the layers without a window that no rule named yet */
         for (int32_t layer = 0; layer < facts->n_layers; layer++)
-            if (rule_of[layer] < 0 && !facts->layers[layer].window) {
+            if (wanted->rule[layer] < 0 && !facts->layers[layer].window) {
                 apply(one, layer, out, wanted);
-                rule_of[layer] = index;
+                wanted->rule[layer] = index;
             }
         return HEDDLE_OK;
     }
@@ -395,7 +342,7 @@ static heddle_status apply_rule(const rule *one, const char *path, const hdl_mod
         if (layer < 0 || layer >= facts->n_layers)
             return HDL_FAIL(HEDDLE_E_INVALID, "%s.layers[%zu] %lld: the model has layers 0..%d", path, i,
                             (long long)layer, facts->n_layers - 1);
-        if (rule_of[layer] >= 0)
+        if (wanted->rule[layer] >= 0)
             return HDL_FAIL(HEDDLE_E_INVALID, "%s.layers[%zu] %lld: a rule before it names this layer", path,
                             i, (long long)layer);
         if (facts->layers[layer].window && (one->op != HDL_OPERATOR_DENSE || one->has_router))
@@ -404,7 +351,7 @@ static heddle_status apply_rule(const rule *one, const char *path, const hdl_mod
                             "it can neither make nor read a list",
                             path, i, (long long)layer, facts->layers[layer].window);
         apply(one, (int32_t)layer, out, wanted);
-        rule_of[layer] = index;
+        wanted->rule[layer] = index;
     }
     return HEDDLE_OK;
 }
@@ -421,11 +368,11 @@ heddle_status hdl_plan_resolve(const hdl_plan *plan, const hdl_model_facts *fact
                         "plan %s: has no variant for architecture %s with %d layers and hidden "
                         "size %d",
                         plan->name, facts->arch, facts->n_layers, facts->hidden_size);
-    int32_t wanted[HDL_MAX_LAYERS], rule_of[HDL_MAX_LAYERS];
+    hdl_wishes wanted;
     for (int32_t layer = 0; layer < facts->n_layers; layer++) {
-        out->layers[layer] = (hdl_layer_plan){.owner = -1};
-        wanted[layer] = -2;
-        rule_of[layer] = -1;
+        out->layers[layer] = (hdl_layer_plan){.owner = -1, .candidate_owner = -1};
+        wanted.share[layer] = wanted.pool[layer] = HDL_SHARE_NONE;
+        wanted.rule[layer] = -1;
     }
     char path[64];
     const json_t *rules = json_object_get(variant, route_keys[route]);
@@ -433,10 +380,10 @@ heddle_status hdl_plan_resolve(const hdl_plan *plan, const hdl_model_facts *fact
         rule one;
         snprintf(path, sizeof path, "variants[%zu].%s[%zu]", at - 1, route_keys[route], i);
         HDL_TRY(read_rule(json_array_get(rules, i), path, &one));
-        heddle_status status = apply_rule(&one, path, facts, out, wanted, (int32_t)i, rule_of);
+        heddle_status status = apply_rule(&one, path, facts, out, &wanted, (int32_t)i);
         if (status) return blame(status, plan->name);
     }
     snprintf(path, sizeof path, "variants[%zu].%s", at - 1, route_keys[route]);
-    heddle_status status = hdl_share_owners(out, facts, wanted, rule_of, path);
+    heddle_status status = hdl_share_owners(out, facts, &wanted, path);
     return status ? blame(status, plan->name) : HEDDLE_OK;
 }

@@ -2,7 +2,7 @@
  *
  *   router    which KV tokens does this query row read?   score, then select -> a list
  *   sharing   whose list is used here?                    owner table over layers
- *   operator  how are the chosen tokens attended?         dense (the model's own window), token_list
+ *   operator  how are the chosen tokens attended?         dense (the model's own window), token or block list
  *   fusion    how do several partials become one output?  lse-merge (inside the operators so far)
  *
  * A plan is the text of a plan file (docs/plan.md is the grammar). hdl_plan_resolve() fits it to a
@@ -27,28 +27,64 @@ typedef enum hdl_route {
     HDL_N_ROUTES
 } hdl_route;
 
+/* What a router scores. hdl_score_rows says for each what it reads and how. */
 typedef enum hdl_score_kind {
     HDL_SCORE_NONE = 0, /* only the forced set: sinks and window */
-    HDL_SCORE_MASS,     /* attention mass of the layer's own dense pass, averaged over heads */
-    HDL_SCORE_RANDOM    /* a control: a hash of (seed, position, token) */
+    HDL_SCORE_MASS,     /* attention mass of the layer's own dense pass */
+    HDL_SCORE_RANDOM,   /* a control: a hash of (seed, position, unit) */
+    HDL_SCORE_STRIDE,   /* every stride-th block */
+    HDL_SCORE_POWERS,   /* blocks at distances 1, 2, 4, ... */
+    HDL_SCORE_MEAN,     /* the query against each block's mean key */
+    HDL_SCORE_BOUNDS,   /* the largest score that a key of the block could have */
+    HDL_SCORE_POOLED,   /* softmax over overlapping windows' mean keys, the largest of a block */
+    HDL_SCORE_KEY_I8,   /* attention mass by 8-bit keys */
+    HDL_SCORE_KEY_I4,   /* attention mass by 4-bit keys */
+    HDL_SCORE_INDEX,    /* the model's own index */
+    HDL_N_SCORE_KINDS
 } hdl_score_kind;
 
-typedef enum hdl_operator_kind { HDL_OPERATOR_DENSE = 0, HDL_OPERATOR_TOKEN_LIST } hdl_operator_kind;
+typedef struct hdl_score_row {
+    const char *name, *about;
+    hdl_plane_kind plane;      /* the summary it reads; NONE for what needs none */
+    hdl_score_rule rule;       /* of op SCORE; unused by NONE and MASS */
+    hdl_measure measure;       /* default */
+    bool is_scored;            /* by op SCORE */
+    bool is_by_block;          /* entries are blocks (else tokens, which may be pooled to blocks) */
+    int32_t entries_per_block; /* POOLED: windows that start in one block; else 1 */
+} hdl_score_row;
+extern const hdl_score_row hdl_score_rows[HDL_N_SCORE_KINDS];
+
+typedef enum hdl_operator_kind {
+    HDL_OPERATOR_DENSE = 0,
+    HDL_OPERATOR_TOKEN_LIST,
+    HDL_OPERATOR_BLOCK_LIST
+} hdl_operator_kind;
 
 typedef struct hdl_router_spec {
     hdl_score_kind score;
-    int64_t top_k; /* unforced tokens; sinks and window come on top */
+    hdl_measure measure;
+    hdl_reduce heads; /* over the query heads that share the list */
+    hdl_reduce pool;  /* tokens of a block: SUM or MAX */
+    hdl_select_kind select;
+    hdl_p_rule p_rule;
+    float p, threshold;
+    int64_t top_k; /* unforced tokens; sinks and window come on top; blocks: rounded up to whole ones */
+    int32_t block; /* tokens of a unit that is chosen; 1 = tokens */
     int32_t n_sink, window;
     int32_t refresh;     /* decode steps per new list; 1 = every step */
+    int32_t stride;      /* STRIDE: blocks */
+    int64_t dense_below; /* rows that see at most so many tokens read all of them */
     bool is_per_kv_head; /* one list per KV head instead of one for the layer */
     int64_t seed;
 } hdl_router_spec;
 
 typedef struct hdl_layer_plan {
     hdl_operator_kind op;
-    bool has_router;
+    bool has_router, has_candidates;
     hdl_router_spec router;
-    int32_t owner;     /* token_list: the layer whose list is read (may be the layer itself); else -1 */
+    hdl_router_spec candidates; /* makes the list that `router` picks from; or */
+    int32_t candidate_owner;    /* the layer whose list it picks from; -1 = none or `candidates` */
+    int32_t owner;     /* list operators: the layer whose list is read (may be the layer itself); else -1 */
     bool has_head_map; /* KV head h reads the owner's list head_map[h] instead of list h */
     int16_t head_map[HDL_MAX_MAPPED_HEADS]; /* [n_kv_heads] */
 } hdl_layer_plan;
@@ -71,15 +107,22 @@ heddle_status hdl_plan_format(const hdl_plan *plan, hdl_buf *text);
 /* Fits the plan to a model: the first variant whose `when` matches. route: PREFILL or DECODE. */
 heddle_status hdl_plan_resolve(const hdl_plan *plan, const hdl_model_facts *facts, hdl_route route,
                                hdl_route_plan *out);
-/* share.c: fills the owners of token_list layers that say "share": "previous" or a layer. rule_of: the
- * rule that named each layer, and path, the list of rules, stand in messages. */
-heddle_status hdl_share_owners(hdl_route_plan *route, const hdl_model_facts *facts, const int32_t *wanted,
-                               const int32_t *rule_of, const char *path);
 bool hdl_route_plan_equal(const hdl_route_plan *a, const hdl_route_plan *b, int32_t n_layers);
 
-/* cost.c: K and V rows (tokens) that one layer reads for a row at `position`, and dense's. */
-double hdl_cost_tokens(const hdl_route_plan *route, const hdl_model_facts *facts, int32_t layer,
-                       int64_t position);
+/* cost.c: what one layer reads for a row at `position`: tokens whose K and V are attended to or observed,
+ * and bytes of summaries. The second is dense's. */
+typedef struct hdl_cost {
+    double tokens, summary_bytes;
+} hdl_cost;
+hdl_cost hdl_cost_of(const hdl_route_plan *route, const hdl_model_facts *facts, int32_t layer,
+                     int64_t position);
 double hdl_cost_tokens_dense(const hdl_model_facts *facts, int32_t layer, int64_t position);
+/* Heads and width of a plane's entries for this model; {0, 0} where it cannot have the plane. */
+typedef struct hdl_plane_shape {
+    int32_t n_heads, dim;
+} hdl_plane_shape;
+hdl_plane_shape hdl_plane_shape_of(const hdl_model_facts *facts, hdl_plane_kind kind);
+/* Units (tokens or blocks) that a router's list can hold at a context. */
+int64_t hdl_router_units(const hdl_router_spec *router, int64_t n_tokens);
 
 #endif

@@ -41,22 +41,31 @@ typedef enum hdl_buffer { /* activations; names as in `explain` */
                           HDL_BUF_COS_SIN, /* [ropes, rows, dim/2, 2] */
                           HDL_BUF_MASS,    /* [tile rows, lists, context] */
                           HDL_BUF_SPARE, /* [tile rows, n_heads, v_head_dim] output of a pass that only observes */
-                          HDL_BUF_LISTS, /* the slots: ids and counts */
-                          HDL_BUF_WORK,  /* scratch of the implementations */
+                          HDL_BUF_Q_INDEX, /* [rows, index_dim] queries of the model's own index */
+                          HDL_BUF_K_INDEX, /* [rows, index_dim] its keys */
+                          HDL_BUF_LISTS,   /* the slots: ids and counts */
+                          HDL_BUF_WORK,    /* scratch of the implementations */
                           HDL_N_BUFFERS
 } hdl_buffer;
 const char *hdl_buffer_name(hdl_buffer buffer);
 
+/* A step of op ATTEND is what one layer does for one route and group of rows, in this order: attend
+ * (perhaps observing), score a summary, pool, select. What it does is set by compile. */
 typedef struct hdl_attend_step {
     hdl_attend_args args;
-    bool is_attending; /* false: only a list is made (static and random routers) */
-    bool is_selecting; /* makes list `slot` with `router`, from the mass of this very pass */
+    bool is_attending;
+    bool
+        is_scoring; /* SCORE fills the score row (else the pass observes it, or only the forced set counts) */
+    bool is_pooling;   /* the score row becomes one of blocks */
+    bool is_selecting; /* makes list `slot` */
     bool is_kept;      /* REUSE: list `slot` is first loaded from the sequence's kept list */
-    hdl_router_spec router;
+    hdl_score_args score;
+    hdl_pool_args pool;
     hdl_select_args select;
-    const hdl_impl *select_impl;
+    const hdl_impl *score_impl[HDL_N_CLASSES], *pool_impl, *select_impl;
     int32_t group, layer_in_group; /* whose KV rows */
     int32_t slot;                  /* list made or read; -1 = none */
+    int32_t candidate_slot;        /* list that is picked from; -1 = none */
     const int16_t *head_map; /* [n_kv_heads] list of each KV head, through slot `mapped`; NULL = its own */
     int32_t kept;            /* index of the sequence's kept list (refresh > 1); -1 = none */
 } hdl_attend_step;
@@ -71,13 +80,14 @@ typedef struct hdl_step {
     const hdl_impl *impl[HDL_N_CLASSES]; /* few rows / one row per sequence; many */
     hdl_buffer in, in2, out[HDL_LINEAR_MAX_PARTS];
     int32_t rope;                  /* ROPE: which table */
-    int32_t group, layer_in_group; /* APPEND: whose KV rows */
+    int32_t group, layer_in_group; /* APPEND, SUMMARISE: whose KV rows */
     union {
         hdl_embed_args embed;
         hdl_norm_args norm;
         hdl_linear_args linear;
         hdl_rope_args rope;
         hdl_append_args append;
+        hdl_summarise_args summarise;
         hdl_glu_args glu;
         hdl_attend_step attend;
     } u;
@@ -92,7 +102,16 @@ typedef struct hdl_schedule_limits {
     int n_threads;
     bool is_invariant;
     hdl_dtype kv_dtype;
+    const hdl_plan *const
+        *kept_plans; /* [n_kept_plans] whose summaries are kept too; borrowed by schedule_new */
+    int32_t n_kept_plans;
 } hdl_schedule_limits;
+
+/* A summary that a layer's rows are given as they are appended. */
+typedef struct hdl_plane_need {
+    hdl_plane_kind kind;
+    int32_t block_size;
+} hdl_plane_need;
 
 typedef struct hdl_schedule {
     hdl_schedule_limits limits;
@@ -103,6 +122,9 @@ typedef struct hdl_schedule {
     int32_t n_steps, capacity;
     int32_t n_lower_steps; /* steps for every row; those after them for rows whose logits are wanted */
     int32_t layer_in_group[HDL_MAX_LAYERS];
+    /* summaries of the rows that each layer owns, for its readers and for the kept plans */
+    hdl_plane_need planes[HDL_MAX_LAYERS][HDL_KV_MAX_PLANES];
+    int32_t n_planes[HDL_MAX_LAYERS];
     /* list slots: one per layer that makes a list in the decode route */
     int32_t n_slots, n_kept;
     int32_t mapped;    /* the slot that holds a list with its heads mapped; -1 = no layer maps heads */
@@ -110,7 +132,8 @@ typedef struct hdl_schedule {
     int64_t slot_rows; /* rows of a slot: those of the decode route, or all where prefill routes too */
     bool has_prefill_lists;
     int32_t slot_of_layer[2][HDL_MAX_LAYERS];
-    hdl_selection slots[2 * HDL_MAX_LAYERS + 1];
+    int32_t candidates_of_layer[2][HDL_MAX_LAYERS]; /* slot of the layer's own candidates; -1 = none */
+    hdl_selection slots[4 * HDL_MAX_LAYERS + 1];
     int64_t kept_ids_max;
     /* the arena */
     int64_t buffer_bytes[HDL_N_BUFFERS], buffer_offset[HDL_N_BUFFERS];
@@ -125,6 +148,14 @@ heddle_status hdl_schedule_new(hdl_schedule **out, const hdl_plan *plan, const h
 void hdl_schedule_free(hdl_schedule *schedule);
 /* Appends a step with its implementation chosen (class ONE and MANY where the op knows classes). */
 heddle_status hdl_schedule_add(hdl_schedule *schedule, const hdl_step *step);
+/* Appends the steps that bring the layer's summaries up to date, right after its rows were appended. */
+heddle_status hdl_schedule_find_planes(hdl_schedule *schedule, const hdl_plan *plan);
+heddle_status hdl_lower_summaries(hdl_schedule *schedule, int32_t layer);
+/* The summaries that this schedule writes, added to the KV groups' specs [n_groups]. */
+heddle_status hdl_schedule_planes(const hdl_schedule *schedule, hdl_kv_group_spec *specs);
+/* UNSUPPORTED, with a sentence, when the sequence's store lacks a summary that the schedule writes. */
+heddle_status hdl_schedule_fits_store(const hdl_schedule *schedule, const hdl_plan *plan,
+                                      const hdl_kv_seq *kv);
 /* Appends the attention steps of one layer, all routes: the plan's part of the forward. */
 heddle_status hdl_lower_attention(hdl_schedule *schedule, int32_t layer);
 /* Sizes a buffer; the largest wish counts. */

@@ -4,50 +4,117 @@
  * lists are made and read within one pass over the layers. */
 #include <string.h>
 
-#include "plan/plan.h"
+#include "plan/parse.h"
 
-heddle_status hdl_share_owners(hdl_route_plan *route, const hdl_model_facts *facts, const int32_t *wanted,
-                               const int32_t *rule_of, const char *path)
+static bool is_list(const hdl_layer_plan *at)
+{
+    return at->op != HDL_OPERATOR_DENSE;
+}
+
+/* The layer whose list `layer` reads or picks from: `wanted`, or the nearest that made one. */
+static heddle_status find_owner(const hdl_route_plan *route, int32_t layer, int32_t wanted, int32_t previous,
+                                const char *path, int32_t *owner)
+{
+    *owner = wanted == HDL_SHARE_PREVIOUS ? previous : wanted;
+    if (*owner < 0)
+        return HDL_FAIL(HEDDLE_E_INVALID,
+                        "%s.share: layer %d shares the previous list, but no layer before it makes one", path,
+                        layer);
+    if (*owner > layer || !route->layers[*owner].has_router)
+        return HDL_FAIL(HEDDLE_E_INVALID,
+                        "%s.share: layer %d shares the list of layer %d, which makes none before it", path,
+                        layer, *owner);
+    return HEDDLE_OK;
+}
+
+static heddle_status check_units(const hdl_route_plan *route, int32_t layer, const char *path)
+{
+    const hdl_layer_plan *at = &route->layers[layer];
+    const hdl_router_spec *list = &route->layers[at->owner].router;
+    bool is_blocks = list->block > 1;
+    if (is_blocks != (at->op == HDL_OPERATOR_BLOCK_LIST))
+        return HDL_FAIL(HEDDLE_E_INVALID,
+                        "%s.operator: layer %d is a %s, but the list of layer %d holds %s (block %d)", path,
+                        layer, at->op == HDL_OPERATOR_BLOCK_LIST ? "block_list" : "token_list", at->owner,
+                        is_blocks ? "blocks" : "tokens", list->block);
+    if (at->has_head_map && !list->is_per_kv_head)
+        return HDL_FAIL(HEDDLE_E_INVALID,
+                        "%s.head_map: layer %d has one, but layer %d makes one list for all heads "
+                        "(\"lists\": \"kv_head\" makes one each)",
+                        path, layer, at->owner);
+    return HEDDLE_OK;
+}
+
+/* A router that picks from candidates: tokens out of a list of tokens or blocks, scored by a summary. */
+static heddle_status check_candidates(const hdl_route_plan *route, int32_t layer, const char *path)
+{
+    const hdl_layer_plan *at = &route->layers[layer];
+    const hdl_router_spec *from = at->has_candidates ? &at->candidates
+                                                     : &route->layers[at->candidate_owner].router;
+    const hdl_score_row *row = &hdl_score_rows[at->router.score];
+    if (at->router.block > 1 || !row->is_scored || row->is_by_block || !row->plane)
+        return HDL_FAIL(
+            HEDDLE_E_INVALID,
+            "%s.router: layer %d picks tokens from candidates: its score must be one by token from a summary "
+            "(key_i8, key_i4, index)",
+            path, layer);
+    if (from->is_per_kv_head && !at->router.is_per_kv_head)
+        return HDL_FAIL(HEDDLE_E_INVALID,
+                        "%s.router.lists: layer %d makes one list from candidates that are per KV head", path,
+                        layer);
+    if (from->n_sink < at->router.n_sink || from->window < at->router.window)
+        return HDL_FAIL(HEDDLE_E_INVALID,
+                        "%s.router: layer %d forces sinks %d and window %d, its candidates only %d and %d",
+                        path, layer, at->router.n_sink, at->router.window, from->n_sink, from->window);
+    return HEDDLE_OK;
+}
+
+heddle_status hdl_share_owners(hdl_route_plan *route, const hdl_model_facts *facts, const hdl_wishes *wanted,
+                               const char *path)
 {
     int32_t previous = -1;
     for (int32_t layer = 0; layer < facts->n_layers; layer++) {
         hdl_layer_plan *at = &route->layers[layer];
-        if (at->op == HDL_OPERATOR_TOKEN_LIST) {
-            at->owner = at->has_router ? layer : wanted[layer] == -1 ? previous : wanted[layer];
-            if (at->owner < 0)
-                return HDL_FAIL(
-                    HEDDLE_E_INVALID,
-                    "%s[%d].share: layer %d shares the previous list, but no layer before it makes one", path,
-                    rule_of[layer], layer);
-            if (at->owner > layer || !route->layers[at->owner].has_router)
-                return HDL_FAIL(
-                    HEDDLE_E_INVALID,
-                    "%s[%d].share: layer %d shares the list of layer %d, which makes none before it", path,
-                    rule_of[layer], layer, at->owner);
-            if (at->has_head_map && !route->layers[at->owner].router.is_per_kv_head)
-                return HDL_FAIL(
-                    HEDDLE_E_INVALID,
-                    "%s[%d].head_map: layer %d has one, but layer %d makes one list for all heads "
-                    "(\"lists\": \"kv_head\" makes one each)",
-                    path, rule_of[layer], layer, at->owner);
+        char rule[256];
+        snprintf(rule, sizeof rule, "%s[%d]", path, wanted->rule[layer]);
+        if (wanted->pool[layer] != HDL_SHARE_NONE) {
+            HDL_TRY(find_owner(route, layer, wanted->pool[layer], previous, rule, &at->candidate_owner));
+            if (at->candidate_owner == layer)
+                return HDL_FAIL(HEDDLE_E_INVALID, "%s.router.candidates: layer %d picks from its own list",
+                                rule, layer);
+        }
+        if (at->has_candidates || at->candidate_owner >= 0) HDL_TRY(check_candidates(route, layer, rule));
+        if (is_list(at)) {
+            if (at->has_router)
+                at->owner = layer;
+            else
+                HDL_TRY(find_owner(route, layer, wanted->share[layer], previous, rule, &at->owner));
+            HDL_TRY(check_units(route, layer, rule));
         }
         if (at->has_router) previous = layer;
     }
     return HEDDLE_OK;
 }
 
+static bool routers_equal(const hdl_router_spec *p, const hdl_router_spec *q)
+{
+    return p->score == q->score && p->measure == q->measure && p->heads == q->heads && p->pool == q->pool &&
+           p->select == q->select && p->p_rule == q->p_rule && p->p == q->p && p->threshold == q->threshold &&
+           p->top_k == q->top_k && p->block == q->block && p->n_sink == q->n_sink && p->window == q->window &&
+           p->refresh == q->refresh && p->stride == q->stride && p->dense_below == q->dense_below &&
+           p->is_per_kv_head == q->is_per_kv_head && p->seed == q->seed;
+}
+
 bool hdl_route_plan_equal(const hdl_route_plan *a, const hdl_route_plan *b, int32_t n_layers)
 {
     for (int32_t layer = 0; layer < n_layers; layer++) {
         const hdl_layer_plan *x = &a->layers[layer], *y = &b->layers[layer];
-        const hdl_router_spec *p = &x->router, *q = &y->router;
         if (x->op != y->op || x->has_router != y->has_router || x->owner != y->owner) return false;
         if (x->has_head_map != y->has_head_map || memcmp(x->head_map, y->head_map, sizeof x->head_map))
             return false;
-        if (x->has_router && (p->score != q->score || p->top_k != q->top_k || p->n_sink != q->n_sink ||
-                              p->window != q->window || p->refresh != q->refresh ||
-                              p->is_per_kv_head != q->is_per_kv_head || p->seed != q->seed))
-            return false;
+        if (x->has_candidates != y->has_candidates || x->candidate_owner != y->candidate_owner) return false;
+        if (x->has_router && !routers_equal(&x->router, &y->router)) return false;
+        if (x->has_candidates && !routers_equal(&x->candidates, &y->candidates)) return false;
     }
     return true;
 }

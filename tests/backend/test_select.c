@@ -94,8 +94,16 @@ static void check_case(const select_case *c, const hdl_impl *impl)
         .block_size = 1, .n_rows = ROWS, .n_lists = LISTS, .n_ids_max = n_ids_max, .ids = ids};
     out.counts = counts;
     int64_t n_visible[ROWS] = {c->n, HDL_MAX(c->n - 1, 1), HDL_MAX(c->n / 2, 1)};
-    hdl_select_args args = {ROWS, LISTS,    score,     stride,    n_visible,
-                            c->n, c->top_k, c->n_sink, c->window, &out};
+    hdl_select_args args = {.n_rows = ROWS,
+                            .n_lists = LISTS,
+                            .score = score,
+                            .score_stride = stride,
+                            .n_visible = n_visible,
+                            .max_visible = c->n,
+                            .top_k = c->top_k,
+                            .n_sink = c->n_sink,
+                            .window = c->window,
+                            .out = &out};
     impl->launch(&(hdl_launch){2, NULL}, &args);
     assert_int_equal(hdl_selection_check(&out, n_visible), HEDDLE_OK);
     for (int64_t row = 0; row < ROWS; row++)

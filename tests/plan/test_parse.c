@@ -77,7 +77,7 @@ static void test_refusals(void **state)
     refused(ROUTER("\"top_k\": 1.5"), "router.top_k: must be a whole number");
     refused(ROUTER("\"sinks\": 4, \"score\": \"magic\""), "router.score \"magic\"");
     refused(ROUTER("\"score\": \"none\", \"top_k\": 3"), "router.top_k 3: must be 0");
-    refused(ROUTER("\"select\": \"top_p\", \"top_k\": 3"), "router.select \"top_p\"");
+    refused(ROUTER("\"select\": \"best\", \"top_k\": 3"), "router.select \"best\"");
     refused(ROUTER("\"top_k\": 0"), "a row could read nothing");
     refused(ROUTER("\"top_k\": 4, \"refresh\": 2"), "needs a window");
     refused(ROUTER("\"top_k\": 4, \"k\": 2"), "router.k: is not a member");
@@ -232,13 +232,13 @@ static void test_cost(void **state)
     set_facts("llama", 30, 576, 0);
     assert_int_equal(hdl_plan_named(&plan, "anchor:top_k=1024,sinks=4,window=128"), HEDDLE_OK);
     assert_int_equal(hdl_plan_resolve(plan, &facts, HDL_ROUTE_DECODE, &route), HEDDLE_OK);
-    assert_true(hdl_cost_tokens(&route, &facts, 0, 9999) == 10000); /* an anchor: dense, K read once */
-    assert_true(hdl_cost_tokens(&route, &facts, 1, 9999) == 1156);
-    assert_true(hdl_cost_tokens(&route, &facts, 1, 99) == 100);
+    assert_true(hdl_cost_of(&route, &facts, 0, 9999).tokens == 10000); /* an anchor: dense, K read once */
+    assert_true(hdl_cost_of(&route, &facts, 1, 9999).tokens == 1156);
+    assert_true(hdl_cost_of(&route, &facts, 1, 99).tokens == 100);
     hdl_plan_free(plan);
     assert_int_equal(hdl_plan_named(&plan, "oracle:top_k=10,sinks=0,window=0"), HEDDLE_OK);
     assert_int_equal(hdl_plan_resolve(plan, &facts, HDL_ROUTE_DECODE, &route), HEDDLE_OK);
-    assert_true(hdl_cost_tokens(&route, &facts, 3, 999) == 1010); /* the dense pass and the list */
+    assert_true(hdl_cost_of(&route, &facts, 3, 999).tokens == 1010); /* the dense pass and the list */
     hdl_plan_free(plan);
 }
 

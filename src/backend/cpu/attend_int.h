@@ -133,6 +133,19 @@ static inline float quantise_i8(const float *x, int8_t *q, int64_t n)
     return scale;
 }
 
+/* The same with 4 bits: q in -7..7, scale = amax / 7. */
+static inline float quantise_i4(const float *x, int8_t *q, int64_t n)
+{
+    float scale = quantise_i8(x, q, n); /* amax / 127, and the two special cases */
+    if (!(scale > 0)) return scale;
+    scale *= 127.0f / 7;
+    for (int64_t i = 0; i < n; i++) {
+        float v = nearbyintf(x[i] / scale);
+        q[i] = (int8_t)HDL_MIN(HDL_MAX(v, -7.0f), 7.0f);
+    }
+    return scale;
+}
+
 /* How a row's partials become its output; shared by both kernels so that a sink is handled once.
  * Given max and sum of e^(s - max) over the visible tokens, both updated for the sink, returns the
  * factor for o; *lse is set. */

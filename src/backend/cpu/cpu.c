@@ -19,7 +19,8 @@ static void build_lists(void)
         hdl_cpu_avx2_attend_row,     hdl_cpu_avx2_attend_rows,  hdl_cpu_avx2_route,
         hdl_cpu_avx2_misc,           hdl_cpu_generic_linear,    hdl_cpu_generic_attend_row,
         hdl_cpu_generic_attend_rows, hdl_cpu_generic_route,     hdl_cpu_generic_misc,
-        hdl_cpu_ref_linear,          hdl_cpu_ref_attend,        hdl_cpu_ref_misc,
+        hdl_cpu_ref_linear,          hdl_cpu_ref_attend,        hdl_cpu_ref_route,
+        hdl_cpu_ref_misc,
     };
     int n[HDL_N_OPS] = {0};
     for (int64_t t = 0; t < HDL_COUNT(tables); t++) {

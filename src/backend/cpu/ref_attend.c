@@ -1,4 +1,4 @@
-/* ref_attend.c - the reference of APPEND, ATTEND, SELECT and MERGE: naive and normative.
+/* ref_attend.c - the reference of APPEND, ATTEND and MERGE: naive and normative.
  *
  * ATTEND walks the tokens of each (row, head) once with a streaming softmax in double and rounds at
  * the end; it reads a K or V row only if the row may see it. Where op.h leaves room:
@@ -181,58 +181,6 @@ static void attend(const hdl_launch *launch, const void *op)
     if (args->mass) hdl_parallel_for(launch->n_threads, args->n_rows * args->n_mass_lists, mass_row, &call);
 }
 
-/* Scores as integers in the same order; NaN below everything but equal to -inf, -0 equal to 0. */
-static uint32_t score_key(float score)
-{
-    if (isnan(score)) score = -INFINITY;
-    score += 0.0f;
-    uint32_t u;
-    memcpy(&u, &score, sizeof u);
-    return u >> 31 ? ~u : u | 0x80000000;
-}
-
-static int64_t count_at_least(const float *score, int64_t begin, int64_t end, uint32_t key)
-{
-    int64_t n = 0;
-    for (int64_t i = begin; i < end; i++) n += score_key(score[i]) >= key;
-    return n;
-}
-
-static void select_list(const hdl_select_args *args, int64_t row, int32_t list)
-{
-    const float *score = args->score + (row * args->n_lists + list) * args->score_stride;
-    int32_t *ids = hdl_selection_ids(args->out, row, list), n = 0;
-    int64_t n_visible = args->n_visible[row];
-    int64_t begin = HDL_MIN((int64_t)args->n_sink, n_visible), end = HDL_MAX(begin, n_visible - args->window);
-    bool takes_all = end - begin <= args->top_k;
-    uint32_t bound = 0; /* the largest key that at least top_k candidates reach */
-    int64_t n_ties = 0; /* how many of the candidates at the bound are taken, lowest ids first */
-    if (!takes_all) {
-        for (int bit = 31; bit >= 0; bit--) {
-            uint32_t higher = bound | (uint32_t)1 << bit;
-            if (count_at_least(score, begin, end, higher) >= args->top_k) bound = higher;
-        }
-        n_ties = args->top_k - (bound == UINT32_MAX ? 0 : count_at_least(score, begin, end, bound + 1));
-    }
-    for (int64_t i = 0; i < n_visible; i++) {
-        bool is_taken = takes_all || i < begin || i >= end;
-        if (!is_taken) {
-            uint32_t key = score_key(score[i]);
-            is_taken = key > bound || (key == bound && n_ties-- > 0);
-        }
-        if (is_taken) ids[n++] = (int32_t)i;
-    }
-    *hdl_selection_count(args->out, row, list) = n;
-}
-
-static void select(const hdl_launch *launch, const void *op)
-{
-    (void)launch;
-    const hdl_select_args *args = op;
-    for (int64_t row = 0; row < args->n_rows; row++)
-        for (int32_t list = 0; list < args->n_lists; list++) select_list(args, row, list);
-}
-
 static void merge(const hdl_launch *launch, const void *op)
 {
     (void)launch;
@@ -257,7 +205,6 @@ static void merge(const hdl_launch *launch, const void *op)
 const hdl_impl hdl_cpu_ref_attend[] = {
     {"append_ref", HDL_OP_APPEND, HDL_ISA_REF, NULL, NULL, append},
     {"attend_ref", HDL_OP_ATTEND, HDL_ISA_REF, NULL, attend_workspace, attend},
-    {"select_ref", HDL_OP_SELECT, HDL_ISA_REF, NULL, NULL, select},
     {"merge_ref", HDL_OP_MERGE, HDL_ISA_REF, NULL, NULL, merge},
     {NULL, HDL_OP_ATTEND, HDL_ISA_REF, NULL, NULL, NULL},
 };

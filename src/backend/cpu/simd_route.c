@@ -7,7 +7,7 @@
  * compare a vector at a time and touch only what matches.
  *
  * APPEND converts and scatters rows, MERGE reads every partial once: both are bound by memory. */
-#include "backend/cpu/attend_int.h"
+#include "backend/cpu/route_int.h"
 #include "backend/cpu/cpu.h"
 #include "backend/cpu/simd_attend_int.h"
 #include "base/pool.h"
@@ -195,23 +195,30 @@ static void select_list(void *arg, int64_t task, int thread)
 {
     (void)thread;
     const hdl_select_args *args = arg;
-    int64_t row = task / args->n_lists, n = args->n_visible[row];
+    int64_t row = task / args->n_lists;
     int32_t index = (int32_t)(task % args->n_lists);
     const float *score = args->score + task * args->score_stride;
-    int64_t begin = HDL_MIN((int64_t)args->n_sink, n), end = HDL_MAX(begin, n - args->window);
+    unit_range at = select_range(args, row, index);
     id_list list = {hdl_selection_ids(args->out, row, index), 0};
-    if (end - begin <= args->top_k) {
-        list_range(&list, 0, n);
+    if (at.end - at.begin <= args->top_k) {
+        list_range(&list, 0, at.n);
     } else {
-        list_range(&list, 0, begin);
+        list_range(&list, 0, at.begin);
         if (args->top_k > 0) {
             int64_t n_ties;
-            int32_t bound = find_bound(score + begin, end - begin, args->top_k, &n_ties);
-            list_chosen(&list, score + begin, end - begin, begin, bound, n_ties);
+            int32_t bound = find_bound(score + at.begin, at.end - at.begin, args->top_k, &n_ties);
+            list_chosen(&list, score + at.begin, at.end - at.begin, at.begin, bound, n_ties);
         }
-        list_range(&list, end, n);
+        list_range(&list, at.end, at.n);
     }
+    select_map(args, &at, list.ids, (int32_t)list.n);
     *hdl_selection_count(args->out, row, index) = (int32_t)list.n;
+}
+
+static const char *select_why_not(const void *op)
+{
+    const hdl_select_args *args = op;
+    return args->kind != HDL_SELECT_TOP_K ? "selects by top_k only" : NULL;
 }
 
 static void select_tokens(const hdl_launch *launch, const void *op)
@@ -332,7 +339,7 @@ static void append(const hdl_launch *launch, const void *op)
 
 const hdl_impl HDL_CPU_ROWS(route)[] = {
     {"append" HDL_ISA_SUFFIX, HDL_OP_APPEND, (hdl_isa)THIS_ISA, NULL, NULL, append},
-    {"select" HDL_ISA_SUFFIX, HDL_OP_SELECT, (hdl_isa)THIS_ISA, NULL, NULL, select_tokens},
+    {"select" HDL_ISA_SUFFIX, HDL_OP_SELECT, (hdl_isa)THIS_ISA, select_why_not, NULL, select_tokens},
     {"merge" HDL_ISA_SUFFIX, HDL_OP_MERGE, (hdl_isa)THIS_ISA, merge_why_not, NULL, merge},
     {NULL, HDL_OP_APPEND, (hdl_isa)THIS_ISA, NULL, NULL, NULL},
 };

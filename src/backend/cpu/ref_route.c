@@ -1,0 +1,415 @@
+/* ref_route.c - the reference of SUMMARISE, SCORE, POOL and SELECT: naive and normative. */
+#include <string.h>
+
+#include "backend/cpu/cpu.h"
+#include "backend/cpu/route_int.h"
+#include "base/pool.h"
+
+static float element(hdl_dtype dtype, const void *row, int64_t i, float scale)
+{
+    switch (dtype) {
+        case HDL_F32: return ((const float *)row)[i];
+        case HDL_F16: return hdl_f16_to_f32(((const uint16_t *)row)[i]);
+        case HDL_BF16: return hdl_bf16_to_f32(((const uint16_t *)row)[i]);
+        default: return (float)((const int8_t *)row)[i] * scale;
+    }
+}
+
+/* ---- SUMMARISE ---- */
+
+/* One stored K or V row as f32. */
+static void load_row(const hdl_summarise_args *args, int64_t token, int32_t head, bool is_v, float *out)
+{
+    const hdl_kv_view *kv = &args->kv;
+    float scale = 1;
+    if (kv->dtype == HDL_I8) {
+        const uint8_t *at = kv_scale_at(kv, token, args->n_kv_heads);
+        scale = ((const float *)(at + (is_v ? kv->v_scale_offset : kv->k_scale_offset)))[head];
+    }
+    const uint8_t *row = kv_token_at(kv, token) + (is_v ? kv->v_offset + head * kv->v_head_stride
+                                                        : kv->k_offset + head * kv->head_stride);
+    for (int64_t i = 0; i < (is_v ? args->v_head_dim : args->head_dim); i++)
+        out[i] = element(kv->dtype, row, i, scale);
+}
+
+/* The f16 next to x that is not above (down) or not below it. */
+static uint16_t f16_outwards(float x, bool is_down)
+{
+    uint16_t h = hdl_f32_to_f16(x);
+    float back = hdl_f16_to_f32(h);
+    if (is_down ? back <= x : back >= x) return h;
+    bool is_negative = h >> 15;
+    if ((h & 0x7fff) == 0) return is_down ? 0x8001 : 0x0001;
+    return (uint16_t)(is_down == is_negative ? h + 1 : h - 1);
+}
+
+enum { MAX_DIM = 1024 };
+
+static void summarise_mean(const hdl_summarise_args *args, int64_t entry, int32_t head, int64_t first,
+                           int64_t n)
+{
+    bool is_v = args->kind == HDL_PLANE_MEAN_V;
+    int64_t dim = args->kv.plane[0].dim;
+    float row[MAX_DIM], sum[MAX_DIM] = {0};
+    for (int64_t t = first; t < first + n; t++) {
+        load_row(args, t, head, is_v, row);
+        for (int64_t i = 0; i < dim; i++) sum[i] += row[i];
+    }
+    uint16_t *out = (uint16_t *)plane_at(&args->kv, args->kv.plane[0].offset, entry, args->block_size,
+                                         hdl_plane_entry_bytes(args->kind, args->n_kv_heads, (int32_t)dim)) +
+                    head * dim;
+    for (int64_t i = 0; i < dim; i++) out[i] = hdl_f32_to_f16(sum[i] / (float)n);
+}
+
+static void summarise_bounds(const hdl_summarise_args *args, int64_t entry, int32_t head, int64_t first,
+                             int64_t n)
+{
+    int64_t dim = args->kv.plane[0].dim;
+    float row[MAX_DIM], least[MAX_DIM], largest[MAX_DIM];
+    for (int64_t t = first; t < first + n; t++) {
+        load_row(args, t, head, false, row);
+        for (int64_t i = 0; i < dim; i++) {
+            least[i] = t == first || row[i] < least[i] ? row[i] : least[i];
+            largest[i] = t == first || row[i] > largest[i] ? row[i] : largest[i];
+        }
+    }
+    uint16_t *out = (uint16_t *)plane_at(&args->kv, args->kv.plane[0].offset, entry, args->block_size,
+                                         hdl_plane_entry_bytes(args->kind, args->n_kv_heads, (int32_t)dim)) +
+                    head * 2 * dim;
+    for (int64_t i = 0; i < dim; i++) {
+        out[i] = f16_outwards(least[i], true);
+        out[dim + i] = f16_outwards(largest[i], false);
+    }
+}
+
+static void summarise_key(const hdl_summarise_args *args, int64_t token, int32_t head)
+{
+    const hdl_kv_plane *plane = &args->kv.plane[0];
+    int64_t dim = plane->dim, bytes = hdl_plane_entry_bytes(args->kind, args->n_kv_heads, plane->dim);
+    float row[MAX_DIM], scale;
+    int8_t q[MAX_DIM];
+    load_row(args, token, head, false, row);
+    uint8_t *out = plane_at(&args->kv, plane->offset, token, 1, bytes) + head * (bytes / args->n_kv_heads);
+    if (args->kind == HDL_PLANE_KEY_I8) {
+        scale = quantise_i8(row, (int8_t *)out, dim);
+    } else {
+        scale = quantise_i4(row, q, dim);
+        for (int64_t i = 0; i < dim / 2; i++) out[i] = (uint8_t)((q[i] + 8) | (q[i + dim / 2] + 8) << 4);
+    }
+    uint8_t *scales = plane_at(&args->kv, plane->scale_offset, token, 1,
+                               args->n_kv_heads * (int64_t)sizeof scale);
+    memcpy(scales + head * sizeof scale, &scale, sizeof scale);
+}
+
+static void summarise(const hdl_launch *launch, const void *op)
+{
+    (void)launch;
+    const hdl_summarise_args *args = op;
+    int64_t end = args->first_token + args->n_rows, block = args->block_size;
+    HDL_ASSERT(args->head_dim <= MAX_DIM && args->v_head_dim <= MAX_DIM);
+    for (int64_t entry = args->first_token / block; entry * block < end; entry++)
+        for (int32_t head = 0; head < args->n_kv_heads; head++) {
+            int64_t first = entry * block, n = HDL_MIN(block, end - first);
+            switch (args->kind) {
+                case HDL_PLANE_MEAN:
+                case HDL_PLANE_MEAN_V: summarise_mean(args, entry, head, first, n); break;
+                case HDL_PLANE_BOUNDS: summarise_bounds(args, entry, head, first, n); break;
+                case HDL_PLANE_KEY_I8:
+                case HDL_PLANE_KEY_I4: /* entries are tokens; those before first_token are up to date */
+                    if (entry >= args->first_token) summarise_key(args, entry, head);
+                    break;
+                default: HDL_ASSERT(false);
+            }
+        }
+}
+
+/* ---- SCORE ---- */
+
+typedef struct score_call {
+    const hdl_score_args *args;
+    float *s; /* [n_threads, entries] of one head */
+    int64_t n_max;
+} score_call;
+
+/* q8 of one head and its scale, and q itself for the float planes. */
+typedef struct query {
+    const float *q;
+    int8_t q8[MAX_DIM];
+    float scale;
+} query;
+
+static float float_dot(const query *q, const uint16_t *key, int64_t dim)
+{
+    double dot = 0;
+    for (int64_t i = 0; i < dim; i++) dot += (double)q->q[i] * hdl_f16_to_f32(key[i]);
+    return (float)dot;
+}
+
+static float pair_dot(const query *q, const uint16_t *a, const uint16_t *b, int64_t dim)
+{
+    double dot = 0;
+    for (int64_t i = 0; i < dim; i++)
+        dot += (double)q->q[i] * 0.5 * (hdl_f16_to_f32(a[i]) + hdl_f16_to_f32(b[i]));
+    return (float)dot;
+}
+
+static float bound(const query *q, const uint16_t *entry, int64_t dim)
+{
+    double sum = 0;
+    for (int64_t i = 0; i < dim; i++) {
+        double low = (double)q->q[i] * hdl_f16_to_f32(entry[i]);
+        double high = (double)q->q[i] * hdl_f16_to_f32(entry[dim + i]);
+        sum += HDL_MAX(low, high);
+    }
+    return (float)sum;
+}
+
+static float integer_dot(const query *q, hdl_plane_kind kind, const uint8_t *key, int64_t dim)
+{
+    int32_t dot = 0;
+    for (int64_t i = 0; i < dim; i++) {
+        int32_t k = kind == HDL_PLANE_KEY_I4 ? (i < dim / 2 ? key[i] & 15 : key[i - dim / 2] >> 4) - 8
+                                             : ((const int8_t *)key)[i];
+        dot += k * q->q8[i];
+    }
+    return (float)dot;
+}
+
+/* The score of entry e for one query head, scaled; see op.h for each rule. */
+static float entry_score(const hdl_score_args *args, const hdl_kv_view *kv, const query *q, int32_t kv_head,
+                         int64_t e)
+{
+    const hdl_kv_plane *plane = &kv->plane[0];
+    int64_t dim = plane->dim, bytes = hdl_plane_entry_bytes(args->plane, plane->n_heads, plane->dim);
+    const uint8_t *at = plane_at(kv, plane->offset, e, args->block_size, bytes) +
+                        kv_head * (bytes / plane->n_heads);
+    if (args->rule == HDL_RULE_BOUND) return args->scale * bound(q, (const uint16_t *)at, dim);
+    if (args->rule == HDL_RULE_PAIRS) {
+        const uint8_t *next = plane_at(kv, plane->offset, e + 1, args->block_size, bytes) +
+                              kv_head * (bytes / plane->n_heads);
+        return args->scale * pair_dot(q, (const uint16_t *)at, (const uint16_t *)next, dim);
+    }
+    if (args->plane == HDL_PLANE_MEAN) return args->scale * float_dot(q, (const uint16_t *)at, dim);
+    const float *scales = (const float *)plane_at(kv, plane->scale_offset, e, args->block_size,
+                                                  plane->n_heads * (int64_t)sizeof(float));
+    float dot = integer_dot(q, args->plane, at, dim), k_scale = scales[kv_head];
+    return args->rule == HDL_RULE_INDEX ? dot * k_scale : dot * (k_scale * (q->scale * args->scale));
+}
+
+static float pattern_score(const hdl_score_args *args, int64_t own, int64_t e, int32_t list)
+{
+    int64_t distance = own - e;
+    switch (args->rule) {
+        case HDL_RULE_HASH: return (float)hash24(args->seed, own, e, list) * (1.0f / 16777216.0f);
+        case HDL_RULE_STRIDE: return (e + list) % args->stride ? -INFINITY : 1;
+        default: return distance > 0 && !(distance & (distance - 1)) ? 1 : -INFINITY;
+    }
+}
+
+/* Adds one head's scores s [n] (scored entries) into the list's. */
+static void reduce_head(const hdl_score_args *args, const float *s, int64_t n, int64_t n_heads, bool is_first,
+                        float *out)
+{
+    double max = -INFINITY, sum = 0;
+    if (args->measure == HDL_MEASURE_MASS) {
+        for (int64_t e = 0; e < n; e++) max = HDL_MAX(max, (double)s[e]);
+        for (int64_t e = 0; e < n && max > -INFINITY; e++) sum += exp(s[e] - max);
+    }
+    for (int64_t e = 0; e < n; e++) {
+        double x = s[e];
+        if (args->measure == HDL_MEASURE_MASS) x = sum > 0 ? exp(s[e] - max) / sum : 0;
+        if (args->reduce == HDL_REDUCE_MAX)
+            out[e] = is_first ? (float)x : HDL_MAX(out[e], (float)x);
+        else
+            out[e] = (is_first ? 0 : out[e]) +
+                     (float)(args->reduce == HDL_REDUCE_MEAN ? x / (double)n_heads : x);
+    }
+}
+
+static void score_list(void *arg, int64_t task, int thread)
+{
+    const score_call *call = arg;
+    const hdl_score_args *args = call->args;
+    int64_t row = task / args->n_lists;
+    int32_t list = (int32_t)(task % args->n_lists);
+    const hdl_attend_seq *seq = score_seq_of(args, row);
+    int64_t visible = seq->kv_len - seq->q_len + row - seq->first_row + 1, block = args->block_size;
+    int64_t n_all = (visible + block - 1) / block, n = whole_entries(visible, block);
+    float *out = args->score + task * args->score_stride, *s = call->s + thread * call->n_max;
+    kv_walk walk = {0};
+    if (args->has_candidates) {
+        walk = candidate_walk(args->candidates, &seq->kv, row, list, visible);
+        n = n_all = walk.end;
+    }
+    if (args->rule == HDL_RULE_PAIRS) n = HDL_MAX(n - 1, 0);
+    for (int64_t e = n; e < n_all; e++) out[e] = -INFINITY;
+    if (args->plane == HDL_PLANE_NONE) {
+        for (int64_t e = 0; e < n; e++) out[e] = pattern_score(args, (visible - 1) / block, e, list);
+        return;
+    }
+    int32_t n_heads = args->n_heads / args->n_lists;
+    for (int32_t h = 0; h < n_heads; h++) {
+        int32_t head = list * n_heads + h,
+                kv_head = (int32_t)((int64_t)head * args->n_kv_heads / args->n_heads);
+        query q = {.q = args->q + row * args->q_stride + (int64_t)head * args->head_dim};
+        q.scale = quantise_i8(q.q, q.q8, args->head_dim);
+        for (int64_t e = 0; e < n; e++)
+            s[e] = entry_score(args, &seq->kv, &q, kv_head, walk.ids ? walk_token(&walk, e) : e);
+        reduce_head(args, s, n, n_heads, h == 0, out);
+    }
+}
+
+static int64_t score_workspace(const void *op, int n_threads)
+{
+    const hdl_score_args *args = op;
+    return n_threads * (args->max_kv_len + 1) * (int64_t)sizeof(float);
+}
+
+static void score(const hdl_launch *launch, const void *op)
+{
+    const hdl_score_args *args = op;
+    score_call call = {args, launch->workspace, args->max_kv_len + 1};
+    HDL_ASSERT(args->head_dim <= MAX_DIM);
+    hdl_parallel_for(launch->n_threads, args->n_rows * args->n_lists, score_list, &call);
+}
+
+/* ---- POOL ---- */
+
+static void pool(const hdl_launch *launch, const void *op)
+{
+    (void)launch;
+    const hdl_pool_args *args = op;
+    for (int64_t r = 0; r < args->n_rows * args->n_lists; r++) {
+        float *s = args->score + r * args->score_stride;
+        int64_t visible = args->n_visible[r / args->n_lists];
+        int64_t n = (visible + args->entry_size - 1) / args->entry_size;
+        /* pad reaches back into entries that a unit before has overwritten: kept here */
+        float kept[2] = {-INFINITY, -INFINITY};
+        HDL_ASSERT(args->pad >= 0 && args->pad <= 1);
+        for (int64_t u = 0; u * args->n < n; u++) {
+            int64_t end = HDL_MIN((u + 1) * args->n, n);
+            float value = args->reduce == HDL_REDUCE_SUM ? 0 : -INFINITY;
+            kept[1] = s[end - 1];
+            for (int64_t e = u * args->n - args->pad; e < end; e++) {
+                float x = e < 0 ? -INFINITY : e < u * args->n ? kept[0] : s[e];
+                if (args->reduce == HDL_REDUCE_SUM)
+                    value += x == -INFINITY ? 0 : x;
+                else
+                    value = HDL_MAX(value, x);
+            }
+            kept[0] = kept[1];
+            s[u] = value;
+        }
+    }
+}
+
+/* ---- SELECT ---- */
+
+/* Scores as integers in the same order; NaN below everything but equal to -inf, -0 equal to 0. */
+static uint32_t score_key(float score)
+{
+    if (isnan(score)) score = -INFINITY;
+    score += 0.0f;
+    uint32_t u;
+    memcpy(&u, &score, sizeof u);
+    return u >> 31 ? ~u : u | 0x80000000;
+}
+
+static int64_t count_at_least(const float *score, int64_t begin, int64_t end, uint32_t key)
+{
+    int64_t n = 0;
+    for (int64_t i = begin; i < end; i++) n += score_key(score[i]) >= key;
+    return n;
+}
+
+/* How many of the unforced units, best first, a share p of the mass takes. */
+static int64_t count_for_share(const hdl_select_args *args, const float *score, const unit_range *at,
+                               float *sorted)
+{
+    int64_t n = at->end - at->begin;
+    double total = 0, share = 0;
+    for (int64_t i = 0; i < at->n; i++) {
+        double x = score[i] > 0 ? score[i] : 0;
+        total += x;
+        if (i < at->begin || i >= at->end) share += x;
+    }
+    if (!(total > 0)) return 0;
+    for (int64_t i = 0; i < n; i++) { /* insertion into descending order: slow and plain */
+        float x = isnan(score[at->begin + i]) ? -INFINITY : score[at->begin + i];
+        int64_t to = i;
+        for (; to > 0 && sorted[to - 1] < x; to--) sorted[to] = sorted[to - 1];
+        sorted[to] = x;
+    }
+    int64_t r = 0;
+    for (; r < n; r++) {
+        double before = share / total;
+        share += sorted[r] > 0 ? sorted[r] : 0;
+        double after = share / total;
+        if (args->p_rule == HDL_P_INCLUSIVE && !(before <= args->p)) break;
+        if (args->p_rule == HDL_P_STRICT && !(before < args->p)) break;
+        if (args->p_rule == HDL_P_EXCLUSIVE && !(after <= args->p)) break;
+        if (args->p_rule == HDL_P_PLUS_ONE && !(after <= args->p)) return HDL_MIN(r + 1, n);
+    }
+    return r;
+}
+
+static int64_t n_chosen(const hdl_select_args *args, const float *score, const unit_range *at, float *sorted)
+{
+    int64_t n = at->end - at->begin, k = 0;
+    if (args->kind == HDL_SELECT_TOP_K) return HDL_MIN(args->top_k, n);
+    if (args->kind == HDL_SELECT_TOP_P)
+        k = count_for_share(args, score, at, sorted);
+    else
+        for (int64_t i = at->begin; i < at->end; i++) k += score[i] > args->threshold;
+    return args->top_k > 0 ? HDL_MIN(k, args->top_k) : k;
+}
+
+static void select_list(const hdl_select_args *args, int64_t row, int32_t list, float *sorted)
+{
+    const float *score = args->score + (row * args->n_lists + list) * args->score_stride;
+    int32_t *ids = hdl_selection_ids(args->out, row, list), n = 0;
+    unit_range at = select_range(args, row, list);
+    int64_t k = n_chosen(args, score, &at, sorted);
+    bool takes_all = at.end - at.begin <= k;
+    uint32_t bound = 0; /* the largest key that at least k candidates reach */
+    int64_t n_ties = 0; /* how many of the candidates at the bound are taken, lowest ids first */
+    if (!takes_all) {
+        for (int bit = 31; bit >= 0; bit--) {
+            uint32_t higher = bound | (uint32_t)1 << bit;
+            if (count_at_least(score, at.begin, at.end, higher) >= k) bound = higher;
+        }
+        n_ties = k - (bound == UINT32_MAX ? 0 : count_at_least(score, at.begin, at.end, bound + 1));
+    }
+    for (int64_t i = 0; i < at.n; i++) {
+        bool is_taken = takes_all || i < at.begin || i >= at.end;
+        if (!is_taken) {
+            uint32_t key = score_key(score[i]);
+            is_taken = key > bound || (key == bound && n_ties-- > 0);
+        }
+        if (is_taken) ids[n++] = (int32_t)i;
+    }
+    select_map(args, &at, ids, n);
+    *hdl_selection_count(args->out, row, list) = n;
+}
+
+static int64_t select_workspace(const void *op, int n_threads)
+{
+    const hdl_select_args *args = op;
+    (void)n_threads;
+    return args->kind == HDL_SELECT_TOP_P ? args->max_visible * (int64_t)sizeof(float) : 0;
+}
+
+static void select(const hdl_launch *launch, const void *op)
+{
+    const hdl_select_args *args = op;
+    for (int64_t row = 0; row < args->n_rows; row++)
+        for (int32_t list = 0; list < args->n_lists; list++) select_list(args, row, list, launch->workspace);
+}
+
+const hdl_impl hdl_cpu_ref_route[] = {
+    {"summarise_ref", HDL_OP_SUMMARISE, HDL_ISA_REF, NULL, NULL, summarise},
+    {"score_ref", HDL_OP_SCORE, HDL_ISA_REF, NULL, score_workspace, score},
+    {"pool_ref", HDL_OP_POOL, HDL_ISA_REF, NULL, NULL, pool},
+    {"select_ref", HDL_OP_SELECT, HDL_ISA_REF, NULL, select_workspace, select},
+    {NULL, HDL_OP_SELECT, HDL_ISA_REF, NULL, NULL, NULL},
+};

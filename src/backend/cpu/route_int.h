@@ -1,0 +1,82 @@
+/* route_int.h - units, forced ranges and entries of the routing ops: plain C, shared by their files. */
+#ifndef HDL_ROUTE_INT_H
+#define HDL_ROUTE_INT_H
+
+#include "backend/cpu/attend_int.h"
+
+/* The units of one (row, list) of SELECT: [0, n), of which [0, begin) and [end, n) are forced. */
+typedef struct unit_range {
+    int64_t n, begin, end;
+    kv_walk walk; /* with candidates: the tokens of steps 0..n-1 */
+} unit_range;
+
+static inline unit_range select_range(const hdl_select_args *args, int64_t row, int32_t list)
+{
+    int64_t visible = args->n_visible[row], block = HDL_MAX(args->block_size, 1);
+    unit_range at = {.n = (visible + block - 1) / block,
+                     .begin = (args->n_sink + block - 1) / block,
+                     .end = HDL_MAX(visible - args->window, 0) / block};
+    if (args->window < 1) at.end = at.n;
+    if (args->has_candidates) {
+        const hdl_selection *sel = args->candidates;
+        int32_t from = sel->n_lists == 1 ? 0 : list;
+        at.walk = (kv_walk){.ids = hdl_selection_ids(sel, row, from), .size = sel->block_size};
+        at.n = walk_lower_bound(&at.walk, *hdl_selection_count(sel, row, from) * at.walk.size, visible);
+        at.begin = args->n_sink;
+        at.end = at.n - args->window;
+    }
+    at.begin = HDL_MIN(at.begin, at.n);
+    at.end = HDL_MAX(at.begin, HDL_MIN(at.end, at.n));
+    if (visible <= args->dense_below) at.begin = at.end = at.n;
+    return at;
+}
+
+/* Steps become the tokens they stand for. */
+static inline void select_map(const hdl_select_args *args, const unit_range *at, int32_t *ids, int32_t n)
+{
+    if (args->has_candidates)
+        for (int32_t i = 0; i < n; i++) ids[i] = (int32_t)walk_token(&at->walk, ids[i]);
+}
+
+/* Entries of a row that are scored: those wholly visible; and how many there are with the cut one. */
+static inline int64_t whole_entries(int64_t n_visible, int64_t block_size)
+{
+    return n_visible / block_size;
+}
+
+/* Where entry e of a plane lies; `bytes` per entry (its rows, or its scales with scale_offset). */
+static inline uint8_t *plane_at(const hdl_kv_view *kv, int64_t offset, int64_t entry, int64_t block_size,
+                                int64_t bytes)
+{
+    int64_t first = entry * block_size, slot = first & (((int64_t)1 << kv->page_shift) - 1);
+    return kv->pages[first >> kv->page_shift] + offset + slot / block_size * bytes;
+}
+
+/* 0..2^24-1, the same for the same (seed, block of the row, entry, list). */
+static inline uint32_t hash24(int64_t seed, int64_t row_block, int64_t entry, int32_t list)
+{
+    uint64_t h = (uint64_t)seed * 0x9E3779B97F4A7C15u ^ (uint64_t)(row_block + 1) * 0xD1B54A32D192ED03u ^
+                 (uint64_t)(entry * 131 + list) * 0x2545F4914F6CDD1Du;
+    h = (h ^ (h >> 31)) * 0xBF58476D1CE4E5B9u;
+    h = (h ^ (h >> 27)) * 0x94D049BB133111EBu;
+    return (uint32_t)(h >> 40);
+}
+
+static inline const hdl_attend_seq *score_seq_of(const hdl_score_args *args, int64_t row)
+{
+    const hdl_attend_seq *seq = args->seqs;
+    while (row >= seq->first_row + seq->q_len || row < seq->first_row) seq++;
+    return seq;
+}
+
+/* The candidate walk of a row, its visible steps [0, end). */
+static inline kv_walk candidate_walk(const hdl_selection *sel, const hdl_kv_view *kv, int64_t row,
+                                     int32_t list, int64_t n_visible)
+{
+    int32_t from = sel->n_lists == 1 ? 0 : list;
+    kv_walk walk = {.kv = kv, .ids = hdl_selection_ids(sel, row, from), .size = sel->block_size};
+    walk.end = walk_lower_bound(&walk, *hdl_selection_count(sel, row, from) * walk.size, n_visible);
+    return walk;
+}
+
+#endif

@@ -1,0 +1,37 @@
+/* summary.h - planes: what routers score instead of all of K, kept beside the KV rows in their pages.
+ *
+ * A plane has one entry per block of block_size tokens (1 for planes of tokens) of a page; entry e of
+ * a page stands for its tokens [e * block_size, (e+1) * block_size). A plane is a pure function of
+ * the stored rows of its own block, so chunking, forks and truncation cannot change it; the entry of
+ * a block that is not full yet covers the rows that are there. H = n_heads, D = dim of the plane:
+ *
+ *   MEAN, MEAN_V  f16 [entries][H][D]       mean of the block's K (V) rows over their real count
+ *   BOUNDS        f16 [entries][H][2][D]    least and largest K element, rounded outwards
+ *   KEY_I8        i8  [entries][H][D], then f32 [entries][H]      K = q * scale, scale = amax / 127
+ *   KEY_I4        u8  [entries][H][D/2], then f32 [entries][H]    K = (q - 8) * scale, scale = amax / 7;
+ *                     byte i of a row: element i in the low half, element i + D/2 in the high half
+ *   INDEX         as KEY_I8: the model's own index keys (H = 1)
+ *
+ * Sources of the quantised rows: quantise.h (round to nearest even, one scale a row). */
+#ifndef HDL_SUMMARY_H
+#define HDL_SUMMARY_H
+
+#include "base/base.h"
+
+typedef enum hdl_plane_kind {
+    HDL_PLANE_NONE = 0,
+    HDL_PLANE_MEAN,
+    HDL_PLANE_MEAN_V,
+    HDL_PLANE_BOUNDS,
+    HDL_PLANE_KEY_I8,
+    HDL_PLANE_KEY_I4,
+    HDL_PLANE_INDEX,
+    HDL_N_PLANE_KINDS
+} hdl_plane_kind;
+
+const char *hdl_plane_name(hdl_plane_kind kind); /* "block_mean" */
+/* Bytes of one entry without its scales, and of its scales. */
+int64_t hdl_plane_entry_bytes(hdl_plane_kind kind, int32_t n_heads, int32_t dim);
+int64_t hdl_plane_scale_bytes(hdl_plane_kind kind, int32_t n_heads);
+
+#endif

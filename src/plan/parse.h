@@ -1,0 +1,37 @@
+/* parse.h - what parse.c and router.c share: members of a plan file as C. */
+#ifndef HDL_PLAN_PARSE_H
+#define HDL_PLAN_PARSE_H
+
+#include "plan/plan.h"
+
+enum { HDL_SHARE_NONE = -2, HDL_SHARE_PREVIOUS = -1 }; /* else a layer's number */
+
+typedef struct hdl_router_int { /* an integer member of a router */
+    const char *key;
+    int64_t min, max;
+    size_t offset; /* in hdl_router_spec */
+    bool is_wide;  /* int64_t, else int32_t */
+} hdl_router_int;
+extern const hdl_router_int hdl_router_ints[]; /* NULL-key terminated */
+
+typedef struct hdl_candidates { /* whose tokens a router picks from */
+    bool has_router;
+    hdl_router_spec router;
+    int32_t share;
+} hdl_candidates;
+
+/* What the rules want of each layer, before owners are found. */
+typedef struct hdl_wishes {
+    int32_t share[HDL_MAX_LAYERS]; /* whose list it reads: HDL_SHARE_NONE (its own), PREVIOUS or a layer */
+    int32_t pool[HDL_MAX_LAYERS];  /* whose list it picks candidates from */
+    int32_t rule[HDL_MAX_LAYERS];  /* the rule that named it, for messages; -1 = none */
+} hdl_wishes;
+/* share.c: fills owners and candidate owners; path: the list of rules, for messages. */
+heddle_status hdl_share_owners(hdl_route_plan *route, const hdl_model_facts *facts, const hdl_wishes *wanted,
+                               const char *path);
+
+heddle_status hdl_router_read(const json_t *obj, const char *path, bool is_candidate, hdl_router_spec *out);
+heddle_status hdl_candidates_read(const json_t *router, const char *path, hdl_candidates *out);
+heddle_status hdl_share_read(const json_t *share, const char *path, int32_t *out);
+
+#endif

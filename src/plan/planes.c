@@ -1,0 +1,121 @@
+/* planes.c - which summaries a schedule keeps beside the KV rows, and the steps that write them.
+ *
+ * A layer's rows carry what the routers of its readers score, in both routes, for this plan and for
+ * those that a fork may go on under (kept_plans). */
+#include <string.h>
+
+#include "base/mem.h"
+#include "plan/schedule.h"
+
+/* The plane that a router scores; kind NONE when it needs none. */
+static hdl_plane_need need_of(const hdl_router_spec *router)
+{
+    const hdl_score_row *row = &hdl_score_rows[router->score];
+    int32_t block = row->is_by_block ? router->block / row->entries_per_block : 1;
+    return (hdl_plane_need){row->plane, block};
+}
+
+static heddle_status add_need(hdl_schedule *schedule, const hdl_plan *plan, int32_t layer,
+                              const hdl_router_spec *router)
+{
+    hdl_plane_need need = need_of(router);
+    int32_t owner = schedule->facts->layers[layer].kv_source, *n = &schedule->n_planes[owner];
+    hdl_plane_need *planes = schedule->planes[owner];
+    if (!need.kind) return HEDDLE_OK;
+    if (!hdl_plane_shape_of(schedule->facts, need.kind).dim)
+        return HDL_FAIL(HEDDLE_E_UNSUPPORTED,
+                        "plan %s: layer %d routes by \"%s\", which this model does not have", plan->name,
+                        layer, hdl_score_rows[router->score].name);
+    for (int32_t i = 0; i < *n; i++)
+        if (planes[i].kind == need.kind && planes[i].block_size == need.block_size) return HEDDLE_OK;
+    if (*n == HDL_KV_MAX_PLANES)
+        return HDL_FAIL(HEDDLE_E_UNSUPPORTED,
+                        "plan %s: the rows of layer %d would carry more than %d summaries", plan->name, owner,
+                        HDL_KV_MAX_PLANES);
+    planes[(*n)++] = need;
+    return HEDDLE_OK;
+}
+
+static heddle_status add_route(hdl_schedule *schedule, const hdl_plan *plan, const hdl_route_plan *route)
+{
+    for (int32_t layer = 0; layer < schedule->facts->n_layers; layer++) {
+        const hdl_layer_plan *at = &route->layers[layer];
+        if (at->has_router) HDL_TRY(add_need(schedule, plan, layer, &at->router));
+        if (at->has_candidates) HDL_TRY(add_need(schedule, plan, layer, &at->candidates));
+    }
+    return HEDDLE_OK;
+}
+
+heddle_status hdl_schedule_find_planes(hdl_schedule *schedule, const hdl_plan *plan)
+{
+    const hdl_schedule_limits *limits = &schedule->limits;
+    for (int r = 0; r < 2; r++) HDL_TRY(add_route(schedule, plan, &schedule->routes[r]));
+    if (!limits->n_kept_plans) return HEDDLE_OK;
+    hdl_route_plan *route = hdl_calloc(1, sizeof *route);
+    if (!route) return HEDDLE_E_NOMEM;
+    heddle_status status = HEDDLE_OK;
+    for (int32_t i = 0; i < limits->n_kept_plans && !status; i++)
+        for (int r = 0; r < 2 && !status; r++) {
+            status = hdl_plan_resolve(limits->kept_plans[i], schedule->facts, (hdl_route)r, route);
+            if (!status) status = add_route(schedule, limits->kept_plans[i], route);
+        }
+    hdl_free(route);
+    return status;
+}
+
+heddle_status hdl_schedule_planes(const hdl_schedule *schedule, hdl_kv_group_spec *specs)
+{
+    const hdl_model_facts *facts = schedule->facts;
+    for (int32_t layer = 0; layer < facts->n_layers; layer++)
+        for (int32_t i = 0; i < schedule->n_planes[layer]; i++) {
+            hdl_plane_need need = schedule->planes[layer][i];
+            hdl_plane_shape shape = hdl_plane_shape_of(facts, need.kind);
+            HDL_TRY(hdl_kv_spec_add_plane(&specs[facts->layers[layer].cache_group], need.kind,
+                                          need.block_size, shape.n_heads, shape.dim,
+                                          schedule->layer_in_group[layer]));
+        }
+    return HEDDLE_OK;
+}
+
+heddle_status hdl_schedule_fits_store(const hdl_schedule *schedule, const hdl_plan *plan,
+                                      const hdl_kv_seq *kv)
+{
+    const hdl_model_facts *facts = schedule->facts;
+    for (int32_t layer = 0; layer < facts->n_layers; layer++)
+        for (int32_t i = 0; i < schedule->n_planes[layer]; i++) {
+            hdl_plane_need need = schedule->planes[layer][i];
+            hdl_kv_view view;
+            if (!hdl_kv_seq_plane(kv, facts->layers[layer].cache_group, schedule->layer_in_group[layer],
+                                  need.kind, need.block_size, &view, 0))
+                return HDL_FAIL(
+                    HEDDLE_E_UNSUPPORTED,
+                    "plan %s reads the summary %s of %d tokens in layer %d, which this session does not "
+                    "keep: name the plan among its kept_plans",
+                    plan->name, hdl_plane_name(need.kind), need.block_size, layer);
+        }
+    return HEDDLE_OK;
+}
+
+heddle_status hdl_lower_summaries(hdl_schedule *schedule, int32_t layer)
+{
+    const hdl_model_facts *facts = schedule->facts;
+    for (int32_t i = 0; i < schedule->n_planes[layer]; i++) {
+        hdl_plane_need need = schedule->planes[layer][i];
+        hdl_plane_shape shape = hdl_plane_shape_of(facts, need.kind);
+        if (need.kind == HDL_PLANE_INDEX) continue; /* written by the model's own steps */
+        hdl_step step = {.op = HDL_OP_SUMMARISE,
+                         .layer = layer,
+                         .group = facts->layers[layer].cache_group,
+                         .layer_in_group = schedule->layer_in_group[layer]};
+        step.u.summarise = (hdl_summarise_args){
+            .n_kv_heads = facts->n_kv_heads,
+            .head_dim = facts->head_dim,
+            .v_head_dim = facts->v_head_dim,
+            .kind = need.kind,
+            .block_size = need.block_size,
+            .kv = {.dtype = schedule->limits.kv_dtype,
+                   .plane = {{.n_heads = shape.n_heads, .dim = shape.dim}}}};
+        HDL_TRY(hdl_schedule_add(schedule, &step));
+    }
+    return HEDDLE_OK;
+}

@@ -1,0 +1,186 @@
+/* router.c - the table of scores, and a router object of a plan file read against it.
+ *
+ * A new way to score is a row here (and, when no rule of op SCORE computes it, one in the backend). */
+#include <string.h>
+
+#include "base/json.h"
+#include "plan/parse.h"
+
+const hdl_score_row hdl_score_rows[HDL_N_SCORE_KINDS] = {
+    [HDL_SCORE_NONE] = {.name = "none", .about = "forced tokens only"},
+    [HDL_SCORE_MASS] = {.name = "attention_mass", .about = "attention mass"},
+    [HDL_SCORE_RANDOM] = {"random", "random", HDL_PLANE_NONE, HDL_RULE_HASH, .is_scored = true},
+    [HDL_SCORE_STRIDE] = {"stride", "strides", HDL_PLANE_NONE, HDL_RULE_STRIDE, .is_scored = true},
+    [HDL_SCORE_POWERS] = {"powers", "power-of-two distances", HDL_PLANE_NONE, HDL_RULE_POWERS,
+                          .is_scored = true},
+    [HDL_SCORE_MEAN] = {"block_mean", "mean keys of blocks", HDL_PLANE_MEAN, HDL_RULE_DOT, HDL_MEASURE_LOGIT,
+                        true, true, 1},
+    [HDL_SCORE_BOUNDS] = {"block_bounds", "least and largest keys of blocks", HDL_PLANE_BOUNDS,
+                          HDL_RULE_BOUND, HDL_MEASURE_LOGIT, true, true, 1},
+    [HDL_SCORE_POOLED] = {"block_pooled", "overlapping windows of mean keys", HDL_PLANE_MEAN, HDL_RULE_PAIRS,
+                          HDL_MEASURE_MASS, true, true, 4},
+    [HDL_SCORE_KEY_I8] = {"key_i8", "8-bit keys", HDL_PLANE_KEY_I8, HDL_RULE_DOT, HDL_MEASURE_MASS, true,
+                          false, 1},
+    [HDL_SCORE_KEY_I4] = {"key_i4", "4-bit keys", HDL_PLANE_KEY_I4, HDL_RULE_DOT, HDL_MEASURE_MASS, true,
+                          false, 1},
+    [HDL_SCORE_INDEX] = {"index", "the model's index", HDL_PLANE_INDEX, HDL_RULE_INDEX, HDL_MEASURE_LOGIT,
+                         true, false, 1},
+};
+
+/* The integer members of a router: one table for parse, overrides and messages. */
+const hdl_router_int hdl_router_ints[] = {
+    {"top_k", 0, 1 << 24, offsetof(hdl_router_spec, top_k), true},
+    {"sinks", 0, 1 << 16, offsetof(hdl_router_spec, n_sink), false},
+    {"window", 0, 1 << 24, offsetof(hdl_router_spec, window), false},
+    {"refresh", 1, 1024, offsetof(hdl_router_spec, refresh), false},
+    {"block", 1, 1 << 16, offsetof(hdl_router_spec, block), false},
+    {"stride", 1, 1 << 16, offsetof(hdl_router_spec, stride), false},
+    {"dense_below", 0, 1 << 24, offsetof(hdl_router_spec, dense_below), true},
+    {"seed", 0, INT32_MAX, offsetof(hdl_router_spec, seed), true},
+    {NULL, 0, 0, 0, false},
+};
+
+/* A member whose value is one of a few words; its number goes to *out. */
+static heddle_status read_word(const json_t *obj, const char *path, const char *key, const char *const *words,
+                               int *out)
+{
+    const char *word = NULL;
+    HDL_TRY(hdl_json_str(obj, path, key, &word));
+    if (!word) return HEDDLE_OK;
+    char known[256] = "";
+    for (int i = 0; words[i]; i++) {
+        if (!strcmp(word, words[i])) {
+            *out = i;
+            return HEDDLE_OK;
+        }
+        size_t n = strlen(known);
+        snprintf(known + n, sizeof known - n, "%s\"%s\"", i ? words[i + 1] ? ", " : " or " : "", words[i]);
+    }
+    return HDL_FAIL(HEDDLE_E_INVALID, "%s.%s \"%s\": must be %s", path, key, word, known);
+}
+
+static heddle_status read_numbers(const json_t *obj, const char *path, hdl_router_spec *out)
+{
+    for (const hdl_router_int *row = hdl_router_ints; row->key; row++) {
+        char *at = (char *)out + row->offset;
+        int64_t value = row->is_wide ? *(int64_t *)(void *)at : *(int32_t *)(void *)at;
+        HDL_TRY(hdl_json_int(obj, path, row->key, row->min, row->max, &value));
+        if (row->is_wide)
+            *(int64_t *)(void *)at = value;
+        else
+            *(int32_t *)(void *)at = (int32_t)value;
+    }
+    double p = out->p, threshold = out->threshold;
+    HDL_TRY(hdl_json_num(obj, path, "p", &p));
+    HDL_TRY(hdl_json_num(obj, path, "threshold", &threshold));
+    if (!(p > 0 && p <= 1))
+        return HDL_FAIL(HEDDLE_E_INVALID, "%s.p %g: must be above 0 and at most 1", path, p);
+    out->p = (float)p;
+    out->threshold = (float)threshold;
+    return HEDDLE_OK;
+}
+
+static heddle_status check_router(const json_t *obj, const char *path, const hdl_router_spec *at)
+{
+    const hdl_score_row *row = &hdl_score_rows[at->score];
+    if (at->score == HDL_SCORE_NONE && at->top_k)
+        return HDL_FAIL(HEDDLE_E_INVALID, "%s.top_k %lld: must be 0 when score is \"none\"", path,
+                        (long long)at->top_k);
+    if (at->score == HDL_SCORE_NONE && at->select != HDL_SELECT_TOP_K)
+        return HDL_FAIL(HEDDLE_E_INVALID, "%s.select: must be \"top_k\" when score is \"none\"", path);
+    if (at->select == HDL_SELECT_TOP_K && at->top_k + at->n_sink + at->window < 1)
+        return HDL_FAIL(HEDDLE_E_INVALID, "%s: sinks + window + top_k is 0: a row could read nothing", path);
+    if (at->refresh > 1 && at->window < 1)
+        return HDL_FAIL(HEDDLE_E_INVALID, "%s.refresh %d: needs a window of at least 1 token", path,
+                        at->refresh);
+    if (at->block > 1 && at->window < 1)
+        return HDL_FAIL(
+            HEDDLE_E_INVALID,
+            "%s.window %d: blocks need a window of at least 1 token, so that a row reads its own block", path,
+            at->window);
+    if (at->block & (at->block - 1))
+        return HDL_FAIL(HEDDLE_E_INVALID, "%s.block %d: must be a power of two", path, at->block);
+    if (row->is_by_block && at->block < 2 * row->entries_per_block)
+        return HDL_FAIL(HEDDLE_E_INVALID, "%s.block %d: score \"%s\" is by block; must be at least %d", path,
+                        at->block, row->name, 2 * row->entries_per_block);
+    if (at->score == HDL_SCORE_STRIDE && at->stride < 1)
+        return HDL_FAIL(HEDDLE_E_INVALID, "%s.stride: is missing; must be at least 1 block", path);
+    if (at->select == HDL_SELECT_TOP_P && row->measure != HDL_MEASURE_MASS && at->score != HDL_SCORE_MASS &&
+        at->measure != HDL_MEASURE_MASS)
+        return HDL_FAIL(HEDDLE_E_INVALID,
+                        "%s.select \"top_p\": needs a measure of mass; score \"%s\" has logits", path,
+                        row->name);
+    if (at->score == HDL_SCORE_MASS && json_object_get(obj, "measure"))
+        return HDL_FAIL(HEDDLE_E_INVALID, "%s.measure: score \"attention_mass\" is mass already", path);
+    return HEDDLE_OK;
+}
+
+heddle_status hdl_router_read(const json_t *obj, const char *path, bool is_candidate, hdl_router_spec *out)
+{
+    static const char *const keys[] = {"score",  "measure",     "heads",      "pool",    "select",
+                                       "p_rule", "p",           "block",      "lists",   "threshold",
+                                       "top_k",  "sinks",       "window",     "refresh", "stride",
+                                       "seed",   "dense_below", "candidates", NULL};
+    static const char *const measures[] = {"logit", "mass", NULL};
+    static const char *const reduces[] = {"mean", "sum", "max", NULL};
+    static const char *const selects[] = {"top_k", "top_p", "threshold", NULL};
+    static const char *const p_rules[] = {"inclusive", "strict", "plus_one", "exclusive", NULL};
+    static const char *const lists[] = {"layer", "kv_head", NULL};
+    const char *scores[HDL_N_SCORE_KINDS + 1] = {NULL};
+    int score = HDL_SCORE_MASS, heads = HDL_REDUCE_MEAN, pool = HDL_REDUCE_SUM, select = HDL_SELECT_TOP_K,
+        p_rule = HDL_P_STRICT, list = 0;
+    for (int i = 0; i < HDL_N_SCORE_KINDS; i++) scores[i] = hdl_score_rows[i].name;
+    *out = (hdl_router_spec){.refresh = 1, .block = 1, .p = 1};
+    if (!json_is_object(obj)) return HDL_FAIL(HEDDLE_E_INVALID, "%s: must be an object", path);
+    HDL_TRY(hdl_json_only(obj, path, keys));
+    HDL_TRY(read_word(obj, path, "score", scores, &score));
+    int measure = hdl_score_rows[score].measure;
+    HDL_TRY(read_word(obj, path, "measure", measures, &measure));
+    HDL_TRY(read_word(obj, path, "heads", reduces, &heads));
+    HDL_TRY(read_word(obj, path, "pool", reduces, &pool));
+    HDL_TRY(read_word(obj, path, "select", selects, &select));
+    HDL_TRY(read_word(obj, path, "p_rule", p_rules, &p_rule));
+    HDL_TRY(read_word(obj, path, "lists", lists, &list));
+    if (pool == HDL_REDUCE_MEAN)
+        return HDL_FAIL(HEDDLE_E_INVALID, "%s.pool \"mean\": must be \"sum\" or \"max\"", path);
+    out->score = (hdl_score_kind)score;
+    out->measure = (hdl_measure)measure;
+    out->heads = (hdl_reduce)heads;
+    out->pool = hdl_score_rows[score].entries_per_block > 1 ? HDL_REDUCE_MAX : (hdl_reduce)pool;
+    out->select = (hdl_select_kind)select;
+    out->p_rule = (hdl_p_rule)p_rule;
+    out->is_per_kv_head = list == 1;
+    HDL_TRY(read_numbers(obj, path, out));
+    if (is_candidate && (json_object_get(obj, "candidates") || out->refresh > 1))
+        return HDL_FAIL(HEDDLE_E_INVALID, "%s: candidates have neither candidates nor a refresh of their own",
+                        path);
+    return check_router(obj, path, out);
+}
+
+heddle_status hdl_candidates_read(const json_t *router, const char *path, hdl_candidates *out)
+{
+    const json_t *obj = json_object_get(router, "candidates"), *share = json_object_get(obj, "share");
+    char at[256];
+    *out = (hdl_candidates){.share = HDL_SHARE_NONE};
+    if (!obj) return HEDDLE_OK;
+    snprintf(at, sizeof at, "%s.candidates", path);
+    if (!share) {
+        out->has_router = true;
+        return hdl_router_read(obj, at, true, &out->router);
+    }
+    static const char *const keys[] = {"share", NULL};
+    HDL_TRY(hdl_json_only(obj, at, keys));
+    return hdl_share_read(share, at, &out->share);
+}
+
+heddle_status hdl_share_read(const json_t *share, const char *path, int32_t *out)
+{
+    if (json_is_integer(share) && json_integer_value(share) >= 0 &&
+        json_integer_value(share) < HDL_MAX_LAYERS)
+        *out = (int32_t)json_integer_value(share);
+    else if (json_is_string(share) && !strcmp(json_string_value(share), "previous"))
+        *out = HDL_SHARE_PREVIOUS;
+    else
+        return HDL_FAIL(HEDDLE_E_INVALID, "%s.share: must be \"previous\" or a layer number", path);
+    return HEDDLE_OK;
+}
