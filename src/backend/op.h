@@ -229,8 +229,8 @@ typedef struct hdl_score_args {
 typedef struct hdl_pool_args {
     int64_t n_rows;
     int32_t n_lists, n, pad, entry_size;
-    hdl_reduce reduce;        /* SUM or MAX */
-    float *score;             /* [n_rows, n_lists, score_stride] */
+    hdl_reduce reduce; /* SUM or MAX */
+    float *score;      /* [n_rows, n_lists, score_stride] */
     int64_t score_stride;
     const int64_t *n_visible; /* [n_rows] tokens */
 } hdl_pool_args;
@@ -260,10 +260,10 @@ typedef struct hdl_select_args {
     hdl_select_kind kind;
     hdl_p_rule p_rule;
     float p, threshold;
-    int64_t top_k;            /* unforced units; forced ones come on top */
-    int32_t n_sink, window;   /* tokens */
-    int32_t block_size;       /* tokens of a unit; 0 counts as 1 */
-    int64_t dense_below;      /* tokens */
+    int64_t top_k;          /* unforced units; forced ones come on top */
+    int32_t n_sink, window; /* tokens */
+    int32_t block_size;     /* tokens of a unit; 0 counts as 1 */
+    int64_t dense_below;    /* tokens */
     bool has_candidates;
     const hdl_selection *candidates; /* n_rows lists, n_lists or one a row; or NULL */
     hdl_selection *out;              /* n_ids_max: enough for forced and chosen */
