@@ -1,0 +1,26 @@
+/* newfile.h - a file that is there whole or not at all.
+ *
+ * The bytes go to "PATH.part" beside it; finish flushes them to the disk, renames, and flushes the
+ * folder. A crash or a full disk at any time leaves the old PATH as it was; a left-over PATH.part is
+ * used up by the next writer. Two writers of one PATH exclude each other (BUSY). The sum of the
+ * bytes written so far is at hand, for a trailer. */
+#ifndef HDL_NEWFILE_H
+#define HDL_NEWFILE_H
+
+#include "base/hash.h"
+
+typedef struct hdl_newfile {
+    char *path, *part; /* owned */
+    int fd;
+    int64_t n_bytes;
+    hdl_hasher hasher;
+} hdl_newfile;
+
+/* Refuses a path that is something else than a regular file or nothing. */
+heddle_status hdl_newfile_open(hdl_newfile *file, const char *path);
+heddle_status hdl_newfile_write(hdl_newfile *file, const void *bytes, int64_t n);
+/* Either of the two closes it; a failed finish discards. */
+heddle_status hdl_newfile_finish(hdl_newfile *file);
+void hdl_newfile_discard(hdl_newfile *file);
+
+#endif
