@@ -202,6 +202,27 @@ heddle_status heddle_session_fork(heddle_session **out, const heddle_session *se
  * share its compiled plan, so ask for it once and fork that. */
 heddle_status heddle_session_fork_as(heddle_session **out, const heddle_session *session,
                                      const heddle_plan *plan, int plan_governs_all);
+
+/* A session as a file: tokens, KV state, last logits and lists, with the identity of the model
+ * (every byte of its weights; the first call reads them all, like one decode step), the plan's text
+ * and the options that shape the state. The file is written beside and renamed, so that a crash or a
+ * full disk leaves the old one; on failure the old one is untouched. */
+heddle_status heddle_session_save(const heddle_session *session, const char *path);
+/* The session then holds what the file holds, in place of what it held; going on from there equals
+ * never having stopped. The whole file is verified first. Refused, with the session and the file
+ * unchanged: a file that is cut or damaged (FORMAT) or of another format (UNSUPPORTED); another
+ * model, plan, KV type, KV layout, page_shift, invariant mode or plan_governs_all (INVALID); more
+ * tokens than context_tokens (CAPACITY). */
+heddle_status heddle_session_load(heddle_session *session, const char *path);
+typedef struct heddle_session_file_info {
+    uint32_t struct_size, format;
+    int64_t n_tokens, file_bytes;
+    char model[128], plan[128], kv_type[8], kv_layout[8];
+    int32_t page_shift, is_invariant, plan_governs_all;
+} heddle_session_file_info;
+/* Verifies the whole file, too. */
+heddle_status heddle_session_file_inspect(const char *path, heddle_session_file_info *info);
+
 void heddle_session_cancel(heddle_session *session); /* from any thread: the call in flight stops */
 
 typedef struct heddle_stats {

@@ -14,6 +14,7 @@ struct heddle_engine {
     atomic_int n_users; /* sessions and batches alive */
     hdl_buf formats;    /* "q4_1 (210), f32 (61)" */
     int64_t n_params;
+    _Atomic uint64_t identity; /* hdl_model_identity once it was asked for; 0 = not yet */
 };
 
 enum { HDL_MAX_KEPT_PLANS = 64 };
@@ -29,6 +30,8 @@ typedef struct hdl_runner {
     heddle_engine *engine;
     hdl_schedule *schedule;
     heddle_session_options options;
+    char *plan_name;               /* owned */
+    hdl_buf plan_text;             /* canonical, overrides applied */
     hdl_exec_batch batch;          /* arrays owned here */
     int32_t *ids;                  /* [max_rows] */
     hdl_exec_batch upper;          /* the rows of one tile whose logits are wanted; arrays owned here */
@@ -53,6 +56,9 @@ struct heddle_session {
     double n_layer_rows; /* decode rows times layers, for the mean of tokens read */
     double tokens_read;
 };
+
+/* session.c: where the document of token n - 1 begins. */
+int64_t hdl_doc_start(const heddle_session *session, int64_t n);
 
 /* lower.c: the model's layers as steps, the plan's part through hdl_lower_attention. */
 heddle_status hdl_compile(hdl_schedule **out, const heddle_engine *engine, const hdl_plan *plan,

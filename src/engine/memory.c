@@ -28,6 +28,8 @@ heddle_status hdl_options_check(const heddle_session_options *given, heddle_sess
         return HDL_FAIL(HEDDLE_E_INVALID, "KV type \"%s\": must be f16, bf16, f32 or i8", out->kv_type);
     if (strcmp(out->kv_layout, "token") && strcmp(out->kv_layout, "head"))
         return HDL_FAIL(HEDDLE_E_INVALID, "KV layout \"%s\": must be token or head", out->kv_layout);
+    out->kv_type = hdl_dtype_of(dtype)->name; /* the caller's strings need not live on */
+    out->kv_layout = strcmp(out->kv_layout, "head") ? "token" : "head";
     if (out->context_tokens < 1)
         return HDL_FAIL(HEDDLE_E_INVALID, "context of %lld tokens: must be 1 or more",
                         (long long)out->context_tokens);

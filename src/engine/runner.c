@@ -40,6 +40,8 @@ heddle_status hdl_runner_new(hdl_runner **out, heddle_engine *engine, const hdl_
     runner->engine = engine;
     runner->options = *options;
     heddle_status status = hdl_compile(&runner->schedule, engine, plan, options, max_seqs, max_rows);
+    if (!status) status = hdl_plan_format(plan, &runner->plan_text);
+    if (!status && !(runner->plan_name = hdl_strdup(plan->name))) status = HEDDLE_E_NOMEM;
     if (!status) {
         int64_t last = runner->schedule->limits.max_logit_rows;
         bool is_made = (runner->ids = hdl_calloc(max_rows, sizeof *runner->ids)) &&
@@ -62,6 +64,8 @@ void hdl_runner_unref(hdl_runner *runner)
 {
     if (!runner || --runner->n_refs) return;
     hdl_schedule_free(runner->schedule);
+    hdl_buf_deinit(&runner->plan_text);
+    hdl_free(runner->plan_name);
     hdl_free(runner->ids);
     hdl_free(runner->rows);
     hdl_free(runner->order);

@@ -270,8 +270,7 @@ const int32_t *heddle_session_ids(const heddle_session *session)
     return session->ids;
 }
 
-/* Where the document of token n - 1 begins. */
-static int64_t doc_start_of(const heddle_session *session, int64_t n)
+int64_t hdl_doc_start(const heddle_session *session, int64_t n)
 {
     const hdl_model_facts *facts = session->runner->schedule->facts;
     int64_t at = n - 1;
@@ -287,7 +286,7 @@ heddle_status heddle_session_truncate(heddle_session *session, int64_t n, int64_
         return HDL_FAIL(HEDDLE_E_INVALID, "truncation to %lld tokens: must be 0 or more", (long long)n);
     if (n < len) {
         kept = hdl_kv_seq_truncate(session->kv, n);
-        session->doc_start = doc_start_of(session, kept);
+        session->doc_start = hdl_doc_start(session, kept);
         session->has_logits = false;
         session->kept_visible = 0;
     }

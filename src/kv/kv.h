@@ -82,6 +82,7 @@ typedef struct hdl_kv_seq hdl_kv_seq;
 heddle_status hdl_kv_seq_new(hdl_kv_seq **out, hdl_kv_store *store, int64_t max_tokens);
 void hdl_kv_seq_free(hdl_kv_seq *seq);
 int64_t hdl_kv_seq_len(const hdl_kv_seq *seq);
+const hdl_kv_store *hdl_kv_seq_store(const hdl_kv_seq *seq); /* borrowed */
 /* Makes room for tokens kv_len .. kv_len + n_new - 1 in every group (copying a shared last page);
  * on failure (CAPACITY) nothing is changed. The length grows with hdl_kv_seq_commit. */
 heddle_status hdl_kv_seq_reserve(hdl_kv_seq *seq, int64_t n_new);
@@ -101,5 +102,14 @@ bool hdl_kv_seq_plane(const hdl_kv_seq *seq, int32_t group, int32_t layer_in_gro
                       int32_t block_size, hdl_kv_view *view, int at);
 /* Bytes held by this sequence's tables, shared pages counted fully. */
 int64_t hdl_kv_seq_bytes(const hdl_kv_seq *seq);
+
+/* The pages that hold rows now, [first, end) of the group's table. */
+typedef struct hdl_kv_span {
+    int64_t first, end;
+} hdl_kv_span;
+hdl_kv_span hdl_kv_seq_span(const hdl_kv_seq *seq, int32_t group);
+/* Takes zeroed pages spans[g] for every group of an empty sequence, whose length becomes len; the
+ * caller fills them (snapshot.h). On failure (CAPACITY) nothing is changed. */
+heddle_status hdl_kv_seq_restore(hdl_kv_seq *seq, int64_t len, const hdl_kv_span *spans);
 
 #endif

@@ -280,6 +280,11 @@ int64_t hdl_kv_seq_len(const hdl_kv_seq *seq)
     return seq->len;
 }
 
+const hdl_kv_store *hdl_kv_seq_store(const hdl_kv_seq *seq)
+{
+    return seq->store;
+}
+
 /* True when the page that token `len` goes into holds rows already and others read it too. */
 static bool last_page_is_shared(const hdl_kv_seq *seq, int32_t group)
 {
@@ -427,4 +432,41 @@ int64_t hdl_kv_seq_bytes(const hdl_kv_seq *seq)
     for (int32_t g = 0; g < seq->store->n_groups; g++)
         bytes += (seq->tables[g].n - seq->tables[g].first_live) * seq->store->groups[g].layout.page_bytes;
     return bytes;
+}
+
+hdl_kv_span hdl_kv_seq_span(const hdl_kv_seq *seq, int32_t group)
+{
+    const page_pool *pool = &seq->store->groups[group];
+    int64_t end = (seq->len + pool->layout.page_tokens - 1) >> pool->spec.page_shift;
+    return (hdl_kv_span){seq->tables[group].first_live, end};
+}
+
+heddle_status hdl_kv_seq_restore(hdl_kv_seq *seq, int64_t len, const hdl_kv_span *spans)
+{
+    HDL_ASSERT(!seq->len);
+    if (len < 0 || len > seq->max_tokens)
+        return HDL_FAIL(HEDDLE_E_CAPACITY, "%lld tokens are to be restored: the context holds %lld",
+                        (long long)len, (long long)seq->max_tokens);
+    for (int32_t g = 0; g < seq->store->n_groups; g++) {
+        const page_pool *pool = &seq->store->groups[g];
+        int64_t end = (len + pool->layout.page_tokens - 1) >> pool->spec.page_shift;
+        int64_t first_read = pool->spec.window ? HDL_MAX(len - pool->spec.window + 1, 0) : 0;
+        HDL_ASSERT(!seq->tables[g].n);
+        if (spans[g].end != end || spans[g].first < 0 ||
+            spans[g].first > HDL_MIN(first_read >> pool->spec.page_shift, end))
+            return HDL_FAIL(HEDDLE_E_INVALID, "KV group %d: pages %lld..%lld do not hold %lld tokens", g,
+                            (long long)spans[g].first, (long long)spans[g].end, (long long)len);
+        if (end - spans[g].first > pool->n_free)
+            return HDL_FAIL(HEDDLE_E_CAPACITY,
+                            "the KV store is full: %lld pages of group %d wanted, %lld free",
+                            (long long)(end - spans[g].first), g, (long long)pool->n_free);
+    }
+    for (int32_t g = 0; g < seq->store->n_groups; g++) {
+        page_table *table = &seq->tables[g];
+        table->first_live = spans[g].first;
+        for (table->n = spans[g].first; table->n < spans[g].end; table->n++)
+            page_take(seq->store, g, table, table->n);
+    }
+    seq->len = len;
+    return HEDDLE_OK;
 }

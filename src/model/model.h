@@ -48,5 +48,8 @@ typedef struct hdl_model {
  * matrices are used where they are mapped. Shapes are all checked against the facts. */
 heddle_status hdl_model_open(hdl_model **out, const char *path);
 void hdl_model_close(hdl_model *model);
+/* Equal only for the same facts and weights, byte for byte; the file's name and metadata do not
+ * count. Reads every weight once. */
+heddle_status hdl_model_identity(const hdl_model *model, int n_threads, uint64_t *identity);
 
 #endif

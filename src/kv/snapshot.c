@@ -1,0 +1,122 @@
+#include "kv/snapshot.h"
+
+#include <string.h>
+
+typedef struct seq_record {
+    int64_t len;
+    int32_t n_groups, reserved;
+} seq_record;
+
+typedef struct group_record {
+    int32_t n_layers, window, n_kv_heads, head_dim, v_head_dim, dtype, is_head_major, page_shift;
+    int64_t page_bytes, first_page, end_page;
+} group_record;
+
+static_assert(sizeof(seq_record) == 16 && sizeof(group_record) == 56, "records have no padding");
+
+static group_record record_of(const hdl_kv_store *store, int32_t group, hdl_kv_span span)
+{
+    const hdl_kv_group_spec *spec = hdl_kv_store_spec(store, group);
+    return (group_record){.n_layers = spec->n_layers,
+                          .window = spec->window,
+                          .n_kv_heads = spec->n_kv_heads,
+                          .head_dim = spec->head_dim,
+                          .v_head_dim = spec->v_head_dim,
+                          .dtype = (int32_t)spec->dtype,
+                          .is_head_major = spec->is_head_major,
+                          .page_shift = spec->page_shift,
+                          .page_bytes = hdl_kv_store_layout(store, group)->page_bytes,
+                          .first_page = span.first,
+                          .end_page = span.end};
+}
+
+int64_t hdl_kv_snapshot_bytes(const hdl_kv_seq *seq)
+{
+    const hdl_kv_store *store = hdl_kv_seq_store(seq);
+    int64_t n = (int64_t)sizeof(seq_record);
+    for (int32_t g = 0; g < hdl_kv_store_n_groups(store); g++) {
+        hdl_kv_span span = hdl_kv_seq_span(seq, g);
+        n += (int64_t)sizeof(group_record) +
+             (span.end - span.first) * hdl_kv_store_layout(store, g)->page_bytes;
+    }
+    return n;
+}
+
+heddle_status hdl_kv_snapshot_write(const hdl_kv_seq *seq, hdl_newfile *file)
+{
+    const hdl_kv_store *store = hdl_kv_seq_store(seq);
+    seq_record head = {.len = hdl_kv_seq_len(seq), .n_groups = hdl_kv_store_n_groups(store)};
+    HDL_TRY(hdl_newfile_write(file, &head, sizeof head));
+    for (int32_t g = 0; g < head.n_groups; g++) {
+        group_record record = record_of(store, g, hdl_kv_seq_span(seq, g));
+        HDL_TRY(hdl_newfile_write(file, &record, sizeof record));
+    }
+    for (int32_t g = 0; g < head.n_groups; g++) {
+        hdl_kv_span span = hdl_kv_seq_span(seq, g);
+        uint8_t *const *pages = hdl_kv_seq_view(seq, g, 0).pages;
+        for (int64_t p = span.first; p < span.end; p++)
+            HDL_TRY(hdl_newfile_write(file, pages[p], hdl_kv_store_layout(store, g)->page_bytes));
+    }
+    return HEDDLE_OK;
+}
+
+static bool is_same_kind(const group_record *a, const group_record *b)
+{
+    return a->n_layers == b->n_layers && a->window == b->window && a->n_kv_heads == b->n_kv_heads &&
+           a->head_dim == b->head_dim && a->v_head_dim == b->v_head_dim && a->dtype == b->dtype &&
+           a->is_head_major == b->is_head_major && a->page_shift == b->page_shift &&
+           a->page_bytes == b->page_bytes;
+}
+
+/* The records, checked against the store and against the bytes that follow them. */
+static heddle_status read_records(const hdl_kv_store *store, const uint8_t *bytes, int64_t n_bytes,
+                                  const char *name, seq_record *head, hdl_kv_span *spans)
+{
+    if (n_bytes < (int64_t)sizeof *head) return HDL_FAIL(HEDDLE_E_FORMAT, "%s: holds no KV state", name);
+    memcpy(head, bytes, sizeof *head);
+    if (head->n_groups != hdl_kv_store_n_groups(store))
+        return HDL_FAIL(HEDDLE_E_INVALID, "%s: has %d KV groups, this session %d", name, head->n_groups,
+                        hdl_kv_store_n_groups(store));
+    int64_t left = n_bytes - (int64_t)sizeof *head - head->n_groups * (int64_t)sizeof(group_record);
+    for (int32_t g = 0; g < head->n_groups && left >= 0; g++) {
+        group_record record, own;
+        memcpy(&record, bytes + sizeof *head + (size_t)g * sizeof record, sizeof record);
+        spans[g] = (hdl_kv_span){record.first_page, record.end_page};
+        own = record_of(store, g, spans[g]);
+        if (!is_same_kind(&record, &own))
+            return HDL_FAIL(HEDDLE_E_INVALID,
+                            "%s: KV group %d has pages of %lld bytes and 2^%d tokens, which this session's "
+                            "pages (%lld bytes, 2^%d tokens) cannot hold",
+                            name, g, (long long)record.page_bytes, record.page_shift,
+                            (long long)own.page_bytes, own.page_shift);
+        bool is_sound = spans[g].first >= 0 && spans[g].end >= spans[g].first &&
+                        spans[g].end - spans[g].first <= left / own.page_bytes;
+        left = is_sound ? left - (spans[g].end - spans[g].first) * own.page_bytes : -1;
+    }
+    if (left != 0) return HDL_FAIL(HEDDLE_E_FORMAT, "%s: its KV pages and its size contradict", name);
+    return HEDDLE_OK;
+}
+
+heddle_status hdl_kv_snapshot_read(hdl_kv_seq **out, hdl_kv_store *store, int64_t max_tokens,
+                                   const uint8_t *bytes, int64_t n_bytes, const char *name)
+{
+    seq_record head;
+    hdl_kv_span spans[HDL_KV_MAX_GROUPS];
+    *out = NULL;
+    HDL_TRY(read_records(store, bytes, n_bytes, name, &head, spans));
+    HDL_TRY(hdl_kv_seq_new(out, store, max_tokens));
+    heddle_status status = hdl_kv_seq_restore(*out, head.len, spans);
+    if (status) {
+        hdl_kv_seq_free(*out);
+        *out = NULL;
+        return status;
+    }
+    const uint8_t *at = bytes + sizeof head + (size_t)head.n_groups * sizeof(group_record);
+    for (int32_t g = 0; g < head.n_groups; g++) {
+        int64_t page_bytes = hdl_kv_store_layout(store, g)->page_bytes;
+        uint8_t *const *pages = hdl_kv_seq_view(*out, g, 0).pages;
+        for (int64_t p = spans[g].first; p < spans[g].end; p++, at += page_bytes)
+            memcpy(pages[p], at, (size_t)page_bytes);
+    }
+    return HEDDLE_OK;
+}
