@@ -223,6 +223,23 @@ typedef struct heddle_session_file_info {
 /* Verifies the whole file, too. */
 heddle_status heddle_session_file_inspect(const char *path, heddle_session_file_info *info);
 
+/* What one layer's router chose for one row; borrowed for the call. */
+typedef struct heddle_tap_row {
+    uint32_t struct_size;
+    int32_t layer, list, n_lists; /* list: which of the layer's lists (one, or one per KV head) */
+    int64_t position;             /* of the row, from 0 */
+    int32_t block_size;           /* tokens of a unit */
+    int64_t n_units;              /* visible units */
+    const int32_t *ids;           /* [n_ids] chosen units, ascending */
+    int64_t n_ids;
+    const float *score; /* [n_units] what was scored; attention mass, where the router observes that. NULL:
+                           nothing was scored, or only candidates were */
+} heddle_tap_row;
+typedef void (*heddle_tap_fn)(const heddle_tap_row *row, void *user);
+/* fn is called for every list that this session's routers make; NULL ends it. Forks do not inherit it;
+ * batches of several sessions do not call it. */
+void heddle_session_set_tap(heddle_session *session, heddle_tap_fn fn, void *user);
+
 void heddle_session_cancel(heddle_session *session); /* from any thread: the call in flight stops */
 
 typedef struct heddle_stats {

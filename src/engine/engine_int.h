@@ -52,6 +52,8 @@ struct heddle_session {
     int32_t *kept_ids, *kept_counts; /* lists of the last refresh; NULL where the plan keeps none */
     int64_t kept_visible;            /* 0 = none kept */
     atomic_bool is_cancelled;
+    heddle_tap_fn tap;
+    void *tap_user;
     heddle_stats stats;
     double n_layer_rows; /* decode rows times layers, for the mean of tokens read */
     double tokens_read;

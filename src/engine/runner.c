@@ -143,12 +143,32 @@ static heddle_status check_items(const hdl_runner *runner, const hdl_forward_ite
     return HEDDLE_OK;
 }
 
+/* A made list in the words of heddle.h, to whoever taps the session. */
+static void tell_tap(const hdl_tap_row *row, void *user)
+{
+    const heddle_session *session = user;
+    int64_t block = row->made->block_size;
+    heddle_tap_row told = {.struct_size = sizeof told,
+                           .layer = row->layer,
+                           .list = row->list,
+                           .n_lists = row->made->n_lists,
+                           .position = row->n_visible - 1,
+                           .block_size = row->made->block_size,
+                           .n_units = (row->n_visible + block - 1) / block,
+                           .ids = hdl_selection_ids(row->made, row->row, row->list),
+                           .n_ids = *hdl_selection_count(row->made, row->row, row->list),
+                           .score = row->score};
+    session->tap(&told, session->tap_user);
+}
+
 static void fill_batch(hdl_runner *runner, const hdl_forward_item *items, int32_t n_items)
 {
     const hdl_model_facts *facts = runner->schedule->facts;
     hdl_exec_batch *batch = &runner->batch;
     batch->n_seqs = n_items;
     batch->n_rows = 0;
+    bool is_tapped = n_items == 1 && items[0].session->tap;
+    batch->tap = runner->upper.tap = (hdl_tap){is_tapped ? tell_tap : NULL, items[0].session};
     for (int32_t i = 0; i < n_items; i++) {
         const hdl_forward_item *item = &items[runner->order[i]];
         heddle_session *session = item->session;

@@ -349,6 +349,12 @@ heddle_status heddle_session_fork_as(heddle_session **out, const heddle_session 
     return status;
 }
 
+void heddle_session_set_tap(heddle_session *session, heddle_tap_fn fn, void *user)
+{
+    session->tap = fn;
+    session->tap_user = user;
+}
+
 void heddle_session_cancel(heddle_session *session)
 {
     atomic_store(&session->is_cancelled, true);

@@ -158,6 +158,22 @@ typedef struct row_span {
     hdl_class cls;
 } row_span;
 
+static void tell_tap(const hdl_attend_step *at, int32_t layer, const hdl_exec_batch *batch, const row_span *span,
+                     const hdl_selection *list, const float *scores)
+{
+    bool has_score = (at->is_scoring || at->args.has_mass) && at->candidate_slot < 0;
+    for (int64_t r = 0; r < span->n_rows; r++)
+        for (int32_t l = 0; l < list->n_lists; l++) {
+            hdl_tap_row row = {.layer = layer,
+                               .list = l,
+                               .n_visible = batch->n_visible[span->first_row + r],
+                               .made = list,
+                               .row = r,
+                               .score = has_score ? scores + (r * list->n_lists + l) * span->mass_stride : NULL};
+            batch->tap.fn(&row, batch->tap.user);
+        }
+}
+
 /* Scores a summary (or takes the observed mass), pools, and selects the rows' lists. */
 static void make_lists(const hdl_schedule *schedule, const hdl_attend_step *at, const hdl_exec_batch *batch,
                        const row_span *span, hdl_selection *list)
@@ -235,6 +251,9 @@ static void attend_rows(const hdl_schedule *schedule, const hdl_step *step, cons
                      .mass_stride = args.mass_stride,
                      .cls = cls};
     make_lists(schedule, at, batch, &span, &list);
+    bool is_final = at->slot == schedule->slot_of_layer[HDL_MIN(step->route, HDL_ROUTE_DECODE)][step->layer];
+    if (batch->tap.fn && is_final)
+        tell_tap(at, step->layer, batch, &span, &list, hdl_schedule_at(schedule, HDL_BUF_MASS));
 }
 
 /* Tile rows [from, from + n) of one sequence as a sequence of their own. */

@@ -179,6 +179,20 @@ typedef struct hdl_exec_seq {
     int64_t kept_visible; /* tokens visible at the last refresh */
 } hdl_exec_seq;
 
+typedef struct hdl_tap_row {
+    int32_t layer, list;
+    int64_t n_visible;         /* tokens that the row sees */
+    const hdl_selection *made; /* the layer's lists; row `row` of it */
+    int64_t row;
+    const float *score; /* [units]; NULL = none, or of candidates */
+} hdl_tap_row;
+
+/* Told of every list that is made; fn NULL = nobody listens. */
+typedef struct hdl_tap {
+    void (*fn)(const hdl_tap_row *row, void *user);
+    void *user;
+} hdl_tap;
+
 /* Sequences ordered by (route, class): those with q_len 1 first inside a route. */
 typedef struct hdl_exec_batch {
     int32_t n_seqs;
@@ -188,6 +202,7 @@ typedef struct hdl_exec_batch {
     hdl_attend_seq *attend; /* [n_seqs + n_rows + 1] scratch */
     int64_t *n_visible;     /* [n_rows] tokens of the sequence up to and with each row */
     int64_t *doc_start;     /* [n_rows] where the row's document begins; positions count from there */
+    hdl_tap tap;
 } hdl_exec_batch;
 
 /* What every row passes: embeddings to the residual stream HDL_BUF_X below the final norm or, in a model

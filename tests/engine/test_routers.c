@@ -198,6 +198,43 @@ static void test_a_fork_goes_on_under_a_kept_plan(void **state)
     heddle_engine_close(engine);
 }
 
+typedef struct heard {
+    int64_t n_lists, n_last, n_ids;
+    double mass_seen; /* of the last row */
+} heard;
+
+static void listen(const heddle_tap_row *row, void *user)
+{
+    heard *at = user;
+    at->n_lists++;
+    assert_int_equal(row->layer, 1);
+    assert_true(row->n_ids >= 1 && row->n_ids <= row->n_units && row->ids[row->n_ids - 1] == row->n_units - 1);
+    if (row->position != N_IDS - 1) return;
+    at->n_ids = row->n_ids;
+    for (int64_t i = 0; i < row->n_units; i++) at->mass_seen += (double)row->score[i];
+}
+
+static void test_a_tap_hears_every_list(void **state)
+{
+    (void)state;
+    heddle_engine *engine = open_tiny();
+    const router_case mass = {"mass", "token_list", "\"score\": \"attention_mass\", \"window\": 4"};
+    heddle_plan *plan = plan_of(&mass, 48);
+    heddle_session *session = new_session(engine, plan, 64);
+    heard at = {0};
+    heddle_session_set_tap(session, listen, &at);
+    nll_of(session, sparse);
+    assert_int_equal(at.n_lists, N_IDS);
+    assert_int_equal(at.n_ids, 48 + 4);
+    assert_true(fabs(at.mass_seen - 1) < 1e-5);
+    heddle_session_set_tap(session, NULL, NULL);
+    assert_int_equal(heddle_session_extend(session, ids, 3, NULL, NULL), HEDDLE_OK);
+    assert_int_equal(at.n_lists, N_IDS);
+    heddle_session_free(session);
+    heddle_plan_free(plan);
+    heddle_engine_close(engine);
+}
+
 int main(void)
 {
     uint32_t seed = 7;
@@ -210,6 +247,7 @@ int main(void)
         cmocka_unit_test(test_chunks_equal_single_steps),
         cmocka_unit_test(test_truncation_and_forks_keep_summaries),
         cmocka_unit_test(test_a_fork_goes_on_under_a_kept_plan),
+        cmocka_unit_test(test_a_tap_hears_every_list),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
