@@ -1,0 +1,83 @@
+/* eval_int.h - what the files of `heddle eval` share: options, the run, the frame of a question. */
+#ifndef CLI_EVAL_INT_H
+#define CLI_EVAL_INT_H
+
+#include "cli.h"
+#include "eval/document.h"
+#include "results.h"
+
+enum { EVAL_MAX_PLANS = 64, EVAL_CONTROLS = 2 };
+
+typedef struct eval_options {
+    cli_common common;
+    const char *plans, *tasks, *out;
+    cli_texts texts, rulers;
+    int64_t documents, answers, seed, tokens;
+    bool is_raw, is_shown, is_last;
+} eval_options;
+
+typedef struct eval_plan {
+    const char *spec; /* as it was given */
+    heddle_plan *plan;
+    char hash[20];
+} eval_plan;
+
+typedef struct eval_source {
+    char name[64]; /* of the file, without folder and ending */
+    char hash[20];
+    cli_text text;
+} eval_source;
+
+typedef struct eval_run {
+    const eval_options *options;
+    cli_setup setup;
+    results results;
+    char model_hash[20];
+    char *plan_text;                 /* the list, cut up */
+    eval_plan plans[EVAL_MAX_PLANS]; /* dense and the window first: the controls */
+    int n_plans;
+    eval_source *sources;
+    int n_sources;
+    bool wants_task[EVAL_N_TASKS], wants_loss, wants_agreement;
+    int64_t context;
+    /* around a question: ids before the document, between question and answer; empty without a template */
+    int32_t *opening, *turn;
+    int64_t n_opening, n_turn;
+    const char *frame; /* "chat" or "raw" */
+} eval_run;
+
+/* A new row with what names it; members of the result are added by the caller. NULL: no memory. */
+json_t *eval_row(const eval_run *run, const char *what, const eval_plan *plan);
+int eval_no_memory(void);                                    /* says so; EXIT_RUNTIME */
+void eval_base_name(const char *path, char *name, size_t n); /* without folder and ending */
+
+/* eval_tasks.c: the generated documents; eval_ruler.c: those of files. */
+int eval_run_tasks(eval_run *run);
+int eval_run_rulers(eval_run *run);
+/* eval_loss.c: loss by position, recovery, agreement. */
+int eval_run_loss(eval_run *run);
+/* eval_table.c: all that the results file holds for this run, as text. */
+void eval_print_tables(const eval_run *run);
+
+/* Growing ids. */
+typedef struct eval_ids {
+    int32_t *ids;
+    int64_t n, capacity;
+} eval_ids;
+/* 0 or an exit code. */
+int eval_ids_add(eval_ids *to, const int32_t *ids, int64_t n);
+int eval_ids_text(const eval_run *run, eval_ids *to, const char *text, int64_t n_bytes);
+void eval_ids_free(eval_ids *ids);
+
+/* What was answered: each target id against the logits before it. */
+typedef struct eval_score {
+    int64_t n, n_right;
+    double nll;
+} eval_score;
+/* Reads ids [n] on a fork of `session`; scores the last n_answer of them. */
+int eval_ask(const eval_run *run, const heddle_session *session, const eval_ids *ids, int64_t n_answer,
+             eval_score *score);
+/* Adds what one row of logits says of its target. */
+void eval_score_row(eval_score *score, const float *logits, int64_t n_vocab, int32_t target);
+
+#endif

@@ -1,0 +1,165 @@
+/* eval_ruler.c - samples of RULER's own files: one JSON object a line with `input` and `outputs`.
+ *
+ * The file's name is the task's. A sample's text is split at the last line end that leaves at least
+ * LEAST_QUESTION bytes behind it: what stands before is the document, read densely, what follows is
+ * read in the plan's decode route. The answer is the outputs, joined by ", ". Samples carry the template they were
+ * prepared with, so no chat template is put around them. */
+#include <inttypes.h>
+#include <string.h>
+
+#include "eval_int.h"
+#include "term.h"
+
+enum { LEAST_QUESTION = 120 };
+
+typedef struct ruler_sample {
+    eval_run *run;
+    const char *task, *file_hash;
+    int64_t index;
+    json_t *sample;
+} ruler_sample;
+
+static json_t *ruler_row(const ruler_sample *s, const eval_plan *plan)
+{
+    json_t *row = eval_row(s->run, "task", plan);
+    if (!row) return NULL;
+    json_object_set_new(row, "frame", json_string("raw"));
+    json_object_set_new(row, "haystack", json_string("ruler"));
+    json_object_set_new(row, "source", json_string(s->task));
+    json_object_set_new(row, "source_hash", json_string(s->file_hash));
+    json_object_set_new(row, "document", json_integer(s->index));
+    json_object_set_new(row, "task", json_string(s->task));
+    json_object_set_new(row, "answers", json_integer(1));
+    return row;
+}
+
+static int answer_text(const ruler_sample *s, eval_buf *answer)
+{
+    const json_t *outputs = json_object_get(s->sample, "outputs"), *item;
+    size_t i;
+    json_array_foreach(outputs, i, item)
+    {
+        const char *text = json_string_value(item);
+        if (text) eval_buf_printf(answer, "%s %s", i ? "," : "", text);
+    }
+    return answer->is_failed ? eval_no_memory() : 0;
+}
+
+/* Where the question begins. */
+static int64_t split_at(const char *input, int64_t n)
+{
+    int64_t at = n - LEAST_QUESTION;
+    while (at > 0 && input[at] != '\n') at--;
+    return at > 0 ? at : 0;
+}
+
+static int ask_sample(ruler_sample *s, const heddle_session *document, const eval_ids *ids, int64_t n_answer,
+                      const eval_plan *plan)
+{
+    heddle_session *session = NULL;
+    eval_score score = {0};
+    heddle_status status = heddle_session_fork_as(&session, document, plan->plan, 1);
+    int code = status ? cli_fail(status) : eval_ask(s->run, session, ids, n_answer, &score);
+    heddle_session_free(session);
+    if (code) return code;
+    json_t *row = ruler_row(s, plan);
+    json_object_set_new(row, "questions", json_integer(1));
+    json_object_set_new(row, "exact", json_integer(score.n_right == score.n));
+    json_object_set_new(row, "tokens", json_integer(score.n));
+    json_object_set_new(row, "right", json_integer(score.n_right));
+    json_object_set_new(row, "nll", json_real(score.nll));
+    json_object_set_new(row, "document_tokens", json_integer(heddle_session_len(document)));
+    return results_add(&s->run->results, row);
+}
+
+/* The document's ids and what follows it. */
+static int sample_ids(const ruler_sample *s, eval_ids *document, eval_ids *question, int64_t *n_answer)
+{
+    const char *input = row_text(s->sample, "input"), *prefix = row_text(s->sample, "answer_prefix");
+    int64_t n = (int64_t)strlen(input), at = split_at(input, n);
+    int32_t bos = -1;
+    eval_buf answer = {0};
+    int code = cli_bos(s->run->setup.engine, &bos);
+    if (!code && bos >= 0) code = eval_ids_add(document, &bos, 1);
+    if (!code) code = eval_ids_text(s->run, document, input, at);
+    if (!code) code = eval_ids_text(s->run, question, input + at, n - at);
+    if (!code) code = eval_ids_text(s->run, question, prefix, (int64_t)strlen(prefix));
+    int64_t before = question->n;
+    if (!code) code = answer_text(s, &answer);
+    if (!code) code = eval_ids_text(s->run, question, answer.data, answer.n);
+    *n_answer = question->n - before;
+    eval_buf_free(&answer);
+    return code;
+}
+
+static bool is_whole_sample(const json_t *sample)
+{
+    const json_t *outputs = json_object_get(sample, "outputs");
+    return *row_text(sample, "input") && json_is_array(outputs) && json_array_size(outputs);
+}
+
+static int run_sample(ruler_sample *s)
+{
+    heddle_session *session = NULL;
+    eval_ids document = {0}, question = {0};
+    int64_t n_answer = 0;
+    int code = 0;
+    for (int p = 0; p < s->run->n_plans && !code; p++) {
+        json_t *row = ruler_row(s, &s->run->plans[p]);
+        bool is_there = row && results_find(&s->run->results, row);
+        json_decref(row);
+        if (is_there) continue;
+        if (!session) {
+            heddle_session_options options = s->run->setup.session_options;
+            code = sample_ids(s, &document, &question, &n_answer);
+            options.context_tokens = document.n + question.n;
+            heddle_status status = HEDDLE_OK;
+            if (!code) status = heddle_session_new(&session, s->run->setup.engine, NULL, &options);
+            if (!code && !status)
+                status = heddle_session_extend(session, document.ids, document.n, NULL, NULL);
+            if (status) code = cli_fail(status);
+        }
+        if (!code) code = ask_sample(s, session, &question, n_answer, &s->run->plans[p]);
+    }
+    heddle_session_free(session);
+    eval_ids_free(&document);
+    eval_ids_free(&question);
+    return code;
+}
+
+static int run_file(eval_run *run, const char *path)
+{
+    cli_text text = {0};
+    char task[64], hash[20];
+    int code = cli_read_file(&text, path);
+    eval_base_name(path, task, sizeof task);
+    snprintf(hash, sizeof hash, "%016" PRIx64, eval_hash(EVAL_HASH_START, text.data, text.n));
+    int64_t index = 0;
+    for (int64_t at = 0, line = 1; at < text.n && !code && index < run->options->documents; line++) {
+        const char *end = memchr(text.data + at, '\n', (size_t)(text.n - at));
+        int64_t n = end ? end - (text.data + at) : text.n - at;
+        json_error_t error;
+        json_t *sample = n ? json_loadb(text.data + at, (size_t)n, 0, &error) : NULL;
+        ruler_sample s = {.run = run, .task = task, .file_hash = hash, .index = index, .sample = sample};
+        if (n && !is_whole_sample(sample))
+            code = cli_refuse(
+                "%s: line %" PRId64 " is no sample of RULER: it needs \"input\" and \"outputs\"", path, line);
+        else if (n) {
+            code = run_sample(&s);
+            if (!code) cli_note("%s sample %" PRId64, task, index + 1);
+            index++;
+        }
+        json_decref(sample);
+        at += n + 1;
+    }
+    cli_text_free(&text);
+    return code;
+}
+
+int eval_run_rulers(eval_run *run)
+{
+    int code = 0;
+    for (int i = 0; i < run->options->rulers.n && !code; i++)
+        code = run_file(run, run->options->rulers.items[i]);
+    return code;
+}

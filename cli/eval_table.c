@@ -1,0 +1,179 @@
+/* eval_table.c - what a run of `heddle eval` found, as text: each task, then each plan. */
+#include <inttypes.h>
+#include <math.h>
+#include <string.h>
+
+#include "eval_int.h"
+#include "summary.h"
+#include "term.h"
+
+static const char *sign_of(double value)
+{
+    return value < 0 ? "-" : "+";
+}
+
+static void print_difference(const char *plan, double value, const eval_interval *d, double unit,
+                             const char *more)
+{
+    char range[64] = "";
+    if (!isnan(d->low))
+        snprintf(range, sizeof range, " [%s%.2f, %s%.2f]", sign_of(d->low), fabs(d->low * unit),
+                 sign_of(d->high), fabs(d->high * unit));
+    printf("    %-34s %7.2f  %s%.2f%s%s\n", plan, value * unit, sign_of(d->value), fabs(d->value * unit),
+           range, more);
+}
+
+static summary_filter filter_of(const eval_run *run, const char *what, const char *task)
+{
+    bool is_task = !strcmp(what, "task");
+    return (summary_filter){.what = what,
+                            .model_hash = run->model_hash,
+                            .kv = run->options->common.kv_type,
+                            .frame = is_task ? run->frame : NULL,
+                            .task = task,
+                            .governs = is_task                                              ? NULL
+                                       : run->options->is_last && strcmp(what, "agreement") ? "last"
+                                                                                            : "all",
+                            .context = run->context,
+                            .seed = is_task ? run->options->seed : 0};
+}
+
+/* ---- tasks ---- */
+
+typedef struct plan_total { /* over the deciding tasks */
+    double sum, worst;
+    const char *worst_task;
+    int n;
+} plan_total;
+
+static void print_task(const eval_run *run, const char *task, bool is_ruler, plan_total *totals)
+{
+    summary_filter filter = filter_of(run, "task", task);
+    if (is_ruler) filter.frame = "raw";
+    summary s;
+    const char *controls[] = {run->plans[0].hash, run->plans[1].hash};
+    if (summary_align(&s, &run->results, &filter, controls, 2, "right", "tokens") || !s.n) {
+        summary_free(&s);
+        return;
+    }
+    double dense = eval_ratio(s.num[0], s.den[0], s.n), window = eval_ratio(s.num[1], s.den[1], s.n),
+           n_tokens = 0;
+    for (int64_t i = 0; i < s.n; i++) n_tokens += s.den[0][i];
+    bool is_deciding = summary_decides(dense, window);
+    printf("%-16s dense %6.2f  window %6.2f  %s (%" PRId64 " documents, %.0f answer tokens)\n", task,
+           100 * dense, 100 * window, is_deciding ? "decides" : "decides nothing here", s.n, n_tokens);
+    summary_free(&s);
+    for (int p = EVAL_CONTROLS; p < run->n_plans; p++) {
+        const char *pair[] = {run->plans[p].hash, run->plans[0].hash};
+        char more[64] = "";
+        if (summary_align(&s, &run->results, &filter, pair, 2, "nll", "tokens") || !s.n) continue;
+        double nll = eval_ratio(s.num[0], s.den[0], s.n) - eval_ratio(s.num[1], s.den[1], s.n);
+        summary_free(&s);
+        snprintf(more, sizeof more, "  nll %s%.3f", sign_of(nll), fabs(nll));
+        if (summary_align(&s, &run->results, &filter, pair, 2, "right", "tokens")) continue;
+        eval_interval d = eval_difference(s.num[0], s.den[0], s.num[1], s.den[1], s.n, 1);
+        print_difference(run->plans[p].spec, eval_ratio(s.num[0], s.den[0], s.n), &d, 100, more);
+        summary_free(&s);
+        if (!is_deciding) continue;
+        plan_total *total = &totals[p];
+        total->sum += d.value;
+        if (!total->n++ || d.value < total->worst) {
+            total->worst = d.value;
+            total->worst_task = task;
+        }
+    }
+}
+
+static void print_tasks(const eval_run *run)
+{
+    plan_total totals[EVAL_MAX_PLANS] = {{0}};
+    int n_wanted = 0;
+    for (int task = 0; task < EVAL_N_TASKS; task++) n_wanted += run->wants_task[task];
+    if (!n_wanted && !run->options->rulers.n) return;
+    printf(
+        "\nAnswer tokens right, %%; points against dense [95 %% by document]; nll: nats a token against dense\n");
+    for (int task = 0; task < EVAL_N_TASKS; task++)
+        if (run->wants_task[task]) print_task(run, eval_tasks[task].name, false, totals);
+    for (int i = 0; i < run->options->rulers.n; i++) {
+        char name[64];
+        eval_base_name(run->options->rulers.items[i], name, sizeof name);
+        print_task(run, name, true, totals);
+    }
+    for (int p = EVAL_CONTROLS; p < run->n_plans; p++) {
+        const plan_total *total = &totals[p];
+        if (!total->n) continue;
+        printf("%-34s mean of %d deciding tasks %s%.2f, worst %s%.2f (%s)\n", run->plans[p].spec, total->n,
+               sign_of(total->sum), fabs(100 * total->sum / total->n), sign_of(total->worst),
+               fabs(100 * total->worst), total->worst_task);
+    }
+}
+
+/* ---- loss ---- */
+
+/* R over a pair of members, on the documents that dense, window and the plan have. */
+static eval_interval recovery(const eval_run *run, int p, const char *nll, const char *tokens)
+{
+    summary_filter filter = filter_of(run, "loss", NULL);
+    const char *plans[] = {run->plans[1].hash, run->plans[p].hash, run->plans[0].hash};
+    summary s;
+    eval_interval r = {NAN, NAN, NAN};
+    if (!summary_align(&s, &run->results, &filter, plans, 3, nll, tokens) && s.n)
+        r = eval_recovery(s.num[0], s.num[1], s.num[2], s.den[0], s.n, 1);
+    summary_free(&s);
+    return r;
+}
+
+static void print_loss_plan(const eval_run *run, int p)
+{
+    summary_filter filter = filter_of(run, "loss", NULL);
+    const char *pair[] = {run->plans[p].hash, run->plans[0].hash};
+    summary s;
+    if (summary_align(&s, &run->results, &filter, pair, 2, "last_nll", "last_tokens") || !s.n) {
+        summary_free(&s);
+        return;
+    }
+    eval_interval d = eval_difference(s.num[0], s.den[0], s.num[1], s.den[1], s.n, 1);
+    eval_interval r = recovery(run, p, "last_nll", "last_tokens"),
+                  g = recovery(run, p, "gain_nll", "gain_tokens");
+    char more[128], range[48] = "";
+    if (!isnan(r.low)) snprintf(range, sizeof range, " [%.3f, %.3f]", r.low, r.high);
+    snprintf(more, sizeof more, "  perplexity %s%.2f %%  R %.3f%s  gain tokens %.3f", sign_of(d.value),
+             fabs(100 * expm1(d.value)), r.value, range, g.value);
+    print_difference(run->plans[p].spec, eval_ratio(s.num[0], s.den[0], s.n), &d, 1, more);
+    summary_free(&s);
+}
+
+static void print_agreement(const eval_run *run)
+{
+    summary_filter filter = filter_of(run, "agreement", NULL);
+    printf(
+        "\nOf dense's 256 greedy tokens, %% that the plan would have written; tokens before the first other one\n");
+    for (int p = 0; p < run->n_plans; p++) {
+        const char *plan[] = {run->plans[p].hash};
+        summary s, f;
+        int code = summary_align(&s, &run->results, &filter, plan, 1, "same", "tokens");
+        code |= summary_align(&f, &run->results, &filter, plan, 1, "first", NULL);
+        eval_interval d = eval_ratio_interval(s.num[0], s.den[0], s.n, 1);
+        char range[64] = "";
+        if (!isnan(d.low)) snprintf(range, sizeof range, " [%.2f, %.2f]", 100 * d.low, 100 * d.high);
+        if (!code && s.n)
+            printf("    %-34s %7.2f%s  first %.0f\n", run->plans[p].spec, 100 * d.value, range,
+                   eval_ratio(f.num[0], f.den[0], f.n));
+        summary_free(&s);
+        summary_free(&f);
+    }
+}
+
+void eval_print_tables(const eval_run *run)
+{
+    char context[TERM_COUNT];
+    printf("%s, KV %s, %s tokens, %s\n", run->setup.info.name, run->options->common.kv_type,
+           term_count(context, run->context), run->frame);
+    print_tasks(run);
+    if (run->wants_loss) {
+        printf("\nLast quarter of %s-token documents: nats a token, against dense [95 %% by document]\n",
+               context);
+        for (int p = 0; p < run->n_plans; p++) print_loss_plan(run, p);
+    }
+    if (run->wants_agreement) print_agreement(run);
+}

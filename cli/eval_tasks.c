@@ -1,0 +1,309 @@
+/* eval_tasks.c - generated documents, read once and asked under every plan.
+ *
+ *     opening | document        dense, once
+ *             +- fork as plan A -+- fork: question | turn | prefix | answer
+ *             |                  +- fork: ...
+ *             +- fork as plan B -+- ...
+ *
+ * From the question on, every row takes the plan's decode route. The answer is teacher-forced: each of
+ * its tokens is scored after the right ones before it. All right = greedy decoding gives this answer. */
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "eval_int.h"
+#include "term.h"
+
+int eval_ids_add(eval_ids *to, const int32_t *ids, int64_t n)
+{
+    if (to->n + n > to->capacity) {
+        int64_t capacity = to->capacity ? to->capacity : 256;
+        while (capacity < to->n + n) capacity *= 2;
+        int32_t *grown = realloc(to->ids, (size_t)capacity * sizeof *grown);
+        if (!grown) return eval_no_memory();
+        to->ids = grown;
+        to->capacity = capacity;
+    }
+    if (n) memcpy(to->ids + to->n, ids, (size_t)n * sizeof *ids);
+    to->n += n;
+    return 0;
+}
+
+int eval_ids_text(const eval_run *run, eval_ids *to, const char *text, int64_t n_bytes)
+{
+    int32_t *ids = NULL;
+    int64_t n = 0;
+    heddle_status status = heddle_tokenize(run->setup.engine, text, n_bytes, 0, &ids, &n);
+    int code = status ? cli_fail(status) : eval_ids_add(to, ids, n);
+    heddle_ids_free(ids);
+    return code;
+}
+
+void eval_ids_free(eval_ids *ids)
+{
+    free(ids->ids);
+    *ids = (eval_ids){0};
+}
+
+void eval_score_row(eval_score *score, const float *logits, int64_t n_vocab, int32_t target)
+{
+    int64_t best = 0;
+    double sum = 0;
+    for (int64_t i = 1; i < n_vocab; i++)
+        if (logits[i] > logits[best]) best = i;
+    for (int64_t i = 0; i < n_vocab; i++) sum += exp((double)(logits[i] - logits[best]));
+    score->n++;
+    score->n_right += best == target;
+    score->nll += log(sum) + (double)logits[best] - (double)logits[target];
+}
+
+typedef struct ask_call {
+    const eval_ids *ids;
+    int64_t n_vocab;
+    eval_score *score;
+} ask_call;
+
+static int on_logits(int64_t row, const float *logits, void *user)
+{
+    ask_call *call = user;
+    if (row + 1 < call->ids->n) eval_score_row(call->score, logits, call->n_vocab, call->ids->ids[row + 1]);
+    return 0;
+}
+
+int eval_ask(const eval_run *run, const heddle_session *session, const eval_ids *ids, int64_t n_answer,
+             eval_score *score)
+{
+    heddle_session *fork = NULL;
+    ask_call call = {ids, run->setup.info.n_vocab, score};
+    *score = (eval_score){0};
+    heddle_status status = heddle_session_fork(&fork, session);
+    if (!status)
+        status = heddle_session_each_logits(fork, ids->ids, ids->n, ids->n - n_answer - 1, on_logits, &call);
+    heddle_session_free(fork);
+    return status ? cli_fail(status) : 0;
+}
+
+static int64_t count_tokens(const char *text, int64_t n_bytes, void *user)
+{
+    int32_t *ids = NULL;
+    int64_t n = 0;
+    heddle_tokenize(user, text, n_bytes, 0, &ids, &n);
+    heddle_ids_free(ids);
+    return n;
+}
+
+/* ---- one document ---- */
+
+typedef struct task_document {
+    eval_run *run;
+    eval_haystack haystack;
+    int64_t index;
+    const eval_source *source; /* EVAL_TEXT; else NULL */
+    eval_document document;
+    bool has_task[EVAL_N_TASKS];
+} task_document;
+
+static json_t *task_row(const task_document *d, const eval_plan *plan, int task)
+{
+    json_t *row = eval_row(d->run, "task", plan);
+    if (!row) return NULL;
+    json_object_set_new(row, "haystack", json_string(eval_haystack_names[d->haystack]));
+    json_object_set_new(row, "source", json_string(d->source ? d->source->name : ""));
+    json_object_set_new(row, "source_hash", json_string(d->source ? d->source->hash : ""));
+    json_object_set_new(row, "document", json_integer(d->index));
+    json_object_set_new(row, "task", json_string(eval_tasks[task].name));
+    json_object_set_new(row, "answers", json_integer(d->run->options->answers));
+    return row;
+}
+
+static bool is_missing(const task_document *d, const eval_plan *plan, int task)
+{
+    json_t *row = task_row(d, plan, task);
+    bool is_there = row && results_find(&d->run->results, row);
+    json_decref(row);
+    return !is_there;
+}
+
+static bool is_plan_missing(const task_document *d, const eval_plan *plan)
+{
+    for (int task = 0; task < EVAL_N_TASKS; task++)
+        if (d->has_task[task] && is_missing(d, plan, task)) return true;
+    return false;
+}
+
+static int make_document(task_document *d)
+{
+    eval_run *run = d->run;
+    enum { QUESTION_TOKENS = 256 }; /* room for the longest question and its answer */
+    eval_request request = {.haystack = d->haystack,
+                            .seed = (uint64_t)run->options->seed,
+                            .index = d->index,
+                            .n_tokens = run->context - run->n_opening - run->n_turn - QUESTION_TOKENS,
+                            .max_questions = (int32_t)run->options->answers,
+                            .source = d->source ? d->source->text.data : NULL,
+                            .source_bytes = d->source ? d->source->text.n : 0,
+                            .count = count_tokens,
+                            .count_user = run->setup.engine};
+    /* every task's facts are in it whatever is asked, so that a row does not depend on --tasks */
+    for (int task = 0; task < EVAL_N_TASKS; task++) request.wants[task] = true;
+    const char *why = eval_document_make(&d->document, &request);
+    if (why)
+        return cli_refuse("eval: %s: %s", d->source ? d->source->name : eval_haystack_names[d->haystack],
+                          why);
+    for (int32_t i = 0; i < d->document.n_questions; i++) {
+        eval_task task = d->document.questions[i].task;
+        d->has_task[task] = run->wants_task[task];
+    }
+    return 0;
+}
+
+/* The ids that follow the document; *n_answer: how many of them are scored. */
+static int question_ids(const eval_run *run, const eval_question *q, eval_ids *ids, int64_t *n_answer)
+{
+    ids->n = 0;
+    int code = eval_ids_text(run, ids, q->question, (int64_t)strlen(q->question));
+    if (!code && run->n_turn) code = eval_ids_add(ids, run->turn, run->n_turn);
+    if (!code && !run->n_turn) code = eval_ids_text(run, ids, "\n", 1);
+    if (!code) code = eval_ids_text(run, ids, q->prefix, (int64_t)strlen(q->prefix));
+    int64_t before = ids->n;
+    if (!code) code = eval_ids_text(run, ids, q->answer, (int64_t)strlen(q->answer));
+    *n_answer = ids->n - before;
+    return code;
+}
+
+/* The questions of one task under one plan; one row. */
+static int ask_task(task_document *d, const heddle_session *session, const eval_plan *plan, int task)
+{
+    eval_ids ids = {0};
+    json_t *row = task_row(d, plan, task), *depths = json_array(), *rights = json_array(),
+           *counts = json_array();
+    int64_t n_questions = 0, n_exact = 0, n = 0, n_right = 0, n_answer = 0;
+    double nll = 0;
+    int code = row ? 0 : eval_no_memory();
+    for (int32_t i = 0; i < d->document.n_questions && !code; i++) {
+        const eval_question *q = &d->document.questions[i];
+        eval_score score = {0};
+        if (q->task != (eval_task)task) continue;
+        code = question_ids(d->run, q, &ids, &n_answer);
+        if (!code) code = eval_ask(d->run, session, &ids, n_answer, &score);
+        n_questions++;
+        n_exact += score.n_right == score.n;
+        n += score.n;
+        n_right += score.n_right;
+        nll += score.nll;
+        json_array_append_new(depths, json_real(floor(q->depth * 1000 + 0.5) / 1000));
+        json_array_append_new(rights, json_integer(score.n_right));
+        json_array_append_new(counts, json_integer(score.n));
+    }
+    eval_ids_free(&ids);
+    json_object_set_new(row, "questions", json_integer(n_questions));
+    json_object_set_new(row, "exact", json_integer(n_exact));
+    json_object_set_new(row, "tokens", json_integer(n));
+    json_object_set_new(row, "right", json_integer(n_right));
+    json_object_set_new(row, "nll", json_real(nll));
+    json_object_set_new(row, "document_tokens", json_integer(heddle_session_len(session)));
+    json_object_set_new(row, "depths", depths);
+    json_object_set_new(row, "question_right", rights);
+    json_object_set_new(row, "question_tokens", counts);
+    if (!code) return results_add(&d->run->results, row);
+    json_decref(row);
+    return code;
+}
+
+static int ask_plan(task_document *d, const heddle_session *document, const eval_plan *plan)
+{
+    heddle_session *session = NULL;
+    double start_s = term_now();
+    heddle_status status = heddle_session_fork_as(&session, document, plan->plan, 1);
+    int code = status ? cli_fail(status) : 0, n_tasks = 0;
+    for (int task = 0; task < EVAL_N_TASKS && !code; task++) {
+        if (!d->has_task[task] || !is_missing(d, plan, task)) continue;
+        code = ask_task(d, session, plan, task);
+        n_tasks++;
+    }
+    heddle_session_free(session);
+    if (!code)
+        cli_note("%s document %" PRId64 " of %" PRId64 ", plan %s: %d tasks, %.1f s",
+                 eval_haystack_names[d->haystack], d->index + 1, d->run->options->documents, plan->spec,
+                 n_tasks, term_now() - start_s);
+    return code;
+}
+
+static int on_progress(int64_t n_done, int64_t n_total, void *user)
+{
+    term_progress_show(user, n_done, n_total);
+    return 0;
+}
+
+/* Reads the document densely. */
+static int read_document(task_document *d, heddle_session **session)
+{
+    eval_run *run = d->run;
+    enum { SLACK = 1024 }; /* a text may be longer than was counted, unit by unit */
+    eval_ids ids = {0};
+    heddle_session_options options = run->setup.session_options;
+    options.context_tokens = run->context + SLACK;
+    int code = eval_ids_add(&ids, run->opening, run->n_opening);
+    if (!code) code = eval_ids_text(run, &ids, d->document.text, (int64_t)strlen(d->document.text));
+    heddle_status status = HEDDLE_OK;
+    term_progress progress;
+    term_progress_start(&progress, "reading");
+    if (!code) status = heddle_session_new(session, run->setup.engine, NULL, &options);
+    if (!code && !status) status = heddle_session_extend(*session, ids.ids, ids.n, on_progress, &progress);
+    term_clear_progress();
+    eval_ids_free(&ids);
+    return status ? cli_fail(status) : code;
+}
+
+static void show_document(const task_document *d)
+{
+    printf("== %s, document %" PRId64 "\n%s\n", eval_haystack_names[d->haystack], d->index, d->document.text);
+    for (int32_t i = 0; i < d->document.n_questions; i++) {
+        const eval_question *q = &d->document.questions[i];
+        printf("-- %s, depth %.3f%s\n%s[%s]\n", eval_tasks[q->task].name, q->depth, q->question, q->prefix,
+               q->answer);
+    }
+}
+
+static int run_document(task_document *d)
+{
+    heddle_session *session = NULL;
+    int code = make_document(d);
+    if (!code && d->run->options->is_shown) {
+        show_document(d);
+        eval_document_free(&d->document);
+        return 0;
+    }
+    for (int p = 0; p < d->run->n_plans && !code; p++) {
+        if (!is_plan_missing(d, &d->run->plans[p])) continue;
+        if (!session) code = read_document(d, &session);
+        if (!code) code = ask_plan(d, session, &d->run->plans[p]);
+    }
+    heddle_session_free(session);
+    eval_document_free(&d->document);
+    return code;
+}
+
+static bool wants_haystack(const eval_run *run, int haystack)
+{
+    for (int task = 0; task < EVAL_N_TASKS; task++)
+        if (run->wants_task[task] && (int)eval_tasks[task].haystack == haystack) return true;
+    return false;
+}
+
+int eval_run_tasks(eval_run *run)
+{
+    int code = 0;
+    if (wants_haystack(run, EVAL_TEXT) && !run->n_sources)
+        cli_note("heddle: without a real text (--text FILE) the tasks in one are left out");
+    for (int64_t i = 0; i < run->options->documents && !code; i++)
+        for (int haystack = 0; haystack < EVAL_N_HAYSTACKS && !code; haystack++) {
+            task_document d = {.run = run, .haystack = (eval_haystack)haystack, .index = i};
+            if (!wants_haystack(run, haystack)) continue;
+            if (haystack == EVAL_TEXT && !run->n_sources) continue;
+            if (haystack == EVAL_TEXT) d.source = &run->sources[i % run->n_sources];
+            code = run_document(&d);
+        }
+    return code;
+}

@@ -1,0 +1,32 @@
+/* results.h - a file of results, one JSON object a line, that a run may be stopped at anywhere.
+ *
+ * A row names all that made it: model, plan, context, seed, text, document, task. Its key is made of
+ * these members, so that a later run finds what is there and does the rest. A line without its
+ * newline was cut off while it was written and is dropped. One writer at a time. */
+#ifndef CLI_RESULTS_H
+#define CLI_RESULTS_H
+
+#include <jansson.h>
+#include <stdio.h>
+
+#include "cli.h"
+
+typedef struct results {
+    json_t *by_key; /* key -> row, owned */
+    FILE *file;     /* NULL = read only */
+    char *path;
+} results;
+
+/* 0 or an exit code. is_writer: the file is made where it is missing, and locked. */
+int results_open(results *r, const char *path, bool is_writer);
+void results_close(results *r);
+/* The row with the same key members as `row`, borrowed; NULL = there is none. */
+const json_t *results_find(const results *r, const json_t *row);
+/* Writes the row at once and keeps it; takes the reference. 0 or an exit code. */
+int results_add(results *r, json_t *row);
+
+const char *row_text(const json_t *row, const char *member); /* "" where it is missing */
+double row_number(const json_t *row, const char *member);    /* NaN */
+double row_number_at(const json_t *row, const char *member, int64_t i);
+
+#endif

@@ -1,0 +1,91 @@
+/* summary.c - figures from rows of results: sums aligned by document, plans paired. */
+#include "summary.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static bool fits_text(const char *wanted, const json_t *row, const char *member)
+{
+    return !wanted || !strcmp(wanted, row_text(row, member));
+}
+
+bool summary_fits(const summary_filter *filter, const json_t *row)
+{
+    return fits_text(filter->what, row, "what") && fits_text(filter->model_hash, row, "model_hash") &&
+           fits_text(filter->kv, row, "kv") && fits_text(filter->frame, row, "frame") &&
+           fits_text(filter->task, row, "task") && fits_text(filter->governs, row, "governs") &&
+           (!filter->context || row_number(row, "context") == (double)filter->context) &&
+           (!filter->seed || row_number(row, "seed") == (double)filter->seed);
+}
+
+/* What makes a document: rows of two plans with the same are a pair. */
+static void document_key(const json_t *row, char *key, size_t n)
+{
+    snprintf(key, n, "%s|%s|%s|%.0f|%.0f|%.0f", row_text(row, "haystack"), row_text(row, "source_hash"),
+             row_text(row, "task"), row_number(row, "document"), row_number(row, "seed"),
+             row_number(row, "answers"));
+}
+
+/* Documents of one plan: key -> row. */
+static json_t *documents_of(const results *r, const summary_filter *filter, const char *plan_hash)
+{
+    json_t *documents = json_object(), *row;
+    const char *name;
+    char key[512];
+    json_object_foreach(r->by_key, name, row)
+    {
+        if (strcmp(row_text(row, "plan_hash"), plan_hash) != 0 || !summary_fits(filter, row)) continue;
+        document_key(row, key, sizeof key);
+        json_object_set(documents, key, row);
+    }
+    return documents;
+}
+
+int summary_align(summary *out, const results *r, const summary_filter *filter,
+                  const char *const *plan_hashes, int n_plans, const char *num, const char *den)
+{
+    json_t *documents[SUMMARY_MAX_PLANS] = {NULL}, *row;
+    const char *key;
+    bool is_failed = false;
+    *out = (summary){0};
+    for (int p = 0; p < n_plans; p++) {
+        documents[p] = documents_of(r, filter, plan_hashes[p]);
+        size_t n = documents[0] ? json_object_size(documents[0]) + 1 : 1;
+        out->num[p] = calloc(n, sizeof **out->num);
+        out->den[p] = calloc(n, sizeof **out->den);
+        is_failed |= !documents[p] || !out->num[p] || !out->den[p];
+    }
+    if (!is_failed) json_object_foreach(documents[0], key, row)
+        {
+            bool is_whole = true;
+            for (int p = 0; p < n_plans && is_whole; p++) {
+                const json_t *of_plan = json_object_get(documents[p], key);
+                double value = of_plan ? row_number(of_plan, num) : NAN;
+                double count = !of_plan ? NAN : den ? row_number(of_plan, den) : 1;
+                is_whole = !isnan(value) && !isnan(count);
+                out->num[p][out->n] = value;
+                out->den[p][out->n] = count;
+            }
+            out->n += is_whole;
+        }
+    for (int p = 0; p < n_plans; p++) json_decref(documents[p]);
+    if (!is_failed) return 0;
+    cli_note("heddle: no memory for the figures");
+    return EXIT_RUNTIME;
+}
+
+void summary_free(summary *s)
+{
+    for (int p = 0; p < SUMMARY_MAX_PLANS; p++) {
+        free(s->num[p]);
+        free(s->den[p]);
+    }
+    *s = (summary){0};
+}
+
+bool summary_decides(double dense, double window)
+{
+    return dense >= 0.60 && dense - window >= 0.20;
+}

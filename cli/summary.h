@@ -1,0 +1,29 @@
+/* summary.h - figures from rows of results: sums aligned by document, plans paired. */
+#ifndef CLI_SUMMARY_H
+#define CLI_SUMMARY_H
+
+#include "eval/stats.h"
+#include "results.h"
+
+enum { SUMMARY_MAX_PLANS = 3 };
+
+typedef struct summary_filter { /* NULL and 0 fit everything */
+    const char *what, *model_hash, *kv, *frame, *task, *governs;
+    int64_t context, seed;
+} summary_filter;
+bool summary_fits(const summary_filter *filter, const json_t *row);
+
+/* Two members of the rows of several plans over the documents that all of these plans have. */
+typedef struct summary {
+    double *num[SUMMARY_MAX_PLANS], *den[SUMMARY_MAX_PLANS]; /* [n] */
+    int64_t n;
+} summary;
+/* 0 or an exit code; free it in any case. den NULL: each document counts 1. */
+int summary_align(summary *out, const results *r, const summary_filter *filter,
+                  const char *const *plan_hashes, int n_plans, const char *num, const char *den);
+void summary_free(summary *s);
+
+/* A task on a model decides where dense reaches 60 % and stands 20 points above the window. */
+bool summary_decides(double dense, double window);
+
+#endif

@@ -1,0 +1,255 @@
+/* `heddle eval` as a program, on a small random model: stopped anywhere and gone on with, laws of its
+ * figures, bad input. Figures of random weights mean nothing; what must be equal is compared. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+#include <math.h>
+#include <stdio.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+
+#include "tiny_model.h"
+
+static char folder[512], model[600], text[600], program[1024];
+
+static int make_files(void **state)
+{
+    (void)state;
+    const char *given = getenv("HEDDLE");
+    tiny_options options = {.seed = 5};
+    if (!tiny_make_folder(folder, sizeof folder)) return 1;
+    snprintf(program, sizeof program, "%s", given ? given : "build/heddle");
+    snprintf(model, sizeof model, "%s/tiny.gguf", folder);
+    snprintf(text, sizeof text, "%s/prose.txt", folder);
+    FILE *file = fopen(text, "w");
+    for (int i = 0; file && i < 4000; i++) fprintf(file, "word%d goes on%s", i, i % 7 ? " " : ".\n");
+    return !file || fclose(file) || !tiny_write_gguf(model, &options);
+}
+
+static int remove_files(void **state)
+{
+    (void)state;
+    tiny_remove_folder(folder);
+    return 0;
+}
+
+/* Runs heddle with these arguments; its exit code. Output in folder/out, messages in folder/err. */
+static int run(const char *fmt, ...)
+{
+    char arguments[2048], command[5120];
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(arguments, sizeof arguments, fmt, args);
+    va_end(args);
+    snprintf(command, sizeof command, "%s %s >%s/out 2>%s/err </dev/null", program, arguments, folder,
+             folder);
+    int status = system(command);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+static char *read_all(const char *name, long *n_bytes)
+{
+    static char empty[1];
+    char path[600];
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    FILE *file = fopen(path, "rb");
+    if (!file) return empty;
+    fseek(file, 0, SEEK_END);
+    long n = ftell(file);
+    rewind(file);
+    char *bytes = calloc((size_t)n + 1, 1);
+    if (n_bytes)
+        *n_bytes = (long)fread(bytes, 1, (size_t)n, file);
+    else if (fread(bytes, 1, (size_t)n, file) != (size_t)n)
+        bytes[0] = 0;
+    fclose(file);
+    return bytes;
+}
+
+static void write_all(const char *name, const char *bytes, long n)
+{
+    char path[600];
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    assert_true(tiny_write_file(path, bytes, n));
+}
+
+static void assert_says(const char *name, const char *what)
+{
+    char *said = read_all(name, NULL);
+    if (!strstr(said, what)) fail_msg("'%s' is not in: %s", what, said);
+    free(said);
+}
+
+/* 6 haystacks x 1 document, 12 tasks, 5 questions at most, 3 plans. */
+static int run_eval(const char *out, const char *more)
+{
+    return run(
+        "eval -m %s -t 1 --invariant -c 1536 --documents 1 --answers 5 --text %s --plans oracle:top_k=16384 "
+        "--out %s/%s %s",
+        model, text, folder, out, more);
+}
+
+static void test_stopped_anywhere(void **state)
+{
+    (void)state;
+    long n_whole, n_again;
+    assert_int_equal(run_eval("whole.jsonl", "--tasks all"), 0);
+    char *table = read_all("out", NULL), *whole = read_all("whole.jsonl", &n_whole);
+    assert_true(n_whole > 10000);
+    for (int cut = 1; cut < 5; cut++) { /* in the middle of a line, mostly */
+        long n = n_whole * cut / 5;
+        write_all("cut.jsonl", whole, n);
+        assert_int_equal(run_eval("cut.jsonl", "--tasks all"), 0);
+        char *again = read_all("cut.jsonl", &n_again), *second = read_all("out", NULL);
+        assert_int_equal(n_again, n_whole);
+        assert_memory_equal(again, whole, n_whole);
+        assert_string_equal(second, table);
+        free(again);
+        free(second);
+    }
+    assert_int_equal(run_eval("whole.jsonl", "--tasks all"), 0); /* nothing is left to do */
+    char *again = read_all("whole.jsonl", &n_again);
+    assert_int_equal(n_again, n_whole);
+    assert_int_equal(run_eval("part.jsonl", "--tasks passage,needle_lines"), 0); /* a part is the same rows */
+    char *part = read_all("part.jsonl", NULL);
+    for (char *rest = NULL, *line = strtok_r(part, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest))
+        assert_non_null(strstr(whole, line));
+    free(part);
+    free(again);
+    free(table);
+    free(whole);
+}
+
+/* A plan that keeps everything is dense, to the last digit that is written. */
+static void test_keeping_everything_is_dense(void **state)
+{
+    (void)state;
+    assert_int_equal(run_eval("laws.jsonl", "--tasks all"), 0);
+    char *rows = read_all("laws.jsonl", NULL), *copy = strdup(rows);
+    int n_pairs = 0;
+    for (char *rest = NULL, *line = strtok_r(rows, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest)) {
+        char *plan = strstr(line, "\"plan\":\"dense\",\"plan_hash\":\"");
+        if (!plan) continue;
+        char wanted[16384]; /* the row of the oracle, but for the plan's name, hash and share */
+        const char *after = plan + strlen("\"plan\":\"dense\",\"plan_hash\":\"") + 16;
+        const char *end = strstr(after, ",\"share_read\"");
+        snprintf(wanted, sizeof wanted, "%.*s", (int)(end ? end - after : (long)strlen(after)), after);
+        const char *other = strstr(copy, "\"plan\":\"oracle:top_k=16384\"");
+        bool is_found = false;
+        for (; other && !is_found; other = strstr(other + 1, "\"plan\":\"oracle:top_k=16384\"")) {
+            const char *tail = strstr(other, "\"plan_hash\":\"") + strlen("\"plan_hash\":\"") + 16;
+            is_found = !strncmp(tail, wanted, strlen(wanted));
+        }
+        if (!is_found) fail_msg("no row of the oracle equals %s", line);
+        n_pairs++;
+    }
+    assert_int_equal(n_pairs, 12 + 1 + 1);
+    free(rows);
+    free(copy);
+}
+
+/* The loss of the last quarter is what `heddle perplexity` says of these tokens. */
+static void test_loss_is_perplexity(void **state)
+{
+    (void)state;
+    double perplexity, nll = NAN, tokens = NAN;
+    assert_int_equal(run_eval("loss.jsonl", "--tasks loss"), 0);
+    char *rows = read_all("loss.jsonl", NULL), *row = strstr(rows, "\"plan\":\"dense\"");
+    assert_int_equal(
+        sscanf(strstr(row, "\"last_nll\":"), "\"last_nll\":%lf,\"last_tokens\":%lf", &nll, &tokens), 2);
+    assert_int_equal(
+        run("perplexity -m %s -t 1 --invariant -c 1536 --chunks 1 --from 1151 -f %s", model, text), 0);
+    char *said = read_all("out", NULL);
+    assert_int_equal(sscanf(said, "perplexity: %lf", &perplexity), 1);
+    assert_true(fabs(exp(nll / tokens) / perplexity - 1) < 1e-6);
+    assert_int_equal((int)tokens, 384);
+    free(rows);
+    free(said);
+    assert_int_equal(run_eval("loss.jsonl", "--tasks loss --last"), 0); /* dense is dense either way */
+    rows = read_all("loss.jsonl", NULL);
+    char last[64];
+    snprintf(last, sizeof last, "%s", strstr(rows, "\"last_nll\":"));
+    *strchr(last, ',') = 0;
+    assert_non_null(strstr(strstr(rows, "\"governs\":\"last\""), last));
+    free(rows);
+}
+
+static void test_rulers_own_samples(void **state)
+{
+    (void)state;
+    char path[700];
+    snprintf(path, sizeof path, "%s/niah_single_1.jsonl", folder);
+    FILE *file = fopen(path, "w");
+    for (int i = 0; i < 2; i++) {
+        fprintf(file, "{\"index\": %d, \"input\": \"A special magic number is hidden.\\n", i);
+        for (int j = 0; j < 60; j++) fputs("The grass is green. The sky is blue.\\n", file);
+        fprintf(
+            file,
+            "One of the special magic numbers for a-b is: 12%d.\\nWhat is the special magic number for a-b "
+            "mentioned in the provided text? The special magic number for a-b mentioned in the provided "
+            "text is\", \"outputs\": [\"12%d\"], \"length\": 700}\n",
+            i, i);
+    }
+    fclose(file);
+    assert_int_equal(run_eval("ruler.jsonl", "--tasks none --documents 2 --ruler %s") == 2,
+                     1); /* no such file */
+    char more[800];
+    snprintf(more, sizeof more, "--tasks none --documents 2 --ruler %s", path);
+    assert_int_equal(run_eval("ruler.jsonl", more), 0);
+    assert_says("out", "niah_single_1    dense");
+    char *rows = read_all("ruler.jsonl", NULL);
+    int n = 0;
+    for (const char *at = rows; (at = strstr(at, "\"haystack\":\"ruler\"")); at++) n++;
+    assert_int_equal(n, 2 * 3);
+    assert_non_null(
+        strstr(rows, "\"tokens\":4,")); /* a space and three digits, as this tokenizer has no longer ones */
+    free(rows);
+    file = fopen(path, "a");
+    fputs("{\"input\": \"no answer\"}\n", file);
+    fclose(file);
+    snprintf(more, sizeof more, "--tasks none --documents 9 --ruler %s", path);
+    assert_int_equal(run_eval("ruler.jsonl", more), 2);
+    assert_says("err", "line 3 is no sample of RULER");
+}
+
+static void test_bad_input(void **state)
+{
+    (void)state;
+    static const char broken[] = "{\"what\":\"task\"}\nnot json\n";
+    assert_int_equal(run_eval("x.jsonl", "--tasks needle_nois"), 2);
+    assert_says("err", "did you mean needle_noise?");
+    assert_int_equal(run_eval("x.jsonl", "--tasks zzzzzzzzz"), 2);
+    assert_says("err", "unknown task 'zzzzzzzzz'");
+    write_all("broken.jsonl", broken, (long)strlen(broken));
+    assert_int_equal(run_eval("broken.jsonl", "--tasks table"), 2);
+    assert_says("err", "broken.jsonl: line 2 is no result of 'heddle eval'");
+    char *kept = read_all("broken.jsonl", NULL);
+    assert_string_equal(kept, broken); /* untouched */
+    free(kept);
+    assert_int_equal(run("eval -m %s --tasks loss -c 1536 --out %s/x.jsonl --plans dense", model, folder), 2);
+    assert_says("err", "need a real text");
+    assert_int_equal(
+        run("eval -m %s --tasks loss -c 1M --text %s --out %s/x.jsonl --plans dense", model, text, folder),
+        2);
+    assert_says("err", "one document needs 1048576");
+    assert_int_equal(run("eval -m %s -c 100 --plans dense", model), 2);
+    assert_says("err", "must be at least 1024");
+    assert_int_equal(run("eval --plans dense"), 2);
+    assert_says("err", "no model is given");
+    assert_int_equal(run("eval -m %s --plans anchor --out %s/x.jsonl", model, folder),
+                     2); /* not for this model */
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_stopped_anywhere),   cmocka_unit_test(test_keeping_everything_is_dense),
+        cmocka_unit_test(test_loss_is_perplexity), cmocka_unit_test(test_rulers_own_samples),
+        cmocka_unit_test(test_bad_input),
+    };
+    return cmocka_run_group_tests(tests, make_files, remove_files);
+}
