@@ -204,7 +204,7 @@ static void fill_cache(bench_setup *setup, const bench_case *c, const hdl_kv_vie
             hdl_append_args one = {
                 1 << PAGE_SHIFT, 0, c->n_kv_heads, c->head_dim, c->head_dim, row, row + n, n, n, *kv};
             one.kv.pages = pages;
-            append->launch(&(hdl_launch){1, NULL}, &one);
+            append->launch(&(hdl_launch){.n_threads = 1, .workspace = NULL}, &one);
         }
         seq->kv.pages = (uint8_t *const *)pages;
     }
@@ -296,7 +296,7 @@ static void run_case(const bench_case *c, const hdl_impl *impl, int n_threads, p
             for (int64_t k = 0; k < calls; k++, turn++) {
                 hdl_attend_args args = setup.args;
                 args.seqs = &setup.seqs[turn % setup.n_caches];
-                impl->launch(&(hdl_launch){n_threads, workspace}, &args);
+                impl->launch(&(hdl_launch){.n_threads = n_threads, .workspace = workspace}, &args);
             }
             if (i < 0) continue;
             times[i] = (now_us() - start) / (double)calls;
@@ -339,7 +339,8 @@ static void bench_select(const hdl_impl *impl, int n_threads, int64_t n_rows, in
     for (int i = -1; i < REPEATS; i++) {
         int calls = n_rows == 1 ? 50 : 1;
         double start = now_us();
-        for (int k = 0; k < calls; k++) impl->launch(&(hdl_launch){n_threads, NULL}, &args);
+        for (int k = 0; k < calls; k++)
+            impl->launch(&(hdl_launch){.n_threads = n_threads, .workspace = NULL}, &args);
         if (i >= 0) times[i] = (now_us() - start) / calls;
     }
     double us = percentile(times, 50);

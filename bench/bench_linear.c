@@ -106,7 +106,8 @@ static double bench_case(const linear_case *c, hdl_dtype dtype, int64_t n_rows, 
     void *workspace = aligned_alloc(64, (size_t)HDL_ALIGN_UP(size + 64, 64));
     if (is_complete && impl && workspace) {
         bool is_float = !hdl_dtype_of(dtype)->is_quantised;
-        timing t = time_calls(impl, &a, copies, n_copies, &(hdl_launch){peaks->n_threads, workspace});
+        timing t = time_calls(impl, &a, copies, n_copies,
+                              &(hdl_launch){.n_threads = peaks->n_threads, .workspace = workspace});
         double gbs = 1e-9 * (double)bytes / t.median,
                gops = 2e-9 * (double)(n_rows * c->n_in * n_outputs) / t.median;
         median = t.median;

@@ -12,6 +12,8 @@
 typedef struct hdl_launch {
     int n_threads;
     void *workspace; /* 64-byte aligned, at least what workspace() said; contents undefined */
+    const hdl_linear_args
+        *next; /* the LINEAR call that comes next, whose weights may be fetched early; or NULL */
 } hdl_launch;
 
 typedef enum hdl_isa { HDL_ISA_REF = 0, HDL_ISA_GENERIC, HDL_ISA_AVX2, HDL_ISA_AVX512, HDL_N_ISAS } hdl_isa;

@@ -492,6 +492,12 @@ heddle_status hdl_schedule_bind(hdl_schedule *schedule)
         slot->counts = (int32_t *)(at + HDL_ALIGN_UP(lists * slot->n_ids_max * 4, 64));
         at += slot_bytes(schedule, slot);
     }
+    const hdl_linear_args *next = NULL;
+    for (int32_t i = 2 * schedule->n_steps - 1; i >= 0; i--) { /* twice: the last one's next is the first */
+        hdl_step *step = &schedule->steps[i % schedule->n_steps];
+        step->next = next;
+        if (step->op == HDL_OP_LINEAR) next = &step->u.linear;
+    }
     for (int32_t i = 0; i < schedule->n_steps; i++) bind_step(schedule, &schedule->steps[i]);
     return HEDDLE_OK;
 }

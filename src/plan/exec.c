@@ -391,7 +391,10 @@ static void exec_rows(const hdl_schedule *schedule, const hdl_step *step, const 
             run.u.embed.ids = ids;
             break;
         case HDL_OP_NORM: run.u.norm.n_rows *= n_rows; break;
-        case HDL_OP_LINEAR: run.u.linear.n_rows = n_rows; break;
+        case HDL_OP_LINEAR:
+            run.u.linear.n_rows = n_rows;
+            launch.next = step->next;
+            break;
         case HDL_OP_ROPE:
             run.u.rope.n_rows = n_rows;
             run.u.rope.cos_sin = hdl_schedule_at(schedule, HDL_BUF_COS_SIN) +

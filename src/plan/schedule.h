@@ -79,6 +79,7 @@ typedef struct hdl_step {
     int32_t layer;                       /* -1 outside layers */
     const hdl_impl *impl[HDL_N_CLASSES]; /* few rows / one row per sequence; many */
     hdl_buffer in, in2, out[HDL_LINEAR_MAX_PARTS];
+    const hdl_linear_args *next;   /* LINEAR: that of the next LINEAR step; of the last, the first */
     int32_t rope;                  /* ROPE: which table */
     int32_t group, layer_in_group; /* APPEND, SUMMARISE: whose KV rows */
     union {

@@ -247,7 +247,7 @@ static inline void build_cache(attend_setup *setup, const attend_case *c, int32_
             if (!is_token_seen(setup, seq, t)) continue;
             is_seen = true;
             hdl_append_args one = {1, t, c->n_kv_heads, c->head_dim, c->v_head_dim, k, v, k_n, v_n, *kv};
-            append->launch(&(hdl_launch){1, NULL}, &one);
+            append->launch(&(hdl_launch){.n_threads = 1, .workspace = NULL}, &one);
         }
         if (is_seen) continue;
         free(setup->pages[s][p]);

@@ -29,7 +29,7 @@ static void check_layout(const hdl_impl *impl, const hdl_impl *reference, const 
         memset(memory[turn], 0xa5, (size_t)(n_pages * bytes));
         for (int64_t p = 0; p < n_pages; p++) pages[p] = memory[turn] + p * bytes;
         args.kv.pages = pages;
-        (turn ? impl : reference)->launch(&(hdl_launch){2, NULL}, &args);
+        (turn ? impl : reference)->launch(&(hdl_launch){.n_threads = 2, .workspace = NULL}, &args);
     }
     if (memcmp(memory[0], memory[1], (size_t)(n_pages * bytes)) != 0) {
         print_error("%s, %s: other bytes than the reference's\n", c->name, impl->name);

@@ -64,7 +64,7 @@ static void run_impl(const hdl_impl *impl, const hdl_attend_args *args, int n_th
     call.o = out->o;
     call.lse = out->lse;
     call.mass = args->has_mass ? out->mass : NULL;
-    impl->launch(&(hdl_launch){n_threads, memory + GUARD}, &call);
+    impl->launch(&(hdl_launch){.n_threads = n_threads, .workspace = memory + GUARD}, &call);
     for (int64_t i = 0; i < GUARD; i++) {
         assert_int_equal(memory[i], 0xff);
         assert_int_equal(memory[GUARD + bytes + i], 0xff);
@@ -336,7 +336,7 @@ static void test_split_and_merge(void **state)
                                (const float *const[]){odd.lse, even.lse},
                                odd.o,
                                odd.lse};
-        merge->launch(&(hdl_launch){1, NULL}, &args);
+        merge->launch(&(hdl_launch){.n_threads = 1, .workspace = NULL}, &args);
         check_error("o", c.name, impls[k]->name, worst_error(odd.o, whole.o, whole.n_o), tolerance_o);
         check_error("lse", c.name, impls[k]->name, worst_error(odd.lse, whole.lse, whole.n_lse),
                     tolerance_lse);
@@ -372,7 +372,7 @@ static void test_16m_tokens(void **state)
     for (int i = 0; i < 3; i++) {
         fill_random(row, 2 * KV_HEADS * DIM, &random);
         hdl_append_args one = {1, tokens[i], KV_HEADS, DIM, DIM, row, row + KV_HEADS * DIM, 0, 0, seq.kv};
-        append->launch(&(hdl_launch){1, NULL}, &one);
+        append->launch(&(hdl_launch){.n_threads = 1, .workspace = NULL}, &one);
     }
     hdl_selection sel = {
         .block_size = 1, .n_rows = 1, .n_lists = 1, .n_ids_max = 3, .ids = ids, .counts = &count};

@@ -117,7 +117,7 @@ static float *run(const hdl_impl *impl, const hdl_linear_args *args, int n_threa
     bytes = HDL_ALIGN_UP(HDL_MAX(bytes, 1), 64);
     void *workspace = guarded(bytes);
     memset(workspace, 0xff, (size_t)bytes);
-    impl->launch(&(hdl_launch){n_threads, workspace}, &a);
+    impl->launch(&(hdl_launch){n_threads, workspace, args}, &a);
     free_guarded(workspace, bytes);
     return out;
 }

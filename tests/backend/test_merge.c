@@ -38,10 +38,10 @@ static void test_against_reference(void **state)
                 merge_data *data = make_data(dim, 17);
                 float *want = must_alloc(ROWS * (int64_t)dim * 4), want_lse[ROWS];
                 hdl_merge_args args = {ROWS, n, dim, data->o_at, data->lse_at, want, want_lse};
-                impls[0]->launch(&(hdl_launch){1, NULL}, &args);
+                impls[0]->launch(&(hdl_launch){.n_threads = 1, .workspace = NULL}, &args);
                 args.o_out = data->o[0]; /* in place */
                 args.lse_out = data->lse[0];
-                impls[k]->launch(&(hdl_launch){3, NULL}, &args);
+                impls[k]->launch(&(hdl_launch){.n_threads = 3, .workspace = NULL}, &args);
                 for (int row = 0; row < ROWS; row++) {
                     if (want_lse[row] == -INFINITY)
                         assert_true(data->lse[0][row] == -INFINITY);
@@ -65,13 +65,13 @@ static void test_one_partial_is_itself(void **state)
         merge_data *data = make_data(64, 23);
         float *out = must_alloc(ROWS * 64 * 4), lse[ROWS];
         hdl_merge_args args = {ROWS, 1, 64, data->o_at, data->lse_at, out, lse};
-        impls[k]->launch(&(hdl_launch){1, NULL}, &args);
+        impls[k]->launch(&(hdl_launch){.n_threads = 1, .workspace = NULL}, &args);
         assert_memory_equal(lse, data->lse[0], sizeof lse);
         for (int row = 0; row < ROWS; row++)
             for (int i = 0; i < 64; i++)
                 assert_true(out[row * 64 + i] == (lse[row] == -INFINITY ? 0 : data->o[0][row * 64 + i]));
         args.lse_out = NULL;
-        impls[k]->launch(&(hdl_launch){1, NULL}, &args);
+        impls[k]->launch(&(hdl_launch){.n_threads = 1, .workspace = NULL}, &args);
         free(out);
         free(data);
     }

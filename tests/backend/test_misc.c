@@ -69,11 +69,11 @@ static void check_norm(const hdl_impl *impl, const hdl_impl *reference)
                                   mode == 2 ? a : NULL,
                                   a,
                                   stride};
-            impl->launch(&(hdl_launch){2, NULL}, &args);
+            impl->launch(&(hdl_launch){.n_threads = 2, .workspace = NULL}, &args);
             args.out = b;
             if (mode == 1) args.x = b;
             if (mode == 2) args.residual = b;
-            reference->launch(&(hdl_launch){1, NULL}, &args);
+            reference->launch(&(hdl_launch){.n_threads = 1, .workspace = NULL}, &args);
             assert_near(impl->name, a, b, size, 1e-6, 3e-6);
             free(a);
             free(b);
@@ -91,9 +91,9 @@ static void check_rope(const hdl_impl *impl, const hdl_impl *reference)
         const int64_t stride = n_heads * head_dim + 5, size = N_ROWS * stride;
         float *cos_sin = noise(N_ROWS * dim, 4), *a = noise(size, 5), *b = copy_of(a, size);
         hdl_rope_args args = {N_ROWS, n_heads, head_dim, dim, (c & 4) != 0, cos_sin, a, stride};
-        impl->launch(&(hdl_launch){2, NULL}, &args);
+        impl->launch(&(hdl_launch){.n_threads = 2, .workspace = NULL}, &args);
         args.x = b;
-        reference->launch(&(hdl_launch){1, NULL}, &args);
+        reference->launch(&(hdl_launch){.n_threads = 1, .workspace = NULL}, &args);
         assert_near(impl->name, a, b, size, 1e-6, 1e-5);
         free(cos_sin);
         free(a);
@@ -112,9 +112,9 @@ static void check_glu(const hdl_impl *impl, const hdl_impl *reference)
             float *b = copy_of(a, size);
             for (int64_t r = 0; r < N_ROWS; r++) a[r * stride + n] = b[r * stride + n] = untouched;
             hdl_glu_args args = {N_ROWS, n, a, up, stride, is_gelu != 0};
-            impl->launch(&(hdl_launch){2, NULL}, &args);
+            impl->launch(&(hdl_launch){.n_threads = 2, .workspace = NULL}, &args);
             args.gate = b;
-            reference->launch(&(hdl_launch){1, NULL}, &args);
+            reference->launch(&(hdl_launch){.n_threads = 1, .workspace = NULL}, &args);
             assert_near(impl->name, a, b, size, 1e-6, 1e-6);
             free(up);
             free(a);
@@ -132,9 +132,9 @@ static void check_silu_bound(const hdl_impl *impl, const hdl_impl *reference)
     for (int i = 0; i < N; i++) a[i] = (float)i * 0.00425f - 85, up[i] = 1;
     float *b = copy_of(a, N);
     hdl_glu_args args = {1, N, a, up, N, false};
-    impl->launch(&(hdl_launch){1, NULL}, &args);
+    impl->launch(&(hdl_launch){.n_threads = 1, .workspace = NULL}, &args);
     args.gate = b;
-    reference->launch(&(hdl_launch){1, NULL}, &args);
+    reference->launch(&(hdl_launch){.n_threads = 1, .workspace = NULL}, &args);
     assert_near(impl->name, a, b, N, 4e-7, 1e-44);
     free(a);
     free(b);
@@ -148,9 +148,9 @@ static void check_embed(const hdl_impl *impl, const hdl_impl *reference)
         hdl_tensor table = linear_weight(linear_dtypes[d], 10, 512, 8);
         float *a = noise(N_ROWS * 512, 9), *b = noise(N_ROWS * 512, 10);
         hdl_embed_args args = {N_ROWS, ids, table, 1.5f, a};
-        impl->launch(&(hdl_launch){2, NULL}, &args);
+        impl->launch(&(hdl_launch){.n_threads = 2, .workspace = NULL}, &args);
         args.out = b;
-        reference->launch(&(hdl_launch){1, NULL}, &args);
+        reference->launch(&(hdl_launch){.n_threads = 1, .workspace = NULL}, &args);
         assert_memory_equal(a, b, N_ROWS * 512 * 4);
         free((void *)table.data);
         free(a);

@@ -104,7 +104,7 @@ static void check_case(const select_case *c, const hdl_impl *impl)
                             .n_sink = c->n_sink,
                             .window = c->window,
                             .out = &out};
-    impl->launch(&(hdl_launch){2, NULL}, &args);
+    impl->launch(&(hdl_launch){.n_threads = 2, .workspace = NULL}, &args);
     assert_int_equal(hdl_selection_check(&out, n_visible), HEDDLE_OK);
     for (int64_t row = 0; row < ROWS; row++)
         for (int32_t list = 0; list < LISTS; list++) {

@@ -36,16 +36,15 @@ ALWAYS_INLINE void unpack_floats(hdl_dtype dtype, const uint8_t *p, int64_t stri
 
 /* One row of x times n_tiles (constant, 1 or 2) tiles. */
 ALWAYS_INLINE void dot_float_as(hdl_dtype dtype, const uint8_t *const rows[2], int64_t stride, const float *x,
-                                int64_t n_in, int n_tiles, vf *out)
+                                int64_t n_in, int n_tiles, stream *ahead, vf *out)
 {
     const int step = float_step(dtype);
     vf acc[2] = {vf_set1(0), vf_set1(0)};
-    const uint8_t *next = rows[n_tiles - 1] + LANES * stride + PREFETCH_AHEAD_BYTES;
-    for (int64_t k = 0, at = 0; k < n_in; k += step, at += 16, next += n_tiles * LANES * 16) {
+    for (int64_t k = 0, at = 0; k < n_in; k += step, at += 16) {
         vf w[2][8];
         UNROLL
         for (int t = 0; t < n_tiles; t++) unpack_floats(dtype, rows[t] + at, stride, w[t]);
-        prefetch(next, n_tiles * LANES * 16);
+        prefetch_stream(ahead, n_tiles * LANES * 16);
         UNROLL
         for (int i = 0; i < step; i++) {
             vf xi = vf_set1(x[k + i]);
@@ -58,26 +57,26 @@ ALWAYS_INLINE void dot_float_as(hdl_dtype dtype, const uint8_t *const rows[2], i
 }
 
 NEVER_INLINE void dot_float(hdl_dtype dtype, const uint8_t *const rows[2], int64_t stride, const float *x,
-                            int64_t n_in, int n_tiles, vf *out)
+                            int64_t n_in, int n_tiles, stream *ahead, vf *out)
 {
     switch (dtype) {
         case HDL_F32:
             if (n_tiles == 2)
-                dot_float_as(HDL_F32, rows, stride, x, n_in, 2, out);
+                dot_float_as(HDL_F32, rows, stride, x, n_in, 2, ahead, out);
             else
-                dot_float_as(HDL_F32, rows, stride, x, n_in, 1, out);
+                dot_float_as(HDL_F32, rows, stride, x, n_in, 1, ahead, out);
             break;
         case HDL_F16:
             if (n_tiles == 2)
-                dot_float_as(HDL_F16, rows, stride, x, n_in, 2, out);
+                dot_float_as(HDL_F16, rows, stride, x, n_in, 2, ahead, out);
             else
-                dot_float_as(HDL_F16, rows, stride, x, n_in, 1, out);
+                dot_float_as(HDL_F16, rows, stride, x, n_in, 1, ahead, out);
             break;
         default:
             if (n_tiles == 2)
-                dot_float_as(HDL_BF16, rows, stride, x, n_in, 2, out);
+                dot_float_as(HDL_BF16, rows, stride, x, n_in, 2, ahead, out);
             else
-                dot_float_as(HDL_BF16, rows, stride, x, n_in, 1, out);
+                dot_float_as(HDL_BF16, rows, stride, x, n_in, 1, ahead, out);
             break;
     }
 }

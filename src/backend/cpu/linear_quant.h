@@ -71,18 +71,18 @@ ALWAYS_INLINE void add_block(const packed *const p[2], const qrows *x, int n_row
 }
 
 /* One row of x times the tile, straight from the weights. The tile is one contiguous run of bytes
- * (LANES rows), the next tile follows it: what lies ahead is prefetched in order, block by block. */
-ALWAYS_INLINE vf dot_one_as(hdl_dtype dtype, const uint8_t *w, int64_t stride, const qrows *rows)
+ * (LANES rows): what lies ahead is prefetched in order, block by block. */
+ALWAYS_INLINE vf dot_one_as(hdl_dtype dtype, const uint8_t *w, int64_t stride, const qrows *rows,
+                            stream *ahead)
 {
     const code_kind kind = kind_of(dtype);
-    const int step = unit_bytes(dtype), ahead = LANES * step;
-    const uint8_t *next = w + LANES * stride + PREFETCH_AHEAD_BYTES;
+    const int step = unit_bytes(dtype);
     vf acc = vf_set1(0);
     qrows x = *rows;
     x.group = 1;
-    for (int64_t b = 0; b < x.n_blocks; b += kind.n_blocks, w += step, next += ahead) {
+    for (int64_t b = 0; b < x.n_blocks; b += kind.n_blocks, w += step) {
         packed blocks[8];
-        prefetch(next, ahead);
+        prefetch_stream(ahead, LANES * step);
         unpack_blocks(dtype, w, stride, blocks);
         for (int i = 0; i < kind.n_blocks; i++) {
             const packed *const block[2] = {&blocks[i], &blocks[i]};
@@ -93,37 +93,37 @@ ALWAYS_INLINE vf dot_one_as(hdl_dtype dtype, const uint8_t *w, int64_t stride, c
     return acc;
 }
 
-NEVER_INLINE vf dot_one_q8_0(const uint8_t *w, int64_t stride, const qrows *x)
+NEVER_INLINE vf dot_one_q8_0(const uint8_t *w, int64_t stride, const qrows *x, stream *ahead)
 {
-    return dot_one_as(HDL_Q8_0, w, stride, x);
+    return dot_one_as(HDL_Q8_0, w, stride, x, ahead);
 }
-NEVER_INLINE vf dot_one_q4_0(const uint8_t *w, int64_t stride, const qrows *x)
+NEVER_INLINE vf dot_one_q4_0(const uint8_t *w, int64_t stride, const qrows *x, stream *ahead)
 {
-    return dot_one_as(HDL_Q4_0, w, stride, x);
+    return dot_one_as(HDL_Q4_0, w, stride, x, ahead);
 }
-NEVER_INLINE vf dot_one_q4_1(const uint8_t *w, int64_t stride, const qrows *x)
+NEVER_INLINE vf dot_one_q4_1(const uint8_t *w, int64_t stride, const qrows *x, stream *ahead)
 {
-    return dot_one_as(HDL_Q4_1, w, stride, x);
+    return dot_one_as(HDL_Q4_1, w, stride, x, ahead);
 }
-NEVER_INLINE vf dot_one_q5_0(const uint8_t *w, int64_t stride, const qrows *x)
+NEVER_INLINE vf dot_one_q5_0(const uint8_t *w, int64_t stride, const qrows *x, stream *ahead)
 {
-    return dot_one_as(HDL_Q5_0, w, stride, x);
+    return dot_one_as(HDL_Q5_0, w, stride, x, ahead);
 }
-NEVER_INLINE vf dot_one_q5_1(const uint8_t *w, int64_t stride, const qrows *x)
+NEVER_INLINE vf dot_one_q5_1(const uint8_t *w, int64_t stride, const qrows *x, stream *ahead)
 {
-    return dot_one_as(HDL_Q5_1, w, stride, x);
+    return dot_one_as(HDL_Q5_1, w, stride, x, ahead);
 }
-NEVER_INLINE vf dot_one_q4_k(const uint8_t *w, int64_t stride, const qrows *x)
+NEVER_INLINE vf dot_one_q4_k(const uint8_t *w, int64_t stride, const qrows *x, stream *ahead)
 {
-    return dot_one_as(HDL_Q4_K, w, stride, x);
+    return dot_one_as(HDL_Q4_K, w, stride, x, ahead);
 }
-NEVER_INLINE vf dot_one_q5_k(const uint8_t *w, int64_t stride, const qrows *x)
+NEVER_INLINE vf dot_one_q5_k(const uint8_t *w, int64_t stride, const qrows *x, stream *ahead)
 {
-    return dot_one_as(HDL_Q5_K, w, stride, x);
+    return dot_one_as(HDL_Q5_K, w, stride, x, ahead);
 }
-NEVER_INLINE vf dot_one_q6_k(const uint8_t *w, int64_t stride, const qrows *x)
+NEVER_INLINE vf dot_one_q6_k(const uint8_t *w, int64_t stride, const qrows *x, stream *ahead)
 {
-    return dot_one_as(HDL_Q6_K, w, stride, x);
+    return dot_one_as(HDL_Q6_K, w, stride, x, ahead);
 }
 
 ALWAYS_INLINE void pack_tile_as(hdl_dtype dtype, const uint8_t *w, int64_t stride, int64_t n_blocks,
@@ -152,17 +152,17 @@ NEVER_INLINE void pack_tile(hdl_dtype dtype, const uint8_t *w, int64_t stride, i
     }
 }
 
-ALWAYS_INLINE vf dot_one(hdl_dtype dtype, const uint8_t *w, int64_t stride, const qrows *x)
+ALWAYS_INLINE vf dot_one(hdl_dtype dtype, const uint8_t *w, int64_t stride, const qrows *x, stream *ahead)
 {
     switch (dtype) {
-        case HDL_Q8_0: return dot_one_q8_0(w, stride, x);
-        case HDL_Q4_0: return dot_one_q4_0(w, stride, x);
-        case HDL_Q4_1: return dot_one_q4_1(w, stride, x);
-        case HDL_Q5_0: return dot_one_q5_0(w, stride, x);
-        case HDL_Q5_1: return dot_one_q5_1(w, stride, x);
-        case HDL_Q4_K: return dot_one_q4_k(w, stride, x);
-        case HDL_Q5_K: return dot_one_q5_k(w, stride, x);
-        default: return dot_one_q6_k(w, stride, x);
+        case HDL_Q8_0: return dot_one_q8_0(w, stride, x, ahead);
+        case HDL_Q4_0: return dot_one_q4_0(w, stride, x, ahead);
+        case HDL_Q4_1: return dot_one_q4_1(w, stride, x, ahead);
+        case HDL_Q5_0: return dot_one_q5_0(w, stride, x, ahead);
+        case HDL_Q5_1: return dot_one_q5_1(w, stride, x, ahead);
+        case HDL_Q4_K: return dot_one_q4_k(w, stride, x, ahead);
+        case HDL_Q5_K: return dot_one_q5_k(w, stride, x, ahead);
+        default: return dot_one_q6_k(w, stride, x, ahead);
     }
 }
 

@@ -49,13 +49,25 @@ ALWAYS_INLINE __m128i load_16b(const uint8_t *p)
 {
     return _mm_loadu_si128((const __m128i *)p);
 }
-/* Weights are prefetched into L2, this far beyond the tile in work: a tile is read in strides of its
- * rows, so that all of it must have been asked for, in order, before it begins. (Into L1, or one tile
- * ahead, reaches 50-60 % of the read bandwidth here; this 85-100 %.) */
-enum { PREFETCH_AHEAD_BYTES = 16384 };
+/* Weights are prefetched in the order of their addresses, a tile and this much ahead of the work: a
+ * tile is read in strides of its rows, so that all of it must have been asked for before it begins, and
+ * the hardware follows only ascending addresses. */
+enum { PREFETCH_AHEAD_BYTES = 4096 };
 ALWAYS_INLINE void prefetch(const uint8_t *p, int64_t n)
 {
-    for (int64_t i = 0; i < n; i += 64) __builtin_prefetch(p + i, 0, 2);
+    for (int64_t i = 0; i < n; i += 64) __builtin_prefetch(p + i, 0, 3);
+}
+/* What a thread reads, as far as it is known: bytes up to `end`, then those at `then`. */
+typedef struct stream {
+    const uint8_t *at, *end, *then;
+} stream;
+ALWAYS_INLINE void prefetch_stream(stream *s, int64_t n)
+{
+    prefetch(s->at, n);
+    s->at += n;
+    if (s->at < s->end) return;
+    s->at = s->then;
+    s->end = (const uint8_t *)UINTPTR_MAX;
 }
 ALWAYS_INLINE vf to_f32(vi v)
 {

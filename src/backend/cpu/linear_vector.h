@@ -16,15 +16,24 @@
 #include "backend/cpu/linear_quant.h"
 #include "base/pool.h"
 
-enum { INLINE_ROUNDING_ELEMS = 16384, ROWS_PER_ROUNDING_TASK = 8 };
+enum { INLINE_ROUNDING_ELEMS = 16384, ROWS_PER_ROUNDING_TASK = 8, TASKS_PER_THREAD = 8 };
+/* A waiting thread fetches this much of what it reads next: a part of its L2. */
+enum { IDLE_BYTES = 128 << 10 };
+
+/* How outputs are cut into tasks: runs of tiles of one part. */
+typedef struct linear_cut {
+    int64_t tiles_per_task;
+    int64_t first_task[HDL_LINEAR_MAX_PARTS + 1];
+} linear_cut;
 
 typedef struct linear_call {
     const hdl_linear_args *args;
     qspace space;
     uint8_t *scratch; /* [n_threads, scratch_bytes] */
     int64_t scratch_bytes;
-    int64_t tiles_per_task;
-    int64_t first_task[HDL_LINEAR_MAX_PARTS + 1];
+    linear_cut cut;
+    int n_threads;
+    const hdl_linear_args *next; /* the call after this one, or NULL */
 } linear_call;
 
 static const char *linear_why_not(const void *args)
@@ -195,7 +204,7 @@ NEVER_INLINE void float_tiles(const vf *w, const hdl_linear_args *a, const tile_
 }
 
 /* The tiles of `to` for one row, straight from the weights. */
-static void one_row(const linear_call *call, const tile_out *to, int64_t n_tiles)
+static void one_row(const linear_call *call, const tile_out *to, int64_t n_tiles, stream *ahead)
 {
     const hdl_linear_args *a = call->args;
     const hdl_tensor *w = &to->part->w;
@@ -203,12 +212,13 @@ static void one_row(const linear_call *call, const tile_out *to, int64_t n_tiles
     if (hdl_dtype_of(w->dtype)->is_quantised) {
         const qrows x = qrows_at(&call->space, kind_of(w->dtype), 0);
         for (int t = 0; t < n_tiles; t++)
-            acc[t] = dot_one(w->dtype, (const uint8_t *)w->data + to->j[t] * w->row_bytes, w->row_bytes, &x);
+            acc[t] = dot_one(w->dtype, (const uint8_t *)w->data + to->j[t] * w->row_bytes, w->row_bytes, &x,
+                             ahead);
     } else {
         const uint8_t *rows[2];
         for (int t = 0; t < 2; t++)
             rows[t] = (const uint8_t *)w->data + to->j[HDL_MIN(t, n_tiles - 1)] * w->row_bytes;
-        dot_float(w->dtype, rows, w->row_bytes, a->x, a->n_in, (int)n_tiles, acc);
+        dot_float(w->dtype, rows, w->row_bytes, a->x, a->n_in, (int)n_tiles, ahead, acc);
     }
     for (int t = 0; t < n_tiles; t++) store_outputs(to->part, 0, to->j[t], to->skip[t], acc[t]);
 }
@@ -232,22 +242,84 @@ static void many_rows(const linear_call *call, const tile_out *to, void *scratch
         float_tiles(scratch, a, to);
 }
 
+static int64_t n_tiles_of(const hdl_linear_part *part)
+{
+    return (part->w.n_rows + LANES - 1) / LANES;
+}
+
+/* Eight tasks per thread balance threads within 1/8; a share is contiguous, so they cost nothing. */
+static linear_cut cut_of(const hdl_linear_args *a, int n_threads)
+{
+    int64_t n_tiles = 0;
+    for (int32_t p = 0; p < a->n_parts; p++) n_tiles += n_tiles_of(&a->part[p]);
+    linear_cut cut = {.tiles_per_task = n_tiles};
+    if (n_threads > 1)
+        cut.tiles_per_task = HDL_ALIGN_UP(HDL_MAX(n_tiles / (TASKS_PER_THREAD * (int64_t)n_threads), 1), 2);
+    for (int32_t p = 0; p < a->n_parts; p++)
+        cut.first_task[p + 1] = cut.first_task[p] +
+                                (n_tiles_of(&a->part[p]) + cut.tiles_per_task - 1) / cut.tiles_per_task;
+    return cut;
+}
+
+static int32_t part_of(const linear_cut *cut, int64_t task)
+{
+    int32_t p = 0;
+    while (task >= cut->first_task[p + 1]) p++;
+    return p;
+}
+
+/* Where the weights of a task lie; the end of its part for the first task of the next. */
+static const uint8_t *task_weights(const hdl_linear_args *a, const linear_cut *cut, int32_t p, int64_t task)
+{
+    const hdl_tensor *w = &a->part[p].w;
+    int64_t tile = (task - cut->first_task[p]) * cut->tiles_per_task;
+    return (const uint8_t *)w->data + HDL_MIN(tile * LANES, w->n_rows) * w->row_bytes;
+}
+
+/* Asks for the weights of a one-row task, the first tile at once, and returns what to ask for while it
+ * runs: the rest of the thread's share, then the beginning of its share of the next call, more of
+ * which it fetches while it waits. A thread's tasks follow each other, so only the first (and one
+ * taken from another thread) must begin by asking. */
+static stream stream_of(const linear_call *call, int32_t p, int64_t task, int thread)
+{
+    const hdl_linear_args *a = call->args, *next = call->next;
+    const int64_t n_tasks = call->cut.first_task[a->n_parts], tile_bytes = LANES * a->part[p].w.row_bytes;
+    const int64_t own = hdl_pool_share(thread, call->n_threads, n_tasks),
+                  own_end = hdl_pool_share(thread + 1, call->n_threads, n_tasks);
+    const bool is_own = task >= own && task < own_end;
+    const int64_t end = HDL_MIN(is_own ? own_end : n_tasks, call->cut.first_task[p + 1]);
+    stream s = {.at = task_weights(a, &call->cut, p, task), .end = task_weights(a, &call->cut, p, end)};
+    s.then = s.end;
+    if (is_own && end < own_end) {
+        s.then = a->part[p + 1].w.data;
+    } else if (next) {
+        const linear_cut after = cut_of(next, call->n_threads);
+        const int64_t first = hdl_pool_share(thread, call->n_threads, after.first_task[next->n_parts]);
+        const int32_t q = part_of(&after, first);
+        s.then = task_weights(next, &after, q, first);
+        int64_t left = (const uint8_t *)next->part[q].w.data +
+                       next->part[q].w.n_rows * next->part[q].w.row_bytes - s.then;
+        hdl_pool_ahead(thread, s.then, HDL_MIN(left, (int64_t)IDLE_BYTES));
+    }
+    if (!is_own || task == own) prefetch(s.at, HDL_MIN(tile_bytes + PREFETCH_AHEAD_BYTES, s.end - s.at));
+    s.at += tile_bytes + PREFETCH_AHEAD_BYTES;
+    if (s.at >= s.end) {
+        s.at = s.then + (s.at - s.end);
+        s.end = (const uint8_t *)UINTPTR_MAX;
+    }
+    return s;
+}
+
 static void linear_task(void *arg, int64_t task, int thread)
 {
     const linear_call *call = arg;
     const hdl_linear_args *a = call->args;
-    int p = 0;
-    while (task >= call->first_task[p + 1]) p++;
+    const int32_t p = part_of(&call->cut, task);
     const hdl_linear_part *part = &a->part[p];
-    const int64_t n_out = part->w.n_rows, n_tiles = (n_out + LANES - 1) / LANES;
-    const int64_t begin = (task - call->first_task[p]) * call->tiles_per_task;
-    const int64_t end = HDL_MIN(begin + call->tiles_per_task, n_tiles);
-    if (a->n_rows == 1) {
-        const int64_t at = HDL_MIN(begin * LANES, n_out - LANES) * part->w.row_bytes,
-                      tile_bytes = LANES * part->w.row_bytes;
-        prefetch((const uint8_t *)part->w.data + at,
-                 HDL_MIN(tile_bytes + PREFETCH_AHEAD_BYTES, n_out * part->w.row_bytes - at));
-    }
+    const int64_t n_out = part->w.n_rows, begin = (task - call->cut.first_task[p]) * call->cut.tiles_per_task,
+                  end = HDL_MIN(begin + call->cut.tiles_per_task, n_tiles_of(part));
+    stream ahead = {0};
+    if (a->n_rows == 1) ahead = stream_of(call, p, task, thread);
     for (int64_t tile = begin; tile < end; tile += 2) {
         tile_out to = {.part = part, .n_tiles = (int)HDL_MIN(end - tile, 2)};
         for (int t = 0; t < to.n_tiles; t++) {
@@ -255,7 +327,7 @@ static void linear_task(void *arg, int64_t task, int thread)
             to.skip[t] = (int)((tile + t) * LANES - to.j[t]);
         }
         if (a->n_rows == 1) {
-            one_row(call, &to, to.n_tiles);
+            one_row(call, &to, to.n_tiles, &ahead);
         } else if (TILES == 2 || to.n_tiles == 1) {
             many_rows(call, &to, call->scratch + thread * call->scratch_bytes);
         } else {
@@ -276,32 +348,24 @@ static void rounding_task(void *arg, int64_t task, int thread)
     for (; row < end; row++) quantise_row(&call->space, a->x + row * a->x_stride, row);
 }
 
-/* Four tasks per thread balance two threads within 1/8 and keep pieces contiguous. */
-static int64_t tiles_per_task(int64_t n_tiles, int n_threads)
-{
-    return n_threads == 1 ? n_tiles : HDL_ALIGN_UP(HDL_MAX(n_tiles / (4 * (int64_t)n_threads), 1), 2);
-}
-
 static void linear_launch(const hdl_launch *launch, const void *args)
 {
     const hdl_linear_args *a = args;
     if (a->n_rows <= 0) return;
-    linear_call call = {.args = a, .space = qspace_of(a, launch->workspace)};
-    int64_t n_tiles = 0;
-    for (int32_t p = 0; p < a->n_parts; p++) n_tiles += (a->part[p].w.n_rows + LANES - 1) / LANES;
+    linear_call call = {.args = a,
+                        .space = qspace_of(a, launch->workspace),
+                        .scratch_bytes = scratch_bytes_of(a),
+                        .cut = cut_of(a, launch->n_threads),
+                        .next = launch->next};
     call.scratch = (uint8_t *)launch->workspace + call.space.bytes;
-    call.scratch_bytes = scratch_bytes_of(a);
-    call.tiles_per_task = tiles_per_task(n_tiles, launch->n_threads);
-    for (int32_t p = 0; p < a->n_parts; p++) {
-        int64_t n = (a->part[p].w.n_rows + LANES - 1) / LANES;
-        call.first_task[p + 1] = call.first_task[p] + (n + call.tiles_per_task - 1) / call.tiles_per_task;
-    }
     if (call.space.q) {
         int64_t n = (a->n_rows + ROWS_PER_ROUNDING_TASK - 1) / ROWS_PER_ROUNDING_TASK;
         int n_threads = a->n_rows * a->n_in <= INLINE_ROUNDING_ELEMS ? 1 : launch->n_threads;
         hdl_parallel_for(n_threads, n, rounding_task, &call);
     }
-    hdl_parallel_for(launch->n_threads, call.first_task[a->n_parts], linear_task, &call);
+    const int64_t n_tasks = call.cut.first_task[a->n_parts];
+    call.n_threads = (int)HDL_MIN((int64_t)launch->n_threads, n_tasks); /* those that have a share */
+    hdl_parallel_for(call.n_threads, n_tasks, linear_task, &call);
 }
 
 #endif
