@@ -27,32 +27,48 @@ typedef struct bench_case {
     int32_t window;
     int64_t n_ids; /* 0 = dense */
     bool has_mass, is_invariant;
+    int32_t block, n_lists; /* tokens of a unit, lists of a row; 0 counts as 1 */
 } bench_case;
 
 static const bench_case cases[] = {
-    {"decode smol f16 1K", 9, 3, 64, HDL_F16, 1, 1024, 0, 0, false, false},
-    {"decode smol f16 4K", 9, 3, 64, HDL_F16, 1, 4096, 0, 0, false, false},
-    {"decode smol f16 16K", 9, 3, 64, HDL_F16, 1, 16384, 0, 0, false, false},
-    {"decode smol f16 32K", 9, 3, 64, HDL_F16, 1, 32768, 0, 0, false, false},
-    {"decode smol bf16 32K", 9, 3, 64, HDL_BF16, 1, 32768, 0, 0, false, false},
-    {"decode smol i8 32K", 9, 3, 64, HDL_I8, 1, 32768, 0, 0, false, false},
-    {"decode smol f16 32K mass", 9, 3, 64, HDL_F16, 1, 32768, 0, 0, true, false},
-    {"decode smol f16 32K invariant", 9, 3, 64, HDL_F16, 1, 32768, 0, 0, false, true},
-    {"decode gemma f16 32K", 4, 1, 256, HDL_F16, 1, 32768, 0, 0, false, false},
-    {"decode gemma f16 window", 4, 1, 256, HDL_F16, 1, 32768, 512, 0, false, false},
-    {"list smol f16 1152 of 32K", 9, 3, 64, HDL_F16, 1, 32768, 0, 1024, false, false},
-    {"list smol bf16 1152 of 32K", 9, 3, 64, HDL_BF16, 1, 32768, 0, 1024, false, false},
-    {"list smol i8 1152 of 32K", 9, 3, 64, HDL_I8, 1, 32768, 0, 1024, false, false},
-    {"list gemma f16 1152 of 32K", 4, 1, 256, HDL_F16, 1, 32768, 0, 1024, false, false},
-    {"list rows smol f16 64 x 1152 of 8K", 9, 3, 64, HDL_F16, 64, 8192, 0, 1024, false, false},
-    {"list rows smol f16 64 invariant", 9, 3, 64, HDL_F16, 64, 8192, 0, 1024, false, true},
-    {"prefill smol f16 512 at 0", 9, 3, 64, HDL_F16, 512, 512, 0, 0, false, false},
-    {"prefill smol f16 512 at 4K", 9, 3, 64, HDL_F16, 512, 4096, 0, 0, false, false},
-    {"prefill smol f16 512 at 32K", 9, 3, 64, HDL_F16, 512, 32768, 0, 0, false, false},
-    {"prefill smol i8 512 at 4K", 9, 3, 64, HDL_I8, 512, 4096, 0, 0, false, false},
-    {"prefill smol f16 512 at 4K mass", 9, 3, 64, HDL_F16, 512, 4096, 0, 0, true, false},
-    {"prefill gemma f16 512 at 4K", 4, 1, 256, HDL_F16, 512, 4096, 0, 0, false, false},
-    {"prefill gemma f16 512 window", 4, 1, 256, HDL_F16, 512, 4096, 512, 0, false, false},
+    {"decode smol f16 1K", 9, 3, 64, HDL_F16, .q_len = 1, .kv_len = 1024},
+    {"decode smol f16 4K", 9, 3, 64, HDL_F16, .q_len = 1, .kv_len = 4096},
+    {"decode smol f16 16K", 9, 3, 64, HDL_F16, .q_len = 1, .kv_len = 16384},
+    {"decode smol f16 32K", 9, 3, 64, HDL_F16, .q_len = 1, .kv_len = 32768},
+    {"decode smol bf16 32K", 9, 3, 64, HDL_BF16, .q_len = 1, .kv_len = 32768},
+    {"decode smol i8 32K", 9, 3, 64, HDL_I8, .q_len = 1, .kv_len = 32768},
+    {"decode smol f16 32K mass", 9, 3, 64, HDL_F16, .q_len = 1, .kv_len = 32768, .has_mass = true},
+    {"decode smol f16 32K invariant", 9, 3, 64, HDL_F16, .q_len = 1, .kv_len = 32768, .is_invariant = true},
+    {"decode gemma f16 32K", 4, 1, 256, HDL_F16, .q_len = 1, .kv_len = 32768},
+    {"decode gemma f16 window", 4, 1, 256, HDL_F16, .q_len = 1, .kv_len = 32768, .window = 512},
+    {"list smol f16 1152 of 32K", 9, 3, 64, HDL_F16, .q_len = 1, .kv_len = 32768, .n_ids = 1024},
+    {"list smol bf16 1152 of 32K", 9, 3, 64, HDL_BF16, .q_len = 1, .kv_len = 32768, .n_ids = 1024},
+    {"list smol i8 1152 of 32K", 9, 3, 64, HDL_I8, .q_len = 1, .kv_len = 32768, .n_ids = 1024},
+    {"list gemma f16 1152 of 32K", 4, 1, 256, HDL_F16, .q_len = 1, .kv_len = 32768, .n_ids = 1024},
+    {"list smol f16 1152 of 32K per kv head", 9, 3, 64, HDL_F16, .q_len = 1, .kv_len = 32768, .n_ids = 1024,
+     .n_lists = 3},
+    {"blocks of 16 smol f16 1152 of 32K", 9, 3, 64, HDL_F16, .q_len = 1, .kv_len = 32768, .n_ids = 1024,
+     .block = 16},
+    {"blocks of 16 smol f16 1152 of 32K per kv head", 9, 3, 64, HDL_F16, .q_len = 1, .kv_len = 32768,
+     .n_ids = 1024, .block = 16, .n_lists = 3},
+    {"blocks of 64 smol f16 1152 of 32K", 9, 3, 64, HDL_F16, .q_len = 1, .kv_len = 32768, .n_ids = 1024,
+     .block = 64},
+    {"blocks of 64 smol f16 1152 of 32K per kv head", 9, 3, 64, HDL_F16, .q_len = 1, .kv_len = 32768,
+     .n_ids = 1024, .block = 64, .n_lists = 3},
+    {"blocks of 64 smol i8 1152 of 32K", 9, 3, 64, HDL_I8, .q_len = 1, .kv_len = 32768, .n_ids = 1024,
+     .block = 64},
+    {"blocks of 256 smol f16 1152 of 32K", 9, 3, 64, HDL_F16, .q_len = 1, .kv_len = 32768, .n_ids = 1024,
+     .block = 256},
+    {"list rows smol f16 64 x 1152 of 8K", 9, 3, 64, HDL_F16, .q_len = 64, .kv_len = 8192, .n_ids = 1024},
+    {"list rows smol f16 64 invariant", 9, 3, 64, HDL_F16, .q_len = 64, .kv_len = 8192, .n_ids = 1024,
+     .is_invariant = true},
+    {"prefill smol f16 512 at 0", 9, 3, 64, HDL_F16, .q_len = 512, .kv_len = 512},
+    {"prefill smol f16 512 at 4K", 9, 3, 64, HDL_F16, .q_len = 512, .kv_len = 4096},
+    {"prefill smol f16 512 at 32K", 9, 3, 64, HDL_F16, .q_len = 512, .kv_len = 32768},
+    {"prefill smol i8 512 at 4K", 9, 3, 64, HDL_I8, .q_len = 512, .kv_len = 4096},
+    {"prefill smol f16 512 at 4K mass", 9, 3, 64, HDL_F16, .q_len = 512, .kv_len = 4096, .has_mass = true},
+    {"prefill gemma f16 512 at 4K", 4, 1, 256, HDL_F16, .q_len = 512, .kv_len = 4096},
+    {"prefill gemma f16 512 window", 4, 1, 256, HDL_F16, .q_len = 512, .kv_len = 4096, .window = 512},
 };
 
 /* One thread: its own processor time, so that other programs on the machine do not count. */
@@ -162,23 +178,34 @@ typedef struct bench_setup {
     double bytes, operations; /* of one call */
 } bench_setup;
 
+/* One list: the block of 4 sinks, n_ids tokens' blocks spread at random, the blocks of 128 recent tokens. */
+static int32_t fill_list(int32_t *ids, int64_t n_visible, int64_t n_ids, int64_t block, uint64_t *random)
+{
+    int64_t first = (4 + block - 1) / block, last = (n_visible - 128) / block, left = n_ids / block;
+    int32_t n = 0;
+    for (int64_t u = 0; u < first; u++) ids[n++] = (int32_t)u;
+    for (int64_t u = first; u < last; u++)
+        if ((int64_t)(next_random(random) % (uint32_t)(last - u)) < left) ids[n++] = (int32_t)u, left--;
+    for (int64_t u = last; u * block < n_visible; u++) ids[n++] = (int32_t)u;
+    return n;
+}
+
 static void add_lists(bench_setup *setup, const bench_case *c)
 {
     hdl_selection *sel = &setup->sel;
     uint64_t random = 5;
-    *sel = (hdl_selection){.block_size = 1, .n_rows = c->q_len, .n_lists = 1, .n_ids_max = c->n_ids + 132};
-    sel->ids = must_alloc(c->q_len * sel->n_ids_max * 4);
-    sel->counts = must_alloc(c->q_len * 4);
-    for (int64_t row = 0; row < c->q_len; row++) { /* 4 sinks, n_ids spread at random, 128 recent ones */
-        int32_t *ids = hdl_selection_ids(sel, row, 0), n = 0;
-        int64_t n_visible = c->kv_len - c->q_len + row + 1, middle = n_visible - 132, left = c->n_ids;
-        for (int32_t t = 0; t < 4; t++) ids[n++] = t;
-        for (int64_t t = 0; t < middle; t++)
-            if ((int64_t)(next_random(&random) % (uint32_t)(middle - t)) < left)
-                ids[n++] = (int32_t)(4 + t), left--;
-        for (int64_t t = n_visible - 128; t < n_visible; t++) ids[n++] = (int32_t)t;
-        sel->counts[row] = n;
-    }
+    *sel = (hdl_selection){.unit = c->block > 1 ? HDL_UNIT_BLOCK : HDL_UNIT_TOKEN,
+                           .block_size = HDL_MAX(c->block, 1),
+                           .n_rows = c->q_len,
+                           .n_lists = HDL_MAX(c->n_lists, 1),
+                           .n_ids_max = c->n_ids + 140};
+    sel->ids = must_alloc(c->q_len * sel->n_lists * sel->n_ids_max * 4);
+    sel->counts = must_alloc(c->q_len * sel->n_lists * 4);
+    for (int64_t row = 0; row < c->q_len; row++)
+        for (int32_t list = 0; list < sel->n_lists; list++)
+            *hdl_selection_count(sel, row, list) = fill_list(hdl_selection_ids(sel, row, list),
+                                                             c->kv_len - c->q_len + row + 1, c->n_ids,
+                                                             sel->block_size, &random);
     setup->args.selection = sel;
     setup->args.has_selection = true;
 }
@@ -217,7 +244,7 @@ static void count_work(bench_setup *setup, const bench_case *c)
     for (int64_t i = 0; i < c->q_len; i++) {
         int64_t n = c->kv_len - c->q_len + i + 1;
         if (c->window) n = HDL_MIN(n, (int64_t)c->window);
-        if (c->n_ids) n = setup->sel.counts[i];
+        if (c->n_ids) n = setup->sel.counts[i * setup->sel.n_lists] * (int64_t)setup->sel.block_size;
         visible += (double)n;
         read = c->n_ids ? read + (double)n : HDL_MAX(read, (double)n);
     }

@@ -182,6 +182,8 @@ static void test_invariant_chunks(void **state)
         {"from 0", 9, 3, 64, 64, HDL_F16, 9, .q_len = {300}, .kv_len = {300}, .is_invariant = true},
         {"window", 4, 1, 256, 256, HDL_BF16, 6, .q_len = {70}, .kv_len = {700}, .window = 130,
          .has_sink = true, .soft_cap = 9, .is_invariant = true},
+        {"blocks", 9, 3, 64, 64, HDL_F16, 8, .q_len = {40}, .kv_len = {700}, .lists = LIST_RANDOM, .n_ids = 7,
+         .block_size = 64, .is_invariant = true},
         {"lists", 8, 4, 48, 64, HDL_I8, 6, .q_len = {40}, .kv_len = {700}, .lists = LIST_RANDOM, .n_lists = 2,
          .n_ids = 300, .is_invariant = true},
     };
@@ -249,22 +251,22 @@ static void test_invariant_batch(void **state)
     }
 }
 
-/* Lists of all tokens: the dense bits in the invariant order, within tolerance elsewhere. */
-static void test_all_ids_equal_dense(void **state)
+/* A list of all tokens or blocks: the dense bits in the invariant order, within tolerance elsewhere. */
+static void check_all_ids(int32_t block_size)
 {
-    (void)state;
-    static const attend_case c = {"all",
-                                  9,
-                                  3,
-                                  64,
-                                  64,
-                                  HDL_F16,
-                                  6,
-                                  .q_len = {40},
-                                  .kv_len = {700},
-                                  .window = 280,
-                                  .lists = LIST_ALL,
-                                  .is_invariant = true};
+    const attend_case c = {"all",
+                           9,
+                           3,
+                           64,
+                           64,
+                           HDL_F16,
+                           6,
+                           .q_len = {40},
+                           .kv_len = {700},
+                           .window = 280,
+                           .lists = LIST_ALL,
+                           .block_size = block_size,
+                           .is_invariant = true};
     const hdl_impl *impls[MAX_IMPLS];
     int64_t n_impls = attend_impls(impls);
     attend_setup setup;
@@ -295,6 +297,14 @@ static void test_all_ids_equal_dense(void **state)
     }
     free_outputs(&reference);
     free_case(&setup);
+}
+
+static void test_all_ids_equal_dense(void **state)
+{
+    (void)state;
+    check_all_ids(1);
+    check_all_ids(16);
+    check_all_ids(256);
 }
 
 /* Any split of the tokens into two lists, merged, equals the whole; a superset holds more mass. */

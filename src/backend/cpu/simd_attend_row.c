@@ -64,18 +64,33 @@ ALWAYS_INLINE int64_t element_bytes(hdl_dtype dtype)
     return dtype == HDL_F32 ? 4 : dtype == HDL_I8 ? 1 : 2;
 }
 
+/* Steps from `step` on, at most n, whose tokens lie one after the other in one page. */
+ALWAYS_INLINE int64_t run_of(const kv_walk *walk, int64_t step, int64_t n)
+{
+    if (!walk->ids) return n; /* cut at pages by the caller */
+    return walk->size == 1 ? 1 : HDL_MIN(n, walk->size - step % walk->size);
+}
+
+/* Blocks and dense walks are runs: one look at the page table for each. */
 static void fill_block(const row_unit *unit, int64_t step, int64_t end, token_block *block)
 {
     const kv_walk *walk = &unit->walk;
+    const hdl_kv_view *kv = walk->kv;
+    bool is_i8 = kv->dtype == HDL_I8;
+    int64_t scale_stride = unit->args->n_kv_heads * (int64_t)sizeof(float);
     block->n = HDL_MIN(end - step, (int64_t)BLOCK);
-    for (int64_t i = 0; i < block->n; i++) block->row[i] = kv_token_at(walk->kv, walk_token(walk, step + i));
+    for (int64_t i = 0, run; i < block->n; i += run) {
+        int64_t token = walk_token(walk, step + i), slot;
+        const uint8_t *page = kv_page_of(kv, token, &slot);
+        run = HDL_MIN(run_of(walk, step + i, block->n - i), ((int64_t)1 << kv->page_shift) - slot);
+        for (int64_t j = 0; j < run; j++) block->row[i + j] = page + (slot + j) * kv->token_stride;
+        for (int64_t j = 0; j < run && is_i8; j++) block->scale[i + j] = page + (slot + j) * scale_stride;
+    }
     for (int64_t i = block->n; i < BLOCK; i++) block->row[i] = block->row[block->n - 1];
-    if (walk->kv->dtype != HDL_I8) return;
-    int32_t n_kv_heads = unit->args->n_kv_heads;
+    if (!is_i8) return;
     for (int64_t i = 0; i < block->n; i++) {
-        block->scale[i] = kv_scale_at(walk->kv, walk_token(walk, step + i), n_kv_heads);
-        __builtin_prefetch(block->scale[i] + walk->kv->k_scale_offset, 0, 2);
-        __builtin_prefetch(block->scale[i] + walk->kv->v_scale_offset, 0, 2);
+        __builtin_prefetch(block->scale[i] + kv->k_scale_offset, 0, 2);
+        __builtin_prefetch(block->scale[i] + kv->v_scale_offset, 0, 2);
     }
     for (int64_t i = block->n; i < BLOCK; i++) block->scale[i] = block->scale[block->n - 1];
 }
