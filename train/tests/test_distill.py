@@ -1,0 +1,176 @@
+"""Distilled indexes at small size, on a CPU: loss against a plain one and finite differences, lists,
+k >= n equals dense, bounds are bounds, the sidecar keeps what was trained."""
+import argparse
+import os
+import sys
+import tempfile
+
+import numpy as np
+import torch
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+import distill
+import frozen
+
+N, CPU = 96, torch.device("cpu")
+
+
+def tiny(gemma=False, layers=4, hidden=32, heads=4, kv=2, d=16, vocab=50):
+    torch.manual_seed(3)
+    window = [0 if not gemma or i % 2 else 8 for i in range(layers)]
+    s = frozen.Shape(n_layers=layers, hidden_size=hidden, n_heads=heads, n_kv_heads=kv, head_dim=d, eps=1e-6, n_vocab=vocab,
+                     rope_base=[1e4] * layers, window=window, rope_adjacent=not gemma, embed_scale=1.0, gelu=gemma, sandwich=gemma,
+                     qk_norm=gemma, bos=-1)
+    w = {"token_embd.weight": torch.randn(vocab, hidden), "output_norm.weight": torch.ones(hidden)}
+    for i in range(layers):
+        for n, shape in (("attn_q", (heads * d, hidden)), ("attn_k", (kv * d, hidden)), ("attn_v", (kv * d, hidden)), ("attn_output", (hidden, heads * d)),
+                         ("ffn_gate", (64, hidden)), ("ffn_up", (64, hidden)), ("ffn_down", (hidden, 64))):
+            w[f"blk.{i}.{n}.weight"] = torch.randn(shape) * shape[1] ** -0.5 * (3 if n in ("attn_q", "attn_k") else 1)
+        for n, k in (("attn_norm", hidden), ("ffn_norm", hidden), ("post_attention_norm", hidden), ("post_ffw_norm", hidden), ("attn_q_norm", d), ("attn_k_norm", d)):
+            w[f"blk.{i}.{n}.weight"] = torch.ones(k) + 0.1 * torch.randn(k)
+    return frozen.Frozen(s, {n: t.numpy() for n, t in w.items()}, CPU, torch.float32)
+
+
+def options(out, **over):
+    d = dict(out=out, gguf=__file__, length=N, index_dim=16, index_heads=2, rope_dims=8, sinks=2, window=4, top_k=16, lr=0.1, batch=2, chunks=2,
+             steps=60, deadline=0, stop=0, log_every=30, seed=1)
+    d.update(over)
+    return argparse.Namespace(**d)
+
+
+def parts(gemma=False):
+    model = tiny(gemma)
+    t = distill.Teacher(model, [0, 2] if not gemma else [1], model.shape.global_layers())
+    tokens = torch.randint(0, 50, (N,), generator=torch.Generator().manual_seed(5))
+    t.dense(tokens)
+    return model, t, tokens
+
+
+def test_window_attention_equals_a_mask():
+    q, k, v = torch.randn(4, N, 16), torch.randn(2, N, 16), torch.randn(2, N, 16)
+    t = torch.arange(N)
+    near = (t[:, None] >= t[None]) & (t[:, None] - t[None] < 10)
+    s = (q @ k.repeat_interleave(2, 0).transpose(1, 2) * 0.25).masked_fill(~near, float("-inf")).softmax(-1)
+    torch.testing.assert_close(frozen.window_attention(q, k, v, 0.25, 10), s @ v.repeat_interleave(2, 0))
+
+
+def test_abar_is_the_mean_attention():
+    model, t, _ = parts()
+    a = t.abar([0, 1], 0, N, N)
+    want = 0
+    for i in (0, 1):
+        q, k, _ = t.qk[i]
+        s = q @ k.repeat_interleave(2, 0).transpose(1, 2) * model.shape.attn_scale
+        want = want + s.masked_fill(torch.ones(N, N, dtype=torch.bool).triu(1), float("-inf")).softmax(-1).mean(0) / 2
+    torch.testing.assert_close(a, want, atol=1e-6, rtol=1e-5)
+
+
+def test_loss_is_the_weighted_kl_and_its_gradient():
+    model, t, _ = parts()
+    m = distill.make_indexes(options(""), model, t)[0].double()
+    y = t.y[0].double()
+    abar = t.abar([0, 1], 0, N, N).double()
+    free = distill.free_mask(0, N, N, 2, 4, CPU)
+    rows = torch.arange(N) >= 8
+    abar, free = abar[rows], free[rows]
+
+    def loss():
+        q, b = m.queries(y)
+        return distill.chunk_loss(m.score(q[:, rows], b[:, rows], m.keys(y)), abar, free)[0]
+    q, b = m.queries(y)
+    x = m.score(q[:, rows], b[:, rows], m.keys(y)).logsumexp(0)
+    want = 0
+    for r in range(len(abar)):
+        a, p = abar[r][free[r]], x[r][free[r]].softmax(0)
+        want = want + (a * (a / a.sum() / p).log()).sum()
+    torch.testing.assert_close(loss(), want)
+    loss().backward()
+    for p in m.parameters():
+        for at in np.random.RandomState(0).randint(p.numel(), size=3):
+            flat, eps = p.data.view(-1), 3e-3                # norms and rotation are float32
+            old = float(flat[at])
+            flat[at] = old + eps
+            hi = float(loss().detach())
+            flat[at] = old - eps
+            lo = float(loss().detach())
+            flat[at] = old
+            want = float(p.grad.view(-1)[at])
+            assert abs((hi - lo) / (2 * eps) - want) < 2e-3 * (1 + abs(want)), ((hi - lo) / (2 * eps), want)
+
+
+def test_lists_hold_what_they_must():
+    model, t, _ = parts()
+    c = distill.Card(options(""), model, t, distill.make_indexes(options(""), model, t))
+    m = c.keep(torch.randn(1, N, N), 0, 16)[0]
+    r, s = torch.arange(N)[:, None], torch.arange(N)[None]
+    assert not m[s > r].any()
+    assert m[(s <= r) & ((s < 2) | (r - s < 4))].all()
+    assert (m.sum(1) == torch.minimum(r[:, 0] + 1, torch.tensor(2 + 4 + 16))).all()
+
+
+def test_k_of_everything_is_dense():
+    for gemma in (False, True):
+        model, t, tokens = parts(gemma)
+        old, distill.CHUNK = distill.CHUNK, 32
+        c = distill.Card(options(""), model, t, distill.make_indexes(options(""), model, t))
+        dense = model.nll(t.dense(tokens), tokens)
+        for plan in ("learned", "oracle", "leader", "random", "recency"):
+            torch.testing.assert_close(c.run(tokens, plan, N)[0], dense, atol=1e-4, rtol=1e-4)
+        c.equal_k = lambda plan, k: N
+        for plan in ("bounds", "bounds 1"):
+            torch.testing.assert_close(c.run(tokens, plan, N)[0], dense, atol=1e-4, rtol=1e-4)
+        assert float((c.run(tokens, "random", 8)[0] - dense).abs().max()) > 1e-3
+        distill.CHUNK = old
+
+
+def test_oracle_covers_most_and_bounds_are_bounds():
+    model, t, tokens = parts()
+    c = distill.Card(options(""), model, t, distill.make_indexes(options(""), model, t))
+    old, distill.CHUNK = distill.CHUNK, 32
+    cover = {p: c.run(tokens, p, 16)[1] for p in ("oracle", "learned")}
+    assert cover["oracle"] >= cover["learned"]
+    distill.CHUNK = old
+    q, k, _ = t.qk[0]
+    kb = k.view(2, N // 16, 16, 16).repeat_interleave(2, 0)
+    hi = (q.clamp(min=0)[:, :, None] * kb.amax(2)[:, None]).sum(-1) + (q.clamp(max=0)[:, :, None] * kb.amin(2)[:, None]).sum(-1)
+    true = (q @ k.repeat_interleave(2, 0).transpose(1, 2)).view(4, N, N // 16, 16).amax(-1)
+    assert (hi >= true - 1e-4).all()
+    free = torch.cat(c.block_lists(q, k, True, 32), 1)[0].sum(1) - torch.minimum(torch.arange(N) + 1, torch.tensor(6))
+    assert int(free.max()) <= 32                        # never more than whole blocks allow
+
+
+def test_equal_bytes():
+    model, t, _ = parts()
+    a = options("")
+    a.length = 8192
+    c = distill.Card(a, model, t, distill.make_indexes(a, model, t))
+    for plan in ("bounds", "bounds 1"):
+        k = c.equal_k(plan, 1024)
+        step = distill.Card.BLOCK * c.row_bytes * 4
+        assert 0 <= c.bytes_of("learned", 1024) - c.bytes_of(plan, k) < step + 6 * c.row_bytes * 4, plan
+
+
+def test_training_lowers_the_loss_and_the_sidecar_keeps_it():
+    with tempfile.TemporaryDirectory() as out:
+        model, t, tokens = parts()
+        args = options(out)
+        old, distill.CHUNK = distill.CHUNK, 32
+        index = distill.train(args, model, t, np.random.RandomState(0).randint(0, 50, size=(16, N)))
+        kl = [float(x.split(",")[3]) for x in open(os.path.join(out, "log.csv")).read().split("\n")[1:] if x]
+        assert kl[-1] < 0.8 * kl[0], kl
+        path = os.path.join(out, "index.safetensors")
+        distill.save(args, index, t, path)
+        again, leaders = distill.load(args, model, path)
+        assert leaders == t.leaders
+        t.dense(tokens)
+        for a, b, l in zip(index, again, leaders):
+            torch.testing.assert_close(a.keys(t.y[l]), b.keys(t.y[l]), atol=5e-3, rtol=5e-3)
+            assert a.rope_dims == b.rope_dims and a.rope_base == b.rope_base and a.heads == b.heads
+        distill.CHUNK = old
+
+
+if __name__ == "__main__":
+    for name, fn in list(globals().items()):
+        if name.startswith("test_"):
+            fn()
+            print("ok", name, flush=True)
