@@ -37,6 +37,9 @@ class Masks:
             self.flex_causal = self._causal_mask(None)
 
     def update(self, tokens):
+        if not self.cfg.doc_reset:
+            self.pos.copy_(self.iota.expand(self.B, -1))
+            return self
         border = tokens == self.cfg.doc_token
         self.doc.copy_(border.cumsum(1, dtype=torch.int32))
         start = torch.where(border, self.iota, torch.zeros_like(self.iota)).cummax(1).values

@@ -27,10 +27,18 @@ import prepare
 import tasks
 
 
+def load_checkpoint(path):
+    """state.pt, or an exported folder."""
+    if not os.path.isdir(path):
+        return torch.load(path, map_location="cpu", weights_only=False)
+    import modeling_heddle
+    return {"config": open(os.path.join(path, "config.json")).read(), "model": modeling_heddle.read_weights(path)}
+
+
 class Evaluator:
     def __init__(self, args):
         self.args = args
-        saved = torch.load(args.ckpt, map_location="cpu", weights_only=False)
+        saved = load_checkpoint(args.ckpt)
         self.cfg = config.ModelConfig.from_json(saved["config"])
         self.dev = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.gpu = self.dev.type == "cuda"
@@ -182,6 +190,12 @@ class Evaluator:
                 break
         return {"N": N, "rows": len(packages), "packages": packages, "plans": acc}
 
+    def plans_here(self, plans):
+        """Without a shared cache there are no lists to make; an untrained index makes none worth measuring."""
+        if self.args.dense_only or not self.cfg.has_index:
+            return [p for p in plans if (p if isinstance(p, str) else p[0]) == "dense"]
+        return list(plans)
+
     def late(self):
         return self.args.deadline and time.time() - T0 > self.args.deadline
 
@@ -215,8 +229,52 @@ class Evaluator:
                 break
         return {"N": N, "tasks": res}
 
+    def asks(self, plans, families, lengths, max_answers):
+        """Planted facts on the rows that prepare.py --ask made: the same for every model, results kept by row."""
+        res = {}
+        for N in lengths:
+            for fam in families:
+                path = os.path.join(self.args.data, f"ask-{fam}-{N}.npz")
+                if not os.path.exists(path) or self.late():
+                    continue
+                z = np.load(path)
+                answers = z["answers"][:max_answers]
+                rows = int(answers[-1, 0]) + 1
+                B = max(1, 32768 // N)
+                for plan, k in plans:
+                    per = np.zeros((rows, 5))                     # answers, exact, tokens, right, nll
+                    for r in range(0, rows - rows % B if rows >= B else rows, B):
+                        tokens = torch.from_numpy(z["rows"][r:r + B].astype(np.int64)).to(self.dev)
+                        nll, hit, _ = self.forward(tokens, plan, k)
+                        nll, hit = nll.cpu().numpy(), hit.cpu().numpy()
+                        for row, a, b, _ in answers[(answers[:, 0] >= r) & (answers[:, 0] < r + B)]:
+                            h = hit[row - r, a - 1:b - 1]
+                            exact = h.mean() > 0.95 if fam == "copy" else h[:-1].all()
+                            per[row] += (1, exact, b - a, h.sum(), nll[row - r, a - 1:b - 1].sum())
+                    per = per[per[:, 0] > 0]
+                    name = f"{fam} {N} {plan}{' k=%d' % k if k else ''}"
+                    s = per.sum(0)
+                    res[name] = {"answers": int(s[0]), "exact": s[1] / s[0], "right": s[3] / s[2], "nll": s[4] / s[2],
+                                 "by_row": per.round(3).tolist()}
+                    print(f"{name}: {int(s[0])} answers, tokens {100 * s[3] / s[2]:.1f} %, whole {100 * s[1] / s[0]:.1f} %, {time.time() - T0:.0f} s", flush=True)
+        return res
+
+    def tail(self, N, plans, limit):
+        """Loss on the last quarter of long held-out windows, by window, so that models can be paired."""
+        res, packages = {}, []
+        for package, s in self.long_rows(N, limit):
+            tokens = self.tokens_at(s, N)
+            packages.append(f"{package} {s}")
+            for plan, k in plans:
+                nll = self.forward(tokens, plan, k)[0]
+                res.setdefault(f"{plan}{' k=%d' % k if k else ''}", []).append(float(nll[:, 3 * N // 4:].mean()))
+            if self.late():
+                break
+        return {"N": N, "windows": packages, "loss": res}
+
     def bits_per_byte(self, N, k, max_rows):
         """Held-out store as it lies, in rows of N; dense and learned lists."""
+        by_row = {}
         rows = min(max_rows, len(self.held.tokens) // N)
         at = np.unique(np.linspace(0, len(self.held.tokens) - N, rows).astype(int))
         doc_of = np.searchsorted(self.held.start, np.arange(len(self.held.tokens)), side="right") - 1
@@ -225,8 +283,9 @@ class Evaluator:
         sums = {}
         for s in at:
             tokens = self.tokens_at(int(s), N)
-            for plan in ("dense", "learned", "window"):
+            for plan in self.plans_here(("dense", "learned", "window")):
                 nll = self.forward(tokens, plan, k)[0][0].cpu().numpy()
+                by_row.setdefault(plan, []).append(round(float(nll.mean()), 5))
                 d = doc_of[s + 1:s + N]
                 for p in np.unique(package[d]):
                     m = package[d] == p
@@ -236,7 +295,7 @@ class Evaluator:
                     a[2] += int(m.sum())
             if self.late():
                 break
-        return {"N": N, "k": k, "packages": {p: {"bpb": a[0] / a[1] / np.log(2), "nats_a_token": a[0] / a[2], "tokens": a[2]} for p, a in sums.items()}}
+        return {"N": N, "k": k, "by_row": by_row, "packages": {p: {"bpb": a[0] / a[1] / np.log(2), "nats_a_token": a[0] / a[2], "tokens": a[2]} for p, a in sums.items()}}
 
     def stability(self, N, k, limit):
         """Share of S_t that is in S_{t-1}, t > N/2, and of a list made of the k most recent."""
@@ -270,13 +329,21 @@ def main():
     ap.add_argument("--mid", type=int, default=8192)
     ap.add_argument("--limit", type=int, default=6)
     ap.add_argument("--needle-rows", type=int, default=12)
+    ap.add_argument("--dense-only", action="store_true")
+    ap.add_argument("--ask-plans", default="dense,learned:512,learned:1024")
+    ap.add_argument("--ask-families", default="facts,facts-held,keyvalue,keyvalue-held")
+    ap.add_argument("--ask-answers", type=int, default=1 << 30)
+    ap.add_argument("--ask-lengths", default="32768,8192,4096")
     ap.add_argument("--sections", default="bpb,recovery_long,needles,recovery_mid,stability,needles_far")
     args = ap.parse_args()
     ev = Evaluator(args)
     L, M = args.long, args.mid
     fams = [("facts", False), ("facts", True), ("keyvalue", False), ("keyvalue", True), ("chain", False), ("copy", False)]
     plans = [("dense", 0), ("window", 0), ("learned", 512), ("learned", 1024), ("learned", 2048)]
+    ask_plans = ev.plans_here([(p.split(":")[0], int((p + ":0").split(":")[1])) for p in args.ask_plans.split(",")])
     todo = {
+        "asks": lambda: ev.asks(ask_plans, args.ask_families.split(","), [int(n) for n in args.ask_lengths.split(",")], args.ask_answers),
+        "tail": lambda: ev.tail(L, ev.plans_here([("dense", 0), ("learned", L // 64), ("learned", L // 32), ("learned", L // 16)]), 12),
         "bpb": lambda: ev.bits_per_byte(L, L // 16, 96),
         "recovery_long": lambda: ev.recovery(L, [L // 64, L // 32, L // 16, L // 8], args.limit, per_layer_ks=(L // 16,)),
         "needles": lambda: [ev.needles(n, plans, args.needle_rows, fams) for n in (M // 2, M, L)],

@@ -227,9 +227,9 @@ class Heddle:
         return self.self_decoder(ids[s:])[-1:]         # RoPE depends on differences only
 
 
-def load(folder):
+def read_weights(folder):
+    """{name: float32 tensor} of an exported folder, 8-bit blocks unpacked."""
     from safetensors import safe_open
-    cfg = json.load(open(os.path.join(folder, "config.json")))
     weights = {}
     with safe_open(os.path.join(folder, "model.safetensors"), "pt") as f:
         for name in f.keys():
@@ -237,9 +237,14 @@ def load(folder):
             if w.dtype == torch.uint8:
                 w = dequantise_q8_0(w, w.shape[1] // 34 * 32)
             weights[name] = w.float()
+    return weights
+
+
+def load(folder):
+    cfg = json.load(open(os.path.join(folder, "config.json")))
     tok = None
     path = os.path.join(folder, "tokenizer.json")
     if os.path.exists(path):
         from tokenizers import Tokenizer
         tok = Tokenizer.from_file(path)
-    return Heddle(cfg, weights, tok)
+    return Heddle(cfg, read_weights(folder), tok)

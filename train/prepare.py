@@ -1,9 +1,10 @@
 """Records -> token stores and generated task rows, in parallel and seeded.
 
-  prepare.py --data DIR --tokenizer tokenizer.json [--task 4096:20000 --task 32768:1600]
+  prepare.py --data DIR --tokenizer tokenizer.json [--task 4096:20000 --task 32768:1600] [--ask 2000]
 
 DIR holds train.rec and heldout.rec; written there: train.bin/.docs.npy/.meta.json, the same
-for heldout, and task<N>.bin. Task haystacks are training documents.
+for heldout, and task<N>.bin. Task haystacks are training documents. --ask writes the rows of
+the planted-fact evaluation, ask-<family>-<length>.npz, the same for every model.
 """
 import argparse
 import json
@@ -55,18 +56,39 @@ def task_rows(job):
     return np.stack([G["maker"].row(rng, hay, length)[0] for _ in range(count)])
 
 
+def ask_rows(job):
+    """One cell of the planted-fact evaluation: rows of held-out haystacks until `count` answers are asked."""
+    tokenizer, folder, family, held, length, count = job
+    tok = Tokenizer.from_file(tokenizer)
+    maker = tasks.TaskMaker(tok)
+    t = np.memmap(os.path.join(folder, "heldout.bin"), dtype=np.uint16, mode="r")
+    hay = haystack(t, np.load(os.path.join(folder, "heldout.docs.npy")))
+    rng = np.random.RandomState(2026 + length + 17 * held + sum(map(ord, family)))
+    rows, answers = [], []
+    while len(answers) < count:
+        row, got = maker.row(rng, hay, length, family, held=held)
+        answers += [(len(rows), a, b, dist) for a, b, dist, _ in got]
+        rows.append(row)
+    name = f"ask-{family}{'-held' if held else ''}-{length}.npz"
+    np.savez(os.path.join(folder, name), rows=np.stack(rows).astype(np.uint16), answers=np.array(answers, dtype=np.int32))
+    return f"{name}: {len(answers)} answers in {len(rows)} rows"
+
+
 def main():
     ap = argparse.ArgumentParser()
     ap.add_argument("--data", required=True)
     ap.add_argument("--tokenizer", required=True)
     ap.add_argument("--task", action="append", default=[])
+    ap.add_argument("--ask", type=int, default=0, help="evaluation rows with this many answers a family and length, from the held-out store")
+    ap.add_argument("--ask-lengths", default="4096,8192,32768")
     ap.add_argument("--procs", type=int, default=os.cpu_count())
     ap.add_argument("--tasks-only", action="store_true", help="the stores are there already")
+    ap.add_argument("--splits", default="train,heldout")
     ap.add_argument("--limit-mb", type=float, default=1e9)
     args = ap.parse_args()
     t0 = time.time()
     with multiprocessing.Pool(args.procs) as pool:
-        for split in () if args.tasks_only else ("train", "heldout"):
+        for split in () if args.tasks_only else args.splits.split(","):
             path = os.path.join(args.data, split + ".rec")
             meta, size = [], 0
 
@@ -95,6 +117,10 @@ def main():
                   f">=32K tokens: {(lens >= 32768).sum()} documents, {lens[lens >= 32768].sum() / 1e6:.1f}M tokens; "
                   f">=8K: {lens[lens >= 8192].sum() / 1e6:.1f}M; {time.time() - t0:.1f} s", flush=True)
     with multiprocessing.Pool(args.procs) as pool:
+        jobs = [(args.tokenizer, args.data, f, h, int(n), args.ask) for n in args.ask_lengths.split(",")[::-1] for f in ("facts", "keyvalue", "chain", "copy")
+                for h in ((False, True) if f in ("facts", "keyvalue") else (False,)) if args.ask]
+        for line in pool.imap(ask_rows, jobs):
+            print(line, f"{time.time() - t0:.1f} s", flush=True)
         for spec in args.task:
             length, count = map(int, spec.split(":"))
             per = max(1, count // (args.procs * 8))

@@ -33,6 +33,8 @@ STAGES = {
     "dense_short": dict(length=4096, mix=dict(nat=54, task=10), micro=32, lr=2e-3, muon_lr=6e-3, warmup=80, end=1.0, start=1.0),
     "dense_long": dict(length=32768, mix=dict(long=4, package=2, task=2), micro=4, lr=2e-3, muon_lr=6e-3, warmup=0, end=0.04, start=0.8),
     "sparse_index": dict(length=32768, mix=dict(long=2, package=1, task=1), micro=2, lr=2e-3, muon_lr=0.0, warmup=10, end=0.1, start=1.0),
+    # control of sparse_joint: the same rows, steps and rates, dense
+    "dense_more": dict(length=32768, mix=dict(long=2, package=1, task=1), micro=4, lr=2e-3, muon_lr=6e-3, warmup=0, end=0.02, start=0.06),
     "sparse_joint": dict(length=32768, mix=dict(long=2, package=1, task=1), micro=2, lr=2e-3, muon_lr=6e-3, warmup=0, end=0.02, start=0.06),
 }
 
@@ -42,6 +44,7 @@ def arguments():
     ap.add_argument("--stage", required=True, choices=STAGES)
     ap.add_argument("--preset", default="small")
     ap.add_argument("--arch", default="clsa")
+    ap.add_argument("--set", default="", help="configuration fields, as rope_base=500000,doc_reset=false")
     ap.add_argument("--data", required=True)
     ap.add_argument("--out", required=True)
     ap.add_argument("--init", help="weights to start from (state.pt of an earlier stage, or of this one with --resume)")
@@ -75,6 +78,11 @@ def arguments():
     if args.until:
         args.deadline = args.until - T0
     return args
+
+
+def fields(text):
+    """'a=1,b=false' -> {"a": 1, "b": False}"""
+    return {k: json.loads(v) for k, v in (x.split("=") for x in text.split(",") if x)}
 
 
 def fastest_sdpa(cfg, batch, length, dev):
@@ -140,7 +148,7 @@ class Trainer:
             torch.set_float32_matmul_precision("high")
         wait = args.init and args.wait_init and not os.path.exists(args.init)
         saved = torch.load(args.init, map_location="cpu", weights_only=False) if args.init and not wait else None
-        self.cfg = config.ModelConfig.from_json(saved["config"]) if saved else config.preset(args.preset, arch=args.arch)
+        self.cfg = config.ModelConfig.from_json(saved["config"]) if saved else config.preset(args.preset, arch=args.arch, **fields(args.set))
         self.model = mdl.Model(self.cfg).to(self.dev)
         self.step, self.spent, self.tokens_seen = 0, 0.0, 0
         if saved:
@@ -251,9 +259,12 @@ class Trainer:
         return lm + a.lambda_kd * kl * share, {"lm": lm.detach(), "kl": kl.detach() * share}
 
     def progress(self, now):
-        if self.args.steps:
-            return self.step / self.args.steps
+        done = self.step / self.args.steps if self.args.steps else 0.0
+        if not self.args.deadline or self.args.stop_step:
+            return done
         left = self.args.deadline - (time.time() - T0)
+        if done and (self.step < 20 or left > self.spent * (1 / done - 1)):      # steps end the stage first
+            return done
         return min(1.0, self.spent / max(1e-9, self.spent + left))
 
     def lr_factor(self, p):

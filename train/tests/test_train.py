@@ -97,6 +97,21 @@ def test_border_resets():
     assert torch.allclose(a["k"][:, :, 70:], b["k"], atol=1e-5) and torch.allclose(a["hn"][:, 70:], b["hn"], atol=1e-5)
 
 
+def test_no_reset_runs_positions_on():
+    cfg = config.preset("tiny", arch="transformer", doc_reset=False)
+    tokens = torch.tensor([[0, 5, 6, 0, 7, 8]])
+    assert att.Masks(1, 6, cfg, torch.device("cpu"), "ref").update(tokens).pos.tolist() == [[0, 1, 2, 3, 4, 5]]
+    cfg.doc_reset = True
+    assert att.Masks(1, 6, cfg, torch.device("cpu"), "ref").update(tokens).pos.tolist() == [[0, 1, 2, 0, 1, 2]]
+
+
+def test_the_dense_control_sees_the_same_rows_and_rates():
+    import train as tr
+    a, b = tr.STAGES["dense_more"], tr.STAGES["sparse_joint"]
+    assert all(a[k] == b[k] for k in a if k != "micro")
+    assert tr.fields("rope_base=500000,doc_reset=false") == {"rope_base": 500000, "doc_reset": False}
+
+
 def test_all_of_it_is_dense():
     cfg, m, tokens = setup(100)
     masks = att.Masks(1, 100, cfg, torch.device("cpu"), "ref").update(tokens)
