@@ -13,8 +13,9 @@
 static const cli_option common_options[] = {
     {"model", 'm', CLI_TEXT, "MODEL", NULL, "a .gguf file, or a folder with config.json and safetensors",
      offsetof(cli_common, model), 0, 0, CLI_GROUP_MODEL},
-    {"plan", 0, CLI_TEXT, "PLAN", "dense",
-     "a plan's name or file ('heddle plans' lists them), with changes: anchor:top_k=256,window=64",
+    {"plan", 0, CLI_TEXT, "PLAN", NULL,
+     "a plan's name or file ('heddle plans' lists them), with changes: anchor:top_k=256,window=64 "
+     "(default: the model's own, mostly dense)",
      offsetof(cli_common, plan), 0, 0, CLI_GROUP_PLAN},
     {"context", 'c', CLI_INT, "TOKENS", NULL, "the most tokens to hold, such as 8192 or 32K",
      offsetof(cli_common, context), 1, 9007199254740992.0, CLI_GROUP_CONTEXT},

@@ -42,6 +42,7 @@ static int print_plan_text(const char *spec)
 static int explain(const void *command_options)
 {
     const plan_options *options = command_options;
+    if (options->is_text && !options->common.plan) return cli_refuse("explain: --text needs --plan PLAN");
     if (options->is_text) return print_plan_text(options->common.plan);
     cli_setup setup = {0};
     char *text = NULL;

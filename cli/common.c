@@ -120,7 +120,8 @@ int cli_open(cli_setup *setup, const cli_common *common)
     options.n_threads = (int32_t)common->n_threads;
     heddle_status status = common->plan ? heddle_plan_named(&setup->plan, common->plan) : HEDDLE_OK;
     if (!status) status = heddle_engine_open(&setup->engine, common->model, &options);
-    if (!status && setup->plan) status = heddle_plan_check(setup->plan, setup->engine);
+    if (!status && !setup->plan) status = heddle_plan_default(&setup->plan, setup->engine);
+    if (!status) status = heddle_plan_check(setup->plan, setup->engine);
     if (status) return cli_fail(status);
     heddle_engine_model_info(setup->engine, &setup->info);
     return 0;

@@ -119,12 +119,14 @@ const char *heddle_preset_at(int32_t i); /* its name */
 heddle_status heddle_plan_parse(heddle_plan **out, const char *json, int64_t n_bytes, const char *name);
 /* "anchor", "path/to/plan.json", either with overrides: "anchor:top_k=256,window=64". */
 heddle_status heddle_plan_named(heddle_plan **out, const char *spec);
+/* The plan that the model was made for: "dense", or its own index at its own budget. */
+heddle_status heddle_plan_default(heddle_plan **out, const heddle_engine *engine);
 void heddle_plan_free(heddle_plan *plan);
 const char *heddle_plan_name(const heddle_plan *plan);
 const char *heddle_plan_about(const heddle_plan *plan);
 heddle_status heddle_plan_format(const heddle_plan *plan, char **json); /* parse(format(p)) == p */
 /* What the plan makes of this model's layers, for people: "dense", "dense in 5 of 30 layers, lists in 25".
- * plan NULL = "dense"; is_decode: the route of generated tokens, else that of prompts. */
+ * plan NULL = the model's own; is_decode: the route of generated tokens, else that of prompts. */
 heddle_status heddle_plan_route(const heddle_plan *plan, const heddle_engine *engine, int is_decode,
                                 char **text);
 /* HEDDLE_OK if the plan fits the model; else the sentence says what does not. */
@@ -162,7 +164,7 @@ heddle_status heddle_memory_plan(const heddle_engine *engine, const heddle_plan 
 heddle_status heddle_explain(const heddle_engine *engine, const heddle_plan *plan,
                              const heddle_session_options *options, char **text);
 
-/* plan NULL = "dense"; options NULL = defaults (context_tokens 4096). CAPACITY, with the largest
+/* plan NULL = the model's own; options NULL = defaults (context_tokens 4096). CAPACITY, with the largest
  * context that fits, when the machine's memory cannot hold it. */
 heddle_status heddle_session_new(heddle_session **out, heddle_engine *engine, const heddle_plan *plan,
                                  const heddle_session_options *options);
@@ -197,7 +199,7 @@ const int32_t *heddle_session_ids(const heddle_session *session); /* [len], unti
 heddle_status heddle_session_truncate(heddle_session *session, int64_t n, int64_t *n_kept);
 /* A second session over the same KV pages, copied when written. */
 heddle_status heddle_session_fork(heddle_session **out, const heddle_session *session);
-/* The same, but what comes after is read under another plan (NULL = "dense") of the same engine: one
+/* The same, but what comes after is read under another plan (NULL = the model's own) of the same engine: one
  * document, read once, for many plans. Other options stay the session's. Forks of the new session
  * share its compiled plan, so ask for it once and fork that. */
 heddle_status heddle_session_fork_as(heddle_session **out, const heddle_session *session,

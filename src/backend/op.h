@@ -120,9 +120,12 @@ typedef struct hdl_append_args {
 
 /* SUMMARISE: brings a plane up to date after rows first_token.. were appended: recomputes every entry
  * that these rows touch from the block's stored rows (those before first_token + n_rows).
- * MEAN, MEAN_V, BOUNDS, KEY_I8, KEY_I4 read K (V) of the view and write view.plane[0]. */
+ * MEAN, MEAN_V, BOUNDS, KEY_I8, KEY_I4 read K (V) of the view and write view.plane[0]; INDEX writes the
+ * int8 form of x, a row for each new token. */
 typedef struct hdl_summarise_args {
     int64_t n_rows, first_token;
+    const float *x; /* INDEX: [n_rows, plane dim], row stride x_stride; else NULL */
+    int64_t x_stride;
     int32_t n_kv_heads, head_dim, v_head_dim;
     hdl_plane_kind kind;
     int32_t block_size;

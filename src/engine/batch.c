@@ -13,7 +13,8 @@ heddle_status heddle_batch_new(heddle_batch **out, heddle_engine *engine, const 
                                const heddle_session_options *options, int32_t max_sessions, int64_t max_rows)
 {
     heddle_session_options checked;
-    heddle_plan *dense = NULL;
+    heddle_plan *own;
+    const hdl_plan *used;
     *out = NULL;
     HDL_TRY(hdl_options_check(options, &checked));
     HDL_TRY(hdl_context_check(checked.context_tokens));
@@ -23,13 +24,12 @@ heddle_status heddle_batch_new(heddle_batch **out, heddle_engine *engine, const 
     if (max_rows < max_sessions || max_rows > 1 << 16)
         return HDL_FAIL(HEDDLE_E_INVALID, "a batch of %lld rows: must be in %d..%d", (long long)max_rows,
                         max_sessions, 1 << 16);
-    if (!plan) HDL_TRY(heddle_plan_named(&dense, "dense"));
+    HDL_TRY(hdl_plan_or_own(engine, plan, &own, &used));
     heddle_batch *batch = hdl_calloc(1, sizeof *batch);
     heddle_status status = HEDDLE_E_NOMEM;
     if (batch && (batch->items = hdl_calloc(max_sessions, sizeof *batch->items)))
-        status = hdl_runner_new(&batch->runner, engine, plan ? plan->plan : dense->plan, &checked,
-                                max_sessions, max_rows);
-    heddle_plan_free(dense);
+        status = hdl_runner_new(&batch->runner, engine, used, &checked, max_sessions, max_rows);
+    heddle_plan_free(own);
     if (!status) atomic_fetch_add(&engine->n_users, 1);
     if (status) heddle_batch_free(batch);
     *out = status ? NULL : batch;

@@ -245,18 +245,43 @@ heddle_status heddle_plan_check(const heddle_plan *plan, const heddle_engine *en
     return HEDDLE_OK;
 }
 
+heddle_status heddle_plan_default(heddle_plan **out, const heddle_engine *engine)
+{
+    const hdl_model_facts *facts = &engine->model->facts;
+    const hdl_index_facts *index = &facts->index;
+    char spec[128];
+    if (!facts->plan[0]) return heddle_plan_named(out, "dense");
+    snprintf(spec, sizeof spec, "%s:top_k=%lld,sinks=%d,window=%d", facts->plan, (long long)index->top_k,
+             index->n_sink, index->window);
+    return heddle_plan_named(out, spec);
+}
+
+heddle_status hdl_plan_or_own(const heddle_engine *engine, const heddle_plan *given, heddle_plan **own,
+                              const hdl_plan **used)
+{
+    *own = NULL;
+    if (!given) HDL_TRY(heddle_plan_default(own, engine));
+    *used = given ? given->plan : (*own)->plan;
+    return HEDDLE_OK;
+}
+
 heddle_status heddle_plan_route(const heddle_plan *plan, const heddle_engine *engine, int is_decode,
                                 char **text)
 {
     hdl_route_plan *routes = NULL;
+    heddle_plan *own;
+    const hdl_plan *used;
     hdl_buf buf = {0};
     const hdl_model_facts *facts = &engine->model->facts;
     int32_t n_dense = 0, n_window = 0, n_lists = 0;
     *text = NULL;
-    if (plan) HDL_TRY(resolve_both(plan, engine, &routes));
+    HDL_TRY(hdl_plan_or_own(engine, plan, &own, &used));
+    heddle_status status = resolve_both(plan ? plan : own, engine, &routes);
+    heddle_plan_free(own);
+    if (status) return status;
     for (int32_t layer = 0; layer < facts->n_layers; layer++) {
-        bool is_dense = !plan || routes[is_decode ? HDL_ROUTE_DECODE : HDL_ROUTE_PREFILL].layers[layer].op ==
-                                     HDL_OPERATOR_DENSE;
+        bool is_dense = routes[is_decode ? HDL_ROUTE_DECODE : HDL_ROUTE_PREFILL].layers[layer].op ==
+                        HDL_OPERATOR_DENSE;
         bool has_window = facts->layers[layer].window > 0;
         n_lists += !is_dense;
         n_window += is_dense && has_window;
@@ -270,7 +295,7 @@ heddle_status heddle_plan_route(const heddle_plan *plan, const heddle_engine *en
     else
         hdl_buf_printf(&buf, "dense in %d of %d layers, lists in %d", n_dense, facts->n_layers, n_lists);
     hdl_free(routes);
-    heddle_status status = hdl_buf_status(&buf);
+    status = hdl_buf_status(&buf);
     if (status)
         hdl_buf_deinit(&buf);
     else

@@ -84,6 +84,10 @@ typedef void (*hdl_logit_sink)(const hdl_forward_item *item, int64_t row, const 
 heddle_status hdl_forward(hdl_runner *runner, const hdl_forward_item *items, int32_t n_items,
                           hdl_logit_sink sink, void *user);
 
+/* engine.c: `given`, or where it is NULL the model's own plan, made in *own (freed by the caller). */
+heddle_status hdl_plan_or_own(const heddle_engine *engine, const heddle_plan *given, heddle_plan **own,
+                              const hdl_plan **used);
+
 /* memory.c */
 /* The KV groups of a session with this schedule: the model's caches and the plan's summaries. */
 heddle_status hdl_group_specs(const heddle_engine *engine, const heddle_session_options *options,

@@ -4,7 +4,8 @@
  *   layer: norm x -> normed; q,k,v; [norm q, k]; rotate q, k; append; attend (the plan);
  *          o into x, or into normed and through a norm; norm; gate, up; act; down the same way
  *   shared state (where the model has one): norm x -> normed; k,v; [norm k]; append, once for all layers
- *          above. These, then, run for the gathered rows only, whose residual stream is `last`.
+ *          above; index keys, where the plan reads them. The layers above run for the gathered rows only,
+ *          whose residual stream is `last`: first their index queries.
  *   head:  norm of the gathered rows; logits */
 #include "engine/engine_int.h"
 
@@ -140,6 +141,32 @@ static heddle_status lower_layer(const lowering *at)
     return add_output(at, HDL_BUF_GATE, &w->w_down, NULL, &w->post_ffn_norm);
 }
 
+/* x through an index matrix and its norm, from the normed shared state or from the state itself. */
+static heddle_status add_index(const lowering *at, const hdl_tensor *w, const hdl_tensor *norm,
+                               hdl_buffer out)
+{
+    const hdl_index_facts *index = &at->facts->index;
+    HDL_TRY(add_linear(at, index->is_from_norm ? HDL_BUF_NORMED : at->x, &(part){w, NULL, out, false}, 1));
+    if (norm->data) HDL_TRY(add_norm(at, out, HDL_BUF_NONE, out, norm, 1, index->dim));
+    return HEDDLE_OK;
+}
+
+static heddle_status lower_index_keys(const lowering *at)
+{
+    const hdl_index_facts *index = &at->facts->index;
+    const hdl_shared_weights *w = &at->model->shared;
+    HDL_TRY(add_index(at, &w->index_k, &w->index_k_norm, HDL_BUF_K_INDEX));
+    hdl_step step = new_step(at, HDL_OP_SUMMARISE, HDL_BUF_K_INDEX, HDL_BUF_NONE);
+    step.group = at->facts->layers[at->layer].cache_group;
+    step.layer_in_group = at->schedule->layer_in_group[at->layer];
+    step.u.summarise = (hdl_summarise_args){
+        .kind = HDL_PLANE_INDEX,
+        .block_size = 1,
+        .x_stride = index->dim,
+        .kv = {.dtype = at->schedule->limits.kv_dtype, .plane = {{.n_heads = 1, .dim = index->dim}}}};
+    return hdl_schedule_add(at->schedule, &step);
+}
+
 /* K and V of the shared state into the cache of the first cross layer; from here on rows are gathered. */
 static heddle_status lower_shared(lowering *at)
 {
@@ -153,9 +180,13 @@ static heddle_status lower_shared(lowering *at)
             add_norm(at, HDL_BUF_K, HDL_BUF_NONE, HDL_BUF_K, &w->k_norm, facts->n_kv_heads, facts->head_dim));
     HDL_TRY(add_append(at));
     HDL_TRY(hdl_lower_summaries(at->schedule, at->layer));
+    bool has_index = hdl_schedule_keeps(at->schedule, at->layer, HDL_PLANE_INDEX);
+    if (has_index) HDL_TRY(lower_index_keys(at));
     at->schedule->n_lower_steps = at->schedule->n_steps;
     at->x = HDL_BUF_LAST;
-    return HEDDLE_OK;
+    if (!has_index) return HEDDLE_OK;
+    HDL_TRY(add_norm(at, at->x, HDL_BUF_NONE, HDL_BUF_NORMED, &w->norm, 1, facts->hidden_size));
+    return add_index(at, &w->index_q, &w->index_q_norm, HDL_BUF_Q_INDEX);
 }
 
 static void book_buffers(hdl_schedule *schedule)
@@ -170,6 +201,10 @@ static void book_buffers(hdl_schedule *schedule)
     hdl_schedule_book(schedule, HDL_BUF_ATTN, rows * facts->n_heads * facts->v_head_dim);
     hdl_schedule_book(schedule, HDL_BUF_GATE, rows * facts->n_ff);
     hdl_schedule_book(schedule, HDL_BUF_UP, rows * facts->n_ff);
+    if (hdl_schedule_keeps(schedule, HDL_MIN(facts->cross_from, facts->n_layers - 1), HDL_PLANE_INDEX)) {
+        hdl_schedule_book(schedule, HDL_BUF_K_INDEX, rows * facts->index.dim);
+        hdl_schedule_book(schedule, HDL_BUF_Q_INDEX, last * facts->index.dim);
+    }
     hdl_schedule_book(schedule, HDL_BUF_LAST, last * facts->hidden_size);
     hdl_schedule_book(schedule, HDL_BUF_LOGITS, last * facts->n_vocab);
     hdl_schedule_book(schedule, HDL_BUF_COS_SIN, rows * facts->n_ropes * HDL_MAX_ROPE_DIM);

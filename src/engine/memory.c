@@ -101,25 +101,19 @@ static heddle_status fill(const heddle_engine *engine, const hdl_plan *plan, hed
     return HEDDLE_OK;
 }
 
-static const hdl_plan *plan_or_dense(const heddle_plan *plan, heddle_plan **dense)
-{
-    *dense = NULL;
-    if (plan) return plan->plan;
-    return heddle_plan_named(dense, "dense") ? NULL : (*dense)->plan;
-}
-
 heddle_status heddle_memory_plan(const heddle_engine *engine, const heddle_plan *plan,
                                  const heddle_session_options *options, int64_t n_tokens,
                                  heddle_memory *memory)
 {
     heddle_session_options checked;
-    heddle_plan *dense;
+    heddle_plan *own;
+    const hdl_plan *used;
     *memory = (heddle_memory){.struct_size = sizeof *memory};
     HDL_TRY(hdl_options_check(options, &checked));
     HDL_TRY(hdl_context_check(n_tokens));
-    const hdl_plan *used = plan_or_dense(plan, &dense);
-    heddle_status status = used ? fill(engine, used, checked, n_tokens, memory) : HEDDLE_E_NOMEM;
-    heddle_plan_free(dense);
+    HDL_TRY(hdl_plan_or_own(engine, plan, &own, &used));
+    heddle_status status = fill(engine, used, checked, n_tokens, memory);
+    heddle_plan_free(own);
     return status;
 }
 
@@ -163,16 +157,16 @@ heddle_status heddle_explain(const heddle_engine *engine, const heddle_plan *pla
                              const heddle_session_options *options, char **text)
 {
     heddle_session_options checked;
-    heddle_plan *dense;
+    heddle_plan *own;
+    const hdl_plan *used;
     heddle_memory memory;
     hdl_schedule *schedule = NULL;
     hdl_buf buf = {0};
     *text = NULL;
     HDL_TRY(hdl_options_check(options, &checked));
     HDL_TRY(hdl_context_check(checked.context_tokens));
-    const hdl_plan *used = plan_or_dense(plan, &dense);
-    heddle_status status = used ? hdl_compile(&schedule, engine, used, &checked, 1, checked.chunk_rows)
-                                : HEDDLE_E_NOMEM;
+    HDL_TRY(hdl_plan_or_own(engine, plan, &own, &used));
+    heddle_status status = hdl_compile(&schedule, engine, used, &checked, 1, checked.chunk_rows);
     if (!status) status = hdl_explain(schedule, used, &buf);
     if (!status) status = fill(engine, used, checked, checked.context_tokens, &memory);
     if (!status) {
@@ -183,7 +177,7 @@ heddle_status heddle_explain(const heddle_engine *engine, const heddle_plan *pla
         status = hdl_buf_status(&buf);
     }
     hdl_schedule_free(schedule);
-    heddle_plan_free(dense);
+    heddle_plan_free(own);
     if (status) hdl_buf_deinit(&buf);
     *text = buf.data;
     return status;

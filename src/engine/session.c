@@ -64,20 +64,20 @@ heddle_status heddle_session_new(heddle_session **out, heddle_engine *engine, co
                                  const heddle_session_options *options)
 {
     heddle_session_options checked;
-    heddle_plan *dense = NULL;
+    heddle_plan *own;
+    const hdl_plan *used;
     hdl_runner *runner = NULL;
     hdl_kv_store *store = NULL;
     *out = NULL;
     HDL_TRY(hdl_options_check(options, &checked));
-    if (!plan) HDL_TRY(heddle_plan_named(&dense, "dense"));
-    const hdl_plan *used = plan ? plan->plan : dense->plan;
+    HDL_TRY(hdl_plan_or_own(engine, plan, &own, &used));
     heddle_status status = hdl_memory_check(engine, used, &checked);
     if (!status) status = hdl_runner_new(&runner, engine, used, &checked, 1, checked.chunk_rows);
     if (!status) status = make_store(&store, runner);
     if (!status) status = session_over(out, runner, store, NULL);
     hdl_kv_store_unref(store);
     hdl_runner_unref(runner);
-    heddle_plan_free(dense);
+    heddle_plan_free(own);
     return status;
 }
 
@@ -332,20 +332,19 @@ heddle_status heddle_session_fork_as(heddle_session **out, const heddle_session 
 {
     heddle_session_options options = session->runner->options;
     heddle_engine *engine = session->runner->engine;
-    heddle_plan *dense = NULL;
+    heddle_plan *own;
+    const hdl_plan *used;
     hdl_runner *runner = NULL;
     *out = NULL;
     options.plan_governs_all = plan_governs_all;
     options.kept_plans = NULL;
     options.n_kept_plans = 0;
-    if (!plan) HDL_TRY(heddle_plan_named(&dense, "dense"));
-    heddle_status status = hdl_runner_new(&runner, engine, plan ? plan->plan : dense->plan, &options, 1,
-                                          options.chunk_rows);
-    if (!status)
-        status = hdl_schedule_fits_store(runner->schedule, plan ? plan->plan : dense->plan, session->kv);
+    HDL_TRY(hdl_plan_or_own(engine, plan, &own, &used));
+    heddle_status status = hdl_runner_new(&runner, engine, used, &options, 1, options.chunk_rows);
+    if (!status) status = hdl_schedule_fits_store(runner->schedule, used, session->kv);
     if (!status) status = fork_over(out, session, runner); /* no list is kept: the first step makes one */
     hdl_runner_unref(runner);
-    heddle_plan_free(dense);
+    heddle_plan_free(own);
     return status;
 }
 

@@ -61,7 +61,7 @@ static const hdl_arch archs[] = {
     },
     /* Folders that train/ writes. config.json states every difference per layer; the rows differ in
      * whether an index may choose what cross layers read. */
-    {.name = "clsa", .act_name = "silu", .traits = OWN_FORMAT | HDL_ARCH_INDEX},
+    {.name = "clsa", .plan = "clsa", .act_name = "silu", .traits = OWN_FORMAT | HDL_ARCH_INDEX},
     {.name = "yoco", .act_name = "silu", .traits = OWN_FORMAT},
     {.name = "transformer", .act_name = "silu", .traits = OWN_FORMAT},
     {.name = "window_hybrid", .act_name = "silu", .traits = OWN_FORMAT},
@@ -295,6 +295,7 @@ heddle_status hdl_facts_build(hdl_model_facts *facts, const hdl_arch *arch, cons
     *facts = (hdl_model_facts){0};
     snprintf(facts->arch, sizeof facts->arch, "%s", arch->name);
     snprintf(facts->name, sizeof facts->name, "%s", stated->name);
+    snprintf(facts->plan, sizeof facts->plan, "%s", arch->plan ? arch->plan : "");
     HDL_TRY(build_sizes(facts, stated, path));
     facts->attn_scale = attn_scale(facts, arch, stated);
     facts->embed_scale = arch->traits & HDL_ARCH_EMBED_SCALE ? sqrtf((float)facts->hidden_size) : 1;

@@ -58,6 +58,7 @@ typedef struct hdl_index_facts {
 typedef struct hdl_model_facts {
     char arch[32];  /* row of the architecture table: "llama", "qwen2", "qwen3", "gemma3" */
     char name[128]; /* as the file says; may be "" */
+    char plan[32];  /* the plan that the model was made for; "" = it reads densely */
     int32_t n_layers, hidden_size, n_heads, n_kv_heads, head_dim, v_head_dim, n_ff, n_vocab;
     int32_t train_context; /* tokens the model was trained to; 0 = unknown */
     float norm_eps;

@@ -88,6 +88,7 @@ typedef struct hdl_arch {
     const char *name;           /* GGUF's general.architecture */
     const char *model_types[2]; /* config.json's model_type; unused ones NULL */
     const char *act_name;       /* as config.json spells it */
+    const char *plan;           /* the plan its models were made for; NULL = dense */
     hdl_act act;
     uint32_t traits;            /* HDL_ARCH_* */
     int32_t wide_scale_layers;  /* with so many layers a GGUF model, which cannot state it, has

@@ -53,11 +53,13 @@ static int32_t add_slot(hdl_schedule *schedule, const hdl_router_spec *router)
 static void assign_slots(hdl_schedule *schedule)
 {
     const hdl_model_facts *facts = schedule->facts;
+    int32_t first_list = facts->n_layers;
     for (int r = 0; r < 2; r++)
         for (int32_t layer = 0; layer < facts->n_layers; layer++) {
             const hdl_layer_plan *at = &schedule->routes[r].layers[layer];
             schedule->slot_of_layer[r][layer] = schedule->candidates_of_layer[r][layer] = -1;
             if (!at->has_router) continue;
+            first_list = HDL_MIN(first_list, layer);
             if (at->has_candidates)
                 schedule->candidates_of_layer[r][layer] = add_slot(schedule, &at->candidates);
             schedule->slot_of_layer[r][layer] = add_slot(schedule, &at->router);
@@ -75,6 +77,8 @@ static void assign_slots(hdl_schedule *schedule)
     schedule->tile_rows = HDL_MIN(HDL_MAX(HDL_TILE_BYTES / row_bytes, 1), (int64_t)HDL_MAX_TILE_ROWS);
     schedule->slot_rows = schedule->has_prefill_lists ? schedule->limits.max_rows
                                                       : schedule->limits.max_list_rows;
+    if (first_list >= facts->cross_from) /* such rows come in tiles */
+        schedule->slot_rows = HDL_MIN(schedule->limits.max_rows, schedule->limits.max_logit_rows);
     schedule->tile_rows = HDL_MIN(schedule->tile_rows, schedule->slot_rows);
 }
 
@@ -469,7 +473,7 @@ static void bind_step(const hdl_schedule *schedule, hdl_step *step)
             step->u.glu.gate = in;
             step->u.glu.up = in2;
             break;
-        case HDL_OP_SUMMARISE: break;
+        case HDL_OP_SUMMARISE: step->u.summarise.x = in; break;
         case HDL_OP_ATTEND:
             step->u.attend.args.q = step->u.attend.score.q = in;
             step->u.attend.args.o = out;

@@ -347,9 +347,12 @@ static void exec_attend(const hdl_schedule *schedule, const hdl_step *step, hdl_
 static void exec_summarise(const hdl_schedule *schedule, const hdl_step *step, const hdl_exec_batch *batch)
 {
     hdl_launch launch = launch_of(schedule);
+    int64_t row = 0;
     for (int32_t s = 0; s < batch->n_seqs; s++) {
         const hdl_exec_seq *seq = &batch->seqs[s];
         hdl_summarise_args args = step->u.summarise;
+        args.x += row * args.x_stride;
+        row += seq->q_len;
         args.n_rows = seq->q_len;
         args.first_token = seq->kv_len - seq->q_len;
         args.kv = hdl_kv_seq_view(seq->kv, step->group, step->layer_in_group);

@@ -68,9 +68,10 @@ static heddle_status read_rule(const json_t *obj, const char *path, rule *out)
     HDL_TRY(read_operator(obj, path, out));
     out->layers = json_object_get(obj, "layers");
     const char *word = json_string_value(out->layers);
-    if (!json_is_array(out->layers) && (!word || (strcmp(word, "all") && strcmp(word, "rest"))))
-        return HDL_FAIL(HEDDLE_E_INVALID, "%s.layers: must be \"all\", \"rest\" or a list of layer numbers",
-                        path);
+    if (!json_is_array(out->layers) &&
+        (!word || (strcmp(word, "all") && strcmp(word, "rest") && strcmp(word, "first"))))
+        return HDL_FAIL(HEDDLE_E_INVALID,
+                        "%s.layers: must be \"all\", \"first\", \"rest\" or a list of layer numbers", path);
     const json_t *share = json_object_get(obj, "share"), *router = json_object_get(obj, "router");
     if (router) {
         char router_path[256];
@@ -328,11 +329,14 @@ static heddle_status apply_rule(const rule *one, const char *path, const hdl_mod
         if (one->head_map[i] >= facts->n_kv_heads)
             return HDL_FAIL(HEDDLE_E_INVALID, "%s.head_map[%d] %d: must be in 0..%d", path, i,
                             one->head_map[i], facts->n_kv_heads - 1);
-    if (!json_is_array(one->layers)) { /* "all", "rest": the layers without a window that no rule named yet */
-        for (int32_t layer = 0; layer < facts->n_layers; layer++)
+    if (!json_is_array(one->layers)) { /* the layers without a window that no rule named yet, or the first */
+        bool is_one = !strcmp(json_string_value(one->layers), "first");
+        int32_t n_named = 0;
+        for (int32_t layer = 0; layer < facts->n_layers && !(is_one && n_named); layer++)
             if (wanted->rule[layer] < 0 && !facts->layers[layer].window) {
                 apply(one, layer, out, wanted);
                 wanted->rule[layer] = index;
+                n_named++;
             }
         return HEDDLE_OK;
     }

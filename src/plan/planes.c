@@ -63,6 +63,14 @@ heddle_status hdl_schedule_find_planes(hdl_schedule *schedule, const hdl_plan *p
     return status;
 }
 
+bool hdl_schedule_keeps(const hdl_schedule *schedule, int32_t layer, hdl_plane_kind kind)
+{
+    bool is_kept = false;
+    for (int32_t i = 0; i < schedule->n_planes[layer]; i++)
+        is_kept |= schedule->planes[layer][i].kind == kind;
+    return is_kept;
+}
+
 heddle_status hdl_schedule_planes(const hdl_schedule *schedule, hdl_kv_group_spec *specs)
 {
     const hdl_model_facts *facts = schedule->facts;

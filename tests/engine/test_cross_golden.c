@@ -106,6 +106,36 @@ static void test_dense_reading(void **state)
     assert_true(worst <= 0.25);
 }
 
+/* Rows whose logits differ by more than `bound` from the golden ones. */
+static int64_t rows_beyond(float (*want)[N_VOCAB], double bound, double *worst_of_others)
+{
+    int64_t n = 0;
+    *worst_of_others = 0;
+    for (int64_t r = 0; r < N_TOKENS; r++) {
+        double worst = 0;
+        for (int64_t i = 0; i < N_VOCAB; i++)
+            worst = HDL_MAX(worst, fabs((double)logits[r][i] - (double)want[r][i]));
+        n += !(worst <= bound);
+        if (worst <= bound) *worst_of_others = HDL_MAX(*worst_of_others, worst);
+    }
+    return n;
+}
+
+/* Lists by int8 keys are those of float keys but where two scores are closer than the rounding of the
+ * keys; a row with another list has other logits. */
+static void test_list_reading(void **state)
+{
+    (void)state;
+    double worst;
+    read_all(f32_folder, "clsa:top_k=12", 128, 96, false);
+    int64_t n = rows_beyond(golden.logits_list, 1e-3, &worst);
+    print_message("lists: %d of %d rows read another list; the others differ by at most %g\n", (int)n,
+                  N_TOKENS, worst);
+    assert_true(n <= N_TOKENS / 8);
+    read_all(f32_folder, "clsa:top_k=96", 128, 96, false);
+    assert_true(worst_difference(golden.logits_dense, 0) <= 1e-3);
+}
+
 /* Chunking, and so where a document's border falls in a call, does not change a bit. */
 static void test_dense_is_invariant(void **state)
 {
@@ -121,11 +151,11 @@ static void test_dense_is_invariant(void **state)
 
 /* A prompt that stops at the shared state and goes up with its last row alone says what a pass with every
  * row does, bit for bit in the invariant mode; so do the steps after it. */
-static void test_prompt_stops_at_the_shared_state(void **state)
+static void check_early_exit(const char *plan_name)
 {
-    (void)state;
     static float whole[N_TOKENS][N_VOCAB];
     heddle_engine *engine;
+    heddle_plan *plan;
     heddle_session *session;
     heddle_engine_options on = {.struct_size = sizeof on, .n_threads = 2};
     heddle_session_options options;
@@ -133,10 +163,11 @@ static void test_prompt_stops_at_the_shared_state(void **state)
     options.context_tokens = 128;
     options.chunk_rows = 32;
     options.is_invariant = 1;
-    read_all_as(CROSS_GOLDEN, "dense", "f16", 128, 96, true);
+    read_all_as(CROSS_GOLDEN, plan_name, "f16", 128, 96, true);
     memcpy(whole, logits, sizeof whole);
     if (heddle_engine_open(&engine, CROSS_GOLDEN, &on)) fail_msg("%s", heddle_last_error());
-    if (heddle_session_new(&session, engine, NULL, &options)) fail_msg("%s", heddle_last_error());
+    if (heddle_plan_named(&plan, plan_name)) fail_msg("%s", heddle_last_error());
+    if (heddle_session_new(&session, engine, plan, &options)) fail_msg("%s", heddle_last_error());
     for (int64_t at = 0, n = 77; at < N_TOKENS;
          at += n, n = 1) { /* the prompt ends two tokens into document 3 */
         if (heddle_session_extend(session, golden.tokens + at, n, NULL, NULL))
@@ -144,7 +175,15 @@ static void test_prompt_stops_at_the_shared_state(void **state)
         assert_memory_equal(heddle_session_logits(session), whole[at + n - 1], sizeof whole[0]);
     }
     heddle_session_free(session);
+    heddle_plan_free(plan);
     heddle_engine_close(engine);
+}
+
+static void test_prompt_stops_at_the_shared_state(void **state)
+{
+    (void)state;
+    check_early_exit("dense");
+    check_early_exit("clsa:top_k=12");
 }
 
 /* Truncating into an earlier document and going on equals never having been further. */
@@ -191,6 +230,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_dense_reading),
+        cmocka_unit_test(test_list_reading),
         cmocka_unit_test(test_dense_is_invariant),
         cmocka_unit_test(test_prompt_stops_at_the_shared_state),
         cmocka_unit_test(test_truncation_finds_the_document),

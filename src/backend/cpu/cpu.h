@@ -27,6 +27,8 @@ extern const hdl_impl hdl_cpu_generic_attend_row[], hdl_cpu_avx2_attend_row[], h
 extern const hdl_impl hdl_cpu_generic_attend_rows[], hdl_cpu_avx2_attend_rows[], hdl_cpu_avx512_attend_rows[];
 /* APPEND SELECT MERGE */
 extern const hdl_impl hdl_cpu_generic_route[], hdl_cpu_avx2_route[], hdl_cpu_avx512_route[];
+/* SCORE and SUMMARISE of a model's own index */
+extern const hdl_impl hdl_cpu_generic_index[], hdl_cpu_avx2_index[], hdl_cpu_avx512_index[];
 extern const hdl_impl hdl_cpu_generic_misc[], hdl_cpu_avx2_misc[], hdl_cpu_avx512_misc[];
 
 #endif

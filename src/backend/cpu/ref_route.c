@@ -101,11 +101,26 @@ static void summarise_key(const hdl_summarise_args *args, int64_t token, int32_t
     memcpy(scales + head * sizeof scale, &scale, sizeof scale);
 }
 
+static void summarise_index(const hdl_summarise_args *args)
+{
+    const hdl_kv_plane *plane = &args->kv.plane[0];
+    for (int64_t row = 0; row < args->n_rows; row++) {
+        int64_t token = args->first_token + row;
+        uint8_t *out = plane_at(&args->kv, plane->offset, token, 1, plane->dim);
+        float scale = quantise_i8(args->x + row * args->x_stride, (int8_t *)out, plane->dim);
+        memcpy(plane_at(&args->kv, plane->scale_offset, token, 1, sizeof scale), &scale, sizeof scale);
+    }
+}
+
 static void summarise(const hdl_launch *launch, const void *op)
 {
     (void)launch;
     const hdl_summarise_args *args = op;
     int64_t end = args->first_token + args->n_rows, block = args->block_size;
+    if (args->kind == HDL_PLANE_INDEX) {
+        summarise_index(args);
+        return;
+    }
     HDL_ASSERT(args->head_dim <= MAX_DIM && args->v_head_dim <= MAX_DIM);
     for (int64_t entry = args->first_token / block; entry * block < end; entry++)
         for (int32_t head = 0; head < args->n_kv_heads; head++) {

@@ -1,0 +1,233 @@
+/* simd_index.c - SCORE by a model's own index: int8 query x int8 keys of a plane, one head; and SUMMARISE,
+ * which writes the keys.
+ *
+ * The op is bound by memory: a token costs dim + 4 bytes read and 4 written. A task is a run of tokens
+ * for a few rows, so that rows of a chunk find its keys in the cache. Sums are exact in integers and the
+ * score is rounded once, so every instruction set gives the reference's bits:
+ *
+ *   AVX-512   u8 x i8 products want an unsigned side: k + 128 (one xor), and 128 * sum(q) off the sum
+ *   AVX2      |k| x (q with k's sign), summed to 16 bits without saturation as |k|, |q| <= 127 */
+#include "backend/cpu/cpu.h"
+#include "backend/cpu/route_int.h"
+#include "backend/cpu/simd_attend_int.h"
+#include "base/pool.h"
+
+enum { INDEX_MAX_DIM = 1024, INDEX_RUN = 1024, INDEX_ROWS = 16, INDEX_PAD = 64, KEY_ROWS = 64 };
+
+typedef struct index_query {
+    int8_t q8[INDEX_MAX_DIM]; /* zeroes behind the last element, to a multiple of INDEX_PAD */
+    int32_t sum;              /* of q8 */
+} index_query;
+
+static int32_t one_dot(const index_query *q, const int8_t *k, int64_t dim)
+{
+    int32_t dot = 0;
+    for (int64_t i = 0; i < dim; i++) dot += (int32_t)q->q8[i] * k[i];
+    return dot;
+}
+
+#if defined(HDL_ISA_avx512)
+enum { GROUP = 16 };
+
+/* Lane j of the result: the sum of all lanes of x[j]. */
+ALWAYS_INLINE __m512i sum_lanes(const __m512i x[GROUP])
+{
+    __m512i four[4];
+    for (int i = 0; i < 4; i++) {
+        const __m512i *at = x + 4 * i;
+        __m512i a = _mm512_add_epi32(_mm512_unpacklo_epi32(at[0], at[1]),
+                                     _mm512_unpackhi_epi32(at[0], at[1]));
+        __m512i b = _mm512_add_epi32(_mm512_unpacklo_epi32(at[2], at[3]),
+                                     _mm512_unpackhi_epi32(at[2], at[3]));
+        four[i] = _mm512_add_epi32(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
+    }
+    __m512i a = _mm512_add_epi32(_mm512_shuffle_i64x2(four[0], four[1], 0x88),
+                                 _mm512_shuffle_i64x2(four[0], four[1], 0xdd));
+    __m512i b = _mm512_add_epi32(_mm512_shuffle_i64x2(four[2], four[3], 0x88),
+                                 _mm512_shuffle_i64x2(four[2], four[3], 0xdd));
+    return _mm512_add_epi32(_mm512_shuffle_i64x2(a, b, 0x88), _mm512_shuffle_i64x2(a, b, 0xdd));
+}
+
+/* Scores of GROUP keys, `stride` bytes from one to the next. */
+ALWAYS_INLINE void score_group(const index_query *q, const int8_t *k, int64_t stride, int64_t dim,
+                               const float *scale, float *out)
+{
+    __m512i sums[GROUP], flip = _mm512_set1_epi8((char)0x80);
+    for (int j = 0; j < GROUP; j++) sums[j] = _mm512_setzero_si512();
+    for (int64_t d = 0; d < dim; d += 64) {
+        __mmask64 mask = dim - d >= 64 ? ~(__mmask64)0 : ((__mmask64)1 << (dim - d)) - 1;
+        __m512i query = _mm512_loadu_si512(q->q8 + d);
+        for (int j = 0; j < GROUP; j++) {
+            __m512i key = _mm512_xor_si512(_mm512_maskz_loadu_epi8(mask, k + j * stride + d), flip);
+            sums[j] = _mm512_dpbusd_epi32(sums[j], key, query);
+        }
+    }
+    __m512i dots = _mm512_sub_epi32(sum_lanes(sums), _mm512_set1_epi32(128 * q->sum));
+    _mm512_storeu_ps(out, _mm512_mul_ps(_mm512_cvtepi32_ps(dots), _mm512_loadu_ps(scale)));
+}
+#elif defined(HDL_ISA_avx2)
+enum { GROUP = 8 };
+
+ALWAYS_INLINE __m256i sum_lanes(const __m256i x[GROUP])
+{
+    __m256i a = _mm256_hadd_epi32(_mm256_hadd_epi32(x[0], x[1]), _mm256_hadd_epi32(x[2], x[3]));
+    __m256i b = _mm256_hadd_epi32(_mm256_hadd_epi32(x[4], x[5]), _mm256_hadd_epi32(x[6], x[7]));
+    return _mm256_add_epi32(_mm256_permute2x128_si256(a, b, 0x20), _mm256_permute2x128_si256(a, b, 0x31));
+}
+
+ALWAYS_INLINE void score_group(const index_query *q, const int8_t *k, int64_t stride, int64_t dim,
+                               const float *scale, float *out)
+{
+    __m256i sums[GROUP], ones = _mm256_set1_epi16(1);
+    int64_t whole = dim / 32 * 32;
+    int32_t rest[GROUP];
+    for (int j = 0; j < GROUP; j++) sums[j] = _mm256_setzero_si256();
+    for (int64_t d = 0; d < whole; d += 32) {
+        __m256i query = _mm256_loadu_si256((const __m256i *)(const void *)(q->q8 + d));
+        for (int j = 0; j < GROUP; j++) {
+            __m256i key = _mm256_loadu_si256((const __m256i *)(const void *)(k + j * stride + d));
+            __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(key), _mm256_sign_epi8(query, key));
+            sums[j] = _mm256_add_epi32(sums[j], _mm256_madd_epi16(pairs, ones));
+        }
+    }
+    for (int j = 0; j < GROUP; j++) {
+        rest[j] = 0;
+        for (int64_t d = whole; d < dim; d++) rest[j] += (int32_t)q->q8[d] * k[j * stride + d];
+    }
+    __m256i dots = _mm256_add_epi32(sum_lanes(sums), _mm256_loadu_si256((const __m256i *)(const void *)rest));
+    _mm256_storeu_ps(out, _mm256_mul_ps(_mm256_cvtepi32_ps(dots), _mm256_loadu_ps(scale)));
+}
+#else
+enum { GROUP = 4 };
+
+ALWAYS_INLINE void score_group(const index_query *q, const int8_t *k, int64_t stride, int64_t dim,
+                               const float *scale, float *out)
+{
+    for (int j = 0; j < GROUP; j++) out[j] = (float)one_dot(q, k + j * stride, dim) * scale[j];
+}
+#endif
+
+/* n keys that lie one after another. */
+static void score_run(const index_query *q, const int8_t *k, const float *scale, int64_t dim, int64_t n,
+                      float *out)
+{
+    int64_t j = 0;
+    for (; j + GROUP <= n; j += GROUP) score_group(q, k + j * dim, dim, dim, scale + j, out + j);
+    for (; j < n; j++) out[j] = (float)one_dot(q, k + j * dim, dim) * scale[j];
+}
+
+/* Tokens [begin, end) of the cache, page by page. */
+static void score_tokens(const index_query *q, const hdl_kv_view *kv, int64_t begin, int64_t end, float *out)
+{
+    const hdl_kv_plane *plane = &kv->plane[0];
+    int64_t dim = plane->dim, page_tokens = (int64_t)1 << kv->page_shift;
+    for (int64_t at = begin; at < end;) {
+        int64_t n = HDL_MIN(end, (at / page_tokens + 1) * page_tokens) - at;
+        const int8_t *k = (const int8_t *)plane_at(kv, plane->offset, at, 1, dim);
+        const float *scale = (const float *)(const void *)plane_at(kv, plane->scale_offset, at, 1, 4);
+        score_run(q, k, scale, dim, n, out + at);
+        at += n;
+    }
+}
+
+/* Steps [begin, end) of a row's candidates. */
+static void score_candidates(const index_query *q, const kv_walk *walk, int64_t begin, int64_t end,
+                             float *out)
+{
+    const hdl_kv_plane *plane = &walk->kv->plane[0];
+    for (int64_t step = begin; step < end; step++) {
+        int64_t token = walk_token(walk, step);
+        float scale;
+        memcpy(&scale, plane_at(walk->kv, plane->scale_offset, token, 1, 4), sizeof scale);
+        const int8_t *k = (const int8_t *)plane_at(walk->kv, plane->offset, token, 1, plane->dim);
+        out[step] = (float)one_dot(q, k, plane->dim) * scale;
+    }
+}
+
+typedef struct index_call {
+    const hdl_score_args *args;
+    int64_t n_runs; /* of the longest row */
+} index_call;
+
+/* A run of tokens for up to INDEX_ROWS rows. */
+static void score_task(void *arg, int64_t task, int thread)
+{
+    (void)thread;
+    const index_call *call = arg;
+    const hdl_score_args *args = call->args;
+    int64_t first = task / call->n_runs * INDEX_ROWS, last = HDL_MIN(first + INDEX_ROWS, args->n_rows);
+    int64_t begin = task % call->n_runs * INDEX_RUN;
+    for (int64_t row = first; row < last; row++) {
+        const hdl_attend_seq *seq = score_seq_of(args, row);
+        int64_t n = seq->kv_len - seq->q_len + row - seq->first_row + 1;
+        float *out = args->score + row * args->score_stride;
+        kv_walk walk = {0};
+        index_query q;
+        if (args->has_candidates) {
+            walk = candidate_walk(args->candidates, &seq->kv, row, 0, n);
+            n = walk.end;
+        }
+        int64_t end = HDL_MIN(begin + INDEX_RUN, n);
+        if (begin >= end) continue;
+        int64_t padded = HDL_ALIGN_UP(args->head_dim, INDEX_PAD);
+        quantise_i8(args->q + row * args->q_stride, q.q8, args->head_dim);
+        memset(q.q8 + args->head_dim, 0, (size_t)(padded - args->head_dim));
+        q.sum = 0;
+        for (int64_t i = 0; i < args->head_dim; i++) q.sum += q.q8[i];
+        if (args->has_candidates)
+            score_candidates(&q, &walk, begin, end, out);
+        else
+            score_tokens(&q, &seq->kv, begin, end, out);
+    }
+}
+
+static const char *index_why_not(const void *op)
+{
+    const hdl_score_args *args = op;
+    if (args->rule != HDL_RULE_INDEX) return "not a score by index keys";
+    if (args->head_dim > INDEX_MAX_DIM) return "index keys wider than 1024";
+    if (args->n_lists != 1 || args->n_heads != 1) return "more than one index head";
+    return NULL;
+}
+
+static void score_index(const hdl_launch *launch, const void *op)
+{
+    const hdl_score_args *args = op;
+    int64_t most = args->max_kv_len;
+    index_call call = {args, HDL_MAX((most + INDEX_RUN - 1) / INDEX_RUN, 1)};
+    hdl_parallel_for(launch->n_threads, (args->n_rows + INDEX_ROWS - 1) / INDEX_ROWS * call.n_runs,
+                     score_task, &call);
+}
+
+static const char *summarise_why_not(const void *op)
+{
+    const hdl_summarise_args *args = op;
+    return args->kind == HDL_PLANE_INDEX ? NULL : "not a plane of index keys";
+}
+
+static void summarise_rows(void *arg, int64_t task, int thread)
+{
+    (void)thread;
+    const hdl_summarise_args *args = arg;
+    const hdl_kv_plane *plane = &args->kv.plane[0];
+    int64_t end = HDL_MIN((task + 1) * KEY_ROWS, args->n_rows);
+    for (int64_t row = task * KEY_ROWS; row < end; row++) {
+        int64_t token = args->first_token + row;
+        uint8_t *out = plane_at(&args->kv, plane->offset, token, 1, plane->dim);
+        float scale = quantise_i8(args->x + row * args->x_stride, (int8_t *)out, plane->dim);
+        memcpy(plane_at(&args->kv, plane->scale_offset, token, 1, sizeof scale), &scale, sizeof scale);
+    }
+}
+
+static void summarise_index(const hdl_launch *launch, const void *op)
+{
+    hdl_summarise_args args = *(const hdl_summarise_args *)op;
+    hdl_parallel_for(launch->n_threads, (args.n_rows + KEY_ROWS - 1) / KEY_ROWS, summarise_rows, &args);
+}
+
+const hdl_impl HDL_CPU_ROWS(index)[] = {
+    {"summarise_index" HDL_ISA_SUFFIX, HDL_OP_SUMMARISE, (hdl_isa)THIS_ISA, summarise_why_not, NULL,
+     summarise_index},
+    {"score_index" HDL_ISA_SUFFIX, HDL_OP_SCORE, (hdl_isa)THIS_ISA, index_why_not, NULL, score_index},
+    {NULL, HDL_OP_SCORE, (hdl_isa)THIS_ISA, NULL, NULL, NULL},
+};

@@ -1,0 +1,251 @@
+/* test_index.c - SCORE and SUMMARISE by index keys: every implementation gives the reference's bits. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "backend/attend_cases.h"
+
+typedef struct index_case {
+    int32_t dim, page_shift;
+    int64_t q_len[2], kv_len[2]; /* of up to two sequences; 0 ends them */
+    int64_t n_candidates;        /* 0 = all tokens */
+} index_case;
+
+static const index_case cases[] = {
+    {64, 8, {1}, {1}, 0},     {64, 8, {1}, {5000}, 0},
+    {16, 4, {1}, {77}, 0},    {128, 8, {1, 1}, {300, 257}, 0},
+    {64, 8, {40}, {1100}, 0}, {80, 6, {3, 17}, {500, 17}, 0},
+    {1000, 5, {2}, {100}, 0}, {33, 5, {1}, {100}, 0},
+    {64, 20, {1}, {3000}, 0}, {64, 8, {1, 5}, {900, 400}, 60},
+    {96, 6, {9}, {200}, 200},
+};
+
+typedef struct setup {
+    hdl_score_args args;
+    hdl_attend_seq seqs[2];
+    hdl_selection candidates;
+    uint8_t **pages[2];
+    float *x; /* index keys of the longest sequence */
+    int64_t page_bytes, n_pages[2];
+} setup;
+
+static int64_t impls_of(hdl_op op, const hdl_impl *found[8])
+{
+    static const hdl_impl *const tables[] = {hdl_cpu_ref_route, hdl_cpu_generic_index, hdl_cpu_avx2_index,
+                                             hdl_cpu_avx512_index};
+    int64_t n = 0;
+    for (int64_t t = 0; t < HDL_COUNT(tables); t++)
+        for (const hdl_impl *impl = tables[t]; impl->name; impl++)
+            if (impl->op == op && impl->isa <= hdl_cpu_isa()) found[n++] = impl;
+    return n;
+}
+
+static void launch(const hdl_impl *impl, const void *args)
+{
+    int n_threads = 2;
+    hdl_launch with = {.n_threads = n_threads};
+    if (impl->workspace) with.workspace = must_alloc(impl->workspace(args, n_threads));
+    impl->launch(&with, args);
+    free(with.workspace);
+}
+
+/* Pages that hold index keys and scales alone; what no key owns is filled with 0x7f. */
+static void build(setup *s, const index_case *c, uint64_t *random)
+{
+    *s = (setup){0};
+    int64_t page_tokens = (int64_t)1 << c->page_shift, most = 0;
+    if (c->page_shift > 12) page_tokens = HDL_MAX(c->kv_len[0], c->kv_len[1]);
+    int64_t scale_at = HDL_ALIGN_UP(page_tokens * c->dim, 64);
+    s->page_bytes = scale_at + page_tokens * 4;
+    s->args = (hdl_score_args){.n_heads = 1,
+                               .n_kv_heads = 1,
+                               .head_dim = c->dim,
+                               .n_lists = 1,
+                               .seqs = s->seqs,
+                               .q_stride = c->dim + 3,
+                               .scale = 1,
+                               .rule = HDL_RULE_INDEX,
+                               .plane = HDL_PLANE_INDEX,
+                               .block_size = 1,
+                               .has_candidates = c->n_candidates > 0};
+    for (int i = 0; i < 2 && c->q_len[i]; i++, s->args.n_seqs++) {
+        hdl_attend_seq *seq = &s->seqs[i];
+        *seq = (hdl_attend_seq){.first_row = s->args.n_rows, .q_len = c->q_len[i], .kv_len = c->kv_len[i]};
+        s->args.n_rows += seq->q_len;
+        most = HDL_MAX(most, seq->kv_len);
+        s->n_pages[i] = (seq->kv_len + page_tokens - 1) / page_tokens;
+        s->pages[i] = must_alloc(s->n_pages[i] * (int64_t)sizeof(uint8_t *));
+        for (int64_t p = 0; p < s->n_pages[i]; p++) {
+            s->pages[i][p] = must_alloc(s->page_bytes);
+            memset(s->pages[i][p], 0x7f, (size_t)s->page_bytes);
+        }
+        seq->kv = (hdl_kv_view){
+            .pages = s->pages[i],
+            .page_shift = c->page_shift,
+            .plane = {{.offset = 0, .scale_offset = scale_at, .n_heads = 1, .dim = c->dim}}};
+    }
+    s->args.max_kv_len = most;
+    s->args.max_q_len = HDL_MAX(c->q_len[0], c->q_len[1]);
+    s->args.score_stride = most + 5;
+    s->x = must_alloc(most * c->dim * 4);
+    fill_random(s->x, most * c->dim, random);
+    for (int64_t t = 3; t < most; t += 7) /* rows that tie, a row of zeroes */
+        memcpy(s->x + t * c->dim, s->x, (size_t)c->dim * 4);
+    if (most > 4) memset(s->x + 4 * c->dim, 0, (size_t)c->dim * 4);
+    float *q = must_alloc(s->args.n_rows * s->args.q_stride * 4);
+    fill_random(q, s->args.n_rows * s->args.q_stride, random);
+    s->args.q = q;
+}
+
+static void add_candidates(setup *s, const index_case *c, uint64_t *random)
+{
+    int64_t n_rows = s->args.n_rows, n_max = s->args.max_kv_len;
+    if (!c->n_candidates) return;
+    s->candidates = (hdl_selection){.block_size = 1, .n_rows = n_rows, .n_lists = 1, .n_ids_max = n_max};
+    s->candidates.ids = must_alloc(n_rows * n_max * 4);
+    s->candidates.counts = must_alloc(n_rows * 4);
+    for (int64_t r = 0; r < n_rows; r++) {
+        int32_t n = 0;
+        for (int64_t t = 0; t < n_max; t++)
+            if ((int64_t)(next_random(random) % (uint32_t)n_max) < c->n_candidates)
+                hdl_selection_ids(&s->candidates, r, 0)[n++] = (int32_t)t;
+        s->candidates.counts[r] = n;
+    }
+    s->args.candidates = &s->candidates;
+}
+
+static void deinit(setup *s)
+{
+    for (int i = 0; i < 2; i++) {
+        for (int64_t p = 0; p < s->n_pages[i]; p++) free(s->pages[i][p]);
+        free(s->pages[i]);
+    }
+    free(s->candidates.ids);
+    free(s->candidates.counts);
+    free(s->x);
+    free((void *)(uintptr_t)s->args.q);
+}
+
+static void append_keys(setup *s, const hdl_impl *impl, int32_t dim)
+{
+    for (int32_t i = 0; i < s->args.n_seqs; i++) { /* in two calls, the second from the middle of a page */
+        int64_t n = s->seqs[i].kv_len, first = n / 3;
+        hdl_summarise_args args = {.n_rows = first,
+                                   .x = s->x,
+                                   .x_stride = dim,
+                                   .kind = HDL_PLANE_INDEX,
+                                   .block_size = 1,
+                                   .kv = s->seqs[i].kv};
+        if (first) launch(impl, &args);
+        args.first_token = first;
+        args.n_rows = n - first;
+        args.x += first * dim;
+        launch(impl, &args);
+    }
+}
+
+static void test_keys_are_the_same_bytes(void **state)
+{
+    (void)state;
+    const hdl_impl *impls[8];
+    int64_t n = impls_of(HDL_OP_SUMMARISE, impls);
+    assert_true(n >= 2);
+    for (int64_t i = 0; i < HDL_COUNT(cases); i++)
+        for (int64_t j = 1; j < n; j++) {
+            uint64_t random = 5 + (uint64_t)i, again = random;
+            setup want, got;
+            build(&want, &cases[i], &random);
+            build(&got, &cases[i], &again);
+            append_keys(&want, impls[0], cases[i].dim);
+            append_keys(&got, impls[j], cases[i].dim);
+            for (int s = 0; s < 2; s++)
+                for (int64_t p = 0; p < want.n_pages[s]; p++)
+                    assert_memory_equal(want.pages[s][p], got.pages[s][p], want.page_bytes);
+            deinit(&want);
+            deinit(&got);
+        }
+}
+
+static void test_scores_are_the_same_bits(void **state)
+{
+    (void)state;
+    const hdl_impl *impls[8], *keys[8];
+    int64_t n = impls_of(HDL_OP_SCORE, impls);
+    assert_true(n >= 2 && impls_of(HDL_OP_SUMMARISE, keys) >= 2);
+    for (int64_t i = 0; i < HDL_COUNT(cases); i++) {
+        uint64_t random = 99 + (uint64_t)i;
+        setup s;
+        build(&s, &cases[i], &random);
+        append_keys(&s, keys[0], cases[i].dim);
+        add_candidates(&s, &cases[i], &random);
+        int64_t n_scores = s.args.n_rows * s.args.score_stride;
+        float *want = must_alloc(n_scores * 4), *got = must_alloc(n_scores * 4);
+        memset(want, 0x11, (size_t)n_scores * 4);
+        s.args.score = want;
+        launch(impls[0], &s.args);
+        for (int64_t j = 1; j < n; j++) {
+            assert_null(impls[j]->why_not(&s.args));
+            memset(got, 0x11, (size_t)n_scores * 4);
+            s.args.score = got;
+            launch(impls[j], &s.args);
+            assert_memory_equal(want, got, n_scores * 4); /* what must not be written included */
+        }
+        free(want);
+        free(got);
+        deinit(&s);
+    }
+}
+
+/* By hand: dim 2, keys (1, 0.5), (-2, 0), query (3, -3) -> q8 (127, -127). */
+static void test_a_score_by_hand(void **state)
+{
+    (void)state;
+    const hdl_impl *impls[8], *keys[8];
+    int64_t n = impls_of(HDL_OP_SCORE, impls);
+    impls_of(HDL_OP_SUMMARISE, keys);
+    float x[4] = {1, 0.5f, -2, 0}, q[2] = {3, -3}, score[2];
+    uint8_t page[64] = {0}, *pages[1] = {page};
+    hdl_attend_seq seq = {.q_len = 1, .kv_len = 2};
+    seq.kv = (hdl_kv_view){
+        .pages = pages, .page_shift = 4, .plane = {{.scale_offset = 32, .n_heads = 1, .dim = 2}}};
+    hdl_summarise_args append = {
+        .n_rows = 2, .x = x, .x_stride = 2, .kind = HDL_PLANE_INDEX, .block_size = 1, .kv = seq.kv};
+    launch(keys[0], &append);
+    hdl_score_args args = {.n_rows = 1,
+                           .n_seqs = 1,
+                           .n_heads = 1,
+                           .n_kv_heads = 1,
+                           .head_dim = 2,
+                           .n_lists = 1,
+                           .seqs = &seq,
+                           .max_q_len = 1,
+                           .max_kv_len = 2,
+                           .q = q,
+                           .q_stride = 2,
+                           .scale = 1,
+                           .rule = HDL_RULE_INDEX,
+                           .plane = HDL_PLANE_INDEX,
+                           .block_size = 1,
+                           .score = score,
+                           .score_stride = 2};
+    for (int64_t j = 0; j < n; j++) {
+        launch(impls[j], &args);
+        assert_true(score[0] == (float)(127 * 127 - 127 * 64) * (1 / 127.0f)); /* 63.5 rounds to even: 64 */
+        assert_true(score[1] == (float)(-127 * 127) * (2 / 127.0f));
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_keys_are_the_same_bytes),
+        cmocka_unit_test(test_scores_are_the_same_bits),
+        cmocka_unit_test(test_a_score_by_hand),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
