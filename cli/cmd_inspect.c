@@ -84,12 +84,39 @@ static heddle_status print_memory(const cli_setup *setup)
     return status;
 }
 
+static bool is_session_file(const char *path)
+{
+    char first[8] = "";
+    FILE *file = fopen(path, "rb");
+    size_t n = file ? fread(first, 1, sizeof first, file) : 0;
+    if (file) fclose(file);
+    return n == sizeof first && !memcmp(first, "heddle\x1a\n", sizeof first);
+}
+
+static int inspect_session(const char *path)
+{
+    heddle_session_file_info info = {.struct_size = sizeof info};
+    heddle_status status = heddle_session_file_inspect(path, &info);
+    if (status) return cli_fail(status);
+    char bytes[TERM_COUNT];
+    printf("%-16s session, format %u; whole: its checksum holds\n", "kind", info.format);
+    print_count("tokens", info.n_tokens, "");
+    printf("%-16s %s\n", "size", term_bytes(bytes, (double)info.file_bytes));
+    printf("%-16s %s\n", "model", *info.model ? info.model : "(has no name)");
+    printf("%-16s %s%s\n", "plan", info.plan, info.plan_governs_all ? ", its decode route for all rows" : "");
+    printf("%-16s %s, %s-major, pages of %lld tokens%s\n", "KV", info.kv_type, info.kv_layout,
+           1LL << info.page_shift, info.is_invariant ? ", invariant mode" : "");
+    return cli_finish_output();
+}
+
 static int inspect(const void *command_options)
 {
     inspect_options options = *(const inspect_options *)command_options;
     cli_setup setup = {0};
     if (options.common.words.n && options.common.model) return cli_refuse("inspect: one model at a time");
     if (options.common.words.n) options.common.model = options.common.words.items[0];
+    if (options.common.model && is_session_file(options.common.model))
+        return inspect_session(options.common.model);
     int code = cli_open(&setup, &options.common);
     if (!code) {
         print_model(&setup.info);
@@ -102,8 +129,8 @@ static int inspect(const void *command_options)
 
 const cli_command cmd_inspect = {
     .name = "inspect",
-    .usage = "MODEL [options]",
-    .summary = "What a model file is, and the memory it takes under each plan",
+    .usage = "MODEL [options]  |  SESSION",
+    .summary = "What a model file is, and the memory it takes under each plan; what a session file holds",
     .groups = CLI_GROUP_MODEL | CLI_GROUP_SESSION,
     .options_size = sizeof(inspect_options),
     .max_words = 1,

@@ -12,11 +12,12 @@
 #include "cli.h"
 #include "term.h"
 
-enum { DEFAULT_ANSWER_TOKENS = 512, CHAT_TOKENS = 8192 };
+enum { DEFAULT_ANSWER_TOKENS = 512, CHAT_TOKENS = 8192, REWIND_TOKENS = 1024 };
 
 typedef struct run_options {
     cli_common common;
     cli_texts files, prompts, stops, bias;
+    const char *session_path;
     bool is_chat, is_raw, is_special, shows_lead;
     int64_t n_answer, sample_top_k, repeat_window, seed;
     double temperature, top_p, min_p, repeat_penalty;
@@ -30,6 +31,10 @@ static const cli_option run_rows[] = {
      "the question, after the documents; several are asked one by one", AT(prompts), 0, 0, 0},
     {"chat", 0, CLI_FLAG, NULL, NULL, "go on with turns read from standard input, one a line", AT(is_chat), 0,
      0, 0},
+    {"session", 0, CLI_TEXT, "FILE", NULL,
+     "keeps what was read in FILE, written after reading and after each answer; a later run with the "
+     "same model and plan reads only what is new",
+     AT(session_path), 0, 0, 0},
     {"raw", 0, CLI_FLAG, NULL, NULL, "no chat template: the model continues the text", AT(is_raw), 0, 0, 0},
     {"special", 0, CLI_FLAG, NULL, NULL, "with --raw: special tokens spelled in the text count",
      AT(is_special), 0, 0, 0},
@@ -67,8 +72,8 @@ typedef struct run_state {
     heddle_stream *stream;
     term_progress progress;
     id_list history;
-    bool has_template, is_read; /* is_read: the last question was read to its end */
-    int64_t context;
+    bool has_template, is_read;      /* is_read: the last question was read to its end */
+    int64_t context, session_tokens; /* session_tokens: of --session's file; 0 = there is none yet */
 } run_state;
 
 /* ---- Ctrl-C ---- */
@@ -228,7 +233,8 @@ static int choose_context(run_state *state, int64_t n_longest)
                           term_count(limit, state->context));
     }
     if (state->context) return 0;
-    state->context = needed;
+    state->context = needed > state->session_tokens ? needed : state->session_tokens;
+    needed = state->context;
     if (!options->is_chat) return 0;
     int64_t trained = state->setup.info.train_context;
     int64_t chat = trained ? trained : CHAT_TOKENS;
@@ -254,6 +260,57 @@ static void show_memory(const run_state *state)
              term_count(context, state->context), term_bytes(weights, (double)memory.weight_bytes),
              term_bytes(kv, (double)memory.kv_bytes), term_bytes(work, (double)memory.workspace_bytes),
              term_bytes(free_now, (double)memory.available_bytes));
+}
+
+/* ---- --session: what was read, in a file ---- */
+
+/* Before memory is planned: is there a file, whole, and how much does it hold? */
+static int find_session(run_state *state)
+{
+    const char *path = state->options->session_path;
+    heddle_session_file_info info = {.struct_size = sizeof info};
+    if (!path) return 0;
+    state->setup.session_options.rewind_tokens = REWIND_TOKENS;
+    if (access(path, F_OK)) return 0; /* the first run makes it */
+    heddle_status status = heddle_session_file_inspect(path, &info);
+    state->session_tokens = info.n_tokens;
+    return status ? cli_fail(status) : 0;
+}
+
+static int load_session(run_state *state)
+{
+    const char *path = state->options->session_path;
+    char count[TERM_COUNT];
+    if (!state->session_tokens) return 0;
+    heddle_status status = heddle_session_load(state->setup.session, path);
+    if (status) return cli_fail(status);
+    cli_note("session %s: %s tokens", path, term_count(count, state->session_tokens));
+    return 0;
+}
+
+static int save_session(const run_state *state)
+{
+    const char *path = state->options->session_path;
+    heddle_status status = path ? heddle_session_save(state->setup.session, path) : HEDDLE_OK;
+    return status ? cli_fail(status) : 0;
+}
+
+/* The session holds `ids`; what was new to it is in the file, also when Ctrl-C stopped the reading. (One
+ * token is always read, for its logits.) */
+static heddle_status read_ids(run_state *state, const id_list *ids, int *code)
+{
+    int64_t n_kept = 0;
+    char kept[TERM_COUNT], all[TERM_COUNT];
+    term_progress_start(&state->progress, "reading");
+    heddle_status status = heddle_session_sync(state->setup.session, ids->data, ids->n, &n_kept, on_progress,
+                                               &state->progress);
+    term_clear_progress();
+    if (status && status != HEDDLE_E_CANCELLED) return status;
+    if (state->options->session_path && n_kept)
+        cli_note("session: %s of the prompt's %s tokens were read before", term_count(kept, n_kept),
+                 term_count(all, ids->n));
+    if (heddle_session_len(state->setup.session) > n_kept + 1) *code = save_session(state);
+    return status;
 }
 
 /* ---- the answer ---- */
@@ -370,26 +427,23 @@ static int answer(run_state *state)
     bool ends_line = true;
     int64_t n_bytes;
     heddle_session_stats_reset(state->setup.session);
-    term_progress_start(&state->progress, "reading");
+    int code = 0;
     heddle_stream_free(state->stream);
     heddle_status status = heddle_stream_new(&state->stream, state->setup.engine, state->options->stops.items,
                                              state->options->stops.n);
-    if (!status)
-        status = heddle_session_sync(state->setup.session, state->history.data, state->history.n, NULL,
-                                     on_progress, &state->progress);
-    term_clear_progress();
+    if (!status) status = read_ids(state, &state->history, &code);
     state->is_read = !status;
     if (status && status != HEDDLE_E_CANCELLED) return cli_fail(status);
-    int code = 0;
     if (status)
         why = stopped_reading;
-    else
+    else if (!code)
         code = generate(state, &why, &ends_line);
     if (!heddle_stream_flush(state->stream, &text, &n_bytes)) write_text(text, n_bytes, &ends_line);
     if (!ends_line) write_text("\n", 1, &ends_line);
     if (why) cli_note("heddle: %s", why);
     show_figures(state);
     is_interrupted = 0; /* it has done its work */
+    if (!code && state->is_read) code = save_session(state);
     if (!code && ferror(stdout)) code = cli_finish_output();
     return code;
 }
@@ -406,11 +460,13 @@ static int prepare(run_state *state, const cli_text *documents)
         code = ask(state, documents, i);
         if (state->history.n > n_longest) n_longest = state->history.n;
     }
+    if (!code) code = find_session(state);
     if (!code) code = choose_context(state, n_longest);
     if (code) return code;
     cli_warn_trained(&state->setup, n_longest);
     show_memory(state);
     code = cli_open_session(&state->setup, state->context);
+    if (!code) code = load_session(state);
     return code ? code : make_sampler(state);
 }
 
@@ -506,10 +562,7 @@ static int read_common(run_state *state, const cli_text *documents)
         common.n = n;
     }
     if (!code && common.n) {
-        term_progress_start(&state->progress, "reading");
-        heddle_status status = heddle_session_extend(state->setup.session, common.data, common.n, on_progress,
-                                                     &state->progress);
-        term_clear_progress();
+        heddle_status status = read_ids(state, &common, &code);
         if (status == HEDDLE_E_CANCELLED) {
             cli_note("heddle: %s", stopped_reading);
             code = EXIT_RUNTIME;

@@ -144,6 +144,8 @@ typedef struct heddle_session_options {
     int32_t chunk_rows;       /* rows of a prefill step; default 512 */
     int32_t is_invariant;     /* results do not depend on batch, chunk or thread count; slower */
     int32_t plan_governs_all; /* prompt rows too take the plan's decode route (for quality figures) */
+    int32_t rewind_tokens;    /* what sliding caches keep behind their window, so that sync and truncate
+                                 can go back so far without reading all again; default 0 */
     /* [n_kept_plans] plans that a fork may go on under: the session keeps their summaries too. Read
      * while the session is made, not kept. */
     const heddle_plan *const *kept_plans;
@@ -205,7 +207,7 @@ heddle_status heddle_session_fork(heddle_session **out, const heddle_session *se
 heddle_status heddle_session_fork_as(heddle_session **out, const heddle_session *session,
                                      const heddle_plan *plan, int plan_governs_all);
 
-/* A session as a file: tokens, KV state, last logits and lists, with the identity of the model
+/* A session as a file (it begins with "heddle\x1a\n"): tokens, KV state, last logits and lists, with the identity of the model
  * (every byte of its weights; the first call reads them all, like one decode step), the plan's text
  * and the options that shape the state. The file is written beside and renamed, so that a crash or a
  * full disk leaves the old one; on failure the old one is untouched. */

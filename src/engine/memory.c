@@ -14,7 +14,7 @@ void heddle_session_options_default(heddle_session_options *options)
                                         .chunk_rows = 512};
 }
 
-enum { MAX_CONTEXT_TOKENS = 1 << 28, MAX_CHUNK_ROWS = 1 << 16 };
+enum { MAX_CONTEXT_TOKENS = 1 << 28, MAX_CHUNK_ROWS = 1 << 16, MAX_REWIND_TOKENS = 1 << 20 };
 
 heddle_status hdl_options_check(const heddle_session_options *given, heddle_session_options *out)
 {
@@ -35,6 +35,9 @@ heddle_status hdl_options_check(const heddle_session_options *given, heddle_sess
                         (long long)out->context_tokens);
     if (out->page_shift < 4 || out->page_shift > 28)
         return HDL_FAIL(HEDDLE_E_INVALID, "page_shift %d: must be in 4..28", out->page_shift);
+    if (out->rewind_tokens < 0 || out->rewind_tokens > MAX_REWIND_TOKENS)
+        return HDL_FAIL(HEDDLE_E_INVALID, "rewind_tokens %d: must be in 0..%d", out->rewind_tokens,
+                        MAX_REWIND_TOKENS);
     if (out->chunk_rows < 1 || out->chunk_rows > MAX_CHUNK_ROWS)
         return HDL_FAIL(HEDDLE_E_INVALID, "chunk_rows %d: must be in 1..%d", out->chunk_rows, MAX_CHUNK_ROWS);
     out->chunk_rows = (int32_t)HDL_MIN((int64_t)out->chunk_rows, out->context_tokens);
@@ -57,6 +60,7 @@ heddle_status hdl_group_specs(const heddle_engine *engine, const heddle_session_
         specs[g] = (hdl_kv_group_spec){
             .n_layers = facts->groups[g].n_layers,
             .window = facts->groups[g].kind == HDL_CACHE_ROLLING ? facts->groups[g].window : 0,
+            .rewind = facts->groups[g].kind == HDL_CACHE_ROLLING ? options->rewind_tokens : 0,
             .n_kv_heads = facts->n_kv_heads,
             .head_dim = facts->head_dim,
             .v_head_dim = facts->v_head_dim,

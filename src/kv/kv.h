@@ -41,6 +41,7 @@ typedef struct hdl_kv_plane_spec {
 typedef struct hdl_kv_group_spec {
     int32_t n_layers;
     int32_t window; /* > 0: rolling, only the last `window` tokens before a row are read */
+    int32_t rewind; /* rolling: tokens behind the window that stay, so that truncation may go back so far */
     int32_t n_kv_heads, head_dim, v_head_dim;
     hdl_dtype dtype; /* F32, F16, BF16, I8 */
     bool is_head_major;

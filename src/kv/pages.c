@@ -126,7 +126,8 @@ int64_t hdl_kv_pages_for(const hdl_kv_group_spec *spec, int64_t n_tokens, int64_
     int64_t page_tokens = (int64_t)1 << spec->page_shift;
     int64_t whole = (n_tokens + page_tokens - 1) / page_tokens;
     if (!spec->window) return whole;
-    return HDL_MIN(whole, (spec->window + chunk_rows + page_tokens - 1) / page_tokens + 2);
+    return HDL_MIN(whole,
+                   ((int64_t)spec->window + spec->rewind + chunk_rows + page_tokens - 1) / page_tokens + 2);
 }
 
 static heddle_status pool_init(page_pool *pool, const hdl_kv_group_spec *spec, int64_t n_pages)
@@ -351,7 +352,8 @@ void hdl_kv_seq_commit(hdl_kv_seq *seq, int64_t n_new)
         const page_pool *pool = &seq->store->groups[g];
         page_table *table = &seq->tables[g];
         if (!pool->spec.window) continue;
-        int64_t first_token = HDL_MAX(seq->len - pool->spec.window + 1, 0); /* read by the next row */
+        /* what the next row reads, or a row after going back */
+        int64_t first_token = HDL_MAX(seq->len - pool->spec.window - pool->spec.rewind + 1, 0);
         int64_t first_page = first_token >> pool->spec.page_shift;
         for (; table->first_live < first_page; table->first_live++)
             page_drop(seq->store, g, table, table->first_live);

@@ -180,6 +180,36 @@ static void test_an_empty_and_a_cut_back_session(void **state)
     heddle_engine_close(engine);
 }
 
+/* A sliding cache goes back as far as it was told to keep, and the file keeps that, too. */
+static void test_going_back_in_a_sliding_cache(void **state)
+{
+    (void)state;
+    heddle_engine *engine = open_tiny("gemma3"); /* windows of 16 tokens */
+    for (int32_t rewind = 0; rewind <= 50; rewind += 25) {
+        heddle_session_options options = base_options();
+        options.rewind_tokens = rewind;
+        heddle_session *a = new_session(engine, NULL, &options), *b = new_session(engine, NULL, &options);
+        heddle_session *straight = new_session(engine, NULL, &options);
+        int64_t kept = -1;
+        extend(a, ids, 200);
+        save(a);
+        assert_int_equal(heddle_session_load(b, path), HEDDLE_OK);
+        assert_int_equal(heddle_session_truncate(b, 200 - rewind, &kept), HEDDLE_OK);
+        assert_int_equal(kept, 200 - rewind);
+        if (rewind) {
+            extend(b, ids + kept, 3);
+            extend(straight, ids, kept + 3);
+            assert_same_state(b, straight);
+        }
+        assert_int_equal(heddle_session_truncate(b, 200 - rewind - 34, &kept), HEDDLE_OK);
+        assert_int_equal(kept, 0); /* window and page size do not reach so far */
+        heddle_session_free(a);
+        heddle_session_free(b);
+        heddle_session_free(straight);
+    }
+    heddle_engine_close(engine);
+}
+
 /* ---- refusals ---- */
 
 static void read_file(hdl_buf *bytes, const char *from)
@@ -429,6 +459,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_going_on_equals_never_stopping),
         cmocka_unit_test(test_an_empty_and_a_cut_back_session),
+        cmocka_unit_test(test_going_back_in_a_sliding_cache),
         cmocka_unit_test(test_what_does_not_belong_is_refused),
         cmocka_unit_test(test_one_byte_of_one_weight_makes_another_model),
         cmocka_unit_test(test_a_file_cut_or_flipped_anywhere_is_refused),
