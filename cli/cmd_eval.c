@@ -20,10 +20,11 @@ static const cli_option eval_rows[] = {
     {"plans", 0, CLI_TEXT, "LIST", "anchor",
      "plans to judge beside dense and a window of 512; ';' separates where one has a ','", AT(plans), 0, 0,
      0},
-    {"tasks", 0, CLI_TEXT, "LIST", "tasks", "names below, or tasks (all twelve), loss, agreement, all",
+    {"tasks", 0, CLI_TEXT, "LIST", "tasks", "names below, or tasks (all twelve), loss, agreement, lists, all",
      AT(tasks), 0, 0, 0},
     {"text", 0, CLI_TEXTS, "FILE", NULL,
-     "a real text, for tasks in one, loss and agreement; may be given several times", AT(texts), 0, 0, 0},
+     "a real text, for tasks in one, loss, agreement and lists; may be given several times", AT(texts), 0, 0,
+     0},
     {"documents", 0, CLI_INT, "N", "4", "documents of each kind", AT(documents), 1, 1 << 20, 0},
     {"answers", 0, CLI_INT, "N", "64", "at most so many questions asked of a document", AT(answers), 1, 4096,
      0},
@@ -124,7 +125,9 @@ static int want(eval_run *run, const char *name)
     bool is_all = !strcmp(name, "all"), is_tasks = is_all || !strcmp(name, "tasks");
     if (is_all || !strcmp(name, "loss")) run->wants_loss = true;
     if (is_all || !strcmp(name, "agreement")) run->wants_agreement = true;
-    bool is_known = is_tasks || !strcmp(name, "loss") || !strcmp(name, "agreement") || !strcmp(name, "none");
+    if (is_all || !strcmp(name, "lists")) run->wants_lists = true;
+    bool is_known = is_tasks || !strcmp(name, "lists") || !strcmp(name, "loss") ||
+                    !strcmp(name, "agreement") || !strcmp(name, "none");
     const char *best = NULL;
     int best_distance = 4;
     for (int task = 0; task < EVAL_N_TASKS; task++) {
@@ -192,13 +195,23 @@ static int read_plans(eval_run *run)
     return code;
 }
 
-static int check_plans(const eval_run *run)
+static int check_plans(eval_run *run)
 {
     for (int p = 0; p < run->n_plans; p++) {
         heddle_status status = heddle_plan_check(run->plans[p].plan, run->setup.engine);
         if (status) return cli_fail(status);
+        run->kept[p] = run->plans[p].plan;
     }
     return 0;
+}
+
+heddle_session_options eval_document_options(const eval_run *run, int64_t context_tokens)
+{
+    heddle_session_options options = run->setup.session_options;
+    options.context_tokens = context_tokens;
+    options.kept_plans = run->kept;
+    options.n_kept_plans = run->n_plans;
+    return options;
 }
 
 static int read_sources(eval_run *run)
@@ -275,8 +288,9 @@ static int open_run(eval_run *run)
     int code = read_tasks(run);
     if (!code) code = read_plans(run);
     if (!code) code = read_sources(run);
-    if (!code && (run->wants_loss || run->wants_agreement) && !run->n_sources)
-        code = cli_refuse("eval: loss and agreement need a real text: --text FILE");
+    bool needs_text = run->wants_loss || run->wants_agreement || run->wants_lists;
+    if (!code && needs_text && !run->n_sources)
+        code = cli_refuse("eval: loss, agreement and lists need a real text: --text FILE");
     if (!code) code = cli_open(&run->setup, &options->common);
     if (!code) code = check_plans(run);
     if (!code) code = hash_model(run);
@@ -296,6 +310,7 @@ static int eval(const void *command_options)
     if (!code && run->options->is_shown) goto done;
     if (!code) code = eval_run_rulers(run);
     if (!code && (run->wants_loss || run->wants_agreement)) code = eval_run_loss(run);
+    if (!code && run->wants_lists) code = eval_run_lists(run);
     if (!code) eval_print_tables(run);
 done:
     free_run(run);
@@ -312,7 +327,8 @@ const cli_command cmd_eval = {
         "60 % right and stands 20 points above a window of 512.\n\n"
         "Tasks: needle_noise variables needle_text multi_key multi_value multi_query passage needle_lines\n"
         "table common_words frequent_words story; loss (by position, and what a plan keeps of dense's gain\n"
-        "over the window); agreement (with 256 greedy tokens of dense).",
+        "over the window); agreement (with 256 greedy tokens of dense); lists (what share of dense's attention\n"
+        "the chosen tokens hold, how lists overlap from step to step and layer to layer).",
     .groups = CLI_GROUP_MODEL | CLI_GROUP_CONTEXT | CLI_GROUP_SESSION,
     .options = eval_rows,
     .options_size = sizeof(eval_options),

@@ -36,15 +36,22 @@ typedef struct eval_run {
     char *plan_text;                 /* the list, cut up */
     eval_plan plans[EVAL_MAX_PLANS]; /* dense and the window first: the controls */
     int n_plans;
+    const heddle_plan *kept[EVAL_MAX_PLANS]; /* their plans, whose summaries a document's KV keeps */
     eval_source *sources;
     int n_sources;
-    bool wants_task[EVAL_N_TASKS], wants_loss, wants_agreement;
+    bool wants_task[EVAL_N_TASKS], wants_loss, wants_agreement, wants_lists;
     int64_t context;
     /* around a question: ids before the document, between question and answer; empty without a template */
     int32_t *opening, *turn;
     int64_t n_opening, n_turn;
     const char *frame; /* "chat" or "raw" */
 } eval_run;
+
+/* Growing ids. */
+typedef struct eval_ids {
+    int32_t *ids;
+    int64_t n, capacity;
+} eval_ids;
 
 /* A new row with what names it; members of the result are added by the caller. NULL: no memory. */
 json_t *eval_row(const eval_run *run, const char *what, const eval_plan *plan);
@@ -56,14 +63,18 @@ int eval_run_tasks(eval_run *run);
 int eval_run_rulers(eval_run *run);
 /* eval_loss.c: loss by position, recovery, agreement. */
 int eval_run_loss(eval_run *run);
+/* The index-th stretch of `context` tokens of a text's ids; begin-of-text (if >= 0) first. */
+int eval_cut_document(const eval_run *run, const int32_t *ids, int32_t bos, int64_t index,
+                      eval_ids *document);
+/* How many such documents of text s are asked for; 0 with code set where it has not one. */
+int64_t eval_n_documents(const eval_run *run, int s, int64_t n_ids, int *code);
+/* A document that forks under every plan can be made of. */
+heddle_session_options eval_document_options(const eval_run *run, int64_t context_tokens);
+/* eval_lists.c: what routers chose, against dense attention. */
+int eval_run_lists(eval_run *run);
 /* eval_table.c: all that the results file holds for this run, as text. */
 void eval_print_tables(const eval_run *run);
 
-/* Growing ids. */
-typedef struct eval_ids {
-    int32_t *ids;
-    int64_t n, capacity;
-} eval_ids;
 /* 0 or an exit code. */
 int eval_ids_add(eval_ids *to, const int32_t *ids, int64_t n);
 int eval_ids_text(const eval_run *run, eval_ids *to, const char *text, int64_t n_bytes);

@@ -65,8 +65,8 @@ static int on_progress(int64_t n_done, int64_t n_total, void *user)
 static int read_prefix(const loss_document *d, const heddle_plan *plan, int governs, int64_t n_tokens,
                        heddle_session **session)
 {
-    heddle_session_options options = d->run->setup.session_options;
-    options.context_tokens = d->run->context + AGREE_TOKENS;
+    heddle_session_options options = eval_document_options(d->run, d->run->context + AGREE_TOKENS);
+    if (plan) options.n_kept_plans = 0; /* it is not forked */
     options.plan_governs_all = governs;
     heddle_status status = heddle_session_new(session, d->run->setup.engine, plan, &options);
     if (!status && n_tokens) {
@@ -289,18 +289,27 @@ static bool is_all_there(const loss_document *d)
     return true;
 }
 
-/* The index-th stretch of `context` tokens of the text; begin-of-text first. */
-static int cut_document(loss_document *d, const int32_t *ids, int32_t bos)
+int eval_cut_document(const eval_run *run, const int32_t *ids, int32_t bos, int64_t index, eval_ids *document)
 {
-    int64_t n = d->run->context, n_bos = bos >= 0;
-    int code = n_bos ? eval_ids_add(&d->ids, &bos, 1) : 0;
-    return code ? code : eval_ids_add(&d->ids, ids + n * d->index, n - n_bos);
+    int64_t n = run->context, n_bos = bos >= 0;
+    int code = n_bos ? eval_ids_add(document, &bos, 1) : 0;
+    return code ? code : eval_ids_add(document, ids + n * index, n - n_bos);
+}
+
+int64_t eval_n_documents(const eval_run *run, int s, int64_t n_ids, int *code)
+{
+    int64_t wanted = (run->options->documents + run->n_sources - 1 - s) / run->n_sources;
+    int64_t n = n_ids / run->context;
+    if (!*code && wanted && !n)
+        *code = cli_refuse("eval: %s has %" PRId64 " tokens; one document needs %" PRId64 " (-c)",
+                           run->sources[s].name, n_ids, run->context);
+    return *code ? 0 : n < wanted ? n : wanted;
 }
 
 static int run_document(loss_document *d, const int32_t *ids, int32_t bos)
 {
     if (is_all_there(d)) return 0;
-    int code = cut_document(d, ids, bos);
+    int code = eval_cut_document(d->run, ids, bos, d->index, &d->ids);
     for (int p = 0; p < EVAL_CONTROLS && !code; p++) {
         d->nll[p] = malloc((size_t)d->ids.n * sizeof *d->nll[p]);
         if (!d->nll[p]) code = eval_no_memory();
@@ -319,14 +328,9 @@ static int run_document(loss_document *d, const int32_t *ids, int32_t bos)
 static int run_source(eval_run *run, int s, int32_t bos)
 {
     const eval_source *source = &run->sources[s];
-    int64_t wanted = (run->options->documents + run->n_sources - 1 - s) / run->n_sources;
     eval_ids ids = {0};
     int code = eval_ids_text(run, &ids, source->text.data, source->text.n);
-    int64_t n_documents = ids.n / run->context;
-    if (!code && wanted && !n_documents)
-        code = cli_refuse("eval: %s has %" PRId64 " tokens; one document needs %" PRId64 " (-c)",
-                          source->name, ids.n, run->context);
-    if (n_documents > wanted) n_documents = wanted;
+    int64_t n_documents = eval_n_documents(run, s, ids.n, &code);
     for (int64_t i = 0; i < n_documents && !code; i++) {
         loss_document d = {.run = run, .source = source, .index = i};
         code = run_document(&d, ids.ids, bos);
@@ -338,7 +342,6 @@ static int run_source(eval_run *run, int s, int32_t bos)
 int eval_run_loss(eval_run *run)
 {
     int32_t bos = -1;
-    if (!run->n_sources) return cli_refuse("eval: loss and agreement need a real text: --text FILE");
     int code = cli_bos(run->setup.engine, &bos);
     for (int s = 0; s < run->n_sources && !code; s++) code = run_source(run, s, bos);
     return code;

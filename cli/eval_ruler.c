@@ -2,8 +2,8 @@
  *
  * The file's name is the task's. A sample's text is split at the last line end that leaves at least
  * LEAST_QUESTION bytes behind it: what stands before is the document, read densely, what follows is
- * read in the plan's decode route. The answer is the outputs, joined by ", ". Samples carry the template they were
- * prepared with, so no chat template is put around them. */
+ * read in the plan's decode route. The answer is the outputs, joined by ", ". Samples carry the
+ * template they were prepared with, so no chat template is put around them. */
 #include <inttypes.h>
 #include <string.h>
 
@@ -110,9 +110,8 @@ static int run_sample(ruler_sample *s)
         json_decref(row);
         if (is_there) continue;
         if (!session) {
-            heddle_session_options options = s->run->setup.session_options;
             code = sample_ids(s, &document, &question, &n_answer);
-            options.context_tokens = document.n + question.n;
+            heddle_session_options options = eval_document_options(s->run, document.n + question.n);
             heddle_status status = HEDDLE_OK;
             if (!code) status = heddle_session_new(&session, s->run->setup.engine, NULL, &options);
             if (!code && !status)

@@ -242,8 +242,7 @@ static int read_document(task_document *d, heddle_session **session)
     eval_run *run = d->run;
     enum { SLACK = 1024 }; /* a text may be longer than was counted, unit by unit */
     eval_ids ids = {0};
-    heddle_session_options options = run->setup.session_options;
-    options.context_tokens = run->context + SLACK;
+    heddle_session_options options = eval_document_options(run, run->context + SLACK);
     int code = eval_ids_add(&ids, run->opening, run->n_opening);
     if (!code) code = eval_ids_text(run, &ids, d->document.text, (int64_t)strlen(d->document.text));
     heddle_status status = HEDDLE_OK;

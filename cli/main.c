@@ -7,7 +7,7 @@
 
 const cli_command *const cli_commands[] = {
     &cmd_run,        &cmd_inspect,     &cmd_plans, &cmd_explain, &cmd_tokenize,
-    &cmd_perplexity, &cmd_bench_depth, &cmd_eval,  NULL,
+    &cmd_perplexity, &cmd_bench_depth, &cmd_eval,  &cmd_report,  NULL,
 };
 
 static void print_overview(FILE *out)

@@ -37,7 +37,7 @@ static bool keep(results *r, json_t *row)
 }
 
 /* All whole lines of the text; *n_whole: the bytes they take. */
-static int read_lines(results *r, const cli_text *text, int64_t *n_whole)
+static int read_lines(results *r, const char *path, const cli_text *text, int64_t *n_whole)
 {
     int64_t at = 0;
     for (int64_t line = 1; at < text->n; line++) {
@@ -48,8 +48,7 @@ static int read_lines(results *r, const cli_text *text, int64_t *n_whole)
         json_t *row = n ? json_loadb(text->data + at, (size_t)n, JSON_REJECT_DUPLICATES, &error) : NULL;
         bool is_kept = row && json_is_object(row) && json_object_get(row, "what") && keep(r, row);
         json_decref(row);
-        if (!is_kept)
-            return cli_refuse("%s: line %lld is no result of 'heddle eval'", r->path, (long long)line);
+        if (!is_kept) return cli_refuse("%s: line %lld is no result of 'heddle eval'", path, (long long)line);
         at += n + 1;
     }
     *n_whole = at;
@@ -81,8 +80,18 @@ int results_open(results *r, const char *path, bool is_writer)
         code = EXIT_RUNTIME;
     }
     if (!code && (!is_writer || !access(path, F_OK))) code = cli_read_file(&text, path);
-    if (!code) code = read_lines(r, &text, &n_whole);
+    if (!code) code = read_lines(r, path, &text, &n_whole);
     if (!code && is_writer) code = open_for_writing(r, &text, n_whole);
+    cli_text_free(&text);
+    return code;
+}
+
+int results_also(results *r, const char *path)
+{
+    cli_text text = {0};
+    int64_t n_whole = 0;
+    int code = cli_read_file(&text, path);
+    if (!code) code = read_lines(r, path, &text, &n_whole);
     cli_text_free(&text);
     return code;
 }

@@ -19,6 +19,8 @@ typedef struct results {
 
 /* 0 or an exit code. is_writer: the file is made where it is missing, and locked. */
 int results_open(results *r, const char *path, bool is_writer);
+/* Reads the rows of one more file into an open one. */
+int results_also(results *r, const char *path);
 void results_close(results *r);
 /* The row with the same key members as `row`, borrowed; NULL = there is none. */
 const json_t *results_find(const results *r, const json_t *row);

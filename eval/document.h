@@ -17,7 +17,7 @@
 #ifndef EVAL_DOCUMENT_H
 #define EVAL_DOCUMENT_H
 
-#include "eval/buf.h"
+#include "eval/basics.h"
 
 typedef enum eval_haystack {
     EVAL_NOISE = 0,

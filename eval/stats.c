@@ -4,7 +4,7 @@
 #include <math.h>
 #include <stdlib.h>
 
-#include "eval/buf.h"
+#include "eval/basics.h"
 
 enum { N_RESAMPLES = 2000, MAX_SERIES = 4 };
 

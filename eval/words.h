@@ -2,7 +2,7 @@
 #ifndef EVAL_WORDS_H
 #define EVAL_WORDS_H
 
-#include "eval/buf.h"
+#include "eval/basics.h"
 
 typedef struct eval_words {
     const char *const *items;

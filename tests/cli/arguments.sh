@@ -10,7 +10,7 @@ says "--help" '^  run ' --help
 says "--version" '^heddle [0-9]+\.[0-9]+\.[0-9]+$' --version
 says "help run shows defaults" '--kv TYPE .*default: f16' help run
 says "run --help" '--temp T ' run --help
-for command in run inspect plans explain tokenize perplexity "bench depth" eval; do
+for command in run inspect plans explain tokenize perplexity "bench depth" eval report; do
     # shellcheck disable=SC2086
     says "help $command" "^heddle $command" help $command
 done

@@ -133,7 +133,7 @@ static void test_keeping_everything_is_dense(void **state)
     int n_pairs = 0;
     for (char *rest = NULL, *line = strtok_r(rows, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest)) {
         char *plan = strstr(line, "\"plan\":\"dense\",\"plan_hash\":\"");
-        if (!plan) continue;
+        if (!plan || strstr(line, "\"what\":\"overlap\"")) continue;
         char wanted[16384]; /* the row of the oracle, but for the plan's name, hash and share */
         const char *after = plan + strlen("\"plan\":\"dense\",\"plan_hash\":\"") + 16;
         const char *end = strstr(after, ",\"share_read\"");
@@ -150,6 +150,23 @@ static void test_keeping_everything_is_dense(void **state)
     assert_int_equal(n_pairs, 12 + 1 + 1);
     free(rows);
     free(copy);
+}
+
+/* A list of everything holds what the best list of its length holds: all of it. */
+static void test_a_list_of_everything_holds_everything(void **state)
+{
+    (void)state;
+    assert_int_equal(run_eval("lists.jsonl", "--tasks lists"), 0);
+    char *rows = read_all("lists.jsonl", NULL), *at = strstr(rows, "\"what\":\"lists\"");
+    while (at && strncmp(strstr(at, "\"plan\":"), "\"plan\":\"oracle", 14) != 0)
+        at = strstr(at + 1, "\"what\":\"lists\"");
+    assert_non_null(at);
+    const char *captured = strstr(at, "\"captured\":") + 11, *best = strstr(at, "\"oracle\":[") + 9;
+    assert_int_equal(strncmp(captured, "[[1.0,1.0],[1.0,1.0]]", 21), 0);
+    assert_int_equal(strncmp(best, "[[1.0,1.0],[1.0,1.0]]", 21), 0);
+    at = strstr(rows, "\"what\":\"overlap\"");
+    assert_non_null(strstr(at, "\"layers\":[0,1],\"overlap\":[[1.0,"));
+    free(rows);
 }
 
 /* The loss of the last quarter is what `heddle perplexity` says of these tokens. */
@@ -247,8 +264,11 @@ static void test_bad_input(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_stopped_anywhere),   cmocka_unit_test(test_keeping_everything_is_dense),
-        cmocka_unit_test(test_loss_is_perplexity), cmocka_unit_test(test_rulers_own_samples),
+        cmocka_unit_test(test_stopped_anywhere),
+        cmocka_unit_test(test_keeping_everything_is_dense),
+        cmocka_unit_test(test_a_list_of_everything_holds_everything),
+        cmocka_unit_test(test_loss_is_perplexity),
+        cmocka_unit_test(test_rulers_own_samples),
         cmocka_unit_test(test_bad_input),
     };
     return cmocka_run_group_tests(tests, make_files, remove_files);

@@ -7,7 +7,7 @@
 #include <cmocka.h>
 #include <math.h>
 
-#include "eval/buf.h"
+#include "eval/basics.h"
 #include "eval/stats.h"
 
 enum { N = 200 };

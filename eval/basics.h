@@ -1,6 +1,6 @@
-/* buf.h - a growable text, and numbers drawn from a seed. */
-#ifndef EVAL_BUF_H
-#define EVAL_BUF_H
+/* basics.h - a growable text, and numbers drawn from a seed. */
+#ifndef EVAL_BASICS_H
+#define EVAL_BASICS_H
 
 #include <stdbool.h>
 #include <stdint.h>

@@ -1,5 +1,5 @@
-/* buf.c - a growable text, and numbers drawn from a seed. */
-#include "eval/buf.h"
+/* basics.c - a growable text, and numbers drawn from a seed. */
+#include "eval/basics.h"
 
 #include <stdarg.h>
 #include <stdio.h>

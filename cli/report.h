@@ -1,0 +1,66 @@
+/* report.h - what the files of `heddle report` share: all that was read, by model and plan. */
+#ifndef CLI_REPORT_H
+#define CLI_REPORT_H
+
+#include "eval/document.h"
+#include "summary.h"
+#include "svg.h"
+
+enum { REPORT_MAX_PLANS = 32, REPORT_MAX_CARDS = 8, REPORT_MAX_CONTEXTS = 8 };
+
+typedef struct report_speed { /* one line of `heddle bench depth --csv` */
+    char model[128], kv[8], plan[128];
+    double depth, prefill, decode, share, kv_bytes, peak_bytes;
+} report_speed;
+
+typedef struct report_plan {
+    char spec[128], hash[20]; /* hash: empty where only its speed is known */
+    bool is_control;          /* dense, and what its own text calls a control */
+    int colour;
+} report_plan;
+
+typedef struct report_card { /* one model with one kind of KV */
+    char model[128], model_hash[20], kv[8];
+    report_plan plans[REPORT_MAX_PLANS]; /* dense first, then the window, then others by name */
+    int n_plans;
+    int64_t contexts[REPORT_MAX_CONTEXTS]; /* of the tasks, ascending */
+    int n_contexts;
+    int64_t loss_context; /* the longest; 0 = no loss was measured */
+} report_card;
+
+typedef struct report {
+    results results;
+    report_speed *speeds;
+    int n_speeds, speeds_capacity;
+    report_card cards[REPORT_MAX_CARDS];
+    int n_cards;
+} report;
+
+/* report_data.c. A file is told by its beginning. 0 or an exit code. */
+int report_read(report *r, const char *path);
+void report_sort(report *r); /* makes the cards; after all files */
+void report_free(report *r);
+/* The speed of a plan at a depth (< 0 = the deepest that is there); NULL = not measured. */
+const report_speed *report_speed_of(const report *r, const report_card *card, const char *plan, double depth);
+
+typedef struct report_quality {   /* of one plan, against dense; NaN where it was not measured */
+    eval_interval recovery, loss; /* loss: nats a token over the last quarter */
+    double share;                 /* of dense's K, V (and summary) bytes read there */
+    double mean, worst;           /* points over the deciding tasks of the longest context, 0..1 */
+    char worst_task[32];
+    int n_deciding;
+    double agreement;
+} report_quality;
+report_quality report_quality_of(const report *r, const report_card *card, const report_plan *plan);
+summary_filter report_filter(const report_card *card, const char *what, const char *task, int64_t context);
+
+/* Each writes one section, or nothing where nothing was measured. */
+void report_frontier(eval_buf *out, const report *r, const report_card *card);
+void report_table(eval_buf *out, const report *r, const report_card *card);
+void report_tasks(eval_buf *out, const report *r, const report_card *card);
+void report_position(eval_buf *out, const report *r, const report_card *card);
+void report_depths(eval_buf *out, const report *r, const report_card *card);
+void report_needles(eval_buf *out, const report *r, const report_card *card);
+void report_lists(eval_buf *out, const report *r, const report_card *card);
+
+#endif

@@ -1,0 +1,187 @@
+/* report_charts.c - speed beside quality, loss by position, speed and memory by depth. */
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "report.h"
+
+static void open_figure(eval_buf *out, const char *heading, const char *about)
+{
+    eval_buf_printf(out, "<section><h2>%s</h2>\n<p>%s</p>\n<div class=\"figure\">\n", heading, about);
+}
+
+static void close_figure(eval_buf *out)
+{
+    eval_buf_text(out, "</div></section>\n");
+}
+
+/* ---- the frontier ---- */
+
+typedef enum frontier_x { BY_SHARE, BY_SPEED } frontier_x;
+typedef enum frontier_y { BY_RECOVERY, BY_WORST } frontier_y;
+
+static void draw_frontier(eval_buf *out, const report *r, const report_card *card, frontier_x by_x,
+                          frontier_y by_y)
+{
+    svg_point points[SVG_MAX_POINTS];
+    int n = 0;
+    for (int p = 0; p < card->n_plans && n < SVG_MAX_POINTS; p++) {
+        const report_plan *plan = &card->plans[p];
+        report_quality q = report_quality_of(r, card, plan);
+        const report_speed *speed = report_speed_of(r, card, plan->spec, -1);
+        double x = by_x == BY_SPEED ? (speed ? speed->decode : NAN) : q.share;
+        if (by_x == BY_SHARE && isnan(x) && speed) x = speed->share;
+        svg_point point = {
+            x, by_y == BY_RECOVERY ? q.recovery.value : q.worst, NAN, NAN, plan->spec, plan->colour};
+        if (by_y == BY_RECOVERY) {
+            point.y_low = q.recovery.low;
+            point.y_high = q.recovery.high;
+        }
+        if (!isnan(point.x) && !isnan(point.y)) points[n++] = point;
+    }
+    if (n < 2) return;
+    bool is_recovery = by_y == BY_RECOVERY;
+    svg_scatter chart = {
+        .title = is_recovery ? "what is kept of dense's gain" : "the worst deciding task",
+        .x = {.title = by_x == BY_SPEED ? "decode, tokens a second at the greatest depth measured"
+                                        : "keys and values read, share of dense's bytes",
+              .is_percent = by_x == BY_SHARE,
+              .has_zero = true},
+        .y = {.title = is_recovery ? "R: what is kept of dense's gain over a window of 512"
+                                   : "worst deciding task: answer tokens against dense, points",
+              .low = is_recovery ? 0.80 : -0.25,
+              .high = is_recovery ? 1.02 : 0.03,
+              .is_percent = !is_recovery},
+        .points = points,
+        .n_points = n,
+        .level = is_recovery ? 0.95 : -0.02,
+        .level_text = is_recovery ? "a plan passes at 0.95" : "two points",
+        .is_less_better = by_x == BY_SHARE};
+    svg_draw_scatter(out, &chart);
+}
+
+void report_frontier(eval_buf *out, const report *r, const report_card *card)
+{
+    eval_buf charts = {0};
+    bool has_speed = r->n_speeds > 0;
+    if (has_speed) draw_frontier(&charts, r, card, BY_SPEED, BY_RECOVERY);
+    if (has_speed) draw_frontier(&charts, r, card, BY_SPEED, BY_WORST);
+    draw_frontier(&charts, r, card, BY_SHARE, BY_RECOVERY);
+    draw_frontier(&charts, r, card, BY_SHARE, BY_WORST);
+    if (charts.n) {
+        open_figure(
+            out, "Quality beside what is read",
+            "Filled points: no other plan is better on both axes. Grey: controls. A triangle at the foot is below "
+            "the scale. Bars: 95 % by document.");
+        eval_buf_add(out, charts.data, charts.n);
+        close_figure(out);
+    }
+    eval_buf_free(&charts);
+}
+
+/* ---- loss by position ---- */
+
+/* Dense's and the plan's sums of one bin over the documents that both have. */
+static double bin_difference(const report *r, const report_card *card, const report_plan *plan,
+                             const char *governs, int bin)
+{
+    double nll[2] = {0}, n[2] = {0};
+    const char *key;
+    json_t *row;
+    json_object_foreach(r->results.by_key, key, row)
+    {
+        summary_filter filter = report_filter(card, "loss", NULL, card->loss_context);
+        filter.governs = governs;
+        if (!summary_fits(&filter, row)) continue;
+        int which = !strcmp(row_text(row, "plan"), "dense")           ? 0
+                    : !strcmp(row_text(row, "plan_hash"), plan->hash) ? 1
+                                                                      : -1;
+        if (which < 0 || isnan(row_number_at(row, "bin_tokens", bin))) continue;
+        nll[which] += row_number_at(row, "bin_nll", bin);
+        n[which] += row_number_at(row, "bin_tokens", bin);
+    }
+    return n[0] > 0 && n[1] == n[0] ? (nll[1] - nll[0]) / n[0] : NAN; /* the same tokens, or no figure */
+}
+
+void report_position(eval_buf *out, const report *r, const report_card *card)
+{
+    static svg_series series[SVG_MAX_SERIES];
+    const char *governs = "all";
+    int n = 0;
+    if (!card->loss_context) return;
+    for (int p = 0; p < card->n_plans && n < SVG_MAX_SERIES; p++) {
+        const report_plan *plan = &card->plans[p];
+        svg_series *s = &series[n];
+        if (!*plan->hash || !strcmp(plan->spec, "dense")) continue;
+        *s = (svg_series){.label = plan->spec, .colour = plan->colour};
+        for (int bin = 0; bin < 8; bin++) {
+            double difference = bin_difference(r, card, plan, governs, bin);
+            if (isnan(difference)) continue;
+            s->x[s->n] = (bin + 0.5) / 8 * (double)card->loss_context;
+            s->y[s->n++] = difference;
+        }
+        if (s->n) n++;
+    }
+    if (!n) return;
+    svg_lines chart = {.title = "loss by position",
+                       .x = {.title = "position in the document, tokens"},
+                       .y = {.title = "nats a token more than dense"},
+                       .series = series,
+                       .n_series = n};
+    open_figure(out, "Loss by position",
+                "Every row of the document is under the plan; an eighth of it a point.");
+    svg_draw_lines(out, &chart);
+    close_figure(out);
+}
+
+/* ---- speed and memory by depth ---- */
+
+static double value_of(const report_speed *speed, int which)
+{
+    return which == 0 ? speed->decode : which == 1 ? speed->prefill : speed->kv_bytes / 1048576;
+}
+
+static int depth_series(svg_series *series, const report *r, const report_card *card, int which)
+{
+    int n = 0;
+    for (int p = 0; p < card->n_plans && n < SVG_MAX_SERIES; p++) {
+        svg_series *s = &series[n];
+        *s = (svg_series){.label = card->plans[p].spec, .colour = card->plans[p].colour};
+        for (int i = 0; i < r->n_speeds && s->n < SVG_MAX_POINTS; i++) {
+            const report_speed *speed = &r->speeds[i];
+            bool is_wanted = report_speed_of(r, card, s->label, speed->depth) == speed && speed->depth > 0;
+            if (!is_wanted || isnan(value_of(speed, which))) continue;
+            int at = s->n++;
+            for (; at > 0 && s->x[at - 1] > speed->depth; at--) {
+                s->x[at] = s->x[at - 1];
+                s->y[at] = s->y[at - 1];
+            }
+            s->x[at] = speed->depth;
+            s->y[at] = value_of(speed, which);
+        }
+        if (s->n) n++;
+    }
+    return n;
+}
+
+void report_depths(eval_buf *out, const report *r, const report_card *card)
+{
+    static const char *const headings[] = {"Decode speed by depth", "Prefill speed by depth",
+                                           "Memory by depth"};
+    static const char *const units[] = {"tokens a second, one at a time", "tokens a second, 512 at once",
+                                        "keys and values held, MiB"};
+    static svg_series series[SVG_MAX_SERIES];
+    for (int which = 0; which < 3; which++) {
+        int n = depth_series(series, r, card, which);
+        if (!n) continue;
+        svg_lines chart = {.title = headings[which],
+                           .x = {.title = "tokens already there", .is_log = true, .is_count = true},
+                           .y = {.title = units[which], .has_zero = true},
+                           .series = series,
+                           .n_series = n};
+        open_figure(out, headings[which],
+                    "From <code>heddle bench depth</code>; at depth 0 there is nothing to choose.");
+        svg_draw_lines(out, &chart);
+        close_figure(out);
+    }
+}

@@ -1,0 +1,310 @@
+/* report_data.c - reads results and speeds, and sorts them by model and plan. */
+#include <ctype.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "report.h"
+
+/* ---- speeds: the CSV of `heddle bench depth` ---- */
+
+enum { MAX_FIELDS = 32 };
+
+/* Cuts a line at its commas, quotes taken off, in place. */
+static int cut_fields(char *line, char *fields[MAX_FIELDS])
+{
+    int n = 0;
+    for (char *at = line; n < MAX_FIELDS;) {
+        bool is_quoted = *at == '"';
+        if (is_quoted) at++;
+        fields[n++] = at;
+        char *end = is_quoted ? strchr(at, '"') : strchr(at, ',');
+        if (!end) break;
+        *end++ = 0;
+        if (is_quoted) {
+            if (*end != ',') break;
+            end++;
+        }
+        at = end;
+    }
+    return n;
+}
+
+static double field_of(char *const *names, int n_names, char *const *fields, int n_fields, const char *name)
+{
+    for (int i = 0; i < n_names && i < n_fields; i++)
+        if (!strcmp(names[i], name)) return strtod(fields[i], NULL);
+    return NAN;
+}
+
+/* "# heddle 0.1.0, model NAME, KV f16, 2 threads, avx512" */
+static void read_comment(const char *line, report_speed *common)
+{
+    const char *model = strstr(line, ", model "), *kv = strstr(line, ", KV ");
+    if (!model || !kv || kv < model) return;
+    snprintf(common->model, sizeof common->model, "%.*s", (int)(kv - model - 8), model + 8);
+    snprintf(common->kv, sizeof common->kv, "%.*s", (int)strcspn(kv + 5, ",\n"), kv + 5);
+}
+
+static int add_speed(report *r, const report_speed *speed)
+{
+    if (r->n_speeds == r->speeds_capacity) {
+        int capacity = r->speeds_capacity ? r->speeds_capacity * 2 : 64;
+        report_speed *grown = realloc(r->speeds, (size_t)capacity * sizeof *grown);
+        if (!grown) {
+            cli_note("heddle: report: no memory");
+            return EXIT_RUNTIME;
+        }
+        r->speeds = grown;
+        r->speeds_capacity = capacity;
+    }
+    r->speeds[r->n_speeds++] = *speed;
+    return 0;
+}
+
+static int read_speeds(report *r, const char *path, cli_text *text)
+{
+    char *names[MAX_FIELDS], *fields[MAX_FIELDS], *rest = NULL;
+    int n_names = 0, code = 0, n_line = 0;
+    report_speed common = {.kv = "f16"};
+    snprintf(common.model, sizeof common.model, "%s", path);
+    for (char *line = strtok_r(text->data, "\n", &rest); line && !code; line = strtok_r(NULL, "\n", &rest)) {
+        n_line++;
+        if (*line == '#') {
+            read_comment(line, &common);
+            continue;
+        }
+        if (!n_names) {
+            n_names = cut_fields(line, names);
+            continue;
+        }
+        report_speed speed = common;
+        int n = cut_fields(line, fields);
+        snprintf(speed.plan, sizeof speed.plan, "%s", fields[0]);
+        speed.depth = field_of(names, n_names, fields, n, "depth");
+        speed.prefill = field_of(names, n_names, fields, n, "prefill_tokens_per_s");
+        speed.decode = field_of(names, n_names, fields, n, "decode_tokens_per_s");
+        speed.share = field_of(names, n_names, fields, n, "share_of_dense");
+        speed.kv_bytes = field_of(names, n_names, fields, n, "kv_bytes");
+        speed.peak_bytes = field_of(names, n_names, fields, n, "peak_bytes");
+        if (isnan(speed.depth) || isnan(speed.decode))
+            code = cli_refuse("%s: line %d is no row of 'heddle bench depth --csv'", path, n_line);
+        else
+            code = add_speed(r, &speed);
+    }
+    return code;
+}
+
+int report_read(report *r, const char *path)
+{
+    cli_text text = {0};
+    int code = cli_read_file(&text, path);
+    if (code) return code;
+    int64_t at = 0;
+    while (at < text.n && isspace((unsigned char)text.data[at])) at++;
+    if (at == text.n)
+        code = cli_refuse("%s: is empty", path);
+    else if (text.data[at] == '{')
+        code = r->results.by_key ? results_also(&r->results, path) : results_open(&r->results, path, false);
+    else if (text.data[at] == '#' || !strncmp(text.data + at, "plan,depth", 10))
+        code = read_speeds(r, path, &text);
+    else
+        code = cli_refuse("%s: is neither a result of 'heddle eval' nor a CSV of 'heddle bench depth'", path);
+    cli_text_free(&text);
+    return code;
+}
+
+/* ---- cards ---- */
+
+static report_card *card_of(report *r, const char *model, const char *model_hash, const char *kv)
+{
+    for (int c = 0; c < r->n_cards; c++) {
+        report_card *card = &r->cards[c];
+        bool is_same = model_hash && *card->model_hash ? !strcmp(card->model_hash, model_hash)
+                                                       : !strcmp(card->model, model);
+        if (!is_same || strcmp(card->kv, kv) != 0) continue;
+        if (model_hash) snprintf(card->model_hash, sizeof card->model_hash, "%s", model_hash);
+        return card;
+    }
+    if (r->n_cards == REPORT_MAX_CARDS) return NULL;
+    report_card *card = &r->cards[r->n_cards++];
+    snprintf(card->model, sizeof card->model, "%s", model);
+    snprintf(card->model_hash, sizeof card->model_hash, "%s", model_hash ? model_hash : "");
+    snprintf(card->kv, sizeof card->kv, "%s", kv);
+    return card;
+}
+
+static bool is_control(const char *spec)
+{
+    heddle_plan *plan = NULL;
+    bool is_one = !strcmp(spec, "dense");
+    if (!heddle_plan_named(&plan, spec)) is_one |= !strncmp(heddle_plan_about(plan), "control", 7);
+    heddle_plan_free(plan);
+    return is_one;
+}
+
+static void add_plan(report_card *card, const char *spec, const char *hash)
+{
+    for (int p = 0; p < card->n_plans; p++) {
+        bool is_same = *hash && *card->plans[p].hash ? !strcmp(card->plans[p].hash, hash)
+                                                     : !strcmp(card->plans[p].spec, spec);
+        if (is_same) return;
+    }
+    if (card->n_plans == REPORT_MAX_PLANS) return;
+    report_plan *plan = &card->plans[card->n_plans++];
+    snprintf(plan->spec, sizeof plan->spec, "%s", spec);
+    snprintf(plan->hash, sizeof plan->hash, "%s", hash);
+    plan->is_control = is_control(spec);
+}
+
+static void add_context(report_card *card, int64_t context)
+{
+    int at = 0;
+    while (at < card->n_contexts && card->contexts[at] < context) at++;
+    if ((at < card->n_contexts && card->contexts[at] == context) || card->n_contexts == REPORT_MAX_CONTEXTS)
+        return;
+    memmove(card->contexts + at + 1, card->contexts + at,
+            (size_t)(card->n_contexts - at) * sizeof *card->contexts);
+    card->contexts[at] = context;
+    card->n_contexts++;
+}
+
+static int rank_of(const report_plan *plan)
+{
+    return !strcmp(plan->spec, "dense")               ? 0
+           : !strcmp(plan->spec, "window:window=512") ? 1
+           : plan->is_control                         ? 3
+                                                      : 2;
+}
+
+static int compare_plans(const void *a, const void *b)
+{
+    const report_plan *x = a, *y = b;
+    return rank_of(x) != rank_of(y) ? rank_of(x) - rank_of(y) : strcmp(x->spec, y->spec);
+}
+
+void report_sort(report *r)
+{
+    const char *key;
+    json_t *row;
+    if (r->results.by_key) json_object_foreach(r->results.by_key, key, row)
+        {
+            report_card *card = card_of(r, row_text(row, "model"), row_text(row, "model_hash"),
+                                        row_text(row, "kv"));
+            int64_t context = (int64_t)row_number(row, "context");
+            if (!card) continue;
+            add_plan(card, row_text(row, "plan"), row_text(row, "plan_hash"));
+            if (!strcmp(row_text(row, "what"), "task")) add_context(card, context);
+            if (!strcmp(row_text(row, "what"), "loss") && context > card->loss_context)
+                card->loss_context = context;
+        }
+    for (int i = 0; i < r->n_speeds; i++) {
+        report_card *card = card_of(r, r->speeds[i].model, NULL, r->speeds[i].kv);
+        if (card) add_plan(card, r->speeds[i].plan, "");
+    }
+    for (int c = 0; c < r->n_cards; c++) {
+        report_card *card = &r->cards[c];
+        int n_coloured = 0;
+        qsort(card->plans, (size_t)card->n_plans, sizeof *card->plans, compare_plans);
+        for (int p = 0; p < card->n_plans; p++)
+            card->plans[p].colour = card->plans[p].is_control ? SVG_CONTROL : n_coloured++;
+    }
+}
+
+void report_free(report *r)
+{
+    if (r->results.by_key) results_close(&r->results);
+    free(r->speeds);
+    free(r);
+}
+
+const report_speed *report_speed_of(const report *r, const report_card *card, const char *plan, double depth)
+{
+    const report_speed *found = NULL;
+    for (int i = 0; i < r->n_speeds; i++) {
+        const report_speed *s = &r->speeds[i];
+        if (strcmp(s->model, card->model) != 0 || strcmp(s->kv, card->kv) != 0 || strcmp(s->plan, plan) != 0)
+            continue;
+        if (depth < 0 ? !found || s->depth >= found->depth : s->depth == depth) found = s;
+    }
+    return found;
+}
+
+summary_filter report_filter(const report_card *card, const char *what, const char *task, int64_t context)
+{
+    return (summary_filter){
+        .what = what, .model_hash = card->model_hash, .kv = card->kv, .task = task, .context = context};
+}
+
+/* ---- figures of one plan ---- */
+
+static const char *hash_of(const report_card *card, const char *spec)
+{
+    for (int p = 0; p < card->n_plans; p++)
+        if (!strcmp(card->plans[p].spec, spec)) return card->plans[p].hash;
+    return "";
+}
+
+static void add_losses(const report *r, const report_card *card, const report_plan *plan, report_quality *q)
+{
+    static const char *const governs[] = {"all", "last"}; /* never mixed: the first that is there */
+    for (int g = 0; g < 2 && isnan(q->loss.value); g++) {
+        summary_filter filter = report_filter(card, "loss", NULL, card->loss_context);
+        const char *three[] = {hash_of(card, "window:window=512"), plan->hash, hash_of(card, "dense")};
+        summary s;
+        filter.governs = governs[g];
+        if (!summary_align(&s, &r->results, &filter, three, 3, "last_nll", "last_tokens") && s.n) {
+            q->recovery = eval_recovery(s.num[0], s.num[1], s.num[2], s.den[0], s.n, 1);
+            q->loss = eval_difference(s.num[1], s.den[1], s.num[2], s.den[2], s.n, 1);
+        }
+        summary_free(&s);
+        if (!summary_align(&s, &r->results, &filter, &three[1], 1, "share_read", NULL) && s.n)
+            q->share = eval_ratio(s.num[0], s.den[0], s.n);
+        summary_free(&s);
+    }
+}
+
+static void add_tasks(const report *r, const report_card *card, const report_plan *plan, report_quality *q)
+{
+    double sum = 0;
+    for (int t = 0; t < EVAL_N_TASKS && card->n_contexts; t++) {
+        summary_filter filter = report_filter(card, "task", eval_tasks[t].name,
+                                              card->contexts[card->n_contexts - 1]);
+        const char *three[] = {hash_of(card, "dense"), hash_of(card, "window:window=512"), plan->hash};
+        summary s;
+        if (!summary_align(&s, &r->results, &filter, three, 3, "right", "tokens") && s.n) {
+            double dense = eval_ratio(s.num[0], s.den[0], s.n), window = eval_ratio(s.num[1], s.den[1], s.n);
+            double difference = eval_ratio(s.num[2], s.den[2], s.n) - dense;
+            if (summary_decides(dense, window)) {
+                sum += difference;
+                if (!q->n_deciding++ || difference < q->worst) {
+                    q->worst = difference;
+                    snprintf(q->worst_task, sizeof q->worst_task, "%s", eval_tasks[t].name);
+                }
+            }
+        }
+        summary_free(&s);
+    }
+    if (q->n_deciding) q->mean = sum / q->n_deciding;
+}
+
+report_quality report_quality_of(const report *r, const report_card *card, const report_plan *plan)
+{
+    report_quality q = {.recovery = {NAN, NAN, NAN},
+                        .loss = {NAN, NAN, NAN},
+                        .share = NAN,
+                        .mean = NAN,
+                        .worst = NAN,
+                        .agreement = NAN};
+    if (!r->results.by_key || !*plan->hash) return q;
+    add_losses(r, card, plan, &q);
+    add_tasks(r, card, plan, &q);
+    summary_filter filter = report_filter(card, "agreement", NULL, 0);
+    const char *one[] = {plan->hash};
+    summary s;
+    if (!summary_align(&s, &r->results, &filter, one, 1, "same", "tokens") && s.n)
+        q.agreement = eval_ratio(s.num[0], s.den[0], s.n);
+    summary_free(&s);
+    return q;
+}

@@ -1,0 +1,235 @@
+/* report_tables.c - every plan in a row, every task in a row, needles by depth and length. */
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "report.h"
+
+static void cell(eval_buf *out, double value, const char *fmt)
+{
+    char text[64];
+    snprintf(text, sizeof text, fmt, value);
+    eval_buf_printf(out, "<td>%s</td>", isnan(value) ? "" : text);
+}
+
+static void range_cell(eval_buf *out, const eval_interval *i, double unit, const char *fmt)
+{
+    char text[3][32];
+    if (isnan(i->value)) {
+        eval_buf_text(out, "<td></td>");
+        return;
+    }
+    snprintf(text[0], sizeof text[0], fmt, i->value * unit);
+    snprintf(text[1], sizeof text[1], fmt, i->low * unit);
+    snprintf(text[2], sizeof text[2], fmt, i->high * unit);
+    eval_buf_printf(out, "<td>%s", text[0]);
+    if (!isnan(i->low)) eval_buf_printf(out, " <small>%s … %s</small>", text[1], text[2]);
+    eval_buf_text(out, "</td>");
+}
+
+static void name_cell(eval_buf *out, const report_plan *plan)
+{
+    eval_buf_printf(out, "<tr%s><th scope=\"row\"><i class=\"key %s%d\"></i>",
+                    plan->is_control ? " class=\"quiet\"" : "", plan->is_control ? "control" : "s",
+                    plan->is_control ? 0 : plan->colour % SVG_N_COLOURS);
+    svg_escape(out, plan->spec);
+    eval_buf_text(out, "</th>");
+}
+
+void report_table(eval_buf *out, const report *r, const report_card *card)
+{
+    eval_buf_text(
+        out,
+        "<section><h2>Every plan</h2>\n<p>R: what a plan keeps of dense's gain over a window of 512 tokens, "
+        "in the last quarter. Perplexity there, against dense. Points: answer tokens right against dense, over "
+        "the tasks that decide on this model. Small: 95 % by document.</p>\n<div class=\"wide\"><table><thead>"
+        "<tr><th>plan</th><th>R</th><th>perplexity, %</th><th>tasks, mean</th><th>worst task</th>"
+        "<th>agreement, %</th><th>read, %</th><th>decode, tokens/s</th></tr></thead><tbody>\n");
+    for (int p = 0; p < card->n_plans; p++) {
+        const report_plan *plan = &card->plans[p];
+        report_quality q = report_quality_of(r, card, plan);
+        const report_speed *speed = report_speed_of(r, card, plan->spec, -1);
+        eval_interval perplexity = {expm1(q.loss.value), expm1(q.loss.low), expm1(q.loss.high)};
+        name_cell(out, plan);
+        range_cell(out, &q.recovery, 1, "%.3f");
+        range_cell(out, &perplexity, 100, "%+.2f");
+        cell(out, 100 * q.mean, "%+.1f");
+        if (isnan(q.worst))
+            eval_buf_text(out, "<td></td>");
+        else
+            eval_buf_printf(out, "<td>%+.1f <small>%s</small></td>", 100 * q.worst, q.worst_task);
+        cell(out, 100 * q.agreement, "%.1f");
+        cell(out, 100 * (isnan(q.share) && speed ? speed->share : q.share), "%.1f");
+        if (speed)
+            eval_buf_printf(out, "<td>%.1f <small>at %.0fK</small></td>", speed->decode, speed->depth / 1024);
+        else
+            eval_buf_text(out, "<td></td>");
+        eval_buf_text(out, "</tr>\n");
+    }
+    eval_buf_text(out, "</tbody></table></div></section>\n");
+}
+
+/* ---- tasks ---- */
+
+static bool has_controls(const report_card *card)
+{
+    return card->n_contexts && card->n_plans > 1 && !strcmp(card->plans[0].spec, "dense") &&
+           !strcmp(card->plans[1].spec, "window:window=512");
+}
+
+typedef struct task_column {
+    int task;
+    double dense, window;
+} task_column;
+
+/* Tasks that were measured, those that decide first; *n_deciding of them. */
+static int task_columns(const report *r, const report_card *card, int64_t context, task_column *columns,
+                        int *n_deciding)
+{
+    int n = 0;
+    *n_deciding = 0;
+    for (int is_deciding = 1; is_deciding >= 0; is_deciding--)
+        for (int task = 0; task < EVAL_N_TASKS; task++) {
+            summary_filter filter = report_filter(card, "task", eval_tasks[task].name, context);
+            const char *controls[] = {card->plans[0].hash, card->plans[1].hash};
+            summary s;
+            if (!summary_align(&s, &r->results, &filter, controls, 2, "right", "tokens") && s.n) {
+                double dense = eval_ratio(s.num[0], s.den[0], s.n),
+                       window = eval_ratio(s.num[1], s.den[1], s.n);
+                if (summary_decides(dense, window) == is_deciding)
+                    columns[n++] = (task_column){task, dense, window};
+                *n_deciding += is_deciding && summary_decides(dense, window);
+            }
+            summary_free(&s);
+        }
+    return n;
+}
+
+static void task_cell(eval_buf *out, const report *r, const report_card *card, const report_plan *plan,
+                      const task_column *column, int64_t context)
+{
+    summary_filter filter = report_filter(card, "task", eval_tasks[column->task].name, context);
+    const char *pair[] = {plan->hash, card->plans[0].hash};
+    summary s;
+    eval_interval d = {NAN, NAN, NAN};
+    if (!summary_align(&s, &r->results, &filter, pair, 2, "right", "tokens") && s.n)
+        d = eval_difference(s.num[0], s.den[0], s.num[1], s.den[1], s.n, 1);
+    summary_free(&s);
+    if (isnan(d.value)) {
+        eval_buf_text(out, "<td></td>");
+        return;
+    }
+    eval_buf_printf(out, "<td>%+.1f", 100 * d.value);
+    if (!isnan(d.low)) eval_buf_printf(out, "<br><small>%+.1f … %+.1f</small>", 100 * d.low, 100 * d.high);
+    eval_buf_text(out, "</td>");
+}
+
+void report_tasks(eval_buf *out, const report *r, const report_card *card)
+{
+    task_column columns[EVAL_N_TASKS];
+    int n_deciding = 0;
+    if (!has_controls(card)) return;
+    int64_t context = card->contexts[card->n_contexts - 1];
+    int n = task_columns(r, card, context, columns, &n_deciding);
+    if (!n) return;
+    eval_buf_printf(
+        out,
+        "<section><h2>Every task, at %lld tokens</h2>\n<p>Teacher-forced answer tokens right, %%; plans in "
+        "points against dense. A task decides where dense reaches 60 %% and stands 20 points above a window "
+        "of 512 tokens: the first %d here.</p>\n<div class=\"wide\"><table class=\"tasks\"><thead>"
+        "<tr><th>plan</th>",
+        (long long)context, n_deciding);
+    for (int i = 0; i < n; i++) {
+        char name[32];
+        snprintf(name, sizeof name, "%s", eval_tasks[columns[i].task].name);
+        char *under = strchr(name, '_');
+        if (under) *under = ' ';
+        eval_buf_printf(out, "<th class=\"%s\" title=\"%s\">%s</th>", i < n_deciding ? "" : "quiet",
+                        eval_tasks[columns[i].task].about, name);
+    }
+    eval_buf_text(out, "</tr></thead><tbody>\n");
+    for (int p = 0; p < card->n_plans; p++) {
+        if (!*card->plans[p].hash) continue;
+        name_cell(out, &card->plans[p]);
+        for (int i = 0; i < n; i++) {
+            if (p < 2)
+                eval_buf_printf(out, "<td>%.1f</td>", 100 * (p ? columns[i].window : columns[i].dense));
+            else
+                task_cell(out, r, card, &card->plans[p], &columns[i], context);
+        }
+        eval_buf_text(out, "</tr>\n");
+    }
+    eval_buf_text(out, "</tbody></table></div></section>\n");
+}
+
+/* ---- needles by depth and length ---- */
+
+enum { N_DEPTHS = 10 };
+
+static void needle_values(const report *r, const report_card *card, const report_plan *plan, double *values)
+{
+    double right[N_DEPTHS * REPORT_MAX_CONTEXTS] = {0}, n[N_DEPTHS * REPORT_MAX_CONTEXTS] = {0};
+    const char *key;
+    json_t *row;
+    json_object_foreach(r->results.by_key, key, row)
+    {
+        summary_filter filter = report_filter(card, "task", NULL, 0);
+        if (!summary_fits(&filter, row) || strcmp(row_text(row, "plan_hash"), plan->hash) != 0) continue;
+        if (strncmp(row_text(row, "task"), "needle", 6) != 0 &&
+            strcmp(row_text(row, "task"), "multi_key") != 0)
+            continue;
+        int column = 0;
+        while (column < card->n_contexts && (double)card->contexts[column] != row_number(row, "context"))
+            column++;
+        for (int64_t i = 0; column < card->n_contexts; i++) {
+            double depth = row_number_at(row, "depths", i);
+            if (isnan(depth)) break;
+            int bin = depth < 0 ? -1 : depth >= 1 ? N_DEPTHS - 1 : (int)(depth * N_DEPTHS);
+            if (bin < 0) continue;
+            right[bin * card->n_contexts + column] += row_number_at(row, "question_right", i);
+            n[bin * card->n_contexts + column] += row_number_at(row, "question_tokens", i);
+        }
+    }
+    for (int i = 0; i < N_DEPTHS * card->n_contexts; i++) values[i] = n[i] > 0 ? right[i] / n[i] : NAN;
+}
+
+void report_needles(eval_buf *out, const report *r, const report_card *card)
+{
+    static const char *const depths[N_DEPTHS] = {"start", "",     "20 %", "",     "40 %",
+                                                 "",      "60 %", "",     "80 %", "end"};
+    char lengths[REPORT_MAX_CONTEXTS][16];
+    const char *columns[REPORT_MAX_CONTEXTS];
+    if (!card->n_contexts) return;
+    for (int c = 0; c < card->n_contexts; c++) {
+        int64_t n = card->contexts[c];
+        snprintf(lengths[c], sizeof lengths[c], n % 1024 ? "%lld" : "%lldK",
+                 (long long)(n % 1024 ? n : n / 1024));
+        columns[c] = lengths[c];
+    }
+    eval_buf_text(
+        out,
+        "<section><h2>Needles by depth and length</h2>\n<p>Answer tokens right, %, over the needle tasks; where "
+        "in the document the needle stands, from top to bottom.</p>\n<div class=\"maps\">\n");
+    for (int p = 0; p < card->n_plans; p++) {
+        double values[N_DEPTHS * REPORT_MAX_CONTEXTS];
+        bool has_any = false;
+        if (!*card->plans[p].hash) continue;
+        needle_values(r, card, &card->plans[p], values);
+        for (int i = 0; i < N_DEPTHS * card->n_contexts; i++) has_any |= !isnan(values[i]);
+        svg_map map = {.title = card->plans[p].spec,
+                       .x_title = "document, tokens",
+                       .y_title = "depth",
+                       .n_columns = card->n_contexts,
+                       .n_rows = N_DEPTHS,
+                       .values = values,
+                       .column_names = columns,
+                       .row_names = depths,
+                       .low = 0.1,
+                       .high = 1,
+                       .has_numbers = true,
+                       .cell_width = 44,
+                       .cell_height = 22};
+        if (has_any) svg_draw_map(out, &map);
+    }
+    eval_buf_text(out, "</div></section>\n");
+}

@@ -1,0 +1,109 @@
+#!/usr/bin/env bash
+# The report: refusals, a page that needs nothing else, and how a browser lays it out.
+. "$(dirname "$0")/tap.sh"
+top=$(cd "$(dirname "$0")/../.." && pwd)
+results=$top/tests/golden/report/results.jsonl
+speeds=$(ls "$top"/bench/results/*ours-q4_1.csv | head -n 1)
+
+refused "no results" "no results are given" report
+refused "a missing file" "No such file" report "$work/none"
+: >"$work/empty"
+refused "an empty file" "is empty" report "$work/empty"
+echo "some text" >"$work/text"
+refused "a text" "neither a result" report "$work/text"
+echo '{"what":"task"' >"$work/broken"
+echo 'more' >>"$work/broken"
+refused "a broken result" "line 1 is no result" report "$work/broken"
+printf 'plan,depth\n"dense",1\n' >"$work/short.csv"
+refused "a CSV of something else" "line 2 is no row" report "$work/short.csv"
+
+heddle report "$results" "$speeds" -o "$work/page.html"
+[ "$code" = 0 ] && [ -s "$work/page.html" ]
+result "results and speeds make a page" $?
+! grep -qE '<script|<link|https?://|@import|url\(' "$work/page.html"
+result "the page loads nothing and runs nothing" $?
+for heading in "Quality beside" "Every plan" "Every task" "Loss by position" "Decode speed" "Memory by depth" "Needles by" \
+    "Overlap of lists" "Mass held" "What was read under anchor"; do
+    grep -q "<h2>$heading" "$work/page.html"
+    result "section: $heading" $?
+done
+heddle report "$results" "$speeds" -o "$work/again.html"
+cmp -s "$work/page.html" "$work/again.html"
+result "the same files give the same page" $?
+heddle report "$results" -o "$work/alone.html"
+[ "$code" = 0 ] && ! grep -q "Decode speed by depth" "$work/alone.html"
+result "no speeds, no section of speeds" $?
+
+browser=$(command -v chromium || command -v chromium-browser || command -v google-chrome)
+if [ -z "$browser" ]; then
+    skip "a browser lays it out" "no chromium here"
+    finish
+fi
+look() { # ARGS...: the browser without a screen
+    timeout 120 "$browser" --headless --no-sandbox --disable-gpu --user-data-dir="$work/profile" --hide-scrollbars \
+        --window-size=1100,4000 "$@" 2>"$work/err"
+}
+# A copy of the page with a script that measures it: texts that leave their drawing, labels over labels.
+sed 's#</body>#<pre id="found"></pre><script>\
+let out=0,over=0,texts=0,drawings=0,which="";\
+for(const svg of document.querySelectorAll("svg")){drawings++;const b=svg.viewBox.baseVal,labels=[];\
+for(const t of svg.querySelectorAll("text")){texts++;const r=t.getBBox();\
+if(r.x<-1||r.y<-3||r.x+r.width>b.width+1||r.y+r.height>b.height+3){out++;which+=" outside: "+t.textContent}\
+if(t.classList.contains("label"))labels.push([r,t.textContent])}\
+for(let i=0;i<labels.length;i++)for(let j=0;j<i;j++){const p=labels[i][0],q=labels[j][0];\
+const w=Math.min(p.x+p.width,q.x+q.width)-Math.max(p.x,q.x),h=Math.min(p.y+p.height,q.y+q.height)-Math.max(p.y,q.y);\
+if(w>2\&\&h>4){over++;which+=" over: "+labels[i][1]+" / "+labels[j][1]}}}\
+document.getElementById("found").textContent=`found: ${drawings} drawings, ${texts} texts, ${out} outside, ${over} over${which}`;\
+</script></body>#' "$work/page.html" >"$work/measured.html"
+look --dump-dom "file://$work/measured.html" >"$work/dom"
+grep -o 'found: [0-9][^<]*' "$work/dom" | tail -n 1 >"$work/out"
+read -r _ drawings _ texts _ outside _ over _ <"$work/out"
+echo "# $(cat "$work/out")"
+[ "${drawings:-0}" -ge 12 ] && [ "${texts:-0}" -ge 200 ]
+result "the browser finds the drawings and their texts" $?
+[ "${outside:-1}" = 0 ]
+result "no text leaves its drawing" $?
+[ "${over:-1}" = 0 ]
+result "no label lies over another" $?
+look --screenshot="$work/light.png" "file://$work/page.html" >"$work/out"
+look --force-dark-mode --blink-settings=preferredColorScheme=0 --screenshot="$work/dark.png" "file://$work/page.html" >"$work/out"
+python3 - "$work/light.png" "$work/dark.png" >"$work/out" 2>>"$work/err" <<'PY'
+import struct, sys, zlib
+def rows(path):
+    data, at, packed = open(path, "rb").read(), 8, b""
+    while at < len(data):
+        n, kind = struct.unpack(">I4s", data[at:at + 8])
+        if kind == b"IHDR":
+            width, height, _, colour = struct.unpack(">IIBB", data[at + 8:at + 18])
+        if kind == b"IDAT":
+            packed += data[at + 8:at + 8 + n]
+        at += n + 12
+    raw, size = zlib.decompress(packed), 4 if colour == 6 else 3
+    before, stride = bytearray(width * size), width * size + 1
+    for y in range(height):
+        kind, line = raw[y * stride], bytearray(raw[y * stride + 1:(y + 1) * stride])
+        for i in range(len(line)):
+            a = line[i - size] if i >= size else 0
+            b, c = before[i], before[i - size] if i >= size else 0
+            p = a + b - c
+            paeth = a if abs(p - a) <= abs(p - b) and abs(p - a) <= abs(p - c) else b if abs(p - b) <= abs(p - c) else c
+            line[i] = (line[i] + (0, a, b, (a + b) // 2, paeth)[kind]) & 255
+        before = line
+        if y % 8 == 0:
+            yield [tuple(line[i:i + 3]) for i in range(0, len(line), size * 3)]
+paper = []
+for path in sys.argv[1:]:
+    counts = {}
+    for row in rows(path):
+        for pixel in row:
+            counts[pixel] = counts.get(pixel, 0) + 1
+    most = max(counts, key=counts.get)
+    inked = 1 - counts[most] / sum(counts.values())
+    print(f"{path}: paper {most}, {100 * inked:.1f} % inked, {len(counts)} colours")
+    assert inked > 0.01 and len(counts) > 50
+    paper.append(sum(most))
+assert paper[0] > 700 and paper[1] < 150
+PY
+result "light and dark are drawn" $?
+sed 's/^/# /' "$work/out"
+finish
