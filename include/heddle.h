@@ -207,9 +207,9 @@ heddle_status heddle_session_fork(heddle_session **out, const heddle_session *se
 heddle_status heddle_session_fork_as(heddle_session **out, const heddle_session *session,
                                      const heddle_plan *plan, int plan_governs_all);
 
-/* A session as a file (it begins with "heddle\x1a\n"): tokens, KV state, last logits and lists, with the identity of the model
- * (every byte of its weights; the first call reads them all, like one decode step), the plan's text
- * and the options that shape the state. The file is written beside and renamed, so that a crash or a
+/* A session as a file (it begins with "heddle\x1a\n"): tokens, KV state, last logits and lists, with
+ * the identity of the model (every byte of its weights; the first call reads them all, like one
+ * decode step), the plan's text and the options that shape the state. The file is written beside and renamed, so that a crash or a
  * full disk leaves the old one; on failure the old one is untouched. */
 heddle_status heddle_session_save(const heddle_session *session, const char *path);
 /* The session then holds what the file holds, in place of what it held; going on from there equals
