@@ -209,8 +209,8 @@ heddle_status heddle_session_fork_as(heddle_session **out, const heddle_session 
 
 /* A session as a file (it begins with "heddle\x1a\n"): tokens, KV state, last logits and lists, with
  * the identity of the model (every byte of its weights; the first call reads them all, like one
- * decode step), the plan's text and the options that shape the state. The file is written beside and renamed, so that a crash or a
- * full disk leaves the old one; on failure the old one is untouched. */
+ * decode step), the plan's text and the options that shape the state. The file is written beside and
+ * renamed, so that a crash or a full disk leaves the old one; on failure the old one is untouched. */
 heddle_status heddle_session_save(const heddle_session *session, const char *path);
 /* The session then holds what the file holds, in place of what it held; going on from there equals
  * never having stopped. The whole file is verified first. Refused, with the session and the file
