@@ -26,6 +26,8 @@ static const cli_option eval_rows[] = {
      "a real text, for tasks in one, loss, agreement and lists; may be given several times", AT(texts), 0, 0,
      0},
     {"documents", 0, CLI_INT, "N", "4", "documents of each kind", AT(documents), 1, 1 << 20, 0},
+    {"first", 0, CLI_INT, "N", "0",
+     "begin with document N of each kind, so that several processes share a run", AT(first), 0, 1 << 20, 0},
     {"answers", 0, CLI_INT, "N", "64", "at most so many questions asked of a document", AT(answers), 1, 4096,
      0},
     {"seed", 0, CLI_INT, "N", "1", "other documents", AT(seed), 0, 1 << 30, 0},

@@ -12,7 +12,7 @@ typedef struct eval_options {
     cli_common common;
     const char *plans, *tasks, *out;
     cli_texts texts, rulers;
-    int64_t documents, answers, seed, tokens;
+    int64_t documents, first, answers, seed;
     bool is_raw, is_shown, is_last;
 } eval_options;
 
@@ -66,8 +66,10 @@ int eval_run_loss(eval_run *run);
 /* The index-th stretch of `context` tokens of a text's ids; begin-of-text (if >= 0) first. */
 int eval_cut_document(const eval_run *run, const int32_t *ids, int32_t bos, int64_t index,
                       eval_ids *document);
-/* How many such documents of text s are asked for; 0 with code set where it has not one. */
+/* How many such documents text s has; 0 with code set where it has not one. */
 int64_t eval_n_documents(const eval_run *run, int s, int64_t n_ids, int *code);
+/* Whether document `index` of text s is asked for: the texts take turns, from --first on. */
+bool eval_wants_document(const eval_run *run, int s, int64_t index);
 /* A document that forks under every plan can be made of. */
 heddle_session_options eval_document_options(const eval_run *run, int64_t context_tokens);
 /* eval_lists.c: what routers chose, against dense attention. */

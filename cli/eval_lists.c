@@ -487,6 +487,7 @@ int eval_run_lists(eval_run *run)
         int64_t n_documents = eval_n_documents(run, s, ids.n, &code);
         l.source = &run->sources[s];
         for (l.index = 0; l.index < n_documents && !code; l.index++) {
+            if (!eval_wants_document(run, s, l.index)) continue;
             l.ids.n = 0;
             code = eval_cut_document(run, ids.ids, bos, l.index, &l.ids);
             if (!code) code = run_document(&l);

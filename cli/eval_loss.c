@@ -298,12 +298,17 @@ int eval_cut_document(const eval_run *run, const int32_t *ids, int32_t bos, int6
 
 int64_t eval_n_documents(const eval_run *run, int s, int64_t n_ids, int *code)
 {
-    int64_t wanted = (run->options->documents + run->n_sources - 1 - s) / run->n_sources;
     int64_t n = n_ids / run->context;
-    if (!*code && wanted && !n)
+    if (!*code && !n && eval_wants_document(run, s, 0))
         *code = cli_refuse("eval: %s has %" PRId64 " tokens; one document needs %" PRId64 " (-c)",
                            run->sources[s].name, n_ids, run->context);
-    return *code ? 0 : n < wanted ? n : wanted;
+    return *code ? 0 : n;
+}
+
+bool eval_wants_document(const eval_run *run, int s, int64_t index)
+{
+    int64_t at = index * run->n_sources + s;
+    return at >= run->options->first && at < run->options->first + run->options->documents;
 }
 
 static int run_document(loss_document *d, const int32_t *ids, int32_t bos)
@@ -333,6 +338,7 @@ static int run_source(eval_run *run, int s, int32_t bos)
     int64_t n_documents = eval_n_documents(run, s, ids.n, &code);
     for (int64_t i = 0; i < n_documents && !code; i++) {
         loss_document d = {.run = run, .source = source, .index = i};
+        if (!eval_wants_document(run, s, i)) continue;
         code = run_document(&d, ids.ids, bos);
     }
     eval_ids_free(&ids);

@@ -134,7 +134,8 @@ static int run_file(eval_run *run, const char *path)
     eval_base_name(path, task, sizeof task);
     snprintf(hash, sizeof hash, "%016" PRIx64, eval_hash(EVAL_HASH_START, text.data, text.n));
     int64_t index = 0;
-    for (int64_t at = 0, line = 1; at < text.n && !code && index < run->options->documents; line++) {
+    for (int64_t at = 0, line = 1;
+         at < text.n && !code && index < run->options->first + run->options->documents; line++) {
         const char *end = memchr(text.data + at, '\n', (size_t)(text.n - at));
         int64_t n = end ? end - (text.data + at) : text.n - at;
         json_error_t error;
@@ -144,8 +145,9 @@ static int run_file(eval_run *run, const char *path)
             code = cli_refuse(
                 "%s: line %" PRId64 " is no sample of RULER: it needs \"input\" and \"outputs\"", path, line);
         else if (n) {
-            code = run_sample(&s);
-            if (!code) cli_note("%s sample %" PRId64, task, index + 1);
+            bool is_wanted = index >= run->options->first;
+            if (is_wanted) code = run_sample(&s);
+            if (is_wanted && !code) cli_note("%s sample %" PRId64, task, index + 1);
             index++;
         }
         json_decref(sample);

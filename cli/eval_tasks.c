@@ -224,9 +224,8 @@ static int ask_plan(task_document *d, const heddle_session *document, const eval
     }
     heddle_session_free(session);
     if (!code)
-        cli_note("%s document %" PRId64 " of %" PRId64 ", plan %s: %d tasks, %.1f s",
-                 eval_haystack_names[d->haystack], d->index + 1, d->run->options->documents, plan->spec,
-                 n_tasks, term_now() - start_s);
+        cli_note("%s document %" PRId64 ", plan %s: %d tasks, %.1f s", eval_haystack_names[d->haystack],
+                 d->index + 1, plan->spec, n_tasks, term_now() - start_s);
     return code;
 }
 
@@ -296,7 +295,7 @@ int eval_run_tasks(eval_run *run)
     int code = 0;
     if (wants_haystack(run, EVAL_TEXT) && !run->n_sources)
         cli_note("heddle: without a real text (--text FILE) the tasks in one are left out");
-    for (int64_t i = 0; i < run->options->documents && !code; i++)
+    for (int64_t i = run->options->first, end = i + run->options->documents; i < end && !code; i++)
         for (int haystack = 0; haystack < EVAL_N_HAYSTACKS && !code; haystack++) {
             task_document d = {.run = run, .haystack = (eval_haystack)haystack, .index = i};
             if (!wants_haystack(run, haystack)) continue;

@@ -124,6 +124,33 @@ static void test_stopped_anywhere(void **state)
     free(whole);
 }
 
+/* Two processes with half of the documents each make the rows of one with all. */
+static void test_a_run_in_two_parts(void **state)
+{
+    (void)state;
+    const char *common = "-t 1 --invariant -c 1024 --answers 3 --tasks story,loss --plans dense";
+    assert_int_equal(
+        run("eval -m %s %s --text %s --documents 2 --out %s/one.jsonl", model, common, text, folder), 0);
+    assert_int_equal(
+        run("eval -m %s %s --text %s --documents 1 --out %s/a.jsonl", model, common, text, folder), 0);
+    assert_int_equal(
+        run("eval -m %s %s --text %s --documents 1 --first 1 --out %s/b.jsonl", model, common, text, folder),
+        0);
+    char *one = read_all("one.jsonl", NULL),
+         *parts[] = {read_all("a.jsonl", NULL), read_all("b.jsonl", NULL)};
+    int n_lines = 0, n_found = 0;
+    for (const char *at = one; (at = strchr(at, '\n')); at++) n_lines++;
+    for (int p = 0; p < 2; p++)
+        for (char *rest = NULL, *line = strtok_r(parts[p], "\n", &rest); line;
+             line = strtok_r(NULL, "\n", &rest))
+            n_found += strstr(one, line) != NULL;
+    assert_int_equal(n_lines, 2 * (2 + 3)); /* stories and losses of dense and window, and their gains */
+    assert_int_equal(n_found, n_lines);
+    free(one);
+    free(parts[0]);
+    free(parts[1]);
+}
+
 /* A plan that keeps everything is dense, to the last digit that is written. */
 static void test_keeping_everything_is_dense(void **state)
 {
@@ -265,6 +292,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_stopped_anywhere),
+        cmocka_unit_test(test_a_run_in_two_parts),
         cmocka_unit_test(test_keeping_everything_is_dense),
         cmocka_unit_test(test_a_list_of_everything_holds_everything),
         cmocka_unit_test(test_loss_is_perplexity),

@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
 """Every plan on both demo models: the screening that decides which plans get the full counts.
 
-    screening.py [--models smollm2,gemma3] [--documents 20] [--context 4096] [--plans a;b;c] [--texts DIR]
+    screening.py [--models smollm2,gemma3] [--documents 20] [--context 4096] [--plans 'a;b;c']
+                 [--tasks tasks,lists,loss] [--rows last|all] [--jobs N] [--texts DIR] [--out NAME]
 
-`heddle eval` on the texts of texts.py: the tasks, then what routers choose, then the loss of the last
-quarter (--last: after one dense reading). Rows go to bench/results/screening-MODEL.jsonl as they are
-known; run it again and it goes on where it was stopped. The tables stand beside it as text, the page
-of all results as build/screening.html. Screening: 20 documents of 4K tokens. It has no bound to hold:
-it exits 0 when every row is there.
+`heddle eval` on the texts of texts.py: the tasks, then what routers choose, then the loss (--rows last:
+of the last quarter, after one dense reading). Rows go to bench/results/NAME-MODEL.jsonl; run it again
+and it goes on where it was stopped. --jobs N: N processes share the documents; their files (in build/)
+are put together at the end of each part, and nothing of a stopped part is lost. The tables stand beside
+it as text, the page of all results is build/NAME.html. It has no bound to hold: it exits 0 when every
+row is there.
 """
 import argparse
 import glob
@@ -19,16 +21,49 @@ import tempfile
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 MODELS = {"smollm2": "SmolLM2-135M-Instruct.Q4_1.gguf", "gemma3": "gemma-3-270m-q4_k_m.gguf"}
 TEXTS = ("prose", "code", "lexicon")
+HEDDLE = os.environ.get("HEDDLE", TOP + "/build/heddle")
 
 
-def fits(heddle, model, plan):
+def fits(model, plan):
     """Whether a plan is for this model at all."""
-    return subprocess.run([heddle, "explain", "-m", model, "--plan", plan], capture_output=True).returncode == 0
+    return subprocess.run([HEDDLE, "explain", "-m", model, "--plan", plan], capture_output=True).returncode == 0
 
 
 def all_plans():
     names = sorted(os.path.basename(p)[:-5] for p in glob.glob(TOP + "/plans/*.json"))
     return [name for name in names if name not in ("dense", "window")]
+
+
+def merge(into, shards):
+    """Adds the shards' rows that are not there yet; whole lines only. Then the shards hold all rows."""
+    lines = open(into).read().split("\n")[:-1] if os.path.exists(into) else []
+    known = set(lines)
+    for shard in shards:
+        if os.path.exists(shard):
+            lines += [line for line in open(shard).read().split("\n")[:-1] if line not in known and not known.add(line)]
+    with open(into + ".part", "w") as out:
+        out.write("".join(line + "\n" for line in lines))
+    os.replace(into + ".part", into)
+    for shard in shards:
+        with open(shard, "w") as out:
+            out.write("".join(line + "\n" for line in lines))
+
+
+def run_part(command, rows, documents, jobs, shards):
+    """One part of the run in `jobs` processes; then once more over the whole, for the table."""
+    merge(rows, shards)
+    started = []
+    for job, shard in enumerate(shards):
+        first, last = documents * job // jobs, documents * (job + 1) // jobs
+        if jobs > 1 and last > first:
+            started.append(subprocess.Popen(command + ["--first", str(first), "--documents", str(last - first), "--out", shard],
+                                            stdout=subprocess.DEVNULL))
+    codes = [process.wait() for process in started]
+    merge(rows, shards)
+    if any(codes):
+        return max(codes), ""
+    out = subprocess.run(command + ["--documents", str(documents), "--out", rows], stdout=subprocess.PIPE, text=True)
+    return out.returncode, out.stdout
 
 
 def main():
@@ -39,10 +74,16 @@ def main():
     parser.add_argument("--context", type=int, default=4096)
     parser.add_argument("--plans", default=";".join(all_plans()))
     parser.add_argument("--tasks", default="tasks,lists,loss")
+    parser.add_argument("--rows", default="last", choices=("last", "all"))
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=0, help="of each process; default: all processors over the jobs")
     parser.add_argument("--texts", help="a folder that texts.py filled, where it cannot run (no network)")
+    parser.add_argument("--out", default="screening")
     options = parser.parse_args()
-    heddle = os.environ.get("HEDDLE", TOP + "/build/heddle")
     folder = os.environ.get("HEDDLE_TEST_MODELS", os.path.expanduser("~/.cache/heddle"))
+    threads = options.threads or max(1, (os.cpu_count() or 1) // options.jobs)
+    os.makedirs(TOP + "/bench/results", exist_ok=True)
+    os.makedirs(TOP + "/build", exist_ok=True)
     made = []
     with tempfile.TemporaryDirectory() as work:
         if options.texts:
@@ -52,20 +93,22 @@ def main():
         texts = [f"--text={work}/{text}-{i}.txt" for i in range(3) for text in TEXTS]
         for name in options.models.split(","):
             model = f"{folder}/{MODELS[name]}"
-            rows = f"{TOP}/bench/results/screening-{name}.jsonl"
-            plans = [p for p in options.plans.split(";") if fits(heddle, model, p)]
+            rows = f"{TOP}/bench/results/{options.out}-{name}.jsonl"
+            shards = [f"{TOP}/build/{options.out}-{name}-{job}.jsonl" for job in range(options.jobs)]
+            plans = [p for p in options.plans.split(";") if p and fits(model, p)]
             made.append(rows)
-            for tasks in options.tasks.split(","):  # the cheap and telling ones of every plan first
-                out = subprocess.run([heddle, "eval", "-m", model, "-c", str(options.context), "--plans", ";".join(plans) + ";",
-                                      "--tasks", tasks, "--documents", str(options.documents), "--answers",
-                                      str(options.answers), "--last", "--out", rows, *texts], stdout=subprocess.PIPE, text=True)
-                if out.returncode:
-                    return out.returncode
-                with open(f"{TOP}/bench/results/screening-{name}-{tasks}.txt", "w") as table:
-                    table.write(out.stdout)
-                print(out.stdout, flush=True)
+            for tasks in options.tasks.split(","):
+                command = [HEDDLE, "eval", "-m", model, "-t", str(threads), "-c", str(options.context), "--plans",
+                           ";".join(plans) + ";", "--tasks", tasks, "--answers", str(options.answers), *texts]
+                command += ["--last"] if options.rows == "last" else []
+                code, table = run_part(command, rows, options.documents, options.jobs, shards if options.jobs > 1 else [])
+                if code:
+                    return code
+                with open(f"{TOP}/bench/results/{options.out}-{name}-{tasks}.txt", "w") as out:
+                    out.write(table)
+                print(table, flush=True)
     speeds = sorted(glob.glob(TOP + "/bench/results/*ours*.csv"))
-    return subprocess.run([heddle, "report", *made, *speeds, "-o", TOP + "/build/screening.html"]).returncode
+    return subprocess.run([HEDDLE, "report", *made, *speeds, "-o", f"{TOP}/build/{options.out}.html"]).returncode
 
 
 if __name__ == "__main__":
