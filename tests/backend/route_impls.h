@@ -1,4 +1,4 @@
-/* route_impls.h - the implementations of APPEND, SELECT or MERGE that this processor can run. */
+/* route_impls.h - the implementations of a routing op that this processor can run. */
 #ifndef HDL_TEST_ROUTE_IMPLS_H
 #define HDL_TEST_ROUTE_IMPLS_H
 
@@ -15,8 +15,10 @@ enum { MAX_ROUTE_IMPLS = 8 };
 /* The reference is the first. */
 static inline int64_t route_impls(hdl_op op, const hdl_impl *impls[MAX_ROUTE_IMPLS])
 {
-    static const hdl_impl *const tables[] = {hdl_cpu_ref_attend, hdl_cpu_ref_route, hdl_cpu_generic_route, hdl_cpu_avx2_route,
-                                             hdl_cpu_avx512_route};
+    static const hdl_impl *const tables[] = {
+        hdl_cpu_ref_attend, hdl_cpu_ref_route,  hdl_cpu_generic_route, hdl_cpu_generic_score,
+        hdl_cpu_avx2_route, hdl_cpu_avx2_score, hdl_cpu_avx512_route,  hdl_cpu_avx512_score,
+    };
     int64_t n = 0;
     for (int64_t t = 0; t < HDL_COUNT(tables); t++)
         for (const hdl_impl *impl = tables[t]; impl->name; impl++)

@@ -29,6 +29,8 @@ extern const hdl_impl hdl_cpu_generic_attend_rows[], hdl_cpu_avx2_attend_rows[],
 extern const hdl_impl hdl_cpu_generic_route[], hdl_cpu_avx2_route[], hdl_cpu_avx512_route[];
 /* SCORE and SUMMARISE of a model's own index */
 extern const hdl_impl hdl_cpu_generic_index[], hdl_cpu_avx2_index[], hdl_cpu_avx512_index[];
+/* SCORE */
+extern const hdl_impl hdl_cpu_generic_score[], hdl_cpu_avx2_score[], hdl_cpu_avx512_score[];
 extern const hdl_impl hdl_cpu_generic_misc[], hdl_cpu_avx2_misc[], hdl_cpu_avx512_misc[];
 
 #endif

@@ -211,16 +211,6 @@ static float entry_score(const hdl_score_args *args, const hdl_kv_view *kv, cons
     return args->rule == HDL_RULE_INDEX ? dot * k_scale : dot * (k_scale * (q->scale * args->scale));
 }
 
-static float pattern_score(const hdl_score_args *args, int64_t own, int64_t e, int32_t list)
-{
-    int64_t distance = own - e;
-    switch (args->rule) {
-        case HDL_RULE_HASH: return (float)hash24(args->seed, own, e, list) * (1.0f / 16777216.0f);
-        case HDL_RULE_STRIDE: return (e + list) % args->stride ? -INFINITY : 1;
-        default: return distance > 0 && !(distance & (distance - 1)) ? 1 : -INFINITY;
-    }
-}
-
 /* Adds one head's scores s [n] (scored entries) into the list's. */
 static void reduce_head(const hdl_score_args *args, const float *s, int64_t n, int64_t n_heads, bool is_first,
                         float *out)

@@ -1,0 +1,549 @@
+/* simd_score.c - SCORE: query heads against the entries of a plane.
+ *
+ * The entries of a row are cut into pieces of HDL_KV_STRIDE. A piece is scored for all heads at once (keys
+ * are read once and shared by their heads), and where masses are wanted its scores become e^(s - m) under
+ * the piece's own maximum m while they are still in the first-level cache. When all pieces are there their
+ * maxima and sums give each (piece, head) a factor, and a second pass adds up head after head. A row's bits
+ * depend on its own entries alone: not on threads, nor on the other rows of the call.
+ *
+ *   one row per sequence    threads take pieces; scratch [pieces][n_heads][PIECE], the score row of op.h
+ *   many rows               threads take ROWS rows, a KV head at a time, so that the turned keys serve
+ *                           ROWS * group heads; scratch [pieces][ROWS * group][PIECE] a thread
+ *
+ * Bytes and operations for one token of 9 heads and 3 KV heads of 64 in 4 bits: 108 bytes; with 16 lanes
+ * and VNNI 9 multiply-adds, 8 loads and shuffles and 3 masks to turn, 7 for the exponentials: about 30. */
+#include <float.h>
+
+#include "backend/cpu/cpu.h"
+#include "backend/cpu/route_int.h"
+#include "backend/cpu/simd_score_dot.h"
+#include "base/pool.h"
+
+enum { PIECE = HDL_KV_STRIDE, PITCH = PIECE + 16, ROWS = 4, TASK_PIECES = 4, LANES = 16 };
+
+/* Rows (several only without candidates) and heads that share key rows. Query (i, r, g) is
+ * head g of KV head first_kv_head + i in row r: number (i * n_rows + r) * group + g. */
+typedef struct score_unit {
+    const hdl_score_args *args;
+    const hdl_kv_view *kv;
+    kv_walk walk; /* with candidates: entries are its steps */
+    int64_t row;
+    int32_t n_rows, first_kv_head, n_kv_heads, group, n_queries;
+    int64_t n[ROWS], n_most; /* scored entries */
+    int64_t entry_bytes, head_bytes, q_bytes;
+    uint8_t *q;
+    int32_t *bias;  /* [queries] */
+    float *q_scale; /* [queries] */
+    float *s;       /* [slots][n_queries][PITCH]; a slot a piece for masses, a thread else */
+    float *max;     /* [pieces][queries] maxima, then factors */
+    float *sum;     /* [pieces][queries] */
+} score_unit;
+
+static bool is_mass(const hdl_score_args *args)
+{
+    return args->measure == HDL_MEASURE_MASS;
+}
+
+static bool is_integer(const hdl_score_args *args)
+{
+    return args->plane == HDL_PLANE_KEY_I4 || args->plane == HDL_PLANE_KEY_I8 ||
+           args->plane == HDL_PLANE_INDEX;
+}
+
+/* Elements of a head's row in the plane. */
+static int64_t row_dim(const hdl_score_args *args)
+{
+    return args->rule == HDL_RULE_BOUND ? 2 * (int64_t)args->head_dim : args->head_dim;
+}
+
+static int64_t packed_bytes(const hdl_score_args *args)
+{
+    int64_t dim = row_dim(args);
+    return HDL_ALIGN_UP(is_integer(args) ? query_bytes(args->plane, dim) : dim * (int64_t)sizeof(float), 64);
+}
+
+static int64_t count_pieces(int64_t n)
+{
+    return (n + PIECE - 1) / PIECE;
+}
+
+/* ---- scratch ---- */
+
+typedef struct unit_layout {
+    int64_t bias, q_scale, s, max, sum, bytes;
+} unit_layout;
+
+static unit_layout lay_out(const hdl_score_args *args, int64_t n_queries, int64_t n_slots, int64_t n_pieces)
+{
+    int64_t padded = HDL_ALIGN_UP(n_queries, LANES), word = (int64_t)sizeof(float);
+    unit_layout at = {.bias = n_queries * packed_bytes(args)};
+    at.q_scale = at.bias + padded * word;
+    at.max = at.q_scale + padded * word;
+    at.sum = at.max + n_pieces * padded * word;
+    at.s = at.sum + n_pieces * padded * word;
+    at.bytes = HDL_ALIGN_UP(at.s + n_slots * n_queries * PITCH * word, 64);
+    return at;
+}
+
+static unit_layout one_layout(const hdl_score_args *args, int n_threads, int64_t n_pieces)
+{
+    return lay_out(args, args->n_heads, is_mass(args) ? n_pieces : n_threads, n_pieces);
+}
+
+static unit_layout many_layout(const hdl_score_args *args, int64_t n_pieces)
+{
+    return lay_out(args, ROWS * (int64_t)args->n_heads / args->n_kv_heads, is_mass(args) ? n_pieces : 1,
+                   n_pieces);
+}
+
+/* Pieces of the longest row, at least 1. */
+static int64_t most_pieces(const hdl_score_args *args)
+{
+    int64_t size = args->has_candidates ? 1 : args->block_size;
+    return HDL_MAX(count_pieces((args->max_kv_len + size - 1) / size), 1);
+}
+
+static int64_t score_workspace(const void *op, int n_threads)
+{
+    const hdl_score_args *args = op;
+    int64_t n_pieces = most_pieces(args);
+    int64_t one = one_layout(args, n_threads, n_pieces).bytes;
+    if (args->plane == HDL_PLANE_NONE) return 0;
+    return args->max_q_len == 1 ? one : HDL_MAX(one, n_threads * many_layout(args, n_pieces).bytes);
+}
+
+static void place_unit(score_unit *unit, const unit_layout *at, uint8_t *memory)
+{
+    unit->q = memory;
+    unit->bias = (int32_t *)(void *)(memory + at->bias);
+    unit->q_scale = (float *)(void *)(memory + at->q_scale);
+    unit->max = (float *)(void *)(memory + at->max);
+    unit->sum = (float *)(void *)(memory + at->sum);
+    unit->s = (float *)(void *)(memory + at->s);
+}
+
+/* ---- queries ---- */
+
+static void prepare_query(score_unit *unit, int32_t query, const float *x)
+{
+    const hdl_score_args *args = unit->args;
+    int64_t dim = args->head_dim;
+    uint8_t *to = unit->q + query * unit->q_bytes;
+    if (is_integer(args)) {
+        int8_t q8[SCORE_MAX_DIM];
+        float scale = quantise_i8(x, q8, dim);
+        int32_t sum = 0;
+        for (int64_t i = 0; i < dim; i++) sum += q8[i];
+        pack_query(q8, args->plane, dim, to);
+        unit->bias[query] = -sum * (args->plane == HDL_PLANE_KEY_I4 ? 8 : I8_OFFSET);
+        unit->q_scale[query] = args->rule == HDL_RULE_INDEX ? 1 : scale * args->scale;
+        return;
+    }
+    float *y = (float *)(void *)to;
+    unit->q_scale[query] = args->rule == HDL_RULE_PAIRS ? 0.5f * args->scale : args->scale;
+    if (args->rule != HDL_RULE_BOUND) {
+        memcpy(y, x, (size_t)dim * sizeof *x);
+        return;
+    }
+    /* max(q least, q largest) is least times the negative part plus largest times the positive part */
+    for (int64_t i = 0; i < dim; i++) {
+        y[i] = HDL_MIN(x[i], 0.0f);
+        y[dim + i] = HDL_MAX(x[i], 0.0f);
+    }
+}
+
+/* The list of a KV head. */
+static int32_t list_of(const hdl_score_args *args, int32_t kv_head)
+{
+    return (int32_t)((int64_t)kv_head * args->n_lists / args->n_kv_heads);
+}
+
+static void open_unit(score_unit *unit, const hdl_score_args *args, const hdl_attend_seq *seq)
+{
+    int64_t visible = seq->kv_len - seq->q_len + unit->row - seq->first_row + 1, dim = args->head_dim;
+    unit->args = args;
+    unit->kv = &seq->kv;
+    unit->group = args->n_heads / args->n_kv_heads;
+    unit->n_queries = unit->n_kv_heads * unit->n_rows * unit->group;
+    unit->entry_bytes = hdl_plane_entry_bytes(args->plane, seq->kv.plane[0].n_heads, args->head_dim);
+    unit->head_bytes = unit->entry_bytes / seq->kv.plane[0].n_heads;
+    unit->q_bytes = packed_bytes(args);
+    unit->n_most = 0;
+    unit->walk = (kv_walk){0};
+    if (args->has_candidates)
+        unit->walk = candidate_walk(args->candidates, &seq->kv, unit->row, list_of(args, unit->first_kv_head),
+                                    visible);
+    for (int32_t r = 0; r < unit->n_rows; r++) {
+        int64_t n = args->has_candidates ? unit->walk.end : whole_entries(visible + r, args->block_size);
+        unit->n[r] = HDL_MAX(n - (args->rule == HDL_RULE_PAIRS), 0);
+        unit->n_most = HDL_MAX(unit->n_most, unit->n[r]);
+    }
+    for (int32_t query = 0; query < unit->n_queries; query++) {
+        int32_t g = query % unit->group, r = query / unit->group % unit->n_rows;
+        int32_t kv_head = unit->first_kv_head + query / unit->group / unit->n_rows;
+        prepare_query(unit, query,
+                      args->q + (unit->row + r) * args->q_stride + (kv_head * unit->group + g) * dim);
+    }
+    /* logits: one factor for all */
+    float factor = args->reduce == HDL_REDUCE_MEAN ? 1 / ((float)args->n_heads / (float)args->n_lists) : 1;
+    for (int32_t query = 0; query < unit->n_queries; query++) unit->max[query] = factor;
+}
+
+/* ---- a piece ---- */
+
+/* Where VW entries from `entry` lie; past n the last one again. */
+static void find_rows(const score_unit *unit, int64_t entry, int64_t n, const uint8_t *row[VW])
+{
+    const hdl_kv_view *kv = unit->kv;
+    int64_t offset = kv->plane[0].offset, bytes = unit->entry_bytes, block = unit->args->block_size;
+    int64_t page_tokens = (int64_t)1 << kv->page_shift, slot = entry & (page_tokens - 1);
+    if (unit->walk.ids) {
+        for (int64_t i = 0; i < n; i++) {
+            int64_t token = walk_token(&unit->walk, entry + i);
+            row[i] = kv_page_of(kv, token, &slot) + offset + slot * bytes;
+        }
+    } else if (block == 1 && slot + n <= page_tokens) {
+        const uint8_t *first = kv->pages[entry >> kv->page_shift] + offset + slot * bytes;
+        for (int64_t i = 0; i < n; i++) row[i] = first + i * bytes;
+    } else {
+        for (int64_t i = 0; i < n; i++) row[i] = plane_at(kv, offset, entry + i, block, bytes);
+    }
+    for (int64_t i = n; i < VW; i++) row[i] = row[n - 1];
+}
+
+/* The keys' scales of one head. */
+static void find_scales(const score_unit *unit, int64_t entry, int64_t n, int32_t kv_head, float *scale)
+{
+    const hdl_kv_view *kv = unit->kv;
+    int32_t n_heads = kv->plane[0].n_heads;
+    int64_t offset = kv->plane[0].scale_offset + kv_head * (int64_t)sizeof(float);
+    int64_t page_tokens = (int64_t)1 << kv->page_shift, slot;
+    if (unit->walk.ids) {
+        for (int64_t i = 0; i < n; i++) {
+            const uint8_t *page = kv_page_of(kv, walk_token(&unit->walk, entry + i), &slot);
+            memcpy(&scale[i], page + offset + slot * n_heads * (int64_t)sizeof(float), sizeof *scale);
+        }
+        return;
+    }
+    for (int64_t i = 0, end; i < n; i = end) {
+        const uint8_t *page = kv_page_of(kv, entry + i, &slot);
+        const float *from = (const float *)(const void *)(page + offset) + slot * n_heads;
+        end = HDL_MIN(i + page_tokens - slot, n);
+        for (int64_t j = i; j < end; j++) scale[j] = from[(j - i) * n_heads];
+    }
+}
+
+/* Raw products of the piece's entries: s [n_queries][PITCH]. */
+static void multiply_piece(const score_unit *unit, int64_t begin, int64_t n, float *s)
+{
+    const hdl_score_args *args = unit->args;
+    uint8_t keys[KEY_BUFFER_BYTES] __attribute__((aligned(64)));
+    const uint8_t *row[VW];
+    int64_t dim = row_dim(args), n_bytes = key_row_bytes(args->plane, dim);
+    int32_t per_head = unit->n_rows * unit->group;
+    bool is_turned = is_integer(args);
+    for (int64_t i = 0; i < n; i += VW) {
+        find_rows(unit, begin + i, HDL_MIN(n - i, (int64_t)VW), row);
+        for (int32_t head = 0; head < unit->n_kv_heads; head++) {
+            int64_t offset = (unit->first_kv_head + head) * unit->head_bytes;
+            if (is_turned) gather_keys(row, offset, n_bytes, args->plane, keys);
+            for (int32_t j = 0; j < per_head; j += BATCH) {
+                int32_t query = head * per_head + j;
+                int group = HDL_MIN(per_head - j, (int)BATCH);
+                const uint8_t *q = unit->q + query * unit->q_bytes;
+                float *to = s + query * PITCH + i;
+                if (is_turned)
+                    dot_batch(keys, n_bytes, q, unit->q_bytes, unit->bias + query, to, PITCH, args->plane,
+                              group);
+                else
+                    dot_f16(row, offset, dim, q, unit->q_bytes, to, PITCH, group);
+            }
+        }
+    }
+}
+
+/* Products become scores. */
+static void shape_scores(const score_unit *unit, int64_t n, const float *k_scale, float q_scale, float *s)
+{
+    bool is_pairs = unit->args->rule == HDL_RULE_PAIRS;
+    for (int64_t i = 0; i < n; i += VW) {
+        vf x = vf_load(s + i), scale = vf_set1(q_scale);
+        if (is_pairs) x = vf_add(x, vf_load(s + i + 1));
+        if (k_scale) scale = vf_mul(vf_load(k_scale + i), scale);
+        vf_store(s + i, vf_mul(x, scale));
+    }
+}
+
+/* Scores become e^(s - max). */
+static void weigh_scores(float *s, int64_t n, float *max, float *sum)
+{
+    vf top = vf_set1(-INFINITY), total = vf_set1(0);
+    for (int64_t i = 0; i < n; i += VW) {
+        vf x = vf_load(s + i);
+        if (i + VW > n) vf_store(s + i, x = vf_keep(x, 0, n - i));
+        top = vf_max(x, top);
+    }
+    *max = vf_top(top);
+    vf m = vf_set1(HDL_MAX(*max, -FLT_MAX));
+    for (int64_t i = 0; i < n; i += VW) {
+        vf p = vf_exp(vf_sub(vf_load(s + i), m));
+        vf_store(s + i, p);
+        total = vf_add(total, p);
+    }
+    *sum = vf_sum(total);
+}
+
+static int64_t padded_queries(const score_unit *unit)
+{
+    return HDL_ALIGN_UP((int64_t)unit->n_queries, LANES);
+}
+
+/* Entries of row r in the piece. */
+static int64_t n_in_piece(const score_unit *unit, int64_t piece, int32_t r)
+{
+    return HDL_MIN(HDL_MAX(unit->n[r] - piece * PIECE, 0), (int64_t)PIECE);
+}
+
+static void score_piece(const score_unit *unit, int64_t piece, int64_t slot)
+{
+    const hdl_score_args *args = unit->args;
+    int64_t begin = piece * PIECE, n = HDL_MIN(unit->n_most - begin, (int64_t)PIECE);
+    float *s = unit->s + slot * unit->n_queries * PITCH, k_scale[PIECE + LANES] = {0};
+    int32_t per_head = unit->n_rows * unit->group;
+    multiply_piece(unit, begin, n + (args->rule == HDL_RULE_PAIRS), s);
+    float *max = unit->max + piece * padded_queries(unit), *sum = unit->sum + piece * padded_queries(unit);
+    for (int32_t query = 0; query < unit->n_queries; query++) {
+        int32_t head = query / per_head, r = query / unit->group % unit->n_rows;
+        float *x = s + query * PITCH;
+        if (is_integer(args) && query % per_head == 0)
+            find_scales(unit, begin, n, unit->first_kv_head + head, k_scale);
+        shape_scores(unit, n, is_integer(args) ? k_scale : NULL, unit->q_scale[query], x);
+        if (is_mass(args)) weigh_scores(x, n_in_piece(unit, piece, r), &max[query], &sum[query]);
+    }
+    for (int64_t query = unit->n_queries; query < padded_queries(unit) && is_mass(args); query++) {
+        max[query] = -INFINITY;
+        sum[query] = 0;
+    }
+}
+
+/* Maxima and sums of the pieces become the factors of their weights. */
+static void merge_pieces(const score_unit *unit)
+{
+    const hdl_score_args *args = unit->args;
+    int64_t n_pieces = count_pieces(unit->n_most), stride = padded_queries(unit);
+    float n_heads = args->reduce == HDL_REDUCE_MEAN ? (float)(args->n_heads / args->n_lists) : 1;
+    for (int64_t q = 0; q < stride; q += VW) {
+        vf top = vf_set1(-FLT_MAX), total = vf_set1(0);
+        float share[VW];
+        for (int64_t p = 0; p < n_pieces; p++) top = vf_max(vf_load(unit->max + p * stride + q), top);
+        for (int64_t p = 0; p < n_pieces; p++) {
+            float *factor = unit->max + p * stride + q;
+            vf shrink = vf_exp(vf_sub(vf_load(factor), top));
+            vf_store(factor, shrink);
+            total = vf_fma(vf_load(unit->sum + p * stride + q), shrink, total);
+        }
+        vf_store(share, total);
+        for (int i = 0; i < VW; i++) share[i] = share[i] > 0 ? 1 / (share[i] * n_heads) : 0;
+        for (int64_t p = 0; p < n_pieces; p++) {
+            float *factor = unit->max + p * stride + q;
+            vf_store(factor, vf_mul(vf_load(factor), vf_load(share)));
+        }
+    }
+}
+
+/* Adds KV heads [from, to) of the unit, all of one list, into the list's scores of row r: head after head,
+ * so that a list made of several units has the same bits. */
+static void reduce_heads(const score_unit *unit, int64_t piece, const float *s, int32_t r, int32_t from,
+                         int32_t to)
+{
+    const hdl_score_args *args = unit->args;
+    int32_t kv_head = unit->first_kv_head + from, per_head = unit->n_rows * unit->group;
+    bool is_first = kv_head % (args->n_kv_heads / args->n_lists) == 0;
+    bool is_max = args->reduce == HDL_REDUCE_MAX;
+    int64_t n = n_in_piece(unit, piece, r);
+    float *out = args->score +
+                 ((unit->row + r) * args->n_lists + list_of(args, kv_head)) * args->score_stride +
+                 piece * PIECE;
+    const float *factor = unit->max + (is_mass(args) ? piece * padded_queries(unit) : 0);
+    for (int64_t i = 0; i < n; i += VW) {
+        float old[VW] = {0};
+        size_t bytes = (size_t)HDL_MIN(n - i, (int64_t)VW) * sizeof *old;
+        if (!is_first) memcpy(old, out + i, bytes);
+        vf x = is_max && is_first ? vf_set1(-INFINITY) : vf_load(old);
+        for (int32_t head = from; head < to; head++)
+            for (int32_t g = 0; g < unit->group; g++) {
+                int32_t query = head * per_head + r * unit->group + g;
+                vf y = vf_load(s + query * PITCH + i), f = vf_set1(factor[query]);
+                x = is_max ? vf_max(vf_mul(y, f), x) : vf_fma(y, f, x);
+            }
+        vf_store(old, x);
+        memcpy(out + i, old, bytes);
+    }
+}
+
+static void reduce_piece(const score_unit *unit, int64_t piece, int64_t slot)
+{
+    const float *s = unit->s + slot * unit->n_queries * PITCH;
+    int32_t in_list = unit->args->n_kv_heads / unit->args->n_lists;
+    for (int32_t r = 0; r < unit->n_rows; r++)
+        for (int32_t from = 0, to; from < unit->n_kv_heads; from = to) {
+            int32_t kv_head = unit->first_kv_head + from;
+            to = HDL_MIN(from + in_list - kv_head % in_list, unit->n_kv_heads);
+            reduce_heads(unit, piece, s, r, from, to);
+        }
+}
+
+/* The entry that the row sees in part, and in a rule over pairs the last one. */
+static void close_row(const hdl_score_args *args, int64_t row, int32_t list, int64_t visible, int64_t n)
+{
+    float *out = args->score + (row * args->n_lists + list) * args->score_stride;
+    for (int64_t e = n; e < (visible + args->block_size - 1) / args->block_size; e++) out[e] = -INFINITY;
+}
+
+static void close_unit(const score_unit *unit, const hdl_attend_seq *seq)
+{
+    int32_t in_list = unit->args->n_kv_heads / unit->args->n_lists;
+    for (int32_t r = 0; r < unit->n_rows && !unit->args->has_candidates; r++)
+        for (int32_t head = unit->first_kv_head; head < unit->first_kv_head + unit->n_kv_heads;
+             head += in_list)
+            close_row(unit->args, unit->row + r, list_of(unit->args, head),
+                      seq->kv_len - seq->q_len + unit->row + r - seq->first_row + 1, unit->n[r]);
+}
+
+/* ---- one row per sequence ---- */
+
+static void score_task(void *arg, int64_t task, int thread)
+{
+    const score_unit *unit = arg;
+    int64_t n_pieces = count_pieces(unit->n_most), end = HDL_MIN((task + 1) * TASK_PIECES, n_pieces);
+    bool is_kept = is_mass(unit->args);
+    for (int64_t piece = task * TASK_PIECES; piece < end; piece++) {
+        score_piece(unit, piece, is_kept ? piece : thread);
+        if (!is_kept) reduce_piece(unit, piece, thread);
+    }
+}
+
+static void reduce_task(void *arg, int64_t task, int thread)
+{
+    (void)thread;
+    const score_unit *unit = arg;
+    int64_t n_pieces = count_pieces(unit->n_most), end = HDL_MIN((task + 1) * TASK_PIECES, n_pieces);
+    for (int64_t piece = task * TASK_PIECES; piece < end; piece++) reduce_piece(unit, piece, piece);
+}
+
+/* Row `row` alone, KV heads [first, first + n). */
+static void score_one(const hdl_launch *launch, const hdl_score_args *args, int64_t row, int32_t first,
+                      int32_t n)
+{
+    const hdl_attend_seq *seq = score_seq_of(args, row);
+    unit_layout at = one_layout(args, launch->n_threads, most_pieces(args));
+    score_unit unit = {.row = row, .n_rows = 1, .first_kv_head = first, .n_kv_heads = n};
+    place_unit(&unit, &at, launch->workspace);
+    open_unit(&unit, args, seq);
+    int64_t n_tasks = (count_pieces(unit.n_most) + TASK_PIECES - 1) / TASK_PIECES;
+    hdl_parallel_for(launch->n_threads, n_tasks, score_task, &unit);
+    if (is_mass(args)) {
+        merge_pieces(&unit);
+        hdl_parallel_for(launch->n_threads, n_tasks, reduce_task, &unit);
+    }
+    close_unit(&unit, seq);
+}
+
+static void score_ones(const hdl_launch *launch, const hdl_score_args *args)
+{
+    int32_t n = args->n_kv_heads; /* candidates may differ by list */
+    if (args->has_candidates && args->candidates->n_lists > 1) n /= args->n_lists;
+    for (int64_t row = 0; row < args->n_rows; row++)
+        for (int32_t head = 0; head < args->n_kv_heads; head += n) score_one(launch, args, row, head, n);
+}
+
+/* ---- many rows ---- */
+
+typedef struct many_call {
+    const hdl_score_args *args;
+    uint8_t *memory;
+    unit_layout at;
+    int32_t rows; /* of a task */
+} many_call;
+
+static int64_t count_tasks(const many_call *call, const hdl_attend_seq *seq)
+{
+    return (seq->q_len + call->rows - 1) / call->rows;
+}
+
+static void score_rows(void *arg, int64_t task, int thread)
+{
+    const many_call *call = arg;
+    const hdl_score_args *args = call->args;
+    const hdl_attend_seq *seq = args->seqs;
+    for (; task >= count_tasks(call, seq); seq++) task -= count_tasks(call, seq);
+    score_unit unit = {.row = seq->first_row + task * call->rows, .n_kv_heads = 1};
+    unit.n_rows = (int32_t)HDL_MIN((int64_t)call->rows, seq->q_len - task * call->rows);
+    place_unit(&unit, &call->at, call->memory + thread * call->at.bytes);
+    for (int32_t head = 0; head < args->n_kv_heads; head++) {
+        unit.first_kv_head = head;
+        open_unit(&unit, args, seq);
+        int64_t n_pieces = count_pieces(unit.n_most);
+        for (int64_t piece = 0; piece < n_pieces; piece++) {
+            score_piece(&unit, piece, is_mass(args) ? piece : 0);
+            if (!is_mass(args)) reduce_piece(&unit, piece, 0);
+        }
+        if (is_mass(args)) {
+            merge_pieces(&unit);
+            for (int64_t piece = 0; piece < n_pieces; piece++) reduce_piece(&unit, piece, piece);
+        }
+        close_unit(&unit, seq);
+    }
+}
+
+static void score_many(const hdl_launch *launch, const hdl_score_args *args)
+{
+    many_call call = {args, launch->workspace, many_layout(args, most_pieces(args)),
+                      args->has_candidates ? 1 : ROWS};
+    int64_t n_tasks = 0;
+    for (int32_t s = 0; s < args->n_seqs; s++) n_tasks += count_tasks(&call, &args->seqs[s]);
+    hdl_parallel_for(launch->n_threads, n_tasks, score_rows, &call);
+}
+
+/* ---- patterns ---- */
+
+static void score_pattern(void *arg, int64_t task, int thread)
+{
+    (void)thread;
+    const hdl_score_args *args = arg;
+    int64_t row = task / args->n_lists;
+    int32_t list = (int32_t)(task % args->n_lists);
+    const hdl_attend_seq *seq = score_seq_of(args, row);
+    int64_t visible = seq->kv_len - seq->q_len + row - seq->first_row + 1;
+    int64_t n = whole_entries(visible, args->block_size), own = (visible - 1) / args->block_size;
+    float *out = args->score + task * args->score_stride;
+    if (args->has_candidates) n = candidate_walk(args->candidates, &seq->kv, row, list, visible).end;
+    for (int64_t e = 0; e < n; e++) out[e] = pattern_score(args, own, e, list);
+    if (!args->has_candidates) close_row(args, row, list, visible, n);
+}
+
+/* ---- the row ---- */
+
+static const char *score_why_not(const void *op)
+{
+    const hdl_score_args *args = op;
+    if (args->plane == HDL_PLANE_NONE) return NULL;
+    if (args->head_dim % 16) return "head_dim is not a multiple of 16";
+    return args->head_dim > SCORE_MAX_DIM ? "head_dim is more than 1024" : NULL;
+}
+
+static void score(const hdl_launch *launch, const void *op)
+{
+    hdl_score_args args = *(const hdl_score_args *)op;
+    if (args.plane == HDL_PLANE_NONE)
+        hdl_parallel_for(launch->n_threads, args.n_rows * args.n_lists, score_pattern, &args);
+    else if (args.max_q_len == 1)
+        score_ones(launch, &args);
+    else
+        score_many(launch, &args);
+}
+
+const hdl_impl HDL_CPU_ROWS(score)[] = {
+    {"score" HDL_ISA_SUFFIX, HDL_OP_SCORE, (hdl_isa)THIS_ISA, score_why_not, score_workspace, score},
+    {NULL, HDL_OP_SCORE, (hdl_isa)THIS_ISA, NULL, NULL, NULL},
+};

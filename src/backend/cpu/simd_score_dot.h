@@ -1,0 +1,389 @@
+/* simd_score_dot.h - dot products of VW entries with a few query heads, one lane an entry.
+ *
+ * Integer keys are turned round in registers (8 dwords of VW rows a chunk), so that each lane adds up its
+ * own entry and nothing is summed across lanes. The turned keys stay in a small buffer which every query
+ * head that shares them reads: a chunk costs its loads, 24 shuffles and 8 stores once, then per head
+ * 8 (int8) or 16 (4 bits) multiply-adds. Integers are exact, so all instruction sets give the same bits.
+ *
+ * Rows may be of any length that is a multiple of 4 bytes; queries are padded with zeros to whole chunks.
+ * Only `static` functions may stand here: see cpu.h. */
+#ifndef HDL_SIMD_SCORE_DOT_H
+#define HDL_SIMD_SCORE_DOT_H
+
+#include "backend/cpu/simd_attend_int.h"
+#include "backend/summary.h"
+
+enum {
+    SCORE_MAX_DIM = 1024,
+    CHUNK_BYTES = 32, /* of a key row */
+    BATCH = 4,        /* query heads at once */
+#if defined(HDL_ISA_avx512)
+    I8_OFFSET = 128, /* keys become unsigned */
+    KEY_BUFFER_BYTES = SCORE_MAX_DIM * VW
+#elif defined(HDL_ISA_avx2)
+    I8_OFFSET = 0, /* |k| times the sign of k moved to q */
+    KEY_BUFFER_BYTES = SCORE_MAX_DIM * VW
+#else
+    I8_OFFSET = 0,
+    KEY_BUFFER_BYTES = SCORE_MAX_DIM * VW * 2
+#endif
+};
+
+/* Bytes of a key's row of this kind in the plane. */
+static inline int64_t key_row_bytes(hdl_plane_kind kind, int64_t dim)
+{
+    return kind == HDL_PLANE_KEY_I4 ? dim / 2 : dim;
+}
+
+#if defined(HDL_ISA_avx512) || defined(HDL_ISA_avx2)
+#if defined(HDL_ISA_avx512)
+typedef __m512i vi;
+
+ALWAYS_INLINE vi vi_set1(int32_t x)
+{
+    return _mm512_set1_epi32(x);
+}
+ALWAYS_INLINE vi vi_load(const void *p)
+{
+    return _mm512_load_si512(p);
+}
+ALWAYS_INLINE void vi_store(void *p, vi v)
+{
+    _mm512_store_si512(p, v);
+}
+ALWAYS_INLINE vi vi_add(vi a, vi b)
+{
+    return _mm512_add_epi32(a, b);
+}
+ALWAYS_INLINE vf vi_float(vi a)
+{
+    return _mm512_cvtepi32_ps(a);
+}
+/* The halves of the bytes, 0..15 each. */
+ALWAYS_INLINE vi vi_low4(vi a)
+{
+    return _mm512_and_si512(a, _mm512_set1_epi8(15));
+}
+ALWAYS_INLINE vi vi_high4(vi a)
+{
+    return vi_low4(_mm512_srli_epi16(a, 4));
+}
+ALWAYS_INLINE vi vi_unpack(vi a, vi b, const bool is_high)
+{
+    return is_high ? _mm512_unpackhi_epi32(a, b) : _mm512_unpacklo_epi32(a, b);
+}
+ALWAYS_INLINE vi vi_unpack2(vi a, vi b, const bool is_high)
+{
+    return is_high ? _mm512_unpackhi_epi64(a, b) : _mm512_unpacklo_epi64(a, b);
+}
+ALWAYS_INLINE vi vi_lanes(vi a, vi b, const bool is_high)
+{
+    return is_high ? _mm512_shuffle_i32x4(a, b, 0xdd) : _mm512_shuffle_i32x4(a, b, 0x88);
+}
+/* `n` bytes of rows i and i + 4 (0..3 or 8..11) side by side. */
+ALWAYS_INLINE vi vi_rows(const uint8_t *const *row, int i, int64_t at, uint32_t n)
+{
+    __mmask8 mask = (__mmask8)((1u << n / 4) - 1);
+    const uint8_t *a = row[i < 4 ? i : i + 4] + at, *b = row[i < 4 ? i + 4 : i + 8] + at;
+    return _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_maskz_loadu_epi32(mask, a)),
+                              _mm256_maskz_loadu_epi32(mask, b), 1);
+}
+#else
+typedef __m256i vi;
+
+ALWAYS_INLINE vi vi_set1(int32_t x)
+{
+    return _mm256_set1_epi32(x);
+}
+ALWAYS_INLINE vi vi_load(const void *p)
+{
+    return _mm256_load_si256(p);
+}
+ALWAYS_INLINE void vi_store(void *p, vi v)
+{
+    _mm256_store_si256(p, v);
+}
+ALWAYS_INLINE vi vi_add(vi a, vi b)
+{
+    return _mm256_add_epi32(a, b);
+}
+ALWAYS_INLINE vf vi_float(vi a)
+{
+    return _mm256_cvtepi32_ps(a);
+}
+ALWAYS_INLINE vi vi_low4(vi a)
+{
+    return _mm256_and_si256(a, _mm256_set1_epi8(15));
+}
+ALWAYS_INLINE vi vi_high4(vi a)
+{
+    return vi_low4(_mm256_srli_epi16(a, 4));
+}
+ALWAYS_INLINE vi vi_unpack(vi a, vi b, const bool is_high)
+{
+    return is_high ? _mm256_unpackhi_epi32(a, b) : _mm256_unpacklo_epi32(a, b);
+}
+ALWAYS_INLINE vi vi_unpack2(vi a, vi b, const bool is_high)
+{
+    return is_high ? _mm256_unpackhi_epi64(a, b) : _mm256_unpacklo_epi64(a, b);
+}
+ALWAYS_INLINE vi vi_lanes(vi a, vi b, const bool is_high)
+{
+    return is_high ? _mm256_permute2x128_si256(a, b, 0x31) : _mm256_permute2x128_si256(a, b, 0x20);
+}
+ALWAYS_INLINE vi vi_rows(const uint8_t *const *row, int i, int64_t at, uint32_t n)
+{
+    if (n == CHUNK_BYTES) return _mm256_loadu_si256((const __m256i *)(const void *)(row[i] + at));
+    __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    return _mm256_maskload_epi32((const int *)(const void *)(row[i] + at),
+                                 _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n / 4), lane));
+}
+#endif
+
+/* out[d] = dword d of the rows' bytes [at, at + n), lane i from row i. */
+ALWAYS_INLINE void turn_chunk(const uint8_t *const *row, int64_t at, uint32_t n, vi out[8])
+{
+    vi r[8], t[8];
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++) r[i] = vi_rows(row, i, at, n);
+#pragma GCC unroll 4
+    for (int i = 0; i < 8; i += 2) {
+        t[i] = vi_unpack(r[i], r[i + 1], false);
+        t[i + 1] = vi_unpack(r[i], r[i + 1], true);
+    }
+#pragma GCC unroll 2
+    for (int i = 0; i < 8; i += 4) {
+        r[i] = vi_unpack2(t[i], t[i + 2], false);
+        r[i + 1] = vi_unpack2(t[i], t[i + 2], true);
+        r[i + 2] = vi_unpack2(t[i + 1], t[i + 3], false);
+        r[i + 3] = vi_unpack2(t[i + 1], t[i + 3], true);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        out[i] = vi_lanes(r[i], r[i + 4], false);
+        out[i + 4] = vi_lanes(r[i], r[i + 4], true);
+    }
+}
+
+/* Keys of VW entries, n_bytes at `offset` of each row, into the buffer in the order dot_batch reads. */
+static void gather_keys(const uint8_t *const *row, int64_t offset, int64_t n_bytes, hdl_plane_kind kind,
+                        uint8_t *buffer)
+{
+    for (int64_t at = 0; at < n_bytes; at += CHUNK_BYTES, buffer += 8 * sizeof(vi)) {
+        vi key[8];
+        turn_chunk(row, offset + at, (uint32_t)HDL_MIN(n_bytes - at, (int64_t)CHUNK_BYTES), key);
+#pragma GCC unroll 8
+        for (int i = 0; i < 8; i++) {
+#if defined(HDL_ISA_avx512)
+            if (kind != HDL_PLANE_KEY_I4) key[i] = _mm512_xor_si512(key[i], _mm512_set1_epi8((char)0x80));
+#endif
+            vi_store(buffer + i * (int64_t)sizeof(vi), key[i]);
+        }
+    }
+    (void)kind;
+}
+
+static inline int64_t query_bytes(hdl_plane_kind kind, int64_t dim)
+{
+    return HDL_ALIGN_UP(key_row_bytes(kind, dim), CHUNK_BYTES) * (kind == HDL_PLANE_KEY_I4 ? 2 : 1);
+}
+
+/* q8 [dim] in the order of the keys: chunk by chunk, of 4-bit keys the low halves' elements first. */
+static void pack_query(const int8_t *q8, hdl_plane_kind kind, int64_t dim, uint8_t *to)
+{
+    int64_t n = key_row_bytes(kind, dim);
+    memset(to, 0, (size_t)query_bytes(kind, dim));
+    for (int64_t at = 0; at < n; at += CHUNK_BYTES) {
+        size_t part = (size_t)HDL_MIN(n - at, (int64_t)CHUNK_BYTES);
+        memcpy(to, q8 + at, part);
+        to += CHUNK_BYTES;
+        if (kind != HDL_PLANE_KEY_I4) continue;
+        memcpy(to, q8 + n + at, part);
+        to += CHUNK_BYTES;
+    }
+}
+
+ALWAYS_INLINE vi query_dword(const uint8_t *q)
+{
+    int32_t x;
+    memcpy(&x, q, sizeof x);
+    return vi_set1(x);
+}
+
+/* sum [group] += the products of one chunk; two sums a head, so that the adds overlap. */
+#if defined(HDL_ISA_avx512)
+ALWAYS_INLINE void dot_chunk(const uint8_t *key, const uint8_t *q, int64_t q_bytes, vi (*sum)[2],
+                             const bool is_i4, const int group)
+{
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++) {
+        vi x = vi_load(key + i * (int64_t)sizeof(vi));
+        vi first = is_i4 ? vi_low4(x) : x, second = is_i4 ? vi_high4(x) : x;
+#pragma GCC unroll 4
+        for (int g = 0; g < group; g++) {
+            const uint8_t *y = q + g * q_bytes + 4 * i;
+            int which = is_i4 ? 0 : i & 1;
+            sum[g][which] = _mm512_dpbusd_epi32(sum[g][which], first, query_dword(y));
+            if (is_i4) sum[g][1] = _mm512_dpbusd_epi32(sum[g][1], second, query_dword(y + CHUNK_BYTES));
+        }
+    }
+}
+#else
+ALWAYS_INLINE void dot_chunk(const uint8_t *key, const uint8_t *q, int64_t q_bytes, vi (*sum)[2],
+                             const bool is_i4, const int group)
+{
+    const vi ones = _mm256_set1_epi16(1);
+#pragma GCC unroll 2
+    for (int half = 0; half < 8; half += 4) { /* 8 products of 15 * 127 * 2 fit 16 bits */
+        vi s[BATCH];
+#pragma GCC unroll 4
+        for (int g = 0; g < group; g++) s[g] = _mm256_setzero_si256();
+#pragma GCC unroll 4
+        for (int i = half; i < half + 4; i++) {
+            vi x = vi_load(key + i * (int64_t)sizeof(vi));
+            vi first = is_i4 ? vi_low4(x) : _mm256_abs_epi8(x), second = is_i4 ? vi_high4(x) : x;
+#pragma GCC unroll 4
+            for (int g = 0; g < group; g++) {
+                vi y = query_dword(q + g * q_bytes + 4 * i);
+                if (is_i4) {
+                    vi z = query_dword(q + g * q_bytes + 4 * i + CHUNK_BYTES);
+                    s[g] = _mm256_add_epi16(s[g], _mm256_maddubs_epi16(first, y));
+                    s[g] = _mm256_add_epi16(s[g], _mm256_maddubs_epi16(second, z));
+                } else { /* 2 * 127 * 127 fits alone */
+                    vi product = _mm256_maddubs_epi16(first, _mm256_sign_epi8(y, second));
+                    sum[g][i & 1] = vi_add(sum[g][i & 1], _mm256_madd_epi16(product, ones));
+                }
+            }
+        }
+        for (int g = 0; g < group && is_i4; g++)
+            sum[g][half / 4] = vi_add(sum[g][half / 4], _mm256_madd_epi16(s[g], ones));
+    }
+}
+#endif
+
+ALWAYS_INLINE void dot_as(const uint8_t *key, int64_t n_bytes, const uint8_t *q, int64_t q_bytes,
+                          const int32_t *bias, float *dots, int64_t stride, const bool is_i4, const int group)
+{
+    vi sum[BATCH][2];
+#pragma GCC unroll 4
+    for (int g = 0; g < group; g++) sum[g][0] = vi_set1(bias[g]), sum[g][1] = vi_set1(0);
+    for (int64_t at = 0; at < n_bytes; at += CHUNK_BYTES) {
+        dot_chunk(key, q, q_bytes, sum, is_i4, group);
+        key += 8 * sizeof(vi);
+        q += is_i4 ? 2 * CHUNK_BYTES : CHUNK_BYTES;
+    }
+#pragma GCC unroll 4
+    for (int g = 0; g < group; g++) vf_store(dots + g * stride, vi_float(vi_add(sum[g][0], sum[g][1])));
+}
+
+#else
+
+/* Plain: keys and queries as int16, products in the form that compilers turn into vectors. */
+static void gather_keys(const uint8_t *const *row, int64_t offset, int64_t n_bytes, hdl_plane_kind kind,
+                        uint8_t *buffer)
+{
+    int16_t *to = (int16_t *)(void *)buffer;
+    for (int t = 0; t < VW; t++, to += n_bytes) {
+        const uint8_t *key = row[t] + offset;
+        if (kind != HDL_PLANE_KEY_I4) {
+            for (int64_t i = 0; i < n_bytes; i++) to[i] = (int8_t)key[i];
+            continue;
+        }
+        for (int64_t i = 0; i < n_bytes; i++) {
+            to[i] = (int16_t)((key[i] & 15) - 8);
+            to[i + n_bytes] = (int16_t)((key[i] >> 4) - 8);
+        }
+        to += n_bytes;
+    }
+}
+
+static inline int64_t query_bytes(hdl_plane_kind kind, int64_t dim)
+{
+    (void)kind;
+    return 2 * dim;
+}
+
+static void pack_query(const int8_t *q8, hdl_plane_kind kind, int64_t dim, uint8_t *to)
+{
+    (void)kind;
+    for (int64_t i = 0; i < dim; i++) ((int16_t *)(void *)to)[i] = q8[i];
+}
+
+ALWAYS_INLINE void dot_as(const uint8_t *key, int64_t n_bytes, const uint8_t *q, int64_t q_bytes,
+                          const int32_t *bias, float *dots, int64_t stride, const bool is_i4, const int group)
+{
+    int64_t dim = is_i4 ? 2 * n_bytes : n_bytes;
+    (void)bias;
+    for (int g = 0; g < group; g++)
+        for (int t = 0; t < VW; t++) {
+            const int16_t *x = (const int16_t *)(const void *)key + t * dim;
+            const int16_t *y = (const int16_t *)(const void *)(q + g * q_bytes);
+            int32_t sum = 0;
+            for (int64_t i = 0; i < dim; i++) sum += x[i] * y[i];
+            dots[g * stride + t] = (float)sum;
+        }
+}
+#endif
+
+/* dots[g * stride + 0..VW) of up to BATCH queries with the gathered keys; bias is -offset * sum of q. */
+static void dot_batch(const uint8_t *key, int64_t n_bytes, const uint8_t *q, int64_t q_bytes,
+                      const int32_t *bias, float *dots, int64_t stride, hdl_plane_kind kind, int group)
+{
+    if (kind == HDL_PLANE_KEY_I4) {
+        switch (group) {
+            case 1: dot_as(key, n_bytes, q, q_bytes, bias, dots, stride, true, 1); break;
+            case 2: dot_as(key, n_bytes, q, q_bytes, bias, dots, stride, true, 2); break;
+            case 3: dot_as(key, n_bytes, q, q_bytes, bias, dots, stride, true, 3); break;
+            default: dot_as(key, n_bytes, q, q_bytes, bias, dots, stride, true, 4); break;
+        }
+        return;
+    }
+    switch (group) {
+        case 1: dot_as(key, n_bytes, q, q_bytes, bias, dots, stride, false, 1); break;
+        case 2: dot_as(key, n_bytes, q, q_bytes, bias, dots, stride, false, 2); break;
+        case 3: dot_as(key, n_bytes, q, q_bytes, bias, dots, stride, false, 3); break;
+        default: dot_as(key, n_bytes, q, q_bytes, bias, dots, stride, false, 4); break;
+    }
+}
+
+/* The same for f16 at `offset` of each row, lanes being elements: dim is a multiple of 16. */
+ALWAYS_INLINE void dot_f16_as(const uint8_t *const *row, int64_t offset, int64_t dim, const uint8_t *q,
+                              int64_t q_bytes, float *dots, int64_t stride, const int group)
+{
+    vf part[BATCH][VW / 4];
+    for (int i = 0; i < VW / 4; i++, row += FOLD_STRIDE) {
+        vf sum[BATCH][4];
+#pragma GCC unroll 4
+        for (int g = 0; g < group; g++)
+#pragma GCC unroll 4
+            for (int t = 0; t < 4; t++) sum[g][t] = vf_set1(0);
+        for (int64_t d = 0; d < dim; d += VW) {
+            vf x[4];
+#pragma GCC unroll 4
+            for (int t = 0; t < 4; t++) x[t] = vf_load_f16(row[FOLD_TOKEN[t]] + offset + 2 * d);
+#pragma GCC unroll 4
+            for (int g = 0; g < group; g++) {
+                vf z = vf_load((const float *)(const void *)(q + g * q_bytes) + d);
+#pragma GCC unroll 4
+                for (int t = 0; t < 4; t++) sum[g][t] = vf_fma(x[t], z, sum[g][t]);
+            }
+        }
+#pragma GCC unroll 4
+        for (int g = 0; g < group; g++) part[g][i] = vf_fold4(sum[g][0], sum[g][1], sum[g][2], sum[g][3]);
+    }
+#pragma GCC unroll 4
+    for (int g = 0; g < group; g++) vf_store(dots + g * stride, vf_fold_last(part[g]));
+}
+
+static void dot_f16(const uint8_t *const *row, int64_t offset, int64_t dim, const uint8_t *q, int64_t q_bytes,
+                    float *dots, int64_t stride, int group)
+{
+    switch (group) {
+        case 1: dot_f16_as(row, offset, dim, q, q_bytes, dots, stride, 1); break;
+        case 2: dot_f16_as(row, offset, dim, q, q_bytes, dots, stride, 2); break;
+        case 3: dot_f16_as(row, offset, dim, q, q_bytes, dots, stride, 3); break;
+        default: dot_f16_as(row, offset, dim, q, q_bytes, dots, stride, 4); break;
+    }
+}
+
+#endif

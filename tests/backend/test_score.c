@@ -1,0 +1,284 @@
+/* test_score.c - SCORE of every instruction set against the reference, and what must not change a bit. */
+#include "backend/plane_cases.h"
+
+typedef struct score_case {
+    const char *name;
+    hdl_score_rule rule;
+    hdl_plane_kind plane;
+    hdl_measure measure;
+    hdl_reduce reduce;
+    int32_t n_heads, n_kv_heads, head_dim, n_lists, block_size, page_shift;
+    int64_t q_len, kv_len;
+    int32_t candidate_block; /* 0 = all entries; 1 = tokens; else blocks */
+    bool has_lists;          /* candidates by list */
+} score_case;
+
+#define KEYS4      HDL_RULE_DOT, HDL_PLANE_KEY_I4
+#define KEYS8      HDL_RULE_DOT, HDL_PLANE_KEY_I8
+#define MASS_MEAN  HDL_MEASURE_MASS, HDL_REDUCE_MEAN
+#define MASS_MAX   HDL_MEASURE_MASS, HDL_REDUCE_MAX
+#define LOGIT_SUM  HDL_MEASURE_LOGIT, HDL_REDUCE_SUM
+#define LOGIT_MAX  HDL_MEASURE_LOGIT, HDL_REDUCE_MAX
+#define LOGIT_MEAN HDL_MEASURE_LOGIT, HDL_REDUCE_MEAN
+
+static const score_case cases[] = {
+    {"keys4 one token", KEYS4, MASS_MEAN, 9, 3, 64, 1, 1, 8, .q_len = 1, .kv_len = 1},
+    {"keys4 decode", KEYS4, MASS_MEAN, 9, 3, 64, 1, 1, 8, .q_len = 1, .kv_len = 1000},
+    {"keys4 decode small pages", KEYS4, MASS_MEAN, 9, 3, 64, 1, 1, 4, .q_len = 1, .kv_len = 777},
+    {"keys4 lists", KEYS4, MASS_MEAN, 9, 3, 64, 3, 1, 6, .q_len = 1, .kv_len = 515},
+    {"keys4 max", KEYS4, MASS_MAX, 4, 1, 256, 1, 1, 8, .q_len = 1, .kv_len = 300},
+    {"keys4 ragged rows", KEYS4, LOGIT_SUM, 6, 2, 80, 1, 1, 8, .q_len = 1, .kv_len = 300},
+    {"keys4 many rows", KEYS4, MASS_MEAN, 9, 3, 64, 1, 1, 8, .q_len = 37, .kv_len = 600},
+    {"keys4 many rows lists", KEYS4, MASS_MAX, 8, 4, 48, 2, 1, 5, .q_len = 6, .kv_len = 257},
+    {"keys4 rows from the first", KEYS4, MASS_MEAN, 9, 3, 64, 1, 1, 8, .q_len = 20, .kv_len = 20},
+    {"keys4 logits one head", KEYS4, LOGIT_MEAN, 1, 1, 64, 1, 1, 8, .q_len = 3, .kv_len = 400},
+    {"keys8 decode", KEYS8, MASS_MEAN, 9, 3, 64, 1, 1, 8, .q_len = 1, .kv_len = 1000},
+    {"keys8 eight to one", KEYS8, MASS_MEAN, 8, 1, 128, 1, 1, 8, .q_len = 1, .kv_len = 512},
+    {"keys8 logits", KEYS8, LOGIT_MAX, 4, 4, 16, 4, 1, 8, .q_len = 9, .kv_len = 270},
+    {"keys8 ragged rows", KEYS8, LOGIT_SUM, 2, 1, 112, 1, 1, 4, .q_len = 5, .kv_len = 33},
+    {"keys8 head of 1024", KEYS8, LOGIT_MEAN, 1, 1, 1024, 1, 1, 4, .q_len = 2, .kv_len = 40},
+    {"keys4 head of 1024", KEYS4, LOGIT_MEAN, 1, 1, 1024, 1, 1, 4, .q_len = 2, .kv_len = 40},
+    {"index", HDL_RULE_INDEX, HDL_PLANE_INDEX, LOGIT_MEAN, 1, 1, 64, 1, 1, 8, .q_len = 1, .kv_len = 1500},
+    {"index rows", HDL_RULE_INDEX, HDL_PLANE_INDEX, LOGIT_MEAN, 1, 1, 64, 1, 1, 8, .q_len = 11,
+     .kv_len = 300},
+    {"means", HDL_RULE_DOT, HDL_PLANE_MEAN, LOGIT_SUM, 9, 3, 64, 1, 16, 8, .q_len = 1, .kv_len = 5003},
+    {"means by list", HDL_RULE_DOT, HDL_PLANE_MEAN, LOGIT_MEAN, 9, 3, 64, 3, 64, 6, .q_len = 5,
+     .kv_len = 800},
+    {"means as masses", HDL_RULE_DOT, HDL_PLANE_MEAN, MASS_MEAN, 4, 1, 256, 1, 16, 4, .q_len = 1,
+     .kv_len = 900},
+    {"means, less than a block", HDL_RULE_DOT, HDL_PLANE_MEAN, LOGIT_SUM, 9, 3, 64, 1, 64, 8, .q_len = 1,
+     .kv_len = 63},
+    {"pairs", HDL_RULE_PAIRS, HDL_PLANE_MEAN, MASS_MEAN, 9, 3, 64, 1, 16, 8, .q_len = 1, .kv_len = 9000},
+    {"pairs in rows", HDL_RULE_PAIRS, HDL_PLANE_MEAN, MASS_MAX, 6, 2, 32, 2, 4, 4, .q_len = 9,
+     .kv_len = 2055},
+    {"pairs, one entry", HDL_RULE_PAIRS, HDL_PLANE_MEAN, MASS_MEAN, 9, 3, 64, 1, 16, 8, .q_len = 1,
+     .kv_len = 31},
+    {"pairs of 256", HDL_RULE_PAIRS, HDL_PLANE_MEAN, MASS_MEAN, 3, 3, 64, 1, 4, 8, .q_len = 3,
+     .kv_len = 1026},
+    {"bounds", HDL_RULE_BOUND, HDL_PLANE_BOUNDS, LOGIT_MAX, 9, 3, 64, 3, 16, 8, .q_len = 1, .kv_len = 5003},
+    {"bounds in rows", HDL_RULE_BOUND, HDL_PLANE_BOUNDS, LOGIT_MAX, 4, 2, 80, 1, 32, 5, .q_len = 7,
+     .kv_len = 400},
+    {"hash", HDL_RULE_HASH, HDL_PLANE_NONE, LOGIT_MEAN, 9, 3, 64, 3, 1, 8, .q_len = 5, .kv_len = 300},
+    {"stride", HDL_RULE_STRIDE, HDL_PLANE_NONE, LOGIT_MEAN, 9, 3, 64, 3, 16, 8, .q_len = 5, .kv_len = 3000},
+    {"powers", HDL_RULE_POWERS, HDL_PLANE_NONE, LOGIT_MEAN, 9, 3, 64, 1, 16, 8, .q_len = 5, .kv_len = 3000},
+    {"candidate tokens", KEYS4, MASS_MEAN, 9, 3, 64, 1, 1, 8, .q_len = 1, .kv_len = 2000,
+     .candidate_block = 1},
+    {"candidate blocks", KEYS4, MASS_MEAN, 9, 3, 64, 1, 1, 8, .q_len = 1, .kv_len = 2003,
+     .candidate_block = 16},
+    {"candidates by list", KEYS8, MASS_MEAN, 9, 3, 64, 3, 1, 8, .q_len = 2, .kv_len = 900,
+     .candidate_block = 16, .has_lists = true},
+    {"candidates by list, one row", KEYS8, MASS_MAX, 8, 4, 64, 2, 1, 8, .q_len = 1, .kv_len = 900,
+     .candidate_block = 1, .has_lists = true},
+    {"candidates of rows", HDL_RULE_INDEX, HDL_PLANE_INDEX, LOGIT_MEAN, 1, 1, 64, 1, 1, 5, .q_len = 6,
+     .kv_len = 500, .candidate_block = 4},
+    {"not a multiple of 16", KEYS4, MASS_MEAN, 3, 3, 20, 1, 1, 8, .q_len = 2, .kv_len = 50},
+};
+
+typedef struct score_setup {
+    plane_cache cache;
+    hdl_attend_seq seq;
+    hdl_selection candidates;
+    hdl_score_args args;
+    float *q;
+} score_setup;
+
+/* Ascending ids, about a third of the units, the last one always; past the row's end too. */
+static void make_candidates(score_setup *setup, const score_case *c, uint64_t *random)
+{
+    hdl_selection *sel = &setup->candidates;
+    int64_t n_units = (c->kv_len + c->candidate_block - 1) / c->candidate_block;
+    *sel = (hdl_selection){.unit = c->candidate_block > 1 ? HDL_UNIT_BLOCK : HDL_UNIT_TOKEN,
+                           .block_size = c->candidate_block,
+                           .n_rows = c->q_len,
+                           .n_lists = c->has_lists ? c->n_lists : 1,
+                           .n_ids_max = n_units};
+    sel->ids = must_alloc(sel->n_rows * sel->n_lists * n_units * 4);
+    sel->counts = must_alloc(sel->n_rows * sel->n_lists * 4);
+    for (int64_t row = 0; row < sel->n_rows; row++)
+        for (int32_t list = 0; list < sel->n_lists; list++) {
+            int64_t visible = c->kv_len - c->q_len + row + 1;
+            int32_t n = 0, *ids = hdl_selection_ids(sel, row, list);
+            for (int64_t u = 0; u * c->candidate_block < visible; u++)
+                if (next_random(random) % 3 == 0 || (u + 1) * c->candidate_block >= visible)
+                    ids[n++] = (int32_t)u;
+            *hdl_selection_count(sel, row, list) = n;
+        }
+}
+
+static void open_setup(score_setup *setup, const score_case *c)
+{
+    uint64_t random = 5;
+    hdl_plane_kind written = c->plane == HDL_PLANE_INDEX ? HDL_PLANE_KEY_I8 : c->plane;
+    *setup = (score_setup){0};
+    open_cache(&setup->cache, HDL_F16, c->page_shift, c->n_kv_heads, c->head_dim, c->head_dim, c->kv_len,
+               c->plane, c->block_size);
+    append_random(&setup->cache, 0, c->kv_len, &random);
+    if (c->plane)
+        summarise_with(ref_impl(hdl_cpu_ref_route, HDL_OP_SUMMARISE), &setup->cache, 0, c->kv_len, written,
+                       c->block_size);
+    setup->seq = (hdl_attend_seq){.q_len = c->q_len, .kv_len = c->kv_len, .kv = setup->cache.kv};
+    if (c->candidate_block) make_candidates(setup, c, &random);
+    int64_t stride = (int64_t)c->n_heads * c->head_dim + 7;
+    setup->q = must_alloc(c->q_len * stride * 4);
+    fill_random(setup->q, c->q_len * stride, &random);
+    setup->args = (hdl_score_args){.n_rows = c->q_len,
+                                   .n_seqs = 1,
+                                   .n_heads = c->n_heads,
+                                   .n_kv_heads = c->n_kv_heads,
+                                   .head_dim = c->head_dim,
+                                   .n_lists = c->n_lists,
+                                   .seqs = &setup->seq,
+                                   .max_q_len = c->q_len,
+                                   .max_kv_len = c->kv_len,
+                                   .q = setup->q,
+                                   .q_stride = stride,
+                                   .scale = 0.4f,
+                                   .rule = c->rule,
+                                   .plane = c->plane,
+                                   .measure = c->measure,
+                                   .reduce = c->reduce,
+                                   .block_size = c->block_size,
+                                   .stride = 3,
+                                   .seed = 77,
+                                   .has_candidates = c->candidate_block > 0,
+                                   .candidates = c->candidate_block ? &setup->candidates : NULL};
+    setup->args.score_stride = c->kv_len / (c->candidate_block ? 1 : c->block_size) + 3;
+}
+
+static void close_setup(score_setup *setup)
+{
+    close_cache(&setup->cache);
+    free(setup->candidates.ids);
+    free(setup->candidates.counts);
+    free(setup->q);
+}
+
+/* Scores [n_rows, n_lists, stride], 0xff where nothing was written; scratch is 0xff before, and of exactly
+ * the size that was asked for. */
+static float *scores_of(const score_setup *setup, const hdl_impl *impl, int n_threads)
+{
+    hdl_score_args args = setup->args;
+    int64_t n_bytes = args.n_rows * args.n_lists * args.score_stride * 4;
+    int64_t scratch = impl->workspace ? impl->workspace(&args, n_threads) : 0;
+    uint8_t *workspace = must_alloc(scratch + 64);
+    memset(workspace, 0xff, (size_t)scratch + 64);
+    args.score = must_alloc(n_bytes);
+    memset(args.score, 0xff, (size_t)n_bytes);
+    impl->launch(&(hdl_launch){.n_threads = n_threads, .workspace = workspace}, &args);
+    for (int i = 0; i < 64; i++) assert_int_equal(workspace[scratch + i], 0xff);
+    free(workspace);
+    return args.score;
+}
+
+static bool is_close(const score_case *c, float x, float want)
+{
+    if (isnan(want) || isinf(want)) return isnan(want) ? isnan(x) : x == want;
+    /* whole numbers and one rounding: the same bits everywhere */
+    bool is_exact = c->plane == HDL_PLANE_NONE ||
+                    (c->n_heads == c->n_lists && c->measure == HDL_MEASURE_LOGIT &&
+                     (c->plane >= HDL_PLANE_KEY_I8));
+    if (is_exact) return x == want;
+    if (c->measure == HDL_MEASURE_MASS) return fabsf(x - want) <= 1e-5f * want;
+    return fabsf(x - want) <= 2e-5f + 2e-6f * fabsf(want);
+}
+
+static void check_case(const score_case *c, const hdl_impl *ref, const hdl_impl *impl)
+{
+    score_setup setup;
+    open_setup(&setup, c);
+    const hdl_score_args *args = &setup.args;
+    bool is_refused = impl->why_not && impl->why_not(args);
+    assert_int_equal(is_refused, c->head_dim % 16 != 0 && impl != ref);
+    if (!is_refused) {
+        float *want = scores_of(&setup, ref, 1), *got = scores_of(&setup, impl, 2);
+        for (int64_t i = 0; i < args->n_rows * args->n_lists * args->score_stride; i++)
+            if (!is_close(c, got[i], want[i])) {
+                print_error("%s, %s: [%d][%d] is %.9g, wanted %.9g\n", c->name, impl->name,
+                            (int)(i / args->score_stride), (int)(i % args->score_stride), (double)got[i],
+                            (double)want[i]);
+                fail();
+            }
+        free(want);
+        free(got);
+    }
+    close_setup(&setup);
+}
+
+static void test_against_reference(void **state)
+{
+    (void)state;
+    const hdl_impl *impls[MAX_ROUTE_IMPLS];
+    int64_t n = route_impls(HDL_OP_SCORE, impls);
+    assert_true(n >= 2);
+    for (int64_t k = 1; k < n; k++)
+        for (int64_t i = 0; i < HDL_COUNT(cases); i++) check_case(&cases[i], impls[0], impls[k]);
+}
+
+/* A row has the same bits alone as among others, and with any number of threads. */
+static void test_same_bits(void **state)
+{
+    (void)state;
+    const hdl_impl *impls[MAX_ROUTE_IMPLS];
+    int64_t n = route_impls(HDL_OP_SCORE, impls);
+    for (int64_t k = 0; k < n; k++)
+        for (int64_t i = 0; i < HDL_COUNT(cases); i++) {
+            score_setup setup;
+            open_setup(&setup, &cases[i]);
+            hdl_score_args args = setup.args;
+            int64_t row_floats = args.n_lists * args.score_stride, last = args.n_rows - 1;
+            if (impls[k]->why_not && impls[k]->why_not(&args)) {
+                close_setup(&setup);
+                continue;
+            }
+            float *all = scores_of(&setup, impls[k], 1), *again = scores_of(&setup, impls[k], 3);
+            assert_memory_equal(all, again, (size_t)(args.n_rows * row_floats) * 4);
+            setup.seq.q_len = setup.args.n_rows = setup.args.max_q_len = 1; /* the last row */
+            setup.args.q += last * args.q_stride;
+            setup.candidates.ids += last * setup.candidates.n_lists * setup.candidates.n_ids_max;
+            setup.candidates.counts += last * setup.candidates.n_lists;
+            float *alone = scores_of(&setup, impls[k], 2);
+            assert_memory_equal(all + last * row_floats, alone, (size_t)row_floats * 4);
+            setup.candidates.ids -= last * setup.candidates.n_lists * setup.candidates.n_ids_max;
+            setup.candidates.counts -= last * setup.candidates.n_lists;
+            free(all);
+            free(again);
+            free(alone);
+            close_setup(&setup);
+        }
+}
+
+/* The rule BOUND: no token of the block has a larger product, beyond the rounding of the sum. */
+static void test_bound_holds(void **state)
+{
+    (void)state;
+    const hdl_impl *impls[MAX_ROUTE_IMPLS];
+    int64_t n = route_impls(HDL_OP_SCORE, impls);
+    enum { DIM = 64, LEN = 517, BLOCK_SIZE = 4 };
+    score_case c = {"bound", HDL_RULE_BOUND, HDL_PLANE_BOUNDS, LOGIT_MAX, 1, 1, DIM, 1, BLOCK_SIZE,
+                    6,       .q_len = 1,     .kv_len = LEN};
+    score_setup setup;
+    open_setup(&setup, &c);
+    for (int64_t k = 0; k < n; k++) {
+        float *bound = scores_of(&setup, impls[k], 2);
+        for (int64_t t = 0; t < LEN / BLOCK_SIZE * BLOCK_SIZE; t++) {
+            const uint16_t *key = (const uint16_t *)(const void *)kv_token_at(&setup.cache.kv, t);
+            double dot = 0, size = 0;
+            for (int d = 0; d < DIM; d++) {
+                double x = (double)setup.q[d] * hdl_f16_to_f32(key[d]);
+                dot += x;
+                size += fabs(x);
+            }
+            double scale = (double)setup.args.scale;
+            assert_true((double)bound[t / BLOCK_SIZE] >= scale * dot - 4e-7 * scale * size);
+        }
+        free(bound);
+    }
+    close_setup(&setup);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_against_reference),
+                                       cmocka_unit_test(test_same_bits), cmocka_unit_test(test_bound_holds)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
