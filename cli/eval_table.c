@@ -46,6 +46,18 @@ typedef struct plan_total { /* over the deciding tasks */
     int n;
 } plan_total;
 
+/* Of the plan over that of dense; NaN where there is no row of both. */
+static double control_difference(const eval_run *run, const summary_filter *filter, const char *const *pair,
+                                 const char *num, const char *den)
+{
+    summary s;
+    double difference = NAN;
+    if (!summary_align(&s, &run->results, filter, pair, 2, num, den) && s.n)
+        difference = eval_ratio(s.num[0], s.den[0], s.n) - eval_ratio(s.num[1], s.den[1], s.n);
+    summary_free(&s);
+    return difference;
+}
+
 static void print_task(const eval_run *run, const char *task, bool is_ruler, plan_total *totals)
 {
     summary_filter filter = filter_of(run, "task", task);
@@ -65,11 +77,12 @@ static void print_task(const eval_run *run, const char *task, bool is_ruler, pla
     summary_free(&s);
     for (int p = EVAL_CONTROLS; p < run->n_plans; p++) {
         const char *pair[] = {run->plans[p].hash, run->plans[0].hash};
-        char more[64] = "";
-        if (summary_align(&s, &run->results, &filter, pair, 2, "nll", "tokens") || !s.n) continue;
-        double nll = eval_ratio(s.num[0], s.den[0], s.n) - eval_ratio(s.num[1], s.den[1], s.n);
-        summary_free(&s);
-        snprintf(more, sizeof more, "  nll %s%.3f", sign_of(nll), fabs(nll));
+        char more[96] = "";
+        double nll = control_difference(run, &filter, pair, "nll", "tokens");
+        double exact = control_difference(run, &filter, pair, "exact", "questions");
+        if (isnan(nll)) continue;
+        snprintf(more, sizeof more, "  nll %s%.3f  exact %s%.1f", sign_of(nll), fabs(nll), sign_of(exact),
+                 fabs(100 * exact));
         if (summary_align(&s, &run->results, &filter, pair, 2, "right", "tokens")) continue;
         eval_interval d = eval_difference(s.num[0], s.den[0], s.num[1], s.den[1], s.n, 1);
         print_difference(run->plans[p].spec, eval_ratio(s.num[0], s.den[0], s.n), &d, 100, more);
@@ -164,6 +177,58 @@ static void print_agreement(const eval_run *run)
     }
 }
 
+/* ---- lists ---- */
+
+typedef struct list_figures {
+    double captured, best, worst; /* worst: of a layer and head, the share that is held */
+    int64_t worst_layer, worst_head;
+    double step_overlap, list_tokens;
+    int64_t n_makers;
+} list_figures;
+
+static void add_list_row(list_figures *f, const json_t *row)
+{
+    const json_t *captured = json_object_get(row, "captured"), *best = json_object_get(row, "oracle");
+    for (size_t i = 0; i < json_array_size(captured); i++)
+        for (size_t h = 0; h < json_array_size(json_array_get(captured, i)); h++) {
+            double held = json_number_value(json_array_get(json_array_get(captured, i), h));
+            double most = json_number_value(json_array_get(json_array_get(best, i), h));
+            f->captured += held;
+            f->best += most;
+            if (most <= 0 || held / most >= f->worst) continue;
+            f->worst = held / most;
+            f->worst_layer = (int64_t)row_number_at(row, "layers", (int64_t)i);
+            f->worst_head = (int64_t)h;
+        }
+    for (size_t i = 0; i < json_array_size(json_object_get(row, "makers")); i++, f->n_makers++) {
+        f->step_overlap += row_number_at(row, "step_overlap", (int64_t)i);
+        f->list_tokens += row_number_at(row, "list_tokens", (int64_t)i);
+    }
+}
+
+static void print_lists(const eval_run *run)
+{
+    printf(
+        "\nDense attention mass on the lists' tokens over that of the best list as long, %%; the worst layer and KV "
+        "head;\ntokens of a list; what it has of the list of the step before, %%\n");
+    for (int p = 1; p < run->n_plans; p++) {
+        summary_filter filter = filter_of(run, "lists", NULL);
+        list_figures f = {.worst = 2};
+        const char *key;
+        json_t *row;
+        filter.governs = NULL;
+        json_object_foreach(run->results.by_key, key, row)
+        {
+            if (summary_fits(&filter, row) && !strcmp(row_text(row, "plan_hash"), run->plans[p].hash))
+                add_list_row(&f, row);
+        }
+        if (f.best <= 0) continue;
+        printf("    %-34s %7.2f  worst %.1f (layer %" PRId64 ", head %" PRId64 ")  %.0f tokens  %.1f kept\n",
+               run->plans[p].spec, 100 * f.captured / f.best, 100 * f.worst, f.worst_layer, f.worst_head,
+               f.list_tokens / (double)f.n_makers, 100 * f.step_overlap / (double)f.n_makers);
+    }
+}
+
 void eval_print_tables(const eval_run *run)
 {
     char context[TERM_COUNT];
@@ -176,4 +241,5 @@ void eval_print_tables(const eval_run *run)
         for (int p = 0; p < run->n_plans; p++) print_loss_plan(run, p);
     }
     if (run->wants_agreement) print_agreement(run);
+    if (run->wants_lists) print_lists(run);
 }

@@ -124,7 +124,7 @@ void report_position(eval_buf *out, const report *r, const report_card *card)
     }
     if (!n) return;
     svg_lines chart = {.title = "loss by position",
-                       .x = {.title = "position in the document, tokens"},
+                       .x = {.title = "position in the document, tokens", .is_tight = true},
                        .y = {.title = "nats a token more than dense"},
                        .series = series,
                        .n_series = n};

@@ -6,7 +6,7 @@
 
 #include "report.h"
 
-enum { MAX_LAYERS = 128, MAX_SHOWN_TEXTS = 3, SHOWN_TOKENS = 1500 };
+enum { MAX_LAYERS = 128, MAX_SHOWN_TEXTS = 3, SHOWN_TOKENS = 900 };
 
 /* Rows of a kind on this card; each is called with its place among them. */
 typedef void (*row_fn)(const json_t *row, void *user);
@@ -97,8 +97,11 @@ static void draw_overlap(eval_buf *out, const overlap_mean *mean)
 
 /* ---- mass held by the lists of a plan ---- */
 
+enum { MAX_HEADS = 16 };
 typedef struct recall_sums {
     double captured[MAX_LAYERS], best[MAX_LAYERS];
+    double head_captured[MAX_HEADS][MAX_LAYERS], head_best[MAX_HEADS][MAX_LAYERS];
+    int n_heads, n_layers;
 } recall_sums;
 
 static void add_recall(const json_t *row, void *user)
@@ -109,18 +112,58 @@ static void add_recall(const json_t *row, void *user)
         int layer = (int)row_number_at(row, "layers", (int64_t)i);
         const json_t *heads = json_array_get(captured, i), *best_heads = json_array_get(best, i);
         for (size_t h = 0; h < json_array_size(heads) && layer >= 0 && layer < MAX_LAYERS; h++) {
-            sums->captured[layer] += json_number_value(json_array_get(heads, h));
-            sums->best[layer] += json_number_value(json_array_get(best_heads, h));
+            double held = json_number_value(json_array_get(heads, h));
+            double most = json_number_value(json_array_get(best_heads, h));
+            sums->captured[layer] += held;
+            sums->best[layer] += most;
+            if (layer >= sums->n_layers) sums->n_layers = layer + 1;
+            if (h >= MAX_HEADS) continue;
+            if ((int)h >= sums->n_heads) sums->n_heads = (int)h + 1;
+            sums->head_captured[h][layer] += held;
+            sums->head_best[h][layer] += most;
         }
     }
+}
+
+/* One plan: KV heads down, layers across. */
+static void draw_heads(eval_buf *out, const char *name, const recall_sums *sums)
+{
+    static double values[MAX_HEADS * MAX_LAYERS];
+    char names[MAX_LAYERS][8], head_names[MAX_HEADS][8];
+    const char *columns[MAX_LAYERS] = {NULL}, *rows[MAX_HEADS];
+    for (int h = 0; h < sums->n_heads; h++) {
+        snprintf(head_names[h], sizeof head_names[h], "%d", h);
+        rows[h] = head_names[h];
+        for (int i = 0; i < sums->n_layers; i++)
+            values[h * sums->n_layers + i] = sums->head_best[h][i] > 0
+                                                 ? sums->head_captured[h][i] / sums->head_best[h][i]
+                                                 : NAN;
+    }
+    for (int i = 0; i < sums->n_layers; i += 5) {
+        snprintf(names[i], sizeof names[i], "%d", i);
+        columns[i] = names[i];
+    }
+    svg_map map = {.title = name,
+                   .x_title = "layer",
+                   .y_title = "head",
+                   .n_columns = sums->n_layers,
+                   .n_rows = sums->n_heads,
+                   .values = values,
+                   .column_names = columns,
+                   .row_names = rows,
+                   .high = 1,
+                   .cell_width = 12,
+                   .cell_height = 16};
+    svg_draw_map(out, &map);
 }
 
 static void draw_recall(eval_buf *out, const report *r, const report_card *card)
 {
     static svg_series series[SVG_MAX_SERIES];
+    eval_buf maps = {0};
     int n = 0;
     for (int p = 0; p < card->n_plans && n < SVG_MAX_SERIES; p++) {
-        recall_sums sums = {{0}, {0}};
+        recall_sums sums = {.n_heads = 0};
         svg_series *s = &series[n];
         *s = (svg_series){.label = card->plans[p].spec, .colour = card->plans[p].colour};
         each_row(r, card, "lists", &card->plans[p], add_recall, &sums);
@@ -130,10 +173,14 @@ static void draw_recall(eval_buf *out, const report *r, const report_card *card)
             s->y[s->n++] = sums.captured[layer] / sums.best[layer];
         }
         if (s->n) n++;
+        if (s->n) draw_heads(&maps, s->label, &sums);
     }
-    if (!n) return;
+    if (!n) {
+        eval_buf_free(&maps);
+        return;
+    }
     svg_lines chart = {.title = "mass held by the lists",
-                       .x = {.title = "layer"},
+                       .x = {.title = "layer", .is_tight = true},
                        .y = {.title = "attention mass of the list, share of the best list as long",
                              .is_percent = true,
                              .has_zero = true},
@@ -141,11 +188,15 @@ static void draw_recall(eval_buf *out, const report *r, const report_card *card)
                        .n_series = n};
     eval_buf_text(
         out,
-        "<section><h2>Mass held, by layer</h2>\n<p>Dense attention that lies on the tokens of the list that a "
+        "<section><h2>Mass held, by layer and head</h2>\n<p>Dense attention that lies on the tokens of the list that a "
         "layer reads (its own, or that of the layer below which made one), over what the best list of the "
         "same length would hold.</p>\n<div class=\"figure\">\n");
     svg_draw_lines(out, &chart);
+    eval_buf_text(out,
+                  "</div>\n<p>The same by KV head: full colour is all of it.</p>\n<div class=\"maps\">\n");
+    eval_buf_add(out, maps.data, maps.n);
     eval_buf_text(out, "</div></section>\n");
+    eval_buf_free(&maps);
 }
 
 /* ---- the text ---- */
@@ -169,7 +220,7 @@ static void draw_text(eval_buf *out, const json_t *row)
     for (int64_t i = 0; i < n; i++) {
         int64_t n_bytes = (int64_t)row_number_at(row, "lengths", i);
         if (i >= from) {
-            int wanted = (int)(row_number_at(row, "reads", i) * 10 / (double)most + 0.5) * 9;
+            int wanted = (int)(row_number_at(row, "reads", i) * 10 / (double)most + 0.5) * 6;
             if (wanted != shade)
                 eval_buf_printf(out, "%s<b style=\"--w:%d%%\">", shade >= 0 ? "</b>" : "", wanted);
             shade = wanted;

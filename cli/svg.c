@@ -88,7 +88,8 @@ static double nice_step(double range, int n)
 static void linear_ticks(scale *s)
 {
     double step = nice_step(s->high - s->low, 5);
-    bool is_open = s->axis->low == s->axis->high; /* the data's range: out to whole steps */
+    bool is_open = s->axis->low == s->axis->high &&
+                   !s->axis->is_tight; /* the data's range: out to whole steps */
     if (is_open) {
         s->low = floor(s->low / step + 1e-9) * step;
         s->high = ceil(s->high / step - 1e-9) * step;
@@ -112,7 +113,9 @@ static scale scale_of(const svg_axis *axis, double lowest, double highest, doubl
 {
     scale s = {.axis = axis, .low = axis->low, .high = axis->high, .from = from, .to = to};
     if (axis->low == axis->high) {
-        double room = highest > lowest ? (highest - lowest) * 0.05 : fabs(highest) * 0.1 + 1e-9;
+        double room = axis->is_tight     ? 0
+                      : highest > lowest ? (highest - lowest) * 0.05
+                                         : fabs(highest) * 0.1 + 1e-9;
         s.low = axis->has_zero ? 0 : axis->is_log ? lowest / 1.15 : lowest - room;
         s.high = axis->is_log ? highest * 1.15 : highest + room;
     }

@@ -15,9 +15,9 @@ void svg_escape(eval_buf *out, const char *text);
 
 typedef struct svg_axis {
     const char *title;
-    double low, high; /* low == high: from the data */
-    bool is_log, is_percent, is_count,
-        has_zero; /* percent: values are shares; count: 4K, 1M; zero: starts there */
+    double low, high;                  /* low == high: from the data */
+    bool is_log, is_percent, is_count; /* percent: values are shares; count: 4K, 1M */
+    bool has_zero, is_tight;           /* starts at 0; ends with the data */
 } svg_axis;
 
 typedef struct svg_point {
