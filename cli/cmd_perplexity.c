@@ -20,7 +20,7 @@ enum { DEFAULT_CONTEXT = 512 };
 
 typedef struct perplexity_options {
     cli_common common;
-    const char *file;
+    const char *file, *nll_file;
     int64_t from, n_chunks;
 } perplexity_options;
 
@@ -29,6 +29,8 @@ static const cli_option perplexity_rows[] = {
     {"file", 'f', CLI_TEXT, "FILE", NULL, "the text, - = standard input", AT(file), 0, 0, 0},
     {"from", 0, CLI_INT, "POSITION", "-1", "score rows from here on in each chunk; -1 = the second half",
      AT(from), -1, 1 << 30, 0},
+    {"nll", 0, CLI_TEXT, "FILE", NULL, "write each row's -log p as float32, chunk after chunk; NaN: not scored",
+     AT(nll_file), 0, 0, 0},
     {"chunks", 0, CLI_INT, "N", "0", "stop after N chunks; 0 = all", AT(n_chunks), 0, 1 << 30, 0},
     {0},
 };
@@ -59,7 +61,7 @@ static int on_progress(int64_t n_done, int64_t n_total, void *user)
 }
 
 static int score_chunk(heddle_session *session, const int32_t *ids, int64_t n, int64_t from,
-                       running_mean *mean)
+                       running_mean *mean, FILE *out)
 {
     float *nll = malloc((size_t)n * sizeof *nll);
     if (!nll) {
@@ -78,7 +80,9 @@ static int score_chunk(heddle_session *session, const int32_t *ids, int64_t n, i
         mean->sum_of_squares += (double)nll[i] * nll[i];
         mean->n++;
     }
+    bool is_short = out && !status && fwrite(nll, sizeof *nll, (size_t)n, out) != (size_t)n;
     free(nll);
+    if (is_short) return cli_refuse("perplexity: --nll: not everything could be written");
     return status ? cli_fail(status) : 0;
 }
 
@@ -93,7 +97,7 @@ static int load_ids(const cli_setup *setup, const cli_text *text, int32_t **ids,
 }
 
 static int score_text(cli_setup *setup, const perplexity_options *options, int32_t *ids, int64_t n_ids,
-                      int64_t context)
+                      int64_t context, FILE *out)
 {
     int64_t from = options->from >= 0 ? options->from : context / 2;
     int64_t n_chunks = n_ids / context;
@@ -113,7 +117,7 @@ static int score_text(cli_setup *setup, const perplexity_options *options, int32
     for (int64_t i = 0; i < n_chunks && !code; i++) {
         int32_t *chunk = ids + i * context;
         if (bos >= 0) chunk[0] = bos;
-        code = score_chunk(setup->session, chunk, context, from, &mean);
+        code = score_chunk(setup->session, chunk, context, from, &mean, out);
         if (!code) cli_note("[%" PRId64 "/%" PRId64 "] %.4f", i + 1, n_chunks, perplexity_of(&mean));
     }
     if (code) return code;
@@ -138,6 +142,7 @@ static int perplexity(const void *command_options)
     cli_text text = {0};
     int32_t *ids = NULL;
     int64_t n_ids = 0;
+    FILE *out = NULL;
     if (!options->file) return cli_refuse("perplexity: no text is given: -f FILE");
     if (context < 4) return cli_refuse("perplexity: -c %" PRId64 ": must be at least 4", context);
     int code = cli_read_file(&text, options->file);
@@ -145,9 +150,12 @@ static int perplexity(const void *command_options)
     if (code) goto done;
     setup.session_options.plan_governs_all = 1;
     cli_warn_trained(&setup, context);
-    code = load_ids(&setup, &text, &ids, &n_ids);
+    if (options->nll_file && !(out = fopen(options->nll_file, "wb")))
+        code = cli_refuse("perplexity: --nll %s: cannot be written", options->nll_file);
+    if (!code) code = load_ids(&setup, &text, &ids, &n_ids);
     if (!code) code = cli_open_session(&setup, context);
-    if (!code) code = score_text(&setup, options, ids, n_ids, context);
+    if (!code) code = score_text(&setup, options, ids, n_ids, context, out);
+    if (out && fclose(out) && !code) code = cli_refuse("perplexity: --nll: not everything could be written");
 done:
     heddle_ids_free(ids);
     cli_close(&setup);

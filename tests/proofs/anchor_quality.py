@@ -6,12 +6,11 @@
 Every row of every document is under the plan (`heddle perplexity` says so). Controls of the same
 shape or share stand beside it: a window of 2,048, random lists, each layer's own list (oracle), and
 the curve of k. Results go to bench/results/anchor-quality.csv, a row a run, so that it goes on where
-it was stopped; the summary with its bounds is bench/results/anchor-quality.md. A row names the version
-of what it proves: a hash over the plan files, src/plan, the operators' contract and their references
-(fast kernels are tied to those by the law tests). --check: only read what is committed.
+it was stopped; the summary with its bounds is bench/results/anchor-quality.md. A row names the plan file
+that it is of, and behaviour.csv what the program did with it then. --check: reads what is committed and
+measures the behaviour again.
 """
 import csv
-import glob
 import hashlib
 import math
 import os
@@ -20,25 +19,15 @@ import subprocess
 import sys
 import tempfile
 
-TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from behaviour import MODELS, TOP, plan_hash, record, stale
+
 CSV = TOP + "/bench/results/anchor-quality.csv"
 SUMMARY = TOP + "/bench/results/anchor-quality.md"
-MODELS = {"smollm2": "SmolLM2-135M-Instruct.Q4_1.gguf", "gemma3": "gemma-3-270m-q4_k_m.gguf"}
 TEXTS = ("prose", "code", "lexicon")
 ALL = ("dense", "anchor")
 FIRST = ("window", "anchor:top_k=16", "random", "oracle", "anchor:top_k=128", "anchor:top_k=256", "anchor:top_k=512",
          "anchor:top_k=2048")
 FIELDS = ("version", "model", "text", "doc", "doc_sha256", "plan", "perplexity", "scored", "share_read")
-
-
-def version():
-    h = hashlib.sha256()
-    names = ["plans/*.json", "src/plan/*.[ch]", "src/backend/op.h", "src/backend/selection.h", "src/backend/cpu/ref_*.c",
-             "src/engine/lower.c"]
-    for pattern in names:
-        for path in sorted(glob.glob(f"{TOP}/{pattern}")):
-            h.update(os.path.relpath(path, TOP).encode() + b"\0" + open(path, "rb").read())
-    return h.hexdigest()[:12]
 
 
 def jobs():
@@ -72,42 +61,42 @@ def run(model, path, plan):
     return perplexity, scored, share
 
 
-def geometric(rows, model, text, plan, docs, at):
-    values = [float(rows[at, model, text, d, plan]["perplexity"]) for d in docs]
+def geometric(rows, model, text, plan, docs):
+    values = [float(rows[plan_hash(plan), model, text, d, plan]["perplexity"]) for d in docs]
     return math.exp(sum(map(math.log, values)) / len(values))
 
 
-def summarise(rows, at):
-    lines = ["# What `anchor` costs in perplexity", "", f"Version {at} (tests/proofs/anchor_quality.py says of what). KV f16. Perplexity at 8,192 "
+def summarise(rows):
+    lines = ["# What `anchor` costs in perplexity", "", f"Plan file {plan_hash('anchor')}; behaviour: behaviour.csv. KV f16. Perplexity at 8,192 "
              "tokens, positions past 2,048, relative to dense; every row of the text under the plan.", "",
              "| model | plan | prose | code | lexicon | K, V bytes read | documents a text |", "|---|---|---|---|---|---|---|"]
     held, cost = True, {}
     for model in MODELS:
         for plan in ALL[1:] + FIRST:
             docs = range(3) if plan in ALL else range(1)
-            if not all((at, model, t, d, p) in rows for t in TEXTS for d in docs for p in (plan, "dense")):
+            if not all((plan_hash(p), model, t, d, p) in rows for t in TEXTS for d in docs for p in (plan, "dense")):
                 continue
             for t in TEXTS:
-                cost[model, plan, t] = geometric(rows, model, t, plan, docs, at) / geometric(rows, model, t, "dense", docs, at) - 1
-            share = rows[at, model, "prose", 0, plan]["share_read"]
+                cost[model, plan, t] = geometric(rows, model, t, plan, docs) / geometric(rows, model, t, "dense", docs) - 1
+            share = rows[plan_hash(plan), model, "prose", 0, plan]["share_read"]
             lines.append(f"| {MODELS[model]} | `{plan}` | " + " | ".join(f"{100 * cost[model, plan, t]:+.2f} %" for t in TEXTS)
                          + f" | {share} % | {len(docs)} |")
     lines += ["", "Bounds:", ""]
     for model, limit in (("smollm2", 40.0), ("gemma3", None)):
-        for claim, is_met in claims(rows, cost, at, model, limit):
+        for claim, is_met in claims(rows, cost, model, limit):
             lines.append(f"- {model}: {claim}: {'holds' if is_met else 'DOES NOT HOLD'}")
             held &= is_met
     return "\n".join(lines) + "\n", held
 
 
-def claims(rows, cost, at, model, limit):
+def claims(rows, cost, model, limit):
     if any((model, "anchor", t) not in cost for t in TEXTS):
         yield "anchor was measured on nine documents", False
         return
     worst = max(cost[model, "anchor", t] for t in TEXTS)
     yield f"anchor within 1 % of dense on each text (worst {100 * worst:+.2f} %)", worst <= 0.01
     if limit:
-        share = float(rows[at, model, "prose", 0, "anchor"]["share_read"])
+        share = float(rows[plan_hash("anchor"), model, "prose", 0, "anchor"]["share_read"])
         yield f"anchor reads at most {limit:.0f} % ({share:.2f} %)", share <= limit
     small = [cost[model, "anchor:top_k=16", t] for t in TEXTS if (model, "anchor:top_k=16", t) in cost]
     if small:
@@ -115,7 +104,7 @@ def claims(rows, cost, at, model, limit):
 
 
 def main():
-    at, rows = version(), load()
+    rows = load()
     if "--check" not in sys.argv:
         host = subprocess.run(["git", "-C", TOP, "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
         os.makedirs(os.path.dirname(CSV), exist_ok=True)
@@ -127,21 +116,29 @@ def main():
                 writer.writeheader()
             out.write(f"# commit {host}, {os.cpu_count()} processors\n")
             for model, text, doc, plan in jobs():
-                if (at, model, text, doc, plan) in rows:
+                if (plan_hash(plan), model, text, doc, plan) in rows:
                     continue
                 path = f"{folder}/{text}-{doc}.txt"
                 perplexity, scored, share = run(model, path, plan)
-                row = dict(zip(FIELDS, (at, model, text, doc, hashlib.sha256(open(path, "rb").read()).hexdigest()[:16], plan,
+                row = dict(zip(FIELDS, (plan_hash(plan), model, text, doc, hashlib.sha256(open(path, "rb").read()).hexdigest()[:16], plan,
                                         perplexity, scored, share)))
                 writer.writerow(row)
                 out.flush()
-                rows[at, model, text, doc, plan] = {k: str(v) for k, v in row.items()}
+                rows[plan_hash(plan), model, text, doc, plan] = {k: str(v) for k, v in row.items()}
                 print(f"{model} {text} {doc} {plan}: {perplexity} ({share} % read)", flush=True)
-    text, held = summarise(rows, at)
+    if "--check" in sys.argv:
+        for why in filter(None, (stale(model, plan) for model in MODELS for plan in ALL)):
+            print("stale:", why)
+            return 1
+    else:
+        for model in MODELS:
+            for plan in sorted({plan.split(":")[0] for plan in ALL + FIRST}):
+                record(model, plan)
+    text, held = summarise(rows)
     if "--check" not in sys.argv:
         open(SUMMARY, "w").write(text)
     elif not os.path.exists(SUMMARY) or open(SUMMARY).read() != text:
-        print("bench/results/anchor-quality.md is not what bench/results/anchor-quality.csv gives at version", at)
+        print("bench/results/anchor-quality.md is not what bench/results/anchor-quality.csv gives")
         return 1
     print(text)
     return 0 if held else 1

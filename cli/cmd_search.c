@@ -1,0 +1,160 @@
+/* cmd_search.c - `heddle plan search`: a plan for a model, found on its own texts.
+ *
+ * Fits on -f texts, judges on --check texts, which it never fitted on; writes the plan file of the greedy search
+ * by loss, and says beside it what the dynamic programme on captured mass would have given. */
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "search.h"
+
+typedef struct search_options {
+    cli_common common;
+    cli_texts fit, check;
+    const char *score, *out, *name;
+    int64_t n_rows, n_lists, fit_top_k, top_k, n_sink, window;
+} search_options;
+
+#define AT(field) offsetof(search_options, field)
+static const cli_option search_rows[] = {
+    {"file", 'f', CLI_TEXTS, "FILE", NULL, "a text to fit on (again for more)", AT(fit), 0, 0, 0},
+    {"check", 0, CLI_TEXTS, "FILE", NULL, "a text to judge on, never fitted on", AT(check), 0, 0, 0},
+    {"score", 0, CLI_TEXT, "SCORE", "attention_mass",
+     "attention_mass (list layers stay dense), key_i8 or key_i4", AT(score), 0, 0, 0},
+    {"lists", 0, CLI_INT, "N", "6", "layers that make a list", AT(n_lists), 1, SEARCH_MAX_LAYERS, 0},
+    {"rows", 0, CLI_INT, "N", "256", "last tokens of each text that are scored", AT(n_rows), 16, 1 << 16, 0},
+    {"fit-top-k", 0, CLI_INT, "K", "256", "top_k while searching: small enough to hurt", AT(fit_top_k), 1,
+     1 << 24, 0},
+    {"top-k", 0, CLI_INT, "K", "1024", "top_k of the plan that is written", AT(top_k), 1, 1 << 24, 0},
+    {"sinks", 0, CLI_INT, "N", "4", "first tokens, always read", AT(n_sink), 0, 1 << 16, 0},
+    {"window", 0, CLI_INT, "N", "128", "recent tokens, always read", AT(window), 1, 1 << 16, 0},
+    {"name", 0, CLI_TEXT, "NAME", "found", "the plan's name", AT(name), 0, 0, 0},
+    {"out", 'o', CLI_TEXT, "FILE", NULL, "write the plan here; default: standard output", AT(out), 0, 0, 0},
+    {0},
+};
+#undef AT
+
+static void print_set(const search *at, const search_set *set, char *text, size_t size)
+{
+    size_t n = 0;
+    for (int32_t i = 0; i < at->n_layers && n < size; i++)
+        if (set->has[i]) n += (size_t)snprintf(text + n, size - n, "%s%d", n ? ", " : "", i);
+}
+
+/* Loss of a set on the texts it was not fitted on, against dense: perplexity in percent. */
+static int judge(search *at, const search_options *options, const search_set *set, const char *what,
+                 int first, int last)
+{
+    search_router router = at->router;
+    char layers[1024] = "";
+    double dense = 0;
+    print_set(at, set, layers, sizeof layers);
+    for (int i = first; i < last; i++) dense += at->texts[i].dense_nll / (last - first);
+    const int64_t top_ks[] = {options->fit_top_k, options->top_k};
+    for (int k = 0; k < 2; k++) {
+        double nll;
+        router.top_k = top_ks[k];
+        int code = search_loss(at, set, &router, first, last, &nll);
+        if (code) return code;
+        cli_note("  %-22s [%s] top_k %" PRId64 ": perplexity %+.2f %%", what, layers, router.top_k,
+                 100 * (exp(nll - dense) - 1));
+    }
+    return 0;
+}
+
+static int write_plan(const search *at, const search_options *options, const search_set *set, int64_t seconds)
+{
+    char about[512];
+    search_router router = at->router;
+    router.top_k = options->top_k;
+    snprintf(about, sizeof about,
+             "%d list layers found by loss (plan search: %" PRId64 " evaluations of %" PRId64
+             " rows, %" PRId64 " s)",
+             set->n, at->n_evaluations, at->n_rows, seconds);
+    char *text = search_plan_text(at, set, &router, options->name, about);
+    if (!text) return cli_refuse("plan search: no memory for the plan");
+    FILE *file = options->out ? fopen(options->out, "w") : stdout;
+    int code = 0;
+    if (!file)
+        code = cli_refuse("plan search: %s: cannot be written", options->out);
+    else if (fputs(text, file) < 0 || (options->out && fclose(file)))
+        code = cli_refuse("plan search: %s: not everything could be written",
+                          options->out ? options->out : "-");
+    free(text);
+    return code;
+}
+
+static int load_texts(search *at, const search_options *options)
+{
+    int64_t n_tokens = options->common.context ? options->common.context : 4096;
+    int code = 0;
+    for (int i = 0; i < options->fit.n && !code; i++)
+        code = search_add_text(at, options->fit.items[i], n_tokens);
+    for (int i = 0; i < options->check.n && !code; i++)
+        code = search_add_text(at, options->check.items[i], n_tokens);
+    if (!code && options->n_lists >= at->n_open)
+        return cli_refuse("plan search: --lists %" PRId64
+                          ": the model has %d layers that can make one; must be fewer",
+                          options->n_lists, at->n_open);
+    return code;
+}
+
+static int run_search(search *at, const search_options *options)
+{
+    search_set greedy, dp;
+    double curve[SEARCH_MAX_LAYERS + 1];
+    time_t start = time(NULL);
+    int n_fit = options->fit.n, n_all = at->n_texts;
+    int code = search_greedy(at, n_fit, (int32_t)options->n_lists, &greedy, curve);
+    int64_t seconds = (int64_t)(time(NULL) - start);
+    if (!code) code = search_dp(at, n_fit, (int32_t)options->n_lists, &dp);
+    if (code) return code;
+    cli_note("fitted in %" PRId64 " s, %" PRId64 " evaluations", seconds, at->n_evaluations);
+    cli_note("on the texts it was fitted on:");
+    code = judge(at, options, &greedy, "by loss, greedily", 0, n_fit);
+    if (!code) code = judge(at, options, &dp, "by captured mass (DP)", 0, n_fit);
+    if (!code && n_all > n_fit) {
+        cli_note("on texts it was not fitted on:");
+        code = judge(at, options, &greedy, "by loss, greedily", n_fit, n_all);
+        if (!code) code = judge(at, options, &dp, "by captured mass (DP)", n_fit, n_all);
+    }
+    return code ? code : write_plan(at, options, &greedy, seconds);
+}
+
+static int plan_search(const void *command_options)
+{
+    const search_options *options = command_options;
+    cli_setup setup = {0};
+    search at = {.router = {options->score, options->fit_top_k, options->n_sink, options->window},
+                 .n_rows = options->n_rows};
+    if (!options->fit.n) return cli_refuse("plan search: no text is given: -f FILE");
+    if (strcmp(options->score, "attention_mass") && strcmp(options->score, "key_i8") &&
+        strcmp(options->score, "key_i4"))
+        return cli_refuse("plan search: --score %s: must be attention_mass, key_i8 or key_i4",
+                          options->score);
+    int code = cli_open(&setup, &options->common);
+    if (code) return code;
+    at.engine = setup.engine;
+    code = load_texts(&at, options);
+    if (!code) code = run_search(&at, options);
+    search_free(&at);
+    cli_close(&setup);
+    return code ? code : cli_finish_output();
+}
+
+const cli_command cmd_plan_search = {
+    .name = "plan search",
+    .usage = "-m MODEL -f FILE [--check FILE] [-c TOKENS] [options]",
+    .summary = "Finds which layers should make lists, for any model",
+    .about =
+        "Reads the texts densely (-c tokens of each, default 4096), then judges sets of list-making layers on\n"
+        "their last --rows tokens: from all layers down to --lists, each time without the layer that is\n"
+        "cheapest to lose. Writes a plan file for this model.",
+    .groups = CLI_GROUP_MODEL | CLI_GROUP_CONTEXT,
+    .options = search_rows,
+    .options_size = sizeof(search_options),
+    .run = plan_search,
+};

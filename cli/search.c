@@ -1,0 +1,183 @@
+/* search.c - candidates judged by loss, and the greedy search over them. */
+#include "search.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+char *search_plan_text(const search *at, const search_set *set, const search_router *router, const char *name,
+                       const char *about)
+{
+    size_t size = 4096 + 16 * SEARCH_MAX_LAYERS;
+    char *text = malloc(size), layers[8 * SEARCH_MAX_LAYERS] = "";
+    size_t n = 0;
+    for (int32_t i = 0; i < at->n_layers; i++)
+        if (set->has[i]) n += (size_t)snprintf(layers + n, sizeof layers - n, "%s%d", n ? ", " : "", i);
+    if (!text) return NULL;
+    bool is_dense = !strcmp(router->score, "attention_mass");
+    snprintf(text, size,
+             "{\n  \"heddle_plan\": 1,\n  \"name\": \"%s\",\n  \"about\": \"%s\",\n"
+             "  \"variants\": [\n    {\n"
+             "      \"when\": {\"arch\": \"%s\", \"n_layers\": %d, \"hidden_size\": %d},\n"
+             "      \"decode\": [\n"
+             "        {\"layers\": [%s], \"operator\": \"%s\",\n"
+             "         \"router\": {\"score\": \"%s\", \"top_k\": %" PRId64 ", \"sinks\": %" PRId64
+             ", \"window\": %" PRId64 "}}%s\n"
+             "      ]\n    }\n  ]\n}\n",
+             name, about, at->info.arch, at->info.n_layers, at->info.hidden_size, layers,
+             is_dense ? "dense" : "token_list", router->score, router->top_k, router->n_sink, router->window,
+             set->n < at->n_open
+                 ? ",\n        {\"layers\": \"rest\", \"operator\": \"token_list\", \"share\": \"previous\"}"
+                 : "");
+    return text;
+}
+
+/* Which layers the model leaves open: a rule that makes lists is refused on layers with a window. */
+static int find_open_layers(search *at)
+{
+    at->n_open = 0;
+    for (int32_t i = 0; i < at->n_layers; i++) {
+        char text[256];
+        heddle_plan *plan;
+        snprintf(text, sizeof text,
+                 "{\"heddle_plan\": 1, \"name\": \"probe\", \"variants\": [{\"decode\": [{\"layers\": [%d], "
+                 "\"router\": {\"top_k\": 1}}]}]}",
+                 i);
+        heddle_status status = heddle_plan_parse(&plan, text, (int64_t)strlen(text), "probe");
+        if (status) return cli_fail(status);
+        at->is_open[i] = heddle_plan_check(plan, at->engine) == HEDDLE_OK;
+        at->n_open += at->is_open[i];
+        heddle_plan_free(plan);
+    }
+    return at->n_open ? 0 : cli_refuse("plan search: the model has no layer without a window");
+}
+
+/* A session over the text but its last rows, which keeps what the candidates' routers read. */
+static int read_text(search *at, search_text *text)
+{
+    search_set all = {.n = at->n_open};
+    memcpy(all.has, at->is_open, sizeof all.has);
+    char *json = search_plan_text(at, &all, &at->router, "all", "");
+    heddle_plan *plan = NULL;
+    heddle_session_options options;
+    if (!json) return cli_refuse("plan search: no memory for a plan");
+    heddle_status status = heddle_plan_parse(&plan, json, (int64_t)strlen(json), "all");
+    free(json);
+    if (status) return cli_fail(status);
+    const heddle_plan *kept[] = {plan};
+    heddle_session_options_default(&options);
+    options.context_tokens = text->n_ids;
+    options.kept_plans = kept;
+    options.n_kept_plans = 1;
+    status = heddle_session_new(&text->session, at->engine, NULL, &options);
+    heddle_plan_free(plan);
+    if (!status)
+        status = heddle_session_extend(text->session, text->ids, text->n_ids - at->n_rows, NULL, NULL);
+    return status ? cli_fail(status) : 0;
+}
+
+/* The sum of NLL of the last rows, the text's session forked under `plan` (NULL: dense). */
+static int score_text(search *at, const search_text *text, const heddle_plan *plan, double *sum)
+{
+    heddle_session *fork = NULL;
+    float *nll = malloc((size_t)at->n_rows * sizeof *nll);
+    if (!nll) return cli_refuse("plan search: no memory for %" PRId64 " scores", at->n_rows);
+    heddle_status status = heddle_session_fork_as(&fork, text->session, plan, 1);
+    if (!status)
+        status = heddle_session_score(fork, text->ids + text->n_ids - at->n_rows, at->n_rows, 0, nll, NULL,
+                                      NULL);
+    for (int64_t i = 0; i < at->n_rows && !status; i++) *sum += nll[i];
+    heddle_session_free(fork);
+    free(nll);
+    return status ? cli_fail(status) : 0;
+}
+
+int search_add_text(search *at, const char *path, int64_t n_tokens)
+{
+    cli_text file = {0};
+    if (!at->n_layers) {
+        at->info.struct_size = sizeof at->info;
+        heddle_engine_model_info(at->engine, &at->info);
+        at->n_layers = at->info.n_layers;
+        int code = find_open_layers(at);
+        if (code) return code;
+    }
+    if (at->n_texts == SEARCH_MAX_TEXTS)
+        return cli_refuse("plan search: more than %d texts", SEARCH_MAX_TEXTS);
+    search_text *text = &at->texts[at->n_texts];
+    int code = cli_read_file(&file, path);
+    if (code) return code;
+    heddle_status status = heddle_tokenize(at->engine, file.data, file.n, HEDDLE_TOKENIZE_BOS, &text->ids,
+                                           &text->n_ids);
+    cli_text_free(&file);
+    if (status) return cli_fail(status);
+    at->n_texts++;
+    if (text->n_ids > n_tokens) text->n_ids = n_tokens;
+    if (text->n_ids < 2 * at->n_rows)
+        return cli_refuse("plan search: %s has %" PRId64
+                          " tokens; it must have at least twice --rows %" PRId64,
+                          path, text->n_ids, at->n_rows);
+    code = read_text(at, text);
+    double sum = 0;
+    if (!code) code = score_text(at, text, NULL, &sum);
+    text->dense_nll = sum / (double)at->n_rows;
+    return code;
+}
+
+void search_free(search *at)
+{
+    for (int i = 0; i < at->n_texts; i++) {
+        heddle_session_free(at->texts[i].session);
+        heddle_ids_free(at->texts[i].ids);
+    }
+}
+
+int search_loss(search *at, const search_set *set, const search_router *router, int first, int last,
+                double *nll)
+{
+    char *json = search_plan_text(at, set, router, "candidate", "");
+    heddle_plan *plan = NULL;
+    if (!json) return cli_refuse("plan search: no memory for a plan");
+    heddle_status status = heddle_plan_parse(&plan, json, (int64_t)strlen(json), "candidate");
+    free(json);
+    if (status) return cli_fail(status);
+    double sum = 0;
+    int code = 0;
+    for (int i = first; i < last && !code; i++) code = score_text(at, &at->texts[i], plan, &sum);
+    heddle_plan_free(plan);
+    *nll = sum / (double)((last - first) * at->n_rows);
+    at->n_evaluations++;
+    return code;
+}
+
+int search_greedy(search *at, int n_fit, int32_t n_lists, search_set *set, double *curve)
+{
+    *set = (search_set){.n = at->n_open};
+    memcpy(set->has, at->is_open, sizeof set->has);
+    int32_t first = 0;
+    while (!at->is_open[first]) first++;
+    int code = search_loss(at, set, &at->router, 0, n_fit, &curve[set->n]);
+    while (!code && set->n > n_lists) {
+        int32_t best = -1;
+        double least = 0;
+        for (int32_t layer = first + 1; layer < at->n_layers && !code; layer++) {
+            if (!set->has[layer]) continue;
+            double loss;
+            set->has[layer] = false;
+            set->n--;
+            code = search_loss(at, set, &at->router, 0, n_fit, &loss);
+            set->has[layer] = true;
+            set->n++;
+            if (best < 0 || loss < least) {
+                best = layer;
+                least = loss;
+            }
+        }
+        if (code || best < 0) break;
+        set->has[best] = false;
+        curve[--set->n] = least;
+        cli_note("%2d lists: loss %.4f (layer %d reads its neighbour's)", set->n, least, best);
+    }
+    return code;
+}

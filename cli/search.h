@@ -1,0 +1,60 @@
+/* search.h - which layers should make lists: found by loss, or by captured attention mass.
+ *
+ * A candidate is a set of list-making layers; every other layer without a window of its own reads the list of
+ * the nearest one below. It is judged on the last `n_rows` tokens of each text, over one dense KV cache of
+ * everything before them: the dense session is forked under the candidate's plan. */
+#ifndef CLI_SEARCH_H
+#define CLI_SEARCH_H
+
+#include <stdbool.h>
+
+#include "cli.h"
+
+enum { SEARCH_MAX_LAYERS = 512, SEARCH_MAX_TEXTS = 16 };
+
+typedef struct search_router { /* what every list-making layer does */
+    const char *score;         /* "attention_mass" (these layers stay dense), "key_i8", "key_i4" */
+    int64_t top_k, n_sink, window;
+} search_router;
+
+typedef struct search_text {
+    int32_t *ids; /* [n_ids] */
+    int64_t n_ids;
+    heddle_session *session; /* has read the first n_ids - n_rows tokens, densely */
+    double dense_nll;        /* mean over the last rows */
+} search_text;
+
+typedef struct search {
+    heddle_engine *engine;
+    heddle_model_info info;
+    search_router router;
+    int64_t n_rows;
+    bool is_open[SEARCH_MAX_LAYERS]; /* layers that may make or read lists: those without a window */
+    int32_t n_layers, n_open;
+    search_text texts[SEARCH_MAX_TEXTS];
+    int n_texts;
+    int64_t n_evaluations;
+} search;
+
+typedef struct search_set { /* layers that make a list */
+    bool has[SEARCH_MAX_LAYERS];
+    int32_t n;
+} search_set;
+
+/* Reads a text for the search: at most n_tokens of the file. 0, or an exit code. */
+int search_add_text(search *at, const char *path, int64_t n_tokens);
+void search_free(search *at);
+/* The plan file of a set, malloc'd; for this very model. */
+char *search_plan_text(const search *at, const search_set *set, const search_router *router, const char *name,
+                       const char *about);
+/* Mean NLL per token over texts [first, last) under the set's plan. */
+int search_loss(search *at, const search_set *set, const search_router *router, int first, int last,
+                double *nll);
+/* Starts from all open layers and takes away, again and again, the layer whose loss is smallest to lose, until
+ * n_lists are left; curve[n] = the loss with n lists. */
+int search_greedy(search *at, int n_fit, int32_t n_lists, search_set *set, double *curve);
+/* The n_lists layers (the first open one among them) whose lists capture the most mass of the layers that read
+ * them, exactly, by dynamic programming over the texts' last rows. */
+int search_dp(search *at, int n_fit, int32_t n_lists, search_set *set);
+
+#endif

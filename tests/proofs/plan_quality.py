@@ -1,0 +1,187 @@
+#!/usr/bin/env python3
+"""The quality card of every plan: perplexity and long-range recovery on 8K documents of three texts.
+
+    plan_quality.py [--jobs N] [--texts FOLDER] [--minutes M] [--documents D] [--check] [PLAN...]
+
+Every row of a document is under the plan (its decode route). Rows of 8,192 tokens; figures:
+  perplexity   past position 2,048, relative to dense, in percent
+  R            (L_window - L_plan) / (L_window - L_dense) on the last quarter; window: 512 recent tokens + 4
+  R gain       the same on those tokens of it where dense gains more than 0.5 nat over the window
+  read         bytes of K, V and summaries over dense's, rows 2,048..8,191
+Controls of equal budget stand among the plans: oracle, random, window. A row of plan-quality.csv is one document
+under one plan; it names the plan file (behaviour.py says why) and the run goes on where it was stopped.
+"""
+import argparse
+import array
+import concurrent.futures
+import csv
+import hashlib
+import math
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+
+from behaviour import MODELS, TOP, heddle, model_path, plan_hash, record, stale
+
+CSV = TOP + "/bench/results/plan-quality.csv"
+SUMMARY = TOP + "/bench/results/plan-quality.md"
+TEXTS = ("prose", "code", "lexicon")
+N, FROM, QUARTER, GAIN = 8192, 2048, 6144, 0.5
+FIRST = ("dense", "window512")
+FIELDS = ("plan_hash", "model", "text", "doc", "doc_sha256", "plan", "nll", "quarter", "gain", "n_gain", "share")
+
+
+def score(model, path, plan):
+    with tempfile.NamedTemporaryFile(suffix=".f32") as file:
+        out = subprocess.run([heddle(), "perplexity", "-m", model_path(model), "-f", path, "-c", str(N), "--chunks", "1", "--from",
+                              str(FROM), "--plan", plan, "--nll", file.name], capture_output=True, text=True)
+        if out.returncode:
+            raise RuntimeError(out.stderr.strip().splitlines()[-1])
+        nll = array.array("f", open(file.name, "rb").read())
+    return nll, re.search(r"reads ([\d.]+) %", out.stderr).group(1)
+
+
+class Documents:
+    """Scores of the two measures of a document, which every plan's gain tokens need; kept while this runs."""
+
+    def __init__(self, folder):
+        self.folder, self.kept = folder, {}
+
+    def path(self, text, doc):
+        return f"{self.folder}/{text}-{doc}.txt"
+
+    def base(self, model, text, doc):
+        key = model, text, doc
+        if key not in self.kept:
+            self.kept[key] = tuple(score(model, self.path(text, doc), plan)[0] for plan in FIRST)
+        return self.kept[key]
+
+    def row(self, model, text, doc, plan):
+        dense, window = self.base(model, text, doc)
+        nll, share = score(model, self.path(text, doc), plan)
+        gains = [i for i in range(QUARTER + 1, N) if window[i] - dense[i] > GAIN]
+        return {"plan_hash": plan_hash(plan), "model": model, "text": text, "doc": doc,
+                "doc_sha256": hashlib.sha256(open(self.path(text, doc), "rb").read()).hexdigest()[:16], "plan": plan,
+                "nll": f"{sum(nll[FROM + 1:]) / (N - FROM - 1):.6f}", "quarter": f"{sum(nll[QUARTER + 1:]) / (N - QUARTER - 1):.6f}",
+                "gain": f"{sum(nll[i] for i in gains) / max(len(gains), 1):.6f}", "n_gain": len(gains), "share": share}
+
+
+def load():
+    if not os.path.exists(CSV):
+        return {}
+    with open(CSV) as file:
+        rows = csv.DictReader(line for line in file if not line.startswith("#"))
+        return {(r["plan_hash"], r["model"], r["text"], int(r["doc"]), r["plan"]): r for r in rows}
+
+
+def mean(values):
+    values = list(values)
+    return sum(values) / len(values)
+
+
+def card(rows, model, plan):
+    """Figures of a plan, {text: (percent, R, R gain)}, its share and the number of documents a text; None: no row yet."""
+    cells, n_docs, share = {}, [], None
+    for text in TEXTS:
+        docs = [d for d in range(3) if all((plan_hash(p), model, text, d, p) in rows for p in FIRST + (plan,))]
+        if not docs:
+            return None
+        at = {p: [rows[plan_hash(p), model, text, d, p] for d in docs] for p in FIRST + (plan,)}
+        value = {p: {f: mean(float(r[f]) for r in at[p]) for f in ("nll", "quarter", "gain")} for p in at}
+        dense, window, own = (value[p] for p in FIRST + (plan,))
+        recovery = [(window[f] - own[f]) / (window[f] - dense[f]) for f in ("quarter", "gain")]
+        cells[text] = (100 * (math.exp(own["nll"] - dense["nll"]) - 1), *recovery)
+        n_docs.append(len(docs))
+        share = at[plan][0]["share"]
+    return cells, share, min(n_docs)
+
+
+def summarise(rows):
+    lines = ["# Quality cards of the plans", "", "tests/proofs/plan_quality.py says what the figures are; KV f16, every row of the text under the "
+             "plan's decode route. Sorted by bytes read.", ""]
+    plans = sorted({key[4] for key in rows})
+    for model, file in MODELS.items():
+        found = [(float(c[1]), plan, c) for plan in plans if (c := card(rows, model, plan))]
+        if not found:
+            continue
+        lines += [f"## {file}", "", "| plan | read | perplexity, prose / code / lexicon | R | R on gain tokens | documents a text |",
+                  "|---|---|---|---|---|---|"]
+        for share, plan, (cells, _, n_docs) in sorted(found):
+            column = [" / ".join(form.format(cells[t][i]) for t in TEXTS) for i, form in enumerate(("{:+.2f} %", "{:.3f}", "{:.3f}"))]
+            lines.append(f"| `{plan}` | {share:.1f} % | {column[0]} | {column[1]} | {column[2]} | {n_docs} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def measure(options, rows):
+    deadline = time.time() + 60 * options.minutes if options.minutes else math.inf
+    with tempfile.TemporaryDirectory() as made:
+        folder = options.texts or made
+        if not options.texts:
+            subprocess.run([sys.executable, TOP + "/tests/proofs/texts.py", folder], check=True, stdout=subprocess.DEVNULL)
+        documents = Documents(folder)
+        plans = tuple(options.plans) or tuple(sorted(f[:-5] for f in os.listdir(TOP + "/plans")))
+        todo = [(m, t, d, p) for d in range(options.documents) for m in options.models.split(",") for t in TEXTS
+                for p in FIRST + tuple(p for p in plans if p not in FIRST) if (plan_hash(p), m, t, d, p) not in rows]
+        os.makedirs(os.path.dirname(CSV), exist_ok=True)
+        is_new = not os.path.exists(CSV)
+        with open(CSV, "a", newline="") as out, concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
+            writer = csv.DictWriter(out, FIELDS)
+            if is_new:
+                writer.writeheader()
+            keys = sorted({job[:3] for job in todo})
+            list(pool.map(lambda key: documents.base(*key) if time.time() < deadline else None, keys))
+
+            def one(job):
+                if time.time() > deadline:
+                    return None
+                try:
+                    return documents.row(*job)
+                except RuntimeError as why:
+                    print(f"{job[3]} on {job[0]}: {why}", flush=True)
+                    return None
+
+            for row in filter(None, pool.map(one, todo)):
+                writer.writerow(row)
+                out.flush()
+                print(row["model"], row["text"], row["doc"], row["plan"], row["nll"], row["share"], flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--texts")
+    parser.add_argument("--minutes", type=float, default=0)
+    parser.add_argument("--documents", type=int, default=3)
+    parser.add_argument("--models", default=",".join(MODELS))
+    parser.add_argument("--check", action="store_true")
+    parser.add_argument("--no-behaviour", action="store_true", help="of a run whose rows are merged elsewhere")
+    parser.add_argument("plans", nargs="*")
+    options = parser.parse_args()
+    if not options.check:
+        measure(options, load())
+    rows = load()
+    present = {key: row for key, row in rows.items() if key[0] == plan_hash(key[4])} if rows else {}
+    names = sorted({(key[1], key[4].split(":")[0]) for key in present})
+    text = summarise(present)
+    if options.check:
+        for why in filter(None, (stale(model, name) for model, name in names if name in ("dense", "layered4"))):
+            print("stale:", why)
+            return 1
+        if not os.path.exists(SUMMARY) or open(SUMMARY).read() != text:
+            print("bench/results/plan-quality.md is not what plan-quality.csv gives")
+            return 1
+    else:
+        if not options.no_behaviour:
+            for model, name in names:
+                record(model, name)
+        open(SUMMARY, "w").write(text)
+    print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
