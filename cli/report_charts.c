@@ -41,6 +41,11 @@ static void draw_frontier(eval_buf *out, const report *r, const report_card *car
     }
     if (n < 2) return;
     bool is_recovery = by_y == BY_RECOVERY;
+    double foot = is_recovery ? 0.8
+                              : -0.1; /* lower where a plan that is no control stands lower, within reason */
+    for (int i = 0; i < n; i++)
+        if (points[i].colour != SVG_CONTROL && points[i].y < foot) foot = floor(points[i].y * 10) / 10;
+    foot = fmax(foot, is_recovery ? 0 : -0.5);
     svg_scatter chart = {
         .title = is_recovery ? "what is kept of dense's gain" : "the worst deciding task",
         .x = {.title = by_x == BY_SPEED ? "decode, tokens a second at the greatest depth measured"
@@ -49,7 +54,7 @@ static void draw_frontier(eval_buf *out, const report *r, const report_card *car
               .has_zero = true},
         .y = {.title = is_recovery ? "R: what is kept of dense's gain over a window of 512"
                                    : "worst deciding task: answer tokens against dense, points",
-              .low = is_recovery ? 0.80 : -0.25,
+              .low = foot,
               .high = is_recovery ? 1.02 : 0.03,
               .is_percent = !is_recovery},
         .points = points,

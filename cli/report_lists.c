@@ -51,7 +51,7 @@ static void draw_overlap(eval_buf *out, const overlap_mean *mean)
 {
     int n = mean->n_layers;
     double *values = malloc((size_t)(n * n + n) * sizeof *values);
-    char(*names)[8] = malloc((size_t)n * sizeof *names);
+    char(*names)[12] = malloc((size_t)n * sizeof *names);
     const char *columns[MAX_LAYERS] = {NULL}, *rows[MAX_LAYERS] = {NULL},
                *step_names[] = {"  "}; /* as wide as the names above */
     int every = n > 12 ? 5 : 1;
@@ -129,7 +129,7 @@ static void add_recall(const json_t *row, void *user)
 static void draw_heads(eval_buf *out, const char *name, const recall_sums *sums)
 {
     static double values[MAX_HEADS * MAX_LAYERS];
-    char names[MAX_LAYERS][8], head_names[MAX_HEADS][8];
+    char names[MAX_LAYERS][12], head_names[MAX_HEADS][12];
     const char *columns[MAX_LAYERS] = {NULL}, *rows[MAX_HEADS];
     for (int h = 0; h < sums->n_heads; h++) {
         snprintf(head_names[h], sizeof head_names[h], "%d", h);

@@ -49,6 +49,7 @@ void report_table(eval_buf *out, const report *r, const report_card *card)
         const report_plan *plan = &card->plans[p];
         report_quality q = report_quality_of(r, card, plan);
         const report_speed *speed = report_speed_of(r, card, plan->spec, -1);
+        if (isnan(q.loss.value) && isnan(q.mean) && isnan(q.agreement) && !speed) continue;
         eval_interval perplexity = {expm1(q.loss.value), expm1(q.loss.low), expm1(q.loss.high)};
         name_cell(out, plan);
         range_cell(out, &q.recovery, 1, "%.3f");
@@ -105,6 +106,16 @@ static int task_columns(const report *r, const report_card *card, int64_t contex
     return n;
 }
 
+static bool has_tasks(const report *r, const report_card *card, const report_plan *plan, int64_t context)
+{
+    summary_filter filter = report_filter(card, "task", NULL, context);
+    const char *one[] = {plan->hash};
+    summary s;
+    bool has_any = *plan->hash && !summary_align(&s, &r->results, &filter, one, 1, "right", "tokens") && s.n;
+    if (*plan->hash) summary_free(&s);
+    return has_any;
+}
+
 static void task_cell(eval_buf *out, const report *r, const report_card *card, const report_plan *plan,
                       const task_column *column, int64_t context)
 {
@@ -149,7 +160,7 @@ void report_tasks(eval_buf *out, const report *r, const report_card *card)
     }
     eval_buf_text(out, "</tr></thead><tbody>\n");
     for (int p = 0; p < card->n_plans; p++) {
-        if (!*card->plans[p].hash) continue;
+        if (!has_tasks(r, card, &card->plans[p], context)) continue;
         name_cell(out, &card->plans[p]);
         for (int i = 0; i < n; i++) {
             if (p < 2)
