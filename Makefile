@@ -1,5 +1,5 @@
 # heddle: `make demo` answers from a long document, `make test` runs every test.
-# Everything else: make, short, asan, fuzz, proofs, bench, install, format, check-style, setup, clean.
+# Everything else: make, short, asan, tsan, fuzz, proofs, bench, install, format, check-style, setup, clean.
 # make STATIC_DEPS=1: a program that runs where none of its libraries are.
 CC ?= gcc
 BUILD ?= build
@@ -28,7 +28,7 @@ FUZZ_BIN := $(patsubst %.c,$(BUILD)/%,$(wildcard fuzz/fuzz_*.c))
 JOBS ?= $(shell nproc)
 SUBMAKE := +@$(MAKE) --no-print-directory -j$(JOBS)
 
-.PHONY: all tests demo test short proofs bench install asan fuzz format check-style clean setup
+.PHONY: all tests demo test short proofs bench install asan tsan fuzz format check-style clean setup
 all: $(BUILD)/heddle $(BUILD)/libheddle.a $(BUILD)/libheddle.so
 tests: all $(TEST_BIN)
 
@@ -55,8 +55,15 @@ $(BUILD)/libheddle.a: $(LIB_OBJ)
 $(BUILD)/libheddle.so: $(LIB_OBJ) tools/exports.map
 	$(CC) -shared -Wl,--version-script=tools/exports.map -o $@ $(LIB_OBJ) $(SAN) -ljansson -lpcre2-8 \
 	      -lutf8proc -lpthread -lm
-$(BUILD)/heddle: $(CLI_OBJ) $(EVAL_OBJ) $(BUILD)/libheddle.a
-	$(CC) -o $@ $^ $(LDLIBS)
+# Says how the program is linked, and is written only when that changes, so that `make STATIC_DEPS=1`
+# after a plain make links anew.
+LINK_LINE = $(CC) -o $(BUILD)/heddle $(CLI_OBJ) $(EVAL_OBJ) $(BUILD)/libheddle.a $(LDLIBS)
+.PHONY: FORCE
+$(BUILD)/link.txt: FORCE
+	@mkdir -p $(@D)
+	@echo '$(LINK_LINE)' | cmp -s - $@ || echo '$(LINK_LINE)' > $@
+$(BUILD)/heddle: $(CLI_OBJ) $(EVAL_OBJ) $(BUILD)/libheddle.a $(BUILD)/link.txt
+	$(LINK_LINE)
 $(BUILD)/tests/%: $(BUILD)/tests/%.o $(TEST_LIB) $(EVAL_OBJ) $(BUILD)/libheddle.a
 	$(CC) -o $@ $^ $(LDLIBS) -lcmocka
 $(BUILD)/bench/%: $(BUILD)/bench/%.o $(BUILD)/libheddle.a
@@ -79,6 +86,12 @@ asan: # the short tests under the address and undefined-behaviour sanitizers
 	$(SUBMAKE) tests BUILD=$(BUILD)/asan OPT="-O1 -g -fno-omit-frame-pointer" \
 	    SAN="-fsanitize=address,undefined -fno-sanitize-recover=all"
 	@scripts/run-tests $(STRICT:%=--strict) --short --build $(BUILD)/asan
+tsan: # the thread pool and the laws of sessions under the thread sanitizer
+	$(SUBMAKE) $(BUILD)/tsan/tests/base/test_pool_races $(BUILD)/tsan/tests/base/test_pool $(BUILD)/tsan/tests/engine/test_session BUILD=$(BUILD)/tsan \
+	    OPT="-O1 -g" SAN="-fsanitize=thread"
+	TSAN_OPTIONS=die_after_fork=0 $(BUILD)/tsan/tests/base/test_pool_races
+	$(BUILD)/tsan/tests/base/test_pool
+	$(BUILD)/tsan/tests/engine/test_session
 FUZZ_SECONDS ?= 60
 fuzz: # each target for FUZZ_SECONDS, from the corpus in fuzz/corpus
 	$(SUBMAKE) fuzz-targets CC=clang BUILD=$(BUILD)/fuzz OPT="-O1 -g" \

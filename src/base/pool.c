@@ -21,6 +21,7 @@
 #include "base/pool.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <linux/futex.h>
 #include <pthread.h>
 #include <sched.h>
@@ -99,10 +100,16 @@ static void fetch_ahead(int thread, uint32_t seen)
     }
 }
 
-static void sleep_until_not(uint32_t seen)
+/* Sleepers are told apart by a bit each, so that a call wakes those that it has work for. */
+static uint32_t bit_of(int thread)
+{
+    return UINT32_C(1) << (thread & 31);
+}
+
+static void sleep_until_not(uint32_t seen, int thread)
 {
     atomic_fetch_add(&pool.n_sleeping, 1);
-    syscall(SYS_futex, &pool.generation, FUTEX_WAIT_PRIVATE, seen, NULL, NULL, 0);
+    syscall(SYS_futex, &pool.generation, FUTEX_WAIT_BITSET_PRIVATE, seen, NULL, NULL, bit_of(thread));
     atomic_fetch_sub(&pool.n_sleeping, 1);
 }
 
@@ -118,7 +125,7 @@ static void *worker_main(void *arg)
             now = atomic_load_explicit(&pool.generation, memory_order_acquire);
         }
         if (now == seen) {
-            sleep_until_not(seen);
+            sleep_until_not(seen, thread);
             continue;
         }
         seen = now;
@@ -181,8 +188,9 @@ static void run_shared(int n_threads, int64_t n_tasks, void (*fn)(void *, int64_
                               memory_order_release);
     }
     atomic_store(&pool.generation, generation);
+    uint32_t wanted = n_threads >= 32 ? UINT32_MAX : (bit_of(n_threads) - 1) & ~bit_of(0);
     if (atomic_load(&pool.n_sleeping))
-        syscall(SYS_futex, &pool.generation, FUTEX_WAKE_PRIVATE, n_threads - 1, NULL, NULL, 0);
+        syscall(SYS_futex, &pool.generation, FUTEX_WAKE_BITSET_PRIVATE, INT_MAX, NULL, NULL, wanted);
     run_tasks(0, generation);
     for (int spin = 0; atomic_load_explicit(&pool.n_done, memory_order_acquire) < n_units; spin++) {
         if (spin < SPINS_BEFORE_YIELD)
