@@ -7,11 +7,14 @@
  *     rows  0 ........ from ............... c-2   c-1
  *           not scored |  scored: -log p(r+1)  |  predicts nothing
  *
- * `from` is c / 2, or --from. Perplexity is exp(mean). Every row takes the plan's decode route. */
+ * `from` is c / 2, or --from. Perplexity is exp(mean). Every row takes the plan's decode route.
+ * --against: another file of the same model reads the same rows densely; beside the perplexity stand
+ * the mean of KL(its distribution || ours) and how often both find the same token the likeliest. */
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "cli.h"
 #include "term.h"
@@ -20,7 +23,7 @@ enum { DEFAULT_CONTEXT = 512 };
 
 typedef struct perplexity_options {
     cli_common common;
-    const char *file, *nll_file;
+    const char *file, *nll_file, *against;
     int64_t from, n_chunks;
 } perplexity_options;
 
@@ -29,8 +32,10 @@ static const cli_option perplexity_rows[] = {
     {"file", 'f', CLI_TEXT, "FILE", NULL, "the text, - = standard input", AT(file), 0, 0, 0},
     {"from", 0, CLI_INT, "POSITION", "-1", "score rows from here on in each chunk; -1 = the second half",
      AT(from), -1, 1 << 30, 0},
-    {"nll", 0, CLI_TEXT, "FILE", NULL, "write each row's -log p as float32, chunk after chunk; NaN: not scored",
-     AT(nll_file), 0, 0, 0},
+    {"nll", 0, CLI_TEXT, "FILE", NULL,
+     "write each row's -log p as float32, chunk after chunk; NaN: not scored", AT(nll_file), 0, 0, 0},
+    {"against", 0, CLI_TEXT, "MODEL", NULL,
+     "another file of the same model, say the unquantised one: the mean KL from it", AT(against), 0, 0, 0},
     {"chunks", 0, CLI_INT, "N", "0", "stop after N chunks; 0 = all", AT(n_chunks), 0, 1 << 30, 0},
     {0},
 };
@@ -60,6 +65,13 @@ static int on_progress(int64_t n_done, int64_t n_total, void *user)
     return 0;
 }
 
+static void add_nll(running_mean *mean, double nll)
+{
+    mean->sum += nll;
+    mean->sum_of_squares += nll * nll;
+    mean->n++;
+}
+
 static int score_chunk(heddle_session *session, const int32_t *ids, int64_t n, int64_t from,
                        running_mean *mean, FILE *out)
 {
@@ -75,15 +87,116 @@ static int score_chunk(heddle_session *session, const int32_t *ids, int64_t n, i
     if (heddle_session_len(session)) status = heddle_session_truncate(session, 0, &n_kept);
     if (!status) status = heddle_session_score(session, ids, n, from + 1, nll, on_progress, &progress);
     term_clear_progress();
-    for (int64_t i = from + 1; i < n && !status; i++) {
-        mean->sum += nll[i];
-        mean->sum_of_squares += (double)nll[i] * nll[i];
-        mean->n++;
-    }
+    for (int64_t i = from + 1; i < n && !status; i++) add_nll(mean, nll[i]);
     bool is_short = out && !status && fwrite(nll, sizeof *nll, (size_t)n, out) != (size_t)n;
     free(nll);
     if (is_short) return cli_refuse("perplexity: --nll: not everything could be written");
     return status ? cli_fail(status) : 0;
+}
+
+/* ---- against another file ---- */
+
+enum { BLOCK_ROWS = 64 }; /* rows of reference logits held at once */
+
+typedef struct comparison {
+    heddle_engine *engine;
+    heddle_session *session; /* of the reference; NULL = nothing to compare with */
+    int32_t n_vocab;
+    float *logits;      /* [BLOCK_ROWS, n_vocab] the reference's */
+    const int32_t *ids; /* of the chunk, from the block's first row on */
+    int64_t n_left;     /* of them */
+    double kl;
+    int64_t n_equal, n;
+    running_mean *mean;
+} comparison;
+
+static int keep_row(int64_t row, const float *logits, void *user)
+{
+    comparison *at = user;
+    memcpy(at->logits + row * at->n_vocab, logits, (size_t)at->n_vocab * sizeof *logits);
+    return 0;
+}
+
+static double log_sum_exp(const float *x, int32_t n, int32_t *best)
+{
+    double sum = 0;
+    *best = 0;
+    for (int32_t i = 1; i < n; i++)
+        if (x[i] > x[*best]) *best = i;
+    for (int32_t i = 0; i < n; i++) sum += exp((double)x[i] - x[*best]);
+    return x[*best] + log(sum);
+}
+
+static int compare_row(int64_t row, const float *logits, void *user)
+{
+    comparison *at = user;
+    const float *reference = at->logits + row * at->n_vocab;
+    int32_t best, best_reference;
+    if (row + 1 >= at->n_left) return 0; /* the last row predicts nothing */
+    double lse = log_sum_exp(logits, at->n_vocab, &best), kl = 0;
+    double lse_reference = log_sum_exp(reference, at->n_vocab, &best_reference);
+    for (int32_t i = 0; i < at->n_vocab; i++) {
+        double log_p = reference[i] - lse_reference;
+        kl += exp(log_p) * (log_p - (logits[i] - lse));
+    }
+    add_nll(at->mean, lse - logits[at->ids[row + 1]]);
+    at->kl += kl;
+    at->n_equal += best == best_reference;
+    at->n++;
+    return 0;
+}
+
+static int compare_chunk(heddle_session *session, comparison *at, const int32_t *ids, int64_t n, int64_t from,
+                         running_mean *mean)
+{
+    term_progress progress;
+    int64_t n_kept;
+    heddle_status status = heddle_session_truncate(session, 0, &n_kept);
+    if (!status) status = heddle_session_truncate(at->session, 0, &n_kept);
+    at->mean = mean;
+    term_progress_start(&progress, "comparing");
+    for (int64_t row = 0; row < n && !status; row += BLOCK_ROWS) {
+        int64_t n_rows = n - row < BLOCK_ROWS ? n - row : BLOCK_ROWS, first = from > row ? from - row : 0;
+        at->ids = ids + row;
+        at->n_left = n - row;
+        status = heddle_session_each_logits(at->session, ids + row, n_rows, first, keep_row, at);
+        if (!status) status = heddle_session_each_logits(session, ids + row, n_rows, first, compare_row, at);
+        on_progress(row + n_rows, n, &progress);
+    }
+    term_clear_progress();
+    return status ? cli_fail(status) : 0;
+}
+
+static int open_comparison(comparison *at, const cli_setup *setup, const perplexity_options *options,
+                           int64_t context)
+{
+    heddle_engine_options engine_options;
+    heddle_session_options session_options = setup->session_options;
+    heddle_model_info info = {.struct_size = sizeof info};
+    heddle_engine_options_default(&engine_options);
+    engine_options.n_threads = (int32_t)options->common.n_threads;
+    session_options.context_tokens = context;
+    heddle_status status = heddle_engine_open(&at->engine, options->against, &engine_options);
+    if (status) return cli_fail(status);
+    heddle_engine_model_info(at->engine, &info);
+    if (info.n_vocab != setup->info.n_vocab)
+        return cli_refuse("%s: has %d tokens and %s %d; --against needs the same model", options->against,
+                          info.n_vocab, options->common.model, setup->info.n_vocab);
+    at->n_vocab = info.n_vocab;
+    at->logits = malloc((size_t)BLOCK_ROWS * (size_t)info.n_vocab * sizeof *at->logits);
+    if (!at->logits) {
+        cli_note("heddle: no memory for the logits of %d rows", BLOCK_ROWS);
+        return EXIT_RUNTIME;
+    }
+    status = heddle_session_new(&at->session, at->engine, NULL, &session_options);
+    return status ? cli_fail(status) : 0;
+}
+
+static void close_comparison(comparison *at)
+{
+    heddle_session_free(at->session);
+    heddle_engine_close(at->engine);
+    free(at->logits);
 }
 
 /* Reads and tokenises the text; 0 or an exit code. */
@@ -96,8 +209,14 @@ static int load_ids(const cli_setup *setup, const cli_text *text, int32_t **ids,
     return status ? cli_fail(status) : 0;
 }
 
-static int score_text(cli_setup *setup, const perplexity_options *options, int32_t *ids, int64_t n_ids,
-                      int64_t context, FILE *out)
+/* What score_text writes to and compares with, where asked. */
+typedef struct score_extras {
+    FILE *nll;
+    comparison against;
+} score_extras;
+
+static int score_text(cli_setup *setup, const perplexity_options *options, score_extras *extras, int32_t *ids,
+                      int64_t n_ids, int64_t context)
 {
     int64_t from = options->from >= 0 ? options->from : context / 2;
     int64_t n_chunks = n_ids / context;
@@ -117,7 +236,9 @@ static int score_text(cli_setup *setup, const perplexity_options *options, int32
     for (int64_t i = 0; i < n_chunks && !code; i++) {
         int32_t *chunk = ids + i * context;
         if (bos >= 0) chunk[0] = bos;
-        code = score_chunk(setup->session, chunk, context, from, &mean, out);
+        code = extras->against.session
+                   ? compare_chunk(setup->session, &extras->against, chunk, context, from, &mean)
+                   : score_chunk(setup->session, chunk, context, from, &mean, extras->nll);
         if (!code) cli_note("[%" PRId64 "/%" PRId64 "] %.4f", i + 1, n_chunks, perplexity_of(&mean));
     }
     if (code) return code;
@@ -130,6 +251,10 @@ static int score_text(cli_setup *setup, const perplexity_options *options, int32
         "every row took the decode route of plan %s, which reads %.2f %% of dense's K and V for rows %" PRId64
         "..%" PRId64,
         heddle_plan_name(setup->plan), 100 * share, from, context - 1);
+    const comparison *against = &extras->against;
+    if (against->session)
+        printf("mean KL from %s: %.8f, equal likeliest tokens: %.6f\n", options->against,
+               against->kl / (double)against->n, (double)against->n_equal / (double)against->n);
     printf("perplexity: %.6f\n", perplexity_of(&mean));
     return 0;
 }
@@ -139,24 +264,28 @@ static int perplexity(const void *command_options)
     const perplexity_options *options = command_options;
     int64_t context = options->common.context ? options->common.context : DEFAULT_CONTEXT;
     cli_setup setup = {0};
+    score_extras extras = {0};
     cli_text text = {0};
     int32_t *ids = NULL;
     int64_t n_ids = 0;
-    FILE *out = NULL;
     if (!options->file) return cli_refuse("perplexity: no text is given: -f FILE");
+    if (options->nll_file && options->against) return cli_refuse("perplexity: --nll goes without --against");
     if (context < 4) return cli_refuse("perplexity: -c %" PRId64 ": must be at least 4", context);
     int code = cli_read_file(&text, options->file);
     if (!code) code = cli_open(&setup, &options->common);
     if (code) goto done;
     setup.session_options.plan_governs_all = 1;
     cli_warn_trained(&setup, context);
-    if (options->nll_file && !(out = fopen(options->nll_file, "wb")))
+    if (options->nll_file && !(extras.nll = fopen(options->nll_file, "wb")))
         code = cli_refuse("perplexity: --nll %s: cannot be written", options->nll_file);
     if (!code) code = load_ids(&setup, &text, &ids, &n_ids);
     if (!code) code = cli_open_session(&setup, context);
-    if (!code) code = score_text(&setup, options, ids, n_ids, context, out);
-    if (out && fclose(out) && !code) code = cli_refuse("perplexity: --nll: not everything could be written");
+    if (!code && options->against) code = open_comparison(&extras.against, &setup, options, context);
+    if (!code) code = score_text(&setup, options, &extras, ids, n_ids, context);
+    if (extras.nll && fclose(extras.nll) && !code)
+        code = cli_refuse("perplexity: --nll: not everything could be written");
 done:
+    close_comparison(&extras.against);
     heddle_ids_free(ids);
     cli_close(&setup);
     cli_text_free(&text);

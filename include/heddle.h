@@ -93,7 +93,11 @@ enum heddle_tokenize_flags {
     HEDDLE_TOKENIZE_SPECIAL = 1, /* spellings of special tokens in the text become these tokens */
     HEDDLE_TOKENIZE_BOS = 2      /* begin-of-text and end-of-text as the model file says */
 };
-/* *ids is freed with heddle_ids_free. text: any bytes; broken UTF-8 does not fail. */
+/* *ids is freed with heddle_ids_free. text: any bytes; broken UTF-8 does not fail, and no byte is
+ * replaced by U+FFFD. A vocabulary with byte fallback gives such a byte its <0xNN> token, a byte-level
+ * one its byte's token. Where the vocabulary has no token for a byte, the byte is dropped, as Hugging
+ * Face's tokenizers drop it: SmolLM2 has none for 04 06 13 14 16 1d c0 c1 f1 f2 and f5..ff (hex), so
+ * a text with them does not come back from heddle_detokenize. */
 heddle_status heddle_tokenize(const heddle_engine *engine, const char *text, int64_t n_bytes, uint32_t flags,
                               int32_t **ids, int64_t *n_ids);
 void heddle_ids_free(int32_t *ids);

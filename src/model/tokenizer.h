@@ -32,8 +32,10 @@ void hdl_tokenizer_free(hdl_tokenizer *tok);
 
 /* Appends the ids of text [n bytes, any bytes]. parse_special: special tokens' spellings in the
  * text become their ids (templates), else they are ordinary text (documents, users' input).
- * add_bos_eos: put BOS/EOS around it as the file says. Invalid UTF-8 never fails: byte-level BPE
- * maps each byte, SentencePiece falls back to byte tokens. O(n log n). */
+ * add_bos_eos: put BOS/EOS around it as the file says. Invalid UTF-8 never fails and
+ * is never replaced: byte-level BPE maps each byte, SentencePiece falls back to byte tokens. A byte
+ * for which the vocabulary has no token is dropped, before merging, as Hugging Face's tokenizers do
+ * (tests/golden/tokenizer/README.md names SmolLM2's 21). O(n log n). */
 heddle_status hdl_tokenizer_encode(const hdl_tokenizer *tok, const char *text, int64_t n, bool parse_special,
                                    bool add_bos_eos, hdl_ids *ids);
 /* A stretch of a text. Special tokens' spellings count only where they lie wholly inside one part

@@ -1,13 +1,19 @@
 #!/usr/bin/env python3
 """The three texts of the quality proofs, from Debian packages: prose, code and a lexicon.
 
-    texts.py FOLDER        writes FOLDER/{prose,code,lexicon}-{0,1,2}.txt and prints their hashes
+    texts.py [--any-version] FOLDER     writes FOLDER/{prose,code,lexicon}-{0,1,2}.txt and prints their hashes
 
-prose: An Anarchist FAQ (package anarchism), sections A to J, markup taken out; code: the modules of
-Python's standard library (libpython3.11-stdlib or whatever version the distribution has); lexicon:
-the Jargon File 4.4.7 (jargon-text). Documents begin at the first line after one third, one half and
-three quarters of a text, and are 48,000 bytes long: more than 8,192 tokens of both demo models.
-Packages are downloaded with apt-get and unpacked, not installed.
+    prose    An Anarchist FAQ, sections A to J, markup taken out   anarchism 15.3-3
+    code     the modules of Python's standard library              libpython3.11-stdlib 3.11.2-6+deb12u9
+    lexicon  the Jargon File 4.4.7                                 jargon-text 4.4.7-4.1
+
+These are the versions of Debian 12 that the committed figures were made with. Another version may give
+other bytes: the hashes below tell, and then this ends with a sentence, for figures of another text cannot
+be set beside the committed ones. --any-version: write what there is all the same.
+
+Documents begin at the first line after one third, one half and three quarters of a text, and are
+48,000 bytes long: more than 8,192 tokens of both demo models. Packages are downloaded with apt-get and
+unpacked, not installed.
 """
 import glob
 import gzip
@@ -20,12 +26,21 @@ import sys
 import tempfile
 
 DOC_BYTES = 48000
+VERSIONS = {"anarchism": "15.3-3", "libpython3.11-stdlib": "3.11.2-6+deb12u9", "jargon-text": "4.4.7-4.1"}
+SHA256 = {  # the first 16 digits
+    "prose": ("da30667668f616dc", "da003e5ca757b504", "bd365861108912d2"),
+    "code": ("6e10420c47c6b101", "3782ddc95df7dd5c", "3001662ffd0af6c2"),
+    "lexicon": ("ced6c17b43c198d1", "471f9bd72ab66fc6", "7bf2c18f039c632b"),
+}
+found = {}  # package -> version, of what was unpacked
 
 
 def unpack(package, folder):
     work = tempfile.mkdtemp(dir=folder)
     subprocess.run(["apt-get", "download", "-q", package], cwd=work, check=True, stdout=subprocess.DEVNULL)
     for deb in glob.glob(work + "/*.deb"):
+        found[package] = subprocess.run(["dpkg-deb", "-f", deb, "Version"], check=True, capture_output=True,
+                                        text=True).stdout.strip()
         subprocess.run(["dpkg", "-x", deb, work], check=True)
     return work
 
@@ -61,15 +76,27 @@ def code(folder):
 
 
 def main():
-    folder = sys.argv[1]
+    arguments = sys.argv[1:]
+    is_any = "--any-version" in arguments
+    folder = [a for a in arguments if not a.startswith("--")][0]
+    others = []
     os.makedirs(folder, exist_ok=True)
     for name, make in (("prose", prose), ("code", code), ("lexicon", lexicon)):
-        data = make(folder).encode()
+        with tempfile.TemporaryDirectory() as work:
+            data = make(work).encode()
         for i, (num, den) in enumerate(((1, 3), (1, 2), (3, 4))):
             start = data.index(b"\n", len(data) * num // den) + 1
             piece = data[start:start + DOC_BYTES]
+            digest = hashlib.sha256(piece).hexdigest()[:16]
+            if digest != SHA256[name][i]:
+                others.append(f"{name}-{i} has SHA-256 {digest}..., not {SHA256[name][i]}...")
             open(f"{folder}/{name}-{i}.txt", "wb").write(piece)
-            print(name, i, hashlib.sha256(piece).hexdigest()[:16])
+            print(name, i, digest)
+    if others and not is_any:
+        here = ", ".join(f"{p} {v}" for p, v in sorted(found.items()))
+        wanted = ", ".join(f"{p} {v}" for p, v in sorted(VERSIONS.items()))
+        sys.exit(f"texts.py: other texts than the committed figures were made with: {'; '.join(others)}. "
+                 f"The packages here are {here}; those were {wanted} (Debian 12)")
 
 
 if __name__ == "__main__":
