@@ -132,6 +132,8 @@ typedef struct hdl_summarise_args {
     hdl_kv_view kv;
 } hdl_summarise_args;
 
+typedef enum hdl_reduce { HDL_REDUCE_MEAN = 0, HDL_REDUCE_SUM, HDL_REDUCE_MAX } hdl_reduce; /* over heads */
+
 /* ATTEND: for each sequence s, each of its q_len rows i (position kv_len - q_len + i), each head:
  *   visible tokens j: j <= position of the row (causal), j > position - window where window > 0,
  *   j >= the sequence's first_token,
@@ -142,7 +144,7 @@ typedef struct hdl_summarise_args {
  * KV is cut at multiples of HDL_KV_STRIDE tokens (by position in the list for lists) and the
  * partials merged in ascending order; with is_invariant a row's bits depend on its own visible
  * tokens alone (never on q_len, the other rows, n_threads).
- * mass (observation): mass[r, l, j] = mean over the heads of list l of exp(s_j - lse_head), for
+ * mass (observation): mass[r, l, j] = mass_reduce over the heads of list l of exp(s_j - lse_head), for
  * every j visible to row r, 0 for j < n_visible that are not visible (masked, outside the window or
  * list); entries from n_visible on are not written. Sequences' rows are numbered through. */
 enum { HDL_KV_STRIDE = 256 };
@@ -171,6 +173,7 @@ typedef struct hdl_attend_args {
     const hdl_selection *selection; /* n_rows lists, or NULL = dense / window */
     float *mass;                    /* [n_rows, n_mass_lists, mass_stride] or NULL */
     int32_t n_mass_lists;
+    hdl_reduce mass_reduce;
     int64_t mass_stride; /* >= max_kv_len */
     bool is_invariant;
 } hdl_attend_args;
@@ -203,7 +206,6 @@ typedef enum hdl_score_rule {
     HDL_RULE_POWERS
 } hdl_score_rule;
 typedef enum hdl_measure { HDL_MEASURE_LOGIT = 0, HDL_MEASURE_MASS } hdl_measure;
-typedef enum hdl_reduce { HDL_REDUCE_MEAN = 0, HDL_REDUCE_SUM, HDL_REDUCE_MAX } hdl_reduce;
 typedef struct hdl_score_args {
     int64_t n_rows; /* of all sequences */
     int32_t n_seqs, n_heads, n_kv_heads, head_dim, n_lists;

@@ -321,6 +321,7 @@ static void add_router(hdl_schedule *schedule, hdl_step *step, const hdl_router_
     attend->candidate_slot = candidate_slot;
     attend->args.has_mass = router->score == HDL_SCORE_MASS;
     attend->args.n_mass_lists = list->n_lists;
+    attend->args.mass_reduce = router->heads;
     add_score(schedule, attend, router, list);
     attend->select = (hdl_select_args){.n_rows = schedule->tile_rows,
                                        .n_lists = list->n_lists,

@@ -177,19 +177,33 @@ heddle_status hdl_plan_parse(hdl_plan **out, const char *text, int64_t n_bytes, 
 }
 
 /* Members that are not what they should be are passed over: check_doc names them afterwards. */
-static heddle_status override_rules(json_t *rules, const char *key, int64_t value, int64_t *n_set)
+static heddle_status override_one(json_t *router, const char *key, int64_t value, bool is_anywhere,
+                                  int64_t *n_set)
 {
-    for (size_t i = 0; i < json_array_size(rules); i++) {
-        json_t *router = json_object_get(json_array_get(rules, i), "router");
-        if (!json_is_object(router)) continue;
-        if (json_object_set_new(router, key, json_integer(value)))
-            return HDL_FAIL(HEDDLE_E_NOMEM, "out of memory while setting %s", key);
-        ++*n_set;
-    }
+    if (!json_is_object(router) || (!is_anywhere && !json_object_get(router, key))) return HEDDLE_OK;
+    if (json_object_set_new(router, key, json_integer(value)))
+        return HDL_FAIL(HEDDLE_E_NOMEM, "out of memory while setting %s", key);
+    ++*n_set;
     return HEDDLE_OK;
 }
 
-/* "key=value,key=value" into every router of the document. */
+/* Sets the member in every router of the document (candidates too) that states it, or anywhere. */
+static heddle_status override_routers(json_t *doc, const char *key, int64_t value, bool is_anywhere,
+                                      int64_t *n_set)
+{
+    const json_t *variants = json_object_get(doc, "variants");
+    for (size_t i = 0; i < json_array_size(variants); i++)
+        for (int r = 0; r < 2; r++) {
+            const json_t *rules = json_object_get(json_array_get(variants, i), route_keys[r]);
+            for (size_t j = 0; j < json_array_size(rules); j++) {
+                json_t *router = json_object_get(json_array_get(rules, j), "router");
+                HDL_TRY(override_one(router, key, value, is_anywhere, n_set));
+                HDL_TRY(override_one(json_object_get(router, "candidates"), key, value, false, n_set));
+            }
+        }
+    return HEDDLE_OK;
+}
+
 static heddle_status override_doc(json_t *doc, const char *text)
 {
     while (*text) {
@@ -209,11 +223,8 @@ static heddle_status override_doc(json_t *doc, const char *text)
         int64_t value = equals ? strtoll(equals + 1, &end, 10) : 0;
         if (!equals || end == equals + 1 || end != text + n)
             return HDL_FAIL(HEDDLE_E_INVALID, "override \"%.*s\": must be key=whole number", (int)n, text);
-        json_t *variants = json_object_get(doc, "variants");
-        for (size_t i = 0; i < json_array_size(variants); i++)
-            for (int r = 0; r < 2; r++)
-                HDL_TRY(override_rules(json_object_get(json_array_get(variants, i), route_keys[r]), row->key,
-                                       value, &n_set));
+        HDL_TRY(override_routers(doc, row->key, value, false, &n_set));
+        if (!n_set) HDL_TRY(override_routers(doc, row->key, value, true, &n_set));
         if (!n_set && !check_doc(doc, "plan"))
             return HDL_FAIL(HEDDLE_E_INVALID, "override \"%.*s\": the plan has no router", (int)n, text);
         text += n + (text[n] == ',');

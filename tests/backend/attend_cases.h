@@ -31,6 +31,7 @@ typedef struct attend_case {
     int32_t n_lists, block_size; /* block_size 0 or 1: tokens */
     int64_t n_ids;               /* of a random list */
     int32_t n_mass_lists;        /* 0 = no mass */
+    hdl_reduce mass_reduce;
     bool is_invariant;
     int64_t first_token[CASE_SEQS];
 } attend_case;
@@ -40,6 +41,12 @@ static const attend_case attend_cases[] = {
     {"decode 300", 9, 3, 64, 64, HDL_F16, 4, .q_len = {1}, .kv_len = {300}},
     {"decode 5000 one page", 9, 3, 64, 64, HDL_F16, 20, .q_len = {1}, .kv_len = {5000}},
     {"decode bf16 mass", 9, 3, 64, 64, HDL_BF16, 8, .q_len = {1}, .kv_len = {3001}, .n_mass_lists = 1},
+    {"decode largest mass", 9, 3, 64, 64, HDL_F16, 8, .q_len = {1}, .kv_len = {1003}, .n_mass_lists = 1,
+     .mass_reduce = HDL_REDUCE_MAX},
+    {"rows, sums of mass", 9, 3, 64, 64, HDL_F16, 8, .q_len = {37}, .kv_len = {533}, .n_mass_lists = 3,
+     .mass_reduce = HDL_REDUCE_SUM},
+    {"rows, largest mass", 9, 3, 64, 64, HDL_F16, 8, .q_len = {37}, .kv_len = {533}, .n_mass_lists = 1,
+     .mass_reduce = HDL_REDUCE_MAX},
     {"decode i8 mass per kv head", 9, 3, 64, 64, HDL_I8, 6, .q_len = {1}, .kv_len = {777}, .n_mass_lists = 3},
     {"decode f32 head-major", 8, 8, 32, 48, HDL_F32, 5, true, .q_len = {1}, .kv_len = {513}},
     {"decode batch", 4, 1, 256, 256, HDL_F16, 8, .q_len = {1, 1, 1, 1}, .kv_len = {1, 256, 257, 2000}},
@@ -314,6 +321,7 @@ static inline void build_case(attend_setup *setup, const attend_case *c, uint64_
     args->soft_cap = c->soft_cap;
     args->window = c->window;
     args->n_mass_lists = c->n_mass_lists;
+    args->mass_reduce = c->mass_reduce;
     args->has_mass = c->n_mass_lists > 0;
     args->is_invariant = c->is_invariant;
     for (int32_t s = 0; s < CASE_SEQS && c->kv_len[s]; s++, args->n_seqs++) build_seq(setup, c, s);

@@ -143,6 +143,14 @@ static void attend_head(void *arg, int64_t task, int thread)
     if (args->lse) args->lse[row * args->n_heads + head] = (float)lse;
 }
 
+/* One more head of a list; masses are not negative, so 0 is no largest one. */
+static float add_mass(const hdl_attend_args *args, float mass, double p)
+{
+    int32_t n = args->n_heads / args->n_mass_lists;
+    if (args->mass_reduce == HDL_REDUCE_MAX) return HDL_MAX(mass, (float)p);
+    return mass + (float)(args->mass_reduce == HDL_REDUCE_MEAN ? p / n : p);
+}
+
 static void mass_row(void *arg, int64_t task, int thread)
 {
     (void)thread;
@@ -161,7 +169,7 @@ static void mass_row(void *arg, int64_t task, int thread)
         for (int64_t step = walk.begin; step < walk.end && lse > -INFINITY; step++) {
             int64_t token = walk_token(&walk, step);
             if (walk_sees(&walk, token))
-                mass[token] += (float)(exp(score(args, &walk, step, q, kv_head) - lse) / n);
+                mass[token] = add_mass(args, mass[token], exp(score(args, &walk, step, q, kv_head) - lse));
         }
     }
 }

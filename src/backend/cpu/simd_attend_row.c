@@ -446,6 +446,8 @@ static void mass_chunk(void *arg, int64_t task, int thread)
     int64_t begin = task * MASS_TOKENS, end = HDL_MIN(begin + MASS_TOKENS, unit.walk.end);
     int64_t first = HDL_MIN(HDL_MAX(begin, unit.walk.begin), end);
     int32_t n = args->n_heads / args->n_mass_lists;
+    bool is_max = args->mass_reduce == HDL_REDUCE_MAX;
+    float weight = args->mass_reduce == HDL_REDUCE_MEAN ? 1.0f / (float)n : 1;
     for (int32_t list = 0; list < args->n_mass_lists; list++) {
         float *mass = args->mass + (unit.row * args->n_mass_lists + list) * args->mass_stride;
         memset(mass + begin, 0, (size_t)(end - begin) * sizeof *mass);
@@ -455,10 +457,13 @@ static void mass_chunk(void *arg, int64_t task, int thread)
             if (lse == -INFINITY) continue;
             int64_t j = first;
             for (; j + VW <= end; j += VW) {
-                vf p = vf_mul(vf_exp(vf_sub(vf_load(kept + j), vf_set1(lse))), vf_set1(1.0f / (float)n));
-                vf_store(mass + j, vf_add(vf_load(mass + j), p));
+                vf p = vf_mul(vf_exp(vf_sub(vf_load(kept + j), vf_set1(lse))), vf_set1(weight));
+                vf_store(mass + j, is_max ? vf_max(vf_load(mass + j), p) : vf_add(vf_load(mass + j), p));
             }
-            for (; j < end; j++) mass[j] += expf(kept[j] - lse) / (float)n;
+            for (; j < end; j++) {
+                float p = expf(kept[j] - lse) * weight;
+                mass[j] = is_max ? HDL_MAX(mass[j], p) : mass[j] + p;
+            }
         }
     }
 }

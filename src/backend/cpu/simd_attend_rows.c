@@ -650,6 +650,8 @@ static void mass_block(const row_tile *tile, const tile_stride *at, int64_t m, i
 {
     const hdl_attend_args *args = tile->args;
     int32_t n_heads = args->n_heads / args->n_mass_lists;
+    bool is_max = args->mass_reduce == HDL_REDUCE_MAX;
+    float weight = args->mass_reduce == HDL_REDUCE_MEAN ? 1.0f / (float)n_heads : 1;
     int64_t begin, end, unused;
     row_range(tile, at, m / tile->group, &begin, &unused);
     row_range(tile, at, (m + mr - 1) / tile->group, &unused, &end);
@@ -663,14 +665,16 @@ static void mass_block(const row_tile *tile, const tile_stride *at, int64_t m, i
         if (lse == -INFINITY) continue;
         shape_row(tile, at, in_tile, v_begin, v_end, s);
         for (int64_t j = v_begin; j < v_end; j += VW)
-            vf_store(s + j,
-                     vf_mul(vf_exp(vf_sub(vf_load(s + j), vf_set1(lse))), vf_set1(1.0f / (float)n_heads)));
+            vf_store(s + j, vf_mul(vf_exp(vf_sub(vf_load(s + j), vf_set1(lse))), vf_set1(weight)));
         int64_t own_begin, own_end;
         row_range(tile, at, in_tile, &own_begin, &own_end);
         float *mass = args->mass + (row * args->n_mass_lists + head / n_heads) * args->mass_stride + at->base;
         int64_t j = own_begin;
-        for (; j + VW <= own_end; j += VW) vf_store(mass + j, vf_add(vf_load(mass + j), vf_load(s + j)));
-        for (; j < own_end; j++) mass[j] += s[j];
+        for (; j + VW <= own_end; j += VW) {
+            vf old = vf_load(mass + j), p = vf_load(s + j);
+            vf_store(mass + j, is_max ? vf_max(old, p) : vf_add(old, p));
+        }
+        for (; j < own_end; j++) mass[j] = is_max ? HDL_MAX(mass[j], s[j]) : mass[j] + s[j];
     }
 }
 

@@ -1,0 +1,218 @@
+#!/usr/bin/env python3
+"""Golden lists of the methods on a 64-token case: brute force, from the papers' formulas, without the engine.
+
+    methods.py > tests/golden/methods/lists.json
+
+One layer of 4 query heads over 2 KV heads of width 16; q, k are f16-exact random numbers with a few loud keys. For
+every plan (with small overrides) and every row t the chosen units in ascending order. Nothing here is shared with the
+C code; ties cannot occur (scores differ by more than rounding: checked).
+"""
+import json
+import math
+import random
+import struct
+
+N, HEADS, KV, DIM = 64, 4, 2, 16
+SCALE = 0.25
+GROUP = HEADS // KV
+
+
+def f16(x):
+    return struct.unpack("<e", struct.pack("<e", x))[0]
+
+
+def f32(x):
+    return struct.unpack("<f", struct.pack("<f", x))[0]
+
+
+def make():
+    rng = random.Random(20261125)
+    q = [[[f16(rng.gauss(0, 1)) for _ in range(DIM)] for _ in range(HEADS)] for _ in range(N)]
+    k = [[[f16(rng.gauss(0, 1) * (2.5 if t % 11 == 3 else 1)) for _ in range(DIM)] for _ in range(KV)] for t in range(N)]
+    return q, k
+
+
+Q, K = make()
+
+
+def dot(a, b):
+    return math.fsum(x * y for x, y in zip(a, b))
+
+
+def softmax(s):
+    top = max(s)
+    e = [math.exp(x - top) for x in s]
+    total = math.fsum(e)
+    return [x / total for x in e]
+
+
+def reduce_heads(rows, how):
+    columns = list(zip(*rows))
+    if how == "max":
+        return [max(c) for c in columns]
+    total = [math.fsum(c) for c in columns]
+    return total if how == "sum" else [x / len(rows) for x in total]
+
+
+def heads_of(lst, n_lists):
+    return range(lst * HEADS // n_lists, (lst + 1) * HEADS // n_lists)
+
+
+def pick(score, t, block, top_k, sinks, window):
+    """top_k tokens (in whole blocks, rounded up) beside the forced; score[unit] for units wholly visible."""
+    visible = t + 1
+    units = -(-visible // block)
+    forced = set(range(min(-(-sinks // block), units)))
+    if window:
+        forced |= set(range(max(visible - window, 0) // block, units))
+    free = [u for u in range(units) if u not in forced]
+    n = -(-top_k // block)
+    order = sorted(free, key=lambda u: (-score[u], u))
+    if 0 < n < len(order):
+        a, b = score[order[n - 1]], score[order[n]]
+        assert a == b or abs(a - b) > 1e-5 * max(1e-3, abs(a)), (t, a, b)  # equal: neighbours share a window
+    return sorted(forced | set(order[:n]))
+
+
+def mean_key(h, first, last):
+    return [math.fsum(K[t][h][d] for t in range(first, last)) / (last - first) for d in range(DIM)]
+
+
+def quantised(h, t, levels):
+    row = K[t][h]
+    scale = max(abs(x) for x in row) / levels
+    return [max(-levels, min(levels, round(x / scale))) for x in row], scale
+
+
+def quantised_query(t, h):
+    scale = max(abs(x) for x in Q[t][h]) / 127
+    return [round(x / scale) for x in Q[t][h]], scale
+
+
+# ---- scores of one head: a list over units (blocks wholly visible, or tokens) ----
+
+def block_mean(t, h, block):
+    return [SCALE * dot(Q[t][h], [f16(x) for x in mean_key(h // GROUP, b * block, (b + 1) * block)]) for b in range((t + 1) // block)]
+
+
+def block_bounds(t, h, block):
+    out = []
+    for b in range((t + 1) // block):
+        rows = [K[j][h // GROUP] for j in range(b * block, (b + 1) * block)]
+        low, high = [min(c) for c in zip(*rows)], [max(c) for c in zip(*rows)]
+        out.append(SCALE * math.fsum(max(x * a, x * c) for x, a, c in zip(Q[t][h], low, high)))
+    return out
+
+
+def low_bit_mass(t, h, levels):
+    q, qs = quantised_query(t, h)
+    scores = []
+    for j in range(t + 1):
+        k, ks = quantised(h // GROUP, j, levels)
+        scores.append(sum(a * b for a, b in zip(q, k)) * ks * qs * SCALE)
+    return softmax(scores)
+
+
+def attention_mass(t, h):
+    return softmax([SCALE * dot(Q[t][h], K[j][h // GROUP]) for j in range(t + 1)])
+
+
+def pooled_windows(t, h, block):
+    """Softmax over windows of 2 x (block / 4) tokens, a quarter apart, wholly visible; the best window of a block."""
+    step = block // 4
+    n = max((t + 1) // step - 1, 0)
+    if not n:
+        return [-math.inf] * ((t + 1) // block)
+    means = [[f16(x) for x in mean_key(h // GROUP, m * step, (m + 1) * step)] for m in range(n + 1)]
+    return softmax([SCALE * dot(Q[t][h], [(a + b) / 2 for a, b in zip(means[m], means[m + 1])]) for m in range(n)])
+
+
+def best_window(p, t, block):
+    out = []
+    for b in range((t + 1) // block):
+        windows = [p[m] for m in range(max(4 * b - 1, 0), 4 * b + 4) if m < len(p)]
+        out.append(max(windows) if windows else -math.inf)
+    return out
+
+
+def lists(n_lists, row):
+    return [[row(t, lst) for lst in range(n_lists)] for t in range(N)]
+
+
+def case(plan, n_lists, score, how, **select):
+    def row(t, lst):
+        heads = [score(t, h) for h in heads_of(lst, n_lists)]
+        return pick(reduce_heads(heads, how), t, **select)
+    return {"plan": plan, "lists": lists(n_lists, row)}
+
+
+def infllm(plan, n_lists, block, **select):
+    def row(t, lst):
+        p = [pooled_windows(t, h, block) for h in heads_of(lst, n_lists)]
+        if any(x == -math.inf for x in p[0]):
+            return pick([-math.inf] * ((t + 1) // block), t, block=block, **select)
+        return pick(best_window(reduce_heads(p, "sum"), t, block), t, block=block, **select)
+    return {"plan": plan, "lists": lists(n_lists, row)}
+
+
+def delta(plan, block, how, **select):
+    """DELTA's page score: the largest mass over all heads, summed over the page's tokens."""
+    def row(t, lst):
+        mass = reduce_heads([attention_mass(t, h) for h in range(HEADS)], how)
+        pages = [math.fsum(mass[b * block:(b + 1) * block]) for b in range(-(-(t + 1) // block))]
+        return pick(pages, t, block=block, **select)
+    return {"plan": plan, "lists": lists(1, row)}
+
+
+def hisa(plan, block, candidate_k, top_k, sinks, window):
+    """Blocks by the largest head's mean-key score, then tokens inside them by 4-bit mass over the candidates."""
+    def row(t, lst):
+        coarse = reduce_heads([block_mean(t, h, block) for h in range(HEADS)], "max")
+        blocks = pick(coarse, t, block=block, top_k=candidate_k, sinks=sinks, window=window)
+        tokens = [j for b in blocks for j in range(b * block, min((b + 1) * block, t + 1))]
+        rows = []
+        for h in range(HEADS):
+            q, qs = quantised_query(t, h)
+            s = []
+            for j in tokens:
+                k, ks = quantised(h // GROUP, j, 7)
+                s.append(sum(a * b for a, b in zip(q, k)) * ks * qs * SCALE)
+            rows.append(softmax(s))
+        mass = dict(zip(tokens, reduce_heads(rows, "mean")))
+        forced = set(tokens[:sinks]) | set(tokens[len(tokens) - window:] if window else [])
+        order = sorted((j for j in tokens if j not in forced), key=lambda j: (-mass[j], j))
+        return sorted(forced | set(order[:top_k]))
+    return {"plan": plan, "lists": lists(1, row)}
+
+
+def static(plan, n_lists, keeps, block, sinks, window):
+    def row(t, lst):
+        own = t // block
+        units = own + 1
+        forced = set(range(min(-(-sinks // block), units))) | set(range(max(t + 1 - window, 0) // block, units))
+        whole = (t + 1) // block
+        return sorted(forced | {b for b in range(whole) if keeps(own, b, lst)})
+    return {"plan": plan, "lists": lists(n_lists, row)}
+
+
+def is_power(x):
+    return x > 0 and x & (x - 1) == 0
+
+
+CASES = [
+    case("quest:block=4,top_k=12,sinks=2,window=5", KV, lambda t, h: block_bounds(t, h, 4), "max", block=4, top_k=12, sinks=2, window=5),
+    case("moba:block=8,top_k=16,window=1", KV, lambda t, h: block_mean(t, h, 8), "max", block=8, top_k=16, sinks=0, window=1),
+    case("keys4:top_k=12,sinks=2,window=5", 1, lambda t, h: low_bit_mass(t, h, 7), "mean", block=1, top_k=12, sinks=2, window=5),
+    case("oracle:top_k=12,sinks=2,window=5", 1, attention_mass, "mean", block=1, top_k=12, sinks=2, window=5),
+    infllm("infllm:block=8,top_k=16,sinks=8,window=9", KV, 8, top_k=16, sinks=8, window=9),
+    hisa("hisa:block=8,top_k=10,sinks=2,window=5", 8, 10, 10, 2, 5),
+    delta("delta:block=4,top_k=12,window=8", 4, "max", top_k=12, sinks=0, window=8),
+    static("window:sinks=3,window=9", 1, lambda own, b, lst: False, 1, 3, 9),
+    static("strided:block=4,stride=3,window=7", KV, lambda own, b, lst: (b + lst) % 3 == 0, 4, 0, 7),
+    static("powers:block=4,sinks=4,window=5", 1, lambda own, b, lst: is_power(own - b), 4, 4, 5),
+]
+
+if __name__ == "__main__":
+    print(json.dumps({"n_tokens": N, "n_heads": HEADS, "n_kv_heads": KV, "head_dim": DIM, "scale": SCALE,
+                      "q": [x for row in Q for h in row for x in h], "k": [x for row in K for h in row for x in h],
+                      "cases": CASES}, separators=(",", ":")))
