@@ -12,10 +12,19 @@
 #include "base/env.h"
 
 static const char *const op_names[HDL_N_OPS] = {
-    [HDL_OP_EMBED] = "embed",         [HDL_OP_NORM] = "norm",     [HDL_OP_LINEAR] = "linear",
-    [HDL_OP_ROPE] = "rope",           [HDL_OP_APPEND] = "append", [HDL_OP_ATTEND] = "attend",
-    [HDL_OP_SELECT] = "select",       [HDL_OP_MERGE] = "merge",   [HDL_OP_GLU] = "glu",
-    [HDL_OP_SUMMARISE] = "summarise", [HDL_OP_SCORE] = "score",   [HDL_OP_POOL] = "pool",
+    [HDL_OP_EMBED] = "embed",
+    [HDL_OP_NORM] = "norm",
+    [HDL_OP_LINEAR] = "linear",
+    [HDL_OP_ROPE] = "rope",
+    [HDL_OP_APPEND] = "append",
+    [HDL_OP_ATTEND] = "attend",
+    [HDL_OP_SELECT] = "select",
+    [HDL_OP_MERGE] = "merge",
+    [HDL_OP_GLU] = "glu",
+    [HDL_OP_SUMMARISE] = "summarise",
+    [HDL_OP_SCORE] = "score",
+    [HDL_OP_POOL] = "pool",
+    [HDL_OP_COMPLEMENT] = "complement",
 };
 
 const char *hdl_op_name(hdl_op op)

@@ -10,21 +10,23 @@
 #include "backend/backend.h"
 
 #define HDL_PASTE3_(a, b, c) a##b##_##c
-#define HDL_PASTE3(a, b, c) HDL_PASTE3_(a, b, c)
-#define HDL_CPU_ROWS(part) HDL_PASTE3(hdl_cpu_, HDL_ISA, part)
-#define HDL_STR_(x) #x
-#define HDL_STR(x) HDL_STR_(x)
-#define HDL_ISA_SUFFIX "_" HDL_STR(HDL_ISA)
+#define HDL_PASTE3(a, b, c)  HDL_PASTE3_(a, b, c)
+#define HDL_CPU_ROWS(part)   HDL_PASTE3(hdl_cpu_, HDL_ISA, part)
+#define HDL_STR_(x)          #x
+#define HDL_STR(x)           HDL_STR_(x)
+#define HDL_ISA_SUFFIX       "_" HDL_STR(HDL_ISA)
 
 /* The reference: naive, normative, accepts everything, never optimised. */
-extern const hdl_impl hdl_cpu_ref_linear[]; /* ref_linear.c: LINEAR */
-extern const hdl_impl hdl_cpu_ref_misc[];   /* ref_misc.c: EMBED NORM ROPE GLU */
-extern const hdl_impl hdl_cpu_ref_attend[]; /* ref_attend.c: APPEND ATTEND MERGE */
-extern const hdl_impl hdl_cpu_ref_route[];  /* ref_route.c: SUMMARISE SCORE POOL SELECT */
+extern const hdl_impl hdl_cpu_ref_linear[];     /* ref_linear.c: LINEAR */
+extern const hdl_impl hdl_cpu_ref_misc[];       /* ref_misc.c: EMBED NORM ROPE GLU */
+extern const hdl_impl hdl_cpu_ref_attend[];     /* ref_attend.c: APPEND ATTEND MERGE */
+extern const hdl_impl hdl_cpu_ref_complement[]; /* ref_complement.c: COMPLEMENT */
+extern const hdl_impl hdl_cpu_ref_route[];      /* ref_route.c: SUMMARISE SCORE POOL SELECT */
 extern const hdl_impl hdl_cpu_generic_linear[], hdl_cpu_avx2_linear[], hdl_cpu_avx512_linear[];
 /* ATTEND, in this order: attend_row (one row per sequence, lists), then attend_rows (many rows). */
 extern const hdl_impl hdl_cpu_generic_attend_row[], hdl_cpu_avx2_attend_row[], hdl_cpu_avx512_attend_row[];
 extern const hdl_impl hdl_cpu_generic_attend_rows[], hdl_cpu_avx2_attend_rows[], hdl_cpu_avx512_attend_rows[];
+extern const hdl_impl hdl_cpu_generic_complement[], hdl_cpu_avx2_complement[], hdl_cpu_avx512_complement[];
 /* APPEND SELECT MERGE */
 extern const hdl_impl hdl_cpu_generic_route[], hdl_cpu_avx2_route[], hdl_cpu_avx512_route[];
 /* SCORE and SUMMARISE of a model's own index */
