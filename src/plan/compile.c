@@ -10,6 +10,7 @@
  *   token_list + other router     score a summary, [pool], select; attend the list
  *   a router with candidates      score and select the candidates first, then among them
  *   token_list, shared            attend the owner's list
+ *   a list with its complement    attend the list; what it leaves out by means of blocks; merge
  *   between two refreshes         an owner loads its kept list, then everybody attends lists */
 #include <string.h>
 
@@ -19,8 +20,8 @@
 const char *hdl_buffer_name(hdl_buffer buffer)
 {
     static const char *const names[HDL_N_BUFFERS] = {
-        "-",    "x",      "normed",  "q",    "k",     "v",       "attn",    "gate",  "up",
-        "last", "logits", "cos_sin", "mass", "spare", "q_index", "k_index", "lists", "work"};
+        "-",      "x",       "normed", "q",     "k",   "v",       "attn",    "gate",  "up",  "last",
+        "logits", "cos_sin", "mass",   "spare", "lse", "q_index", "k_index", "lists", "work"};
     return names[buffer];
 }
 
@@ -163,6 +164,11 @@ static void size_args(const hdl_schedule *schedule, const hdl_step *step, hdl_cl
             if (step->u.attend.is_selecting && cls == HDL_CLASS_MANY)
                 args->n_rows = args->max_q_len = schedule->tile_rows;
             args->max_kv_len = args->mass_stride = limits->max_context;
+            hdl_complement_args *rest = &sized->u.attend.complement;
+            rest->n_seqs = args->n_seqs;
+            rest->n_rows = args->n_rows;
+            rest->max_q_len = args->max_q_len;
+            rest->max_kv_len = limits->max_context;
             hdl_score_args *score = &sized->u.attend.score;
             score->n_seqs = args->n_seqs;
             score->n_rows = HDL_MIN(args->n_rows, schedule->tile_rows);
@@ -218,6 +224,21 @@ static heddle_status choose_router(hdl_schedule *schedule, const hdl_step *step,
     return HEDDLE_OK;
 }
 
+static heddle_status choose_complement(hdl_schedule *schedule, const hdl_step *step, hdl_attend_step *added)
+{
+    hdl_step sized;
+    if (!step->u.attend.is_completing) return HEDDLE_OK;
+    for (int cls = 0; cls < HDL_N_CLASSES; cls++) {
+        size_args(schedule, step, (hdl_class)cls, &sized);
+        const hdl_complement_args *args = &sized.u.attend.complement;
+        HDL_TRY(choose(schedule, HDL_OP_COMPLEMENT, args, &added->complement_impl[cls]));
+    }
+    const hdl_attend_args *args = &sized.u.attend.args;
+    hdl_merge_args merge = {
+        .n_rows = args->n_rows * args->n_heads, .n_partials = 2, .v_head_dim = args->v_head_dim};
+    return choose(schedule, HDL_OP_MERGE, &merge, &added->merge_impl);
+}
+
 heddle_status hdl_schedule_add(hdl_schedule *schedule, const hdl_step *step)
 {
     if (schedule->n_steps == schedule->capacity) {
@@ -235,6 +256,7 @@ heddle_status hdl_schedule_add(hdl_schedule *schedule, const hdl_step *step)
             HDL_TRY(choose(schedule, step->op, args_of(&sized), &added->impl[cls]));
         }
     if (step->op == HDL_OP_ATTEND) HDL_TRY(choose_router(schedule, step, &added->u.attend));
+    if (step->op == HDL_OP_ATTEND) HDL_TRY(choose_complement(schedule, step, &added->u.attend));
     schedule->n_steps++;
     return HEDDLE_OK;
 }
@@ -342,6 +364,27 @@ static void add_router(hdl_schedule *schedule, hdl_step *step, const hdl_router_
         step->in = HDL_BUF_Q_INDEX;
 }
 
+/* What the list leaves out, through means of `block` tokens; its partial merges with the list's. */
+static void add_complement(hdl_schedule *schedule, hdl_attend_step *attend, int32_t block)
+{
+    const hdl_attend_args *args = &attend->args;
+    int64_t rows = schedule->limits.max_rows;
+    attend->is_completing = block > 0;
+    if (!block) return;
+    attend->complement = (hdl_complement_args){.n_heads = args->n_heads,
+                                               .n_kv_heads = args->n_kv_heads,
+                                               .head_dim = args->head_dim,
+                                               .v_head_dim = args->v_head_dim,
+                                               .kv_dtype = args->kv_dtype,
+                                               .q_stride = args->q_stride,
+                                               .o_stride = args->o_stride,
+                                               .scale = args->scale,
+                                               .soft_cap = args->soft_cap,
+                                               .block_size = block};
+    hdl_schedule_book(schedule, HDL_BUF_SPARE, rows * args->o_stride * 4);
+    hdl_schedule_book(schedule, HDL_BUF_LSE, 2 * rows * args->n_heads * 4);
+}
+
 static heddle_status add_list_attend(hdl_schedule *schedule, int32_t layer, hdl_route route, int32_t slot,
                                      int32_t kept)
 {
@@ -353,6 +396,7 @@ static heddle_status add_list_attend(hdl_schedule *schedule, int32_t layer, hdl_
     step.u.attend.slot = slot;
     step.u.attend.kept = kept;
     step.u.attend.is_kept = kept >= 0;
+    add_complement(schedule, &step.u.attend, at->complement);
     return hdl_schedule_add(schedule, &step);
 }
 

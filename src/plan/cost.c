@@ -2,7 +2,8 @@
  *
  * A dense pass that also observes keeps its score row, so K is read once. A layer that scores by a
  * dense pass and then attends to its list reads both. A router that scores a summary reads the
- * summary's entries of all visible tokens, or of its candidates only. */
+ * summary's entries of all visible tokens, or of its candidates only. A complement reads the means of
+ * keys and values of all visible tokens; the listed rows that it takes from them were read just before. */
 #include "plan/plan.h"
 
 double hdl_cost_tokens_dense(const hdl_model_facts *facts, int32_t layer, int64_t position)
@@ -42,15 +43,26 @@ hdl_plane_shape hdl_plane_shape_of(const hdl_model_facts *facts, hdl_plane_kind 
                              kind == HDL_PLANE_MEAN_V ? facts->v_head_dim : facts->head_dim};
 }
 
+static double entry_bytes(hdl_plane_kind kind, const hdl_model_facts *facts)
+{
+    hdl_plane_shape shape = hdl_plane_shape_of(facts, kind);
+    return (double)(hdl_plane_entry_bytes(kind, shape.n_heads, shape.dim) +
+                    hdl_plane_scale_bytes(kind, shape.n_heads));
+}
+
+static double complement_bytes(const hdl_layer_plan *at, const hdl_model_facts *facts, double visible)
+{
+    if (!at->complement) return 0;
+    return visible / at->complement *
+           (entry_bytes(HDL_PLANE_MEAN, facts) + entry_bytes(HDL_PLANE_MEAN_V, facts));
+}
+
 static double summary_bytes(const hdl_router_spec *router, const hdl_model_facts *facts, double visible)
 {
     const hdl_score_row *row = &hdl_score_rows[router->score];
     if (!row->plane) return 0;
-    hdl_plane_shape shape = hdl_plane_shape_of(facts, row->plane);
-    int64_t entry = hdl_plane_entry_bytes(row->plane, shape.n_heads, shape.dim) +
-                    hdl_plane_scale_bytes(row->plane, shape.n_heads);
     int64_t block = row->is_by_block ? router->block / row->entries_per_block : 1;
-    return visible / (double)block * (double)entry;
+    return visible / (double)block * entry_bytes(row->plane, facts);
 }
 
 hdl_cost hdl_cost_of(const hdl_route_plan *route, const hdl_model_facts *facts, int32_t layer,
@@ -63,8 +75,9 @@ hdl_cost hdl_cost_of(const hdl_route_plan *route, const hdl_model_facts *facts, 
     const hdl_router_spec *list = is_dense ? own : &route->layers[at->owner].router;
     /* a step between two refreshes reads the kept list instead of the dense pass */
     double listed = list ? list_tokens(list, dense) : dense;
+    double rest_bytes = complement_bytes(at, facts, dense);
     hdl_cost fresh = {.tokens = is_dense ? dense : listed};
-    if (!own) return fresh;
+    if (!own) return (hdl_cost){fresh.tokens, rest_bytes};
     if (own->score == HDL_SCORE_MASS && !is_dense) fresh.tokens += dense;
     double scored = dense;
     if (at->has_candidates) {
@@ -75,5 +88,5 @@ hdl_cost hdl_cost_of(const hdl_route_plan *route, const hdl_model_facts *facts, 
     }
     fresh.summary_bytes += summary_bytes(own, facts, scored);
     return (hdl_cost){.tokens = (fresh.tokens + (own->refresh - 1) * listed) / own->refresh,
-                      .summary_bytes = fresh.summary_bytes / own->refresh};
+                      .summary_bytes = fresh.summary_bytes / own->refresh + rest_bytes};
 }

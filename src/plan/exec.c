@@ -147,6 +147,13 @@ static hdl_attend_seq attend_seq(const hdl_exec_seq *seq, const hdl_attend_step 
         HDL_ASSERT(is_there); /* session and plan were matched when they met */
         (void)is_there;
     }
+    for (int i = 0; i < 2 && step->is_completing; i++) {
+        hdl_plane_kind kind = i ? HDL_PLANE_MEAN_V : HDL_PLANE_MEAN;
+        bool is_there = hdl_kv_seq_plane(seq->kv, step->group, step->layer_in_group, kind,
+                                         step->complement.block_size, &at.kv, i);
+        HDL_ASSERT(is_there);
+        (void)is_there;
+    }
     return at;
 }
 
@@ -158,8 +165,8 @@ typedef struct row_span {
     hdl_class cls;
 } row_span;
 
-static void tell_tap(const hdl_attend_step *at, int32_t layer, const hdl_exec_batch *batch, const row_span *span,
-                     const hdl_selection *list, const float *scores)
+static void tell_tap(const hdl_attend_step *at, int32_t layer, const hdl_exec_batch *batch,
+                     const row_span *span, const hdl_selection *list, const float *scores)
 {
     bool has_score = (at->is_scoring || at->args.has_mass) && at->candidate_slot < 0;
     for (int64_t r = 0; r < span->n_rows; r++)
@@ -169,7 +176,8 @@ static void tell_tap(const hdl_attend_step *at, int32_t layer, const hdl_exec_ba
                                .n_visible = batch->n_visible[span->first_row + r],
                                .made = list,
                                .row = r,
-                               .score = has_score ? scores + (r * list->n_lists + l) * span->mass_stride : NULL};
+                               .score = has_score ? scores + (r * list->n_lists + l) * span->mass_stride
+                                                  : NULL};
             batch->tap.fn(&row, batch->tap.user);
         }
 }
@@ -215,6 +223,32 @@ static void make_lists(const hdl_schedule *schedule, const hdl_attend_step *at, 
     at->select_impl->launch(&launch, &select);
 }
 
+/* Attends to what the lists leave out and merges that into args->o; args->lse is the lists'. */
+static void complete(const hdl_schedule *schedule, const hdl_attend_step *at, const hdl_attend_args *args,
+                     hdl_class cls)
+{
+    hdl_launch launch = launch_of(schedule);
+    hdl_complement_args rest = at->complement;
+    rest.n_rows = args->n_rows;
+    rest.n_seqs = args->n_seqs;
+    rest.seqs = args->seqs;
+    rest.max_q_len = args->max_q_len;
+    rest.max_kv_len = args->max_kv_len;
+    rest.q = args->q;
+    rest.o = hdl_schedule_at(schedule, HDL_BUF_SPARE);
+    rest.lse = args->lse + args->n_rows * args->n_heads;
+    rest.selection = args->selection;
+    at->complement_impl[cls]->launch(&launch, &rest);
+    const float *o[2] = {args->o, rest.o}, *lse[2] = {args->lse, rest.lse};
+    hdl_merge_args merge = {.n_rows = args->n_rows * args->n_heads,
+                            .n_partials = 2,
+                            .v_head_dim = args->v_head_dim,
+                            .o = o,
+                            .lse = lse,
+                            .o_out = args->o};
+    at->merge_impl->launch(&launch, &merge);
+}
+
 /* Attends rows first_row.. of the batch with the prepared sequences, then makes their lists. */
 static void attend_rows(const hdl_schedule *schedule, const hdl_step *step, const hdl_exec_batch *batch,
                         const hdl_attend_seq *seqs, int32_t n_seqs, int64_t first_row, int64_t n_rows,
@@ -240,7 +274,9 @@ static void attend_rows(const hdl_schedule *schedule, const hdl_step *step, cons
     if (at->slot >= 0) list = slot_view(schedule, batch, at->slot, first_row, n_rows);
     if (at->head_map) list = map_heads(schedule, batch, &list, at->head_map, first_row);
     if (args.has_selection) args.selection = &list;
+    if (at->is_completing) args.lse = hdl_schedule_at(schedule, HDL_BUF_LSE);
     if (at->is_attending) step->impl[cls]->launch(&launch, &args);
+    if (at->is_completing) complete(schedule, at, &args, cls);
     if (!at->is_selecting) return;
     row_span span = {.seqs = seqs,
                      .n_seqs = n_seqs,

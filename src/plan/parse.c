@@ -23,6 +23,7 @@ typedef struct rule {
     int32_t share;    /* HDL_SHARE_NONE, HDL_SHARE_PREVIOUS, else a layer */
     int32_t n_mapped; /* 0 = no head_map */
     int16_t head_map[HDL_MAX_MAPPED_HEADS];
+    int32_t complement; /* 0 = none */
 } rule;
 
 static heddle_status read_head_map(const json_t *map, const char *path, rule *out)
@@ -59,9 +60,24 @@ static heddle_status read_operator(const json_t *obj, const char *path, rule *ou
                     "%s.operator \"%s\": must be \"dense\", \"token_list\" or \"block_list\"", path, op);
 }
 
+static heddle_status read_complement(const json_t *obj, const char *path, rule *out)
+{
+    int64_t block = 0;
+    if (!json_object_get(obj, "complement")) return HEDDLE_OK;
+    HDL_TRY(hdl_json_int(obj, path, "complement", 16, 256, &block));
+    if (out->op == HDL_OPERATOR_DENSE)
+        return HDL_FAIL(HEDDLE_E_INVALID, "%s.complement: a dense layer leaves nothing out", path);
+    if (block & (block - 1))
+        return HDL_FAIL(HEDDLE_E_INVALID, "%s.complement %lld: must be a power of two", path,
+                        (long long)block);
+    out->complement = (int32_t)block;
+    return HEDDLE_OK;
+}
+
 static heddle_status read_rule(const json_t *obj, const char *path, rule *out)
 {
-    static const char *const keys[] = {"layers", "operator", "router", "share", "head_map", NULL};
+    static const char *const keys[] = {"layers",   "operator",   "router", "share",
+                                       "head_map", "complement", NULL};
     *out = (rule){.share = HDL_SHARE_NONE, .candidates = {.share = HDL_SHARE_NONE}};
     if (!json_is_object(obj)) return HDL_FAIL(HEDDLE_E_INVALID, "%s: must be an object", path);
     HDL_TRY(hdl_json_only(obj, path, keys));
@@ -86,6 +102,7 @@ static heddle_status read_rule(const json_t *obj, const char *path, rule *out)
                         operator_names[out->op]);
     if (out->op == HDL_OPERATOR_DENSE && out->share != HDL_SHARE_NONE)
         return HDL_FAIL(HEDDLE_E_INVALID, "%s.share: a dense layer reads no list", path);
+    HDL_TRY(read_complement(obj, path, out));
     return read_head_map(json_object_get(obj, "head_map"), path, out);
 }
 
@@ -324,6 +341,7 @@ static void apply(const rule *one, int32_t layer, hdl_route_plan *out, hdl_wishe
                            .candidates = one->candidates.router,
                            .candidate_owner = -1,
                            .owner = -1,
+                           .complement = one->complement,
                            .has_head_map = one->n_mapped > 0};
     memcpy(at->head_map, one->head_map, sizeof at->head_map);
     wanted->share[layer] = one->share;

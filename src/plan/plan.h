@@ -3,7 +3,7 @@
  *   router    which KV tokens does this query row read?   score, then select -> a list
  *   sharing   whose list is used here?                    owner table over layers
  *   operator  how are the chosen tokens attended?         dense (the model's own window), token or block list
- *   fusion    how do several partials become one output?  lse-merge (inside the operators so far)
+ *   fusion    how do several partials become one output?  lse-merge: of a list and its complement
  *
  * A plan is the text of a plan file (docs/plan.md is the grammar). hdl_plan_resolve() fits it to a
  * model: one hdl_layer_plan per layer and route. Everything after that is arithmetic and pointers. */
@@ -84,7 +84,9 @@ typedef struct hdl_layer_plan {
     hdl_router_spec router;
     hdl_router_spec candidates; /* makes the list that `router` picks from; or */
     int32_t candidate_owner;    /* the layer whose list it picks from; -1 = none or `candidates` */
-    int32_t owner;     /* list operators: the layer whose list is read (may be the layer itself); else -1 */
+    int32_t owner; /* list operators: the layer whose list is read (may be the layer itself); else -1 */
+    int32_t
+        complement; /* list operators: what the list leaves out is read as means of so many tokens; 0 = not */
     bool has_head_map; /* KV head h reads the owner's list head_map[h] instead of list h */
     int16_t head_map[HDL_MAX_MAPPED_HEADS]; /* [n_kv_heads] */
 } hdl_layer_plan;

@@ -16,16 +16,15 @@ static hdl_plane_need need_of(const hdl_router_spec *router)
 }
 
 static heddle_status add_need(hdl_schedule *schedule, const hdl_plan *plan, int32_t layer,
-                              const hdl_router_spec *router)
+                              hdl_plane_need need)
 {
-    hdl_plane_need need = need_of(router);
     int32_t owner = schedule->facts->layers[layer].kv_source, *n = &schedule->n_planes[owner];
     hdl_plane_need *planes = schedule->planes[owner];
     if (!need.kind) return HEDDLE_OK;
     if (!hdl_plane_shape_of(schedule->facts, need.kind).dim)
         return HDL_FAIL(HEDDLE_E_UNSUPPORTED,
-                        "plan %s: layer %d routes by \"%s\", which this model does not have", plan->name,
-                        layer, hdl_score_rows[router->score].name);
+                        "plan %s: layer %d reads the summary %s, which this model does not have", plan->name,
+                        layer, hdl_plane_name(need.kind));
     for (int32_t i = 0; i < *n; i++)
         if (planes[i].kind == need.kind && planes[i].block_size == need.block_size) return HEDDLE_OK;
     if (*n == HDL_KV_MAX_PLANES)
@@ -40,8 +39,11 @@ static heddle_status add_route(hdl_schedule *schedule, const hdl_plan *plan, con
 {
     for (int32_t layer = 0; layer < schedule->facts->n_layers; layer++) {
         const hdl_layer_plan *at = &route->layers[layer];
-        if (at->has_router) HDL_TRY(add_need(schedule, plan, layer, &at->router));
-        if (at->has_candidates) HDL_TRY(add_need(schedule, plan, layer, &at->candidates));
+        if (at->has_router) HDL_TRY(add_need(schedule, plan, layer, need_of(&at->router)));
+        if (at->has_candidates) HDL_TRY(add_need(schedule, plan, layer, need_of(&at->candidates)));
+        if (!at->complement) continue;
+        HDL_TRY(add_need(schedule, plan, layer, (hdl_plane_need){HDL_PLANE_MEAN, at->complement}));
+        HDL_TRY(add_need(schedule, plan, layer, (hdl_plane_need){HDL_PLANE_MEAN_V, at->complement}));
     }
     return HEDDLE_OK;
 }

@@ -40,7 +40,8 @@ typedef enum hdl_buffer { /* activations; names as in `explain` */
                           HDL_BUF_LOGITS,  /* [logit rows, n_vocab] */
                           HDL_BUF_COS_SIN, /* [ropes, rows, dim/2, 2] */
                           HDL_BUF_MASS,    /* [tile rows, lists, context] */
-                          HDL_BUF_SPARE, /* [tile rows, n_heads, v_head_dim] output of a pass that only observes */
+                          HDL_BUF_SPARE, /* [rows, n_heads, v_head_dim] of a pass that only observes, a partial */
+                          HDL_BUF_LSE,     /* [2, rows, n_heads] of a list's partial and its complement's */
                           HDL_BUF_Q_INDEX, /* [rows, index_dim] queries of the model's own index */
                           HDL_BUF_K_INDEX, /* [rows, index_dim] its keys */
                           HDL_BUF_LISTS,   /* the slots: ids and counts */
@@ -50,18 +51,22 @@ typedef enum hdl_buffer { /* activations; names as in `explain` */
 const char *hdl_buffer_name(hdl_buffer buffer);
 
 /* A step of op ATTEND is what one layer does for one route and group of rows, in this order: attend
- * (perhaps observing), score a summary, pool, select. What it does is set by compile. */
+ * (perhaps observing), attend to the list's complement and merge, score a summary, pool, select. What it
+ * does is set by compile. */
 typedef struct hdl_attend_step {
     hdl_attend_args args;
     bool is_attending;
+    bool is_completing; /* COMPLEMENT of list `slot`, merged */
     bool
         is_scoring; /* SCORE fills the score row (else the pass observes it, or only the forced set counts) */
     bool is_pooling;   /* the score row becomes one of blocks */
     bool is_selecting; /* makes list `slot` */
     bool is_kept;      /* REUSE: list `slot` is first loaded from the sequence's kept list */
+    hdl_complement_args complement;
     hdl_score_args score;
     hdl_pool_args pool;
     hdl_select_args select;
+    const hdl_impl *complement_impl[HDL_N_CLASSES], *merge_impl;
     const hdl_impl *score_impl[HDL_N_CLASSES], *pool_impl, *select_impl;
     int32_t group, layer_in_group; /* whose KV rows */
     int32_t slot;                  /* list made or read; -1 = none */

@@ -45,6 +45,20 @@ static heddle_status check_units(const hdl_route_plan *route, int32_t layer, con
     return HEDDLE_OK;
 }
 
+/* A complement leaves out the row's own block of means, so the list must hold it: by its window, or as
+ * one of its blocks. Sizes are powers of two, so that a block lies in one mean or holds whole ones. */
+static heddle_status check_complement(const hdl_route_plan *route, int32_t layer, const char *path)
+{
+    const hdl_layer_plan *at = &route->layers[layer];
+    const hdl_router_spec *list = &route->layers[at->owner].router;
+    if (!at->complement || list->block >= at->complement || list->window >= at->complement) return HEDDLE_OK;
+    return HDL_FAIL(
+        HEDDLE_E_INVALID,
+        "%s.complement %d: the list of layer %d must hold each row's own block of so many tokens; "
+        "its window is %d",
+        path, at->complement, at->owner, list->window);
+}
+
 /* A router that picks from candidates: tokens out of a list of tokens or blocks, scored by a summary. */
 static heddle_status check_candidates(const hdl_route_plan *route, int32_t layer, const char *path)
 {
@@ -90,6 +104,7 @@ heddle_status hdl_share_owners(hdl_route_plan *route, const hdl_model_facts *fac
             else
                 HDL_TRY(find_owner(route, layer, wanted->share[layer], previous, rule, &at->owner));
             HDL_TRY(check_units(route, layer, rule));
+            HDL_TRY(check_complement(route, layer, rule));
         }
         if (at->has_router) previous = layer;
     }
@@ -110,6 +125,7 @@ bool hdl_route_plan_equal(const hdl_route_plan *a, const hdl_route_plan *b, int3
     for (int32_t layer = 0; layer < n_layers; layer++) {
         const hdl_layer_plan *x = &a->layers[layer], *y = &b->layers[layer];
         if (x->op != y->op || x->has_router != y->has_router || x->owner != y->owner) return false;
+        if (x->complement != y->complement) return false;
         if (x->has_head_map != y->has_head_map || memcmp(x->head_map, y->head_map, sizeof x->head_map))
             return false;
         if (x->has_candidates != y->has_candidates || x->candidate_owner != y->candidate_owner) return false;

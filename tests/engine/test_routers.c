@@ -17,25 +17,35 @@ static int32_t ids[N_IDS];
 /* Layer 1 makes a list with this router; layers 2.. share it; K stands for the number of tokens. */
 typedef struct router_case {
     const char *name, *op, *router;
+    int complement; /* of every layer that reads the list; 0 = none */
 } router_case;
 
 static const router_case routers[] = {
-    {"mean of blocks", "block_list",
-     "\"score\": \"block_mean\", \"block\": 16, \"window\": 16, \"sinks\": 4"},
+    {"mean of blocks", "block_list", "\"score\": \"block_mean\", \"block\": 16, \"window\": 16, \"sinks\": 4",
+     0},
     {"mean of blocks, mass", "block_list",
-     "\"score\": \"block_mean\", \"measure\": \"mass\", \"heads\": \"max\", \"block\": 32, \"window\": 1"},
-    {"bounds", "block_list", "\"score\": \"block_bounds\", \"heads\": \"max\", \"block\": 16, \"window\": 8"},
-    {"pooled", "block_list",
-     "\"score\": \"block_pooled\", \"heads\": \"sum\", \"block\": 32, \"window\": 40"},
-    {"8-bit keys", "token_list", "\"score\": \"key_i8\", \"window\": 4, \"sinks\": 2"},
-    {"4-bit keys", "token_list", "\"score\": \"key_i4\", \"window\": 4, \"lists\": \"kv_head\""},
+     "\"score\": \"block_mean\", \"measure\": \"mass\", \"heads\": \"max\", \"block\": 32, \"window\": 1", 0},
+    {"bounds", "block_list", "\"score\": \"block_bounds\", \"heads\": \"max\", \"block\": 16, \"window\": 8",
+     0},
+    {"pooled", "block_list", "\"score\": \"block_pooled\", \"heads\": \"sum\", \"block\": 32, \"window\": 40",
+     0},
+    {"8-bit keys", "token_list", "\"score\": \"key_i8\", \"window\": 4, \"sinks\": 2", 0},
+    {"4-bit keys", "token_list", "\"score\": \"key_i4\", \"window\": 4, \"lists\": \"kv_head\"", 0},
     {"4-bit keys to blocks", "block_list",
-     "\"score\": \"key_i4\", \"block\": 16, \"pool\": \"max\", \"window\": 4"},
-    {"mass to blocks", "block_list", "\"score\": \"attention_mass\", \"block\": 16, \"window\": 4"},
-    {"random blocks", "block_list", "\"score\": \"random\", \"block\": 16, \"window\": 4, \"seed\": 3"},
+     "\"score\": \"key_i4\", \"block\": 16, \"pool\": \"max\", \"window\": 4", 0},
+    {"mass to blocks", "block_list", "\"score\": \"attention_mass\", \"block\": 16, \"window\": 4", 0},
+    {"random blocks", "block_list", "\"score\": \"random\", \"block\": 16, \"window\": 4, \"seed\": 3", 0},
     {"two levels", "token_list",
      "\"score\": \"key_i8\", \"window\": 4, \"candidates\": {\"score\": \"block_mean\", \"block\": 16, "
-     "\"window\": 4, \"top_k\": CANDIDATES}"},
+     "\"window\": 4, \"top_k\": CANDIDATES}",
+     0},
+    {"8-bit keys and complement", "token_list", "\"score\": \"key_i8\", \"window\": 16, \"sinks\": 2", 16},
+    {"per KV head and complement", "token_list",
+     "\"score\": \"key_i4\", \"window\": 32, \"lists\": \"kv_head\"", 32},
+    {"mean of blocks and complement", "block_list", "\"score\": \"block_mean\", \"block\": 16, \"window\": 1",
+     16},
+    {"smaller blocks and complement", "block_list",
+     "\"score\": \"block_bounds\", \"block\": 16, \"window\": 32", 32},
 };
 
 static heddle_engine *open_tiny(void)
@@ -52,16 +62,17 @@ static heddle_engine *open_tiny(void)
 
 static heddle_plan *plan_of(const router_case *at, int top_k)
 {
-    char json[2048], router[1024], number[16];
+    char json[2048], router[1024], number[16], complement[32] = "";
     snprintf(number, sizeof number, "%d", HDL_MAX(top_k, 64));
     const char *mark = strstr(at->router, "CANDIDATES");
     snprintf(router, sizeof router, "%.*s%s%s", mark ? (int)(mark - at->router) : (int)strlen(at->router),
              at->router, mark ? number : "", mark ? mark + strlen("CANDIDATES") : "");
+    if (at->complement) snprintf(complement, sizeof complement, ", \"complement\": %d", at->complement);
     snprintf(json, sizeof json,
              "{\"heddle_plan\": 1, \"name\": \"t\", \"variants\": [{\"decode\": ["
-             "{\"layers\": [1], \"operator\": \"%s\", \"router\": {%s, \"top_k\": %d}},"
-             "{\"layers\": \"rest\", \"operator\": \"%s\", \"share\": 1}]}]}",
-             at->op, router, top_k, at->op);
+             "{\"layers\": [1], \"operator\": \"%s\"%s, \"router\": {%s, \"top_k\": %d}},"
+             "{\"layers\": \"rest\", \"operator\": \"%s\"%s, \"share\": 1}]}]}",
+             at->op, complement, router, top_k, at->op, complement);
     /* layer 0 comes before the owner: give it its own dense rule */
     char *rest = strstr(json, "{\"layers\": \"rest\"");
     char tail[256];
@@ -208,7 +219,8 @@ static void listen(const heddle_tap_row *row, void *user)
     heard *at = user;
     at->n_lists++;
     assert_int_equal(row->layer, 1);
-    assert_true(row->n_ids >= 1 && row->n_ids <= row->n_units && row->ids[row->n_ids - 1] == row->n_units - 1);
+    assert_true(row->n_ids >= 1 && row->n_ids <= row->n_units &&
+                row->ids[row->n_ids - 1] == row->n_units - 1);
     if (row->position != N_IDS - 1) return;
     at->n_ids = row->n_ids;
     for (int64_t i = 0; i < row->n_units; i++) at->mass_seen += (double)row->score[i];
@@ -218,7 +230,7 @@ static void test_a_tap_hears_every_list(void **state)
 {
     (void)state;
     heddle_engine *engine = open_tiny();
-    const router_case mass = {"mass", "token_list", "\"score\": \"attention_mass\", \"window\": 4"};
+    const router_case mass = {"mass", "token_list", "\"score\": \"attention_mass\", \"window\": 4", 0};
     heddle_plan *plan = plan_of(&mass, 48);
     heddle_session *session = new_session(engine, plan, 64);
     heard at = {0};

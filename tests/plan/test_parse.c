@@ -99,6 +99,22 @@ static void test_refusals(void **state)
             "{\"layers\": [0], \"router\": {\"top_k\": 8, \"lists\": \"kv_head\"}}, {\"layers\": [1], \"operator\": "
             "\"token_list\", \"share\": 0, \"head_map\": [1]}"),
         "has 1 entries; the model has 2 KV heads");
+    refused(RULES("{\"layers\": [0], \"complement\": 64, \"router\": {\"top_k\": 8}}"),
+            "decode[0].complement: a dense layer leaves nothing out");
+    refused(
+        RULES(
+            "{\"layers\": [0], \"operator\": \"token_list\", \"complement\": 48, \"router\": {\"top_k\": 8}}"),
+        "decode[0].complement 48: must be a power of two");
+    refused(
+        RULES(
+            "{\"layers\": [0], \"operator\": \"token_list\", \"complement\": 64, \"router\": {\"top_k\": 8, "
+            "\"window\": 63}}"),
+        "decode[0].complement 64: the list of layer 0 must hold each row's own block of so many tokens; its "
+        "window is 63");
+    refused(
+        RULES("{\"layers\": [0], \"operator\": \"block_list\", \"complement\": 64, \"router\": {\"score\": "
+              "\"block_mean\", \"block\": 32, \"top_k\": 8, \"window\": 1}}"),
+        "its window is 1");
     set_facts("gemma3", 12, 64, 6);
     refused(ROUTER("\"top_k\": 4"), "the model gives this layer a window of 512 tokens");
 }
