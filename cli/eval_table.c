@@ -197,7 +197,7 @@ static void add_list_row(list_figures *f, const json_t *row)
             f->best += most;
             if (most <= 0 || held / most >= f->worst) continue;
             f->worst = held / most;
-            f->worst_layer = (int64_t)row_number_at(row, "layers", (int64_t)i);
+            f->worst_layer = row_count(row, "layers", (int64_t)i, INT32_MAX);
             f->worst_head = (int64_t)h;
         }
     for (size_t i = 0; i < json_array_size(json_object_get(row, "makers")); i++, f->n_makers++) {

@@ -192,7 +192,7 @@ void report_sort(report *r)
         {
             report_card *card = card_of(r, row_text(row, "model"), row_text(row, "model_hash"),
                                         row_text(row, "kv"));
-            int64_t context = (int64_t)row_number(row, "context");
+            int64_t context = row_count(row, "context", -1, INT32_MAX);
             if (!card) continue;
             add_plan(card, row_text(row, "plan"), row_text(row, "plan_hash"));
             if (!strcmp(row_text(row, "what"), "task")) add_context(card, context);

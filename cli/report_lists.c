@@ -38,7 +38,7 @@ static void add_overlap(const json_t *row, void *user)
     if (n > MAX_LAYERS || (mean->n_rows && n != mean->n_layers)) return;
     mean->n_layers = n;
     for (int a = 0; a < n; a++) {
-        mean->layers[a] = (int)row_number_at(row, "layers", a);
+        mean->layers[a] = (int)row_count(row, "layers", a, MAX_LAYERS);
         mean->step_sum[a] += row_number_at(row, "step_overlap", a);
         for (int b = 0; b < n; b++)
             mean->sum[a * n + b] += json_number_value(
@@ -109,7 +109,7 @@ static void add_recall(const json_t *row, void *user)
     recall_sums *sums = user;
     const json_t *captured = json_object_get(row, "captured"), *best = json_object_get(row, "oracle");
     for (size_t i = 0; i < json_array_size(captured); i++) {
-        int layer = (int)row_number_at(row, "layers", (int64_t)i);
+        int layer = (int)row_count(row, "layers", (int64_t)i, MAX_LAYERS);
         const json_t *heads = json_array_get(captured, i), *best_heads = json_array_get(best, i);
         for (size_t h = 0; h < json_array_size(heads) && layer >= 0 && layer < MAX_LAYERS; h++) {
             double held = json_number_value(json_array_get(heads, h));
@@ -212,15 +212,16 @@ static void draw_text(eval_buf *out, const json_t *row)
 {
     const char *text = row_text(row, "text");
     int64_t n = (int64_t)json_array_size(json_object_get(row, "lengths")), at = 0, most = 1;
+    int64_t n_text = (int64_t)strlen(text);
     int64_t from = n > SHOWN_TOKENS ? n - SHOWN_TOKENS : 0;
     int shade = -1;
     for (int64_t i = 0; i < n; i++)
-        if (row_number_at(row, "reads", i) > (double)most) most = (int64_t)row_number_at(row, "reads", i);
+        if (row_count(row, "reads", i, INT32_MAX) > most) most = row_count(row, "reads", i, INT32_MAX);
     eval_buf_printf(out, "<div class=\"read\">%s", from ? "… " : "");
     for (int64_t i = 0; i < n; i++) {
-        int64_t n_bytes = (int64_t)row_number_at(row, "lengths", i);
+        int64_t n_bytes = row_count(row, "lengths", i, n_text - at);
         if (i >= from) {
-            int wanted = (int)(row_number_at(row, "reads", i) * 10 / (double)most + 0.5) * 6;
+            int wanted = (int)((row_count(row, "reads", i, most) * 10 + most / 2) / most) * 6;
             if (wanted != shade)
                 eval_buf_printf(out, "%s<b style=\"--w:%d%%\">", shade >= 0 ? "</b>" : "", wanted);
             shade = wanted;

@@ -143,3 +143,9 @@ double row_number_at(const json_t *row, const char *member, int64_t i)
     const json_t *value = json_array_get(json_object_get(row, member), (size_t)i);
     return json_is_number(value) ? json_number_value(value) : NAN;
 }
+
+int64_t row_count(const json_t *row, const char *member, int64_t i, int64_t most)
+{
+    double value = i < 0 ? row_number(row, member) : row_number_at(row, member, i);
+    return !(value > 0) ? 0 : value > (double)most ? most : (int64_t)value;
+}

@@ -30,5 +30,8 @@ int results_add(results *r, json_t *row);
 const char *row_text(const json_t *row, const char *member); /* "" where it is missing */
 double row_number(const json_t *row, const char *member);    /* NaN */
 double row_number_at(const json_t *row, const char *member, int64_t i);
+/* A count of a file that anyone may have written: what is no number is 0, what is out of 0..most is
+ * brought back. i < 0: the member itself. */
+int64_t row_count(const json_t *row, const char *member, int64_t i, int64_t most);
 
 #endif

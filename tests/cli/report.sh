@@ -34,6 +34,35 @@ heddle report "$results" -o "$work/alone.html"
 [ "$code" = 0 ] && ! grep -q "Decode speed by depth" "$work/alone.html"
 result "no speeds, no section of speeds" $?
 
+# Files that anyone may have written: drawn or refused, never a crash.
+python3 - "$results" "$speeds" "$HEDDLE" "$work" >"$work/out" 2>"$work/err" <<'PY'
+import json, random, subprocess, sys
+results, speeds, heddle, work = sys.argv[1:]
+lines, csv = open(results).read().splitlines(), open(speeds, "rb").read()
+draw, codes = random.Random(3), {}
+for i in range(40):
+    if i % 2:
+        out = []
+        for line in draw.sample(lines, 40):
+            row = json.loads(line)
+            for member in draw.sample(sorted(row), 2):
+                row[member] = draw.choice([None, -1, 1e308, "x" * 300, [], [[]], {}, -5, 3.7, "", True])
+            row.setdefault("what", "loss")
+            out.append(json.dumps(row) + "\n")
+        data = "".join(out).encode()
+    else:
+        data = bytearray(csv)
+        for _ in range(draw.randint(1, 30)):
+            data[draw.randrange(len(data))] = draw.choice(b'",#\n0-e.\xff\x00')
+    open(work + "/changed", "wb").write(data)
+    done = subprocess.run([heddle, "report", work + "/changed", speeds, "-o", work + "/changed.html"], capture_output=True)
+    codes[done.returncode] = codes.get(done.returncode, 0) + 1
+print("exit codes", codes)
+assert set(codes) <= {0, 2} and codes.get(0)
+PY
+code=$?
+result "changed files are drawn or refused" $code
+
 browser=$(command -v chromium || command -v chromium-browser || command -v google-chrome)
 if [ -z "$browser" ]; then
     skip "a browser lays it out" "no chromium here"
