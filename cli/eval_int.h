@@ -82,6 +82,9 @@ int eval_ids_add(eval_ids *to, const int32_t *ids, int64_t n);
 int eval_ids_text(const eval_run *run, eval_ids *to, const char *text, int64_t n_bytes);
 void eval_ids_free(eval_ids *ids);
 
+/* Adds what the plan reads of dense's bytes for the last row of the context. */
+int eval_add_share(const eval_run *run, const eval_plan *plan, json_t *row);
+
 /* What was answered: each target id against the logits before it. */
 typedef struct eval_score {
     int64_t n, n_right;

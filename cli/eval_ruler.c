@@ -69,7 +69,10 @@ static int ask_sample(ruler_sample *s, const heddle_session *document, const eva
     json_object_set_new(row, "right", json_integer(score.n_right));
     json_object_set_new(row, "nll", json_real(score.nll));
     json_object_set_new(row, "document_tokens", json_integer(heddle_session_len(document)));
-    return results_add(&s->run->results, row);
+    code = eval_add_share(s->run, plan, row);
+    if (!code) return results_add(&s->run->results, row);
+    json_decref(row);
+    return code;
 }
 
 /* The document's ids and what follows it. */

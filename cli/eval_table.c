@@ -115,9 +115,13 @@ static void print_tasks(const eval_run *run)
     for (int p = EVAL_CONTROLS; p < run->n_plans; p++) {
         const plan_total *total = &totals[p];
         if (!total->n) continue;
-        printf("%-34s mean of %d deciding tasks %s%.2f, worst %s%.2f (%s)\n", run->plans[p].spec, total->n,
-               sign_of(total->sum), fabs(100 * total->sum / total->n), sign_of(total->worst),
-               fabs(100 * total->worst), total->worst_task);
+        double share = NAN;
+        heddle_status status = heddle_plan_share_read(run->setup.engine, run->plans[p].plan, run->context - 1,
+                                                      run->context, &share);
+        printf("%-34s mean of %d deciding tasks %s%.2f, worst %s%.2f (%s); reads %.1f %%\n",
+               run->plans[p].spec, total->n, sign_of(total->sum), fabs(100 * total->sum / total->n),
+               sign_of(total->worst), fabs(100 * total->worst), total->worst_task,
+               status ? NAN : 100 * share);
     }
 }
 

@@ -58,6 +58,16 @@ void eval_score_row(eval_score *score, const float *logits, int64_t n_vocab, int
     score->nll += log(sum) + (double)logits[best] - (double)logits[target];
 }
 
+int eval_add_share(const eval_run *run, const eval_plan *plan, json_t *row)
+{
+    double share = 1;
+    heddle_status status = heddle_plan_share_read(run->setup.engine, plan->plan, run->context - 1,
+                                                  run->context, &share);
+    if (status) return cli_fail(status);
+    json_object_set_new(row, "share_read", json_real(share));
+    return 0;
+}
+
 typedef struct ask_call {
     const eval_ids *ids;
     int64_t n_vocab;
@@ -206,6 +216,7 @@ static int ask_task(task_document *d, const heddle_session *session, const eval_
     json_object_set_new(row, "depths", depths);
     json_object_set_new(row, "question_right", rights);
     json_object_set_new(row, "question_tokens", counts);
+    if (!code) code = eval_add_share(d->run, plan, row);
     if (!code) return results_add(&d->run->results, row);
     json_decref(row);
     return code;

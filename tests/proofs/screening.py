@@ -70,7 +70,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--models", default="smollm2,gemma3")
     parser.add_argument("--documents", type=int, default=20)
-    parser.add_argument("--answers", type=int, default=64)
+    parser.add_argument("--answers", type=int, default=24)
     parser.add_argument("--context", type=int, default=4096)
     parser.add_argument("--plans", default=";".join(all_plans()))
     parser.add_argument("--tasks", default="tasks,lists,loss")
