@@ -33,6 +33,8 @@ extern const hdl_impl hdl_cpu_generic_route[], hdl_cpu_avx2_route[], hdl_cpu_avx
 extern const hdl_impl hdl_cpu_generic_index[], hdl_cpu_avx2_index[], hdl_cpu_avx512_index[];
 /* SCORE */
 extern const hdl_impl hdl_cpu_generic_score[], hdl_cpu_avx2_score[], hdl_cpu_avx512_score[];
+/* SUMMARISE of stored rows, POOL */
+extern const hdl_impl hdl_cpu_generic_summary[], hdl_cpu_avx2_summary[], hdl_cpu_avx512_summary[];
 extern const hdl_impl hdl_cpu_generic_misc[], hdl_cpu_avx2_misc[], hdl_cpu_avx512_misc[];
 
 #endif

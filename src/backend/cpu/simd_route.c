@@ -10,6 +10,7 @@
 #include "backend/cpu/route_int.h"
 #include "backend/cpu/cpu.h"
 #include "backend/cpu/simd_attend_int.h"
+#include "backend/cpu/simd_half.h"
 #include "base/pool.h"
 
 enum { DIGIT_BITS = 11, N_BINS = 1 << DIGIT_BITS, CHUNK = 64, APPEND_ROWS = 32, MERGE_ROWS = 64 };
@@ -271,21 +272,6 @@ static void merge(const hdl_launch *launch, const void *op)
 }
 
 /* ---- APPEND ---- */
-
-ALWAYS_INLINE void store_f16(const float *x, uint16_t *to, int64_t n)
-{
-    int64_t i = 0;
-#if defined(HDL_ISA_avx512)
-    for (; i + 16 <= n; i += 16)
-        _mm256_storeu_si256((__m256i *)(void *)(to + i),
-                            _mm512_cvtps_ph(vf_load(x + i), _MM_FROUND_TO_NEAREST_INT));
-#elif defined(HDL_ISA_avx2)
-    for (; i + 8 <= n; i += 8)
-        _mm_storeu_si128((__m128i *)(void *)(to + i),
-                         _mm256_cvtps_ph(vf_load(x + i), _MM_FROUND_TO_NEAREST_INT));
-#endif
-    for (; i < n; i++) to[i] = hdl_f32_to_f16(x[i]);
-}
 
 /* Branch-free so that compilers vectorise it; the bits of hdl_f32_to_bf16. */
 ALWAYS_INLINE void store_bf16(const float *x, uint16_t *to, int64_t n)
