@@ -248,6 +248,34 @@ typedef void (*heddle_tap_fn)(const heddle_tap_row *row, void *user);
  * batches of several sessions do not call it. */
 void heddle_session_set_tap(heddle_session *session, heddle_tap_fn fn, void *user);
 
+/* ---- documents as files ---------------------------------------------------------------------- */
+
+/* In models with a shared state whose windows and positions restart at documents, the rows of a document
+ * depend on its own tokens alone. They are written once and mounted into any session, in any company,
+ * without reading the document again; answers equal those after reading it there, up to rounding. */
+typedef struct heddle_document heddle_document;
+/* Reads ids, which begin with the model's document token, and writes their rows. options (may be NULL): KV
+ * type, layout and page_shift, which must be those of the sessions that mount the file. */
+heddle_status heddle_document_encode(heddle_engine *engine, const heddle_session_options *options,
+                                     const int32_t *ids, int64_t n_ids, const char *path,
+                                     heddle_progress_fn progress, void *user);
+/* Maps the file; header, tokens and the table of checksums are verified now, index keys and rows page by
+ * page when they are first read. INVALID when another model wrote it. */
+heddle_status heddle_document_open(heddle_document **out, const heddle_engine *engine, const char *path);
+void heddle_document_close(heddle_document *document); /* sessions that mounted it keep the mapping */
+int64_t heddle_document_len(const heddle_document *document); /* tokens */
+/* Every checksum of the file; needs no model. */
+heddle_status heddle_document_verify(const char *path, int64_t *n_tokens, int64_t *n_pages);
+/* The document's tokens follow the session's, from the next KV page on; *first_token is the first's number.
+ * What is read next must begin a document. There are no logits until then. */
+heddle_status heddle_session_mount(heddle_session *session, const heddle_document *document,
+                                   int64_t *first_token);
+/* No row reads the document again; tokens after it keep their numbers, and what they are made of never
+ * depended on it. */
+heddle_status heddle_session_unmount(heddle_session *session, int64_t first_token);
+/* No row reads these tokens again (global attention; a document's own window still does). */
+heddle_status heddle_session_forbid(heddle_session *session, int64_t first_token, int64_t n_tokens);
+
 void heddle_session_cancel(heddle_session *session); /* from any thread: the call in flight stops */
 
 typedef struct heddle_stats {

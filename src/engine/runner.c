@@ -114,6 +114,18 @@ static heddle_status check_mask(const hdl_schedule *schedule, const hdl_forward_
     return HEDDLE_OK;
 }
 
+/* A session whose mounted rows were found damaged is stopped; after a mount a document begins. */
+static heddle_status check_mounts(const hdl_schedule *schedule, const hdl_forward_item *item, int32_t number)
+{
+    const hdl_kv_seq *kv = item->session->kv;
+    HDL_TRY(hdl_kv_seq_damage(kv));
+    if (item->ids[0] != schedule->facts->doc_token && hdl_kv_seq_follows_mount(kv, hdl_kv_seq_len(kv)))
+        return HDL_FAIL(HEDDLE_E_INVALID,
+                        "sequence %d: token %d follows a mounted document: must be %d, which begins another",
+                        number, item->ids[0], schedule->facts->doc_token);
+    return HEDDLE_OK;
+}
+
 static heddle_status check_items(const hdl_runner *runner, const hdl_forward_item *items, int32_t n_items)
 {
     const hdl_schedule *schedule = runner->schedule;
@@ -127,6 +139,7 @@ static heddle_status check_items(const hdl_runner *runner, const hdl_forward_ite
         if (item->n_ids < 1)
             return HDL_FAIL(HEDDLE_E_INVALID, "sequence %d: 0 new tokens; must be 1 or more", i);
         HDL_TRY(check_mask(schedule, item, i));
+        HDL_TRY(check_mounts(schedule, item, i));
         for (int64_t t = 0; t < item->n_ids; t++)
             if (item->ids[t] < 0 || item->ids[t] >= n_vocab)
                 return HDL_FAIL(HEDDLE_E_INVALID, "token %lld of sequence %d is %d: must be in 0..%d",
@@ -246,11 +259,13 @@ static void finish_tile(hdl_runner *runner, hdl_logit_sink sink, void *user)
     if (!upper->n_rows) return;
     hdl_exec_upper(schedule, upper, runner->rows);
     int64_t row = 0;
+    bool is_damaged = false;
     for (int32_t i = 0; i < upper->n_seqs; i++) {
+        is_damaged |= hdl_kv_seq_damage(upper->seqs[i].kv) != HEDDLE_OK;
         runner->wanted[row].item->session->kept_visible = upper->seqs[i].kept_visible;
         row += upper->seqs[i].q_len;
     }
-    for (row = 0; row < upper->n_rows; row++) {
+    for (row = 0; row < upper->n_rows && !is_damaged; row++) {
         const wanted_row *wanted = &runner->wanted[row];
         if (wanted->row >= wanted->item->first_logit_row)
             sink(wanted->item, wanted->row, logits + row * schedule->facts->n_vocab, user);
@@ -312,5 +327,11 @@ heddle_status hdl_forward(hdl_runner *runner, const hdl_forward_item *items, int
     hdl_exec_lower(runner->schedule, &runner->batch);
     commit(runner, items, n_items);
     hand_out(runner, items, n_items, sink, user);
+    for (int32_t i = 0; i < n_items; i++) {
+        heddle_status status = hdl_kv_seq_damage(items[i].session->kv);
+        if (!status) continue;
+        items[i].session->has_logits = false; /* they were made of rows that are not the document's */
+        return status;
+    }
     return HEDDLE_OK;
 }

@@ -124,7 +124,14 @@ heddle_status heddle_session_save(const heddle_session *session, const char *pat
 {
     file_header header;
     hdl_newfile file;
+    int32_t n_hidden;
     if (!path) return HDL_FAIL(HEDDLE_E_INVALID, "a session's path: is missing");
+    hdl_kv_seq_hidden(session->kv, &n_hidden);
+    if (hdl_kv_seq_n_mounts(session->kv) || n_hidden)
+        return HDL_FAIL(HEDDLE_E_UNSUPPORTED,
+                        "%s: a session with mounted documents or forbidden tokens cannot be saved: save one "
+                        "without, and mount again after loading",
+                        path);
     HDL_TRY(header_of(session, &header));
     HDL_TRY(hdl_newfile_open(&file, path));
     heddle_status status = write_all(session, &header, &file);

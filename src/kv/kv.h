@@ -104,10 +104,31 @@ bool hdl_kv_seq_plane(const hdl_kv_seq *seq, int32_t group, int32_t layer_in_gro
 /* Bytes held by this sequence's tables, shared pages counted fully. */
 int64_t hdl_kv_seq_bytes(const hdl_kv_seq *seq);
 
-/* The pages that hold rows now, [first, end) of the group's table. */
-typedef struct hdl_kv_span {
+/* ---- documents mounted from files (docfile.h), and tokens that no row may read: mount.c ---- */
+
+enum { HDL_KV_MAX_MOUNTS = 256, HDL_KV_MAX_HIDDEN = 1024 };
+typedef struct hdl_docfile hdl_docfile;
+typedef struct hdl_kv_span { /* of tokens, or of pages */
     int64_t first, end;
 } hdl_kv_span;
+/* The file's rows become the next tokens of the group, from the next page on; *first is the number of
+ * the first. The other groups, rolling ones, have no rows there: what follows must begin a document. The
+ * length ends at a page; slots that hold no token are hidden. */
+heddle_status hdl_kv_seq_mount(hdl_kv_seq *seq, int32_t group, hdl_docfile *file, int64_t *first);
+/* Hides the document that was mounted at token `first` and gives its pages up. */
+heddle_status hdl_kv_seq_unmount(hdl_kv_seq *seq, int64_t first);
+int32_t hdl_kv_seq_n_mounts(const hdl_kv_seq *seq);              /* unmounted ones included */
+bool hdl_kv_seq_follows_mount(const hdl_kv_seq *seq, int64_t n); /* token n - 1 is a mount's last slot */
+/* Tokens [first, end) are never read again by global attention. CAPACITY when there are too many spans. */
+heddle_status hdl_kv_seq_hide(hdl_kv_seq *seq, int64_t first, int64_t end);
+const hdl_kv_span *hdl_kv_seq_hidden(const hdl_kv_seq *seq, int32_t *n); /* ascending, disjoint */
+/* Verify what is about to be read: all index keys; the rows of tokens ids [n], ascending. What does not
+ * hold is remembered, and hdl_kv_seq_damage says it (FORMAT). */
+void hdl_kv_seq_check_index(hdl_kv_seq *seq);
+void hdl_kv_seq_check_rows(hdl_kv_seq *seq, const int32_t *ids, int64_t n);
+heddle_status hdl_kv_seq_damage(const hdl_kv_seq *seq);
+
+/* The pages that hold rows now, [first, end) of the group's table. */
 hdl_kv_span hdl_kv_seq_span(const hdl_kv_seq *seq, int32_t group);
 /* Takes zeroed pages spans[g] for every group of an empty sequence, whose length becomes len; the
  * caller fills them (snapshot.h). On failure (CAPACITY) nothing is changed. */

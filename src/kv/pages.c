@@ -6,34 +6,7 @@
 #include <sys/mman.h>
 
 #include "base/mem.h"
-#include "kv/kv.h"
-
-typedef struct page_pool {
-    hdl_kv_group_spec spec;
-    hdl_kv_layout layout;
-    uint8_t *base; /* reserved range of n_pages * page_bytes */
-    int64_t n_pages, n_free, mapped_bytes;
-    int32_t *free_ids; /* [n_pages] stack */
-    int32_t *n_refs;   /* [n_pages] */
-} page_pool;
-
-struct hdl_kv_store {
-    int32_t n_groups, n_refs;
-    int64_t live_bytes, peak_bytes;
-    page_pool groups[HDL_KV_MAX_GROUPS];
-};
-
-typedef struct page_table {
-    uint8_t **pages; /* [capacity] NULL where freed */
-    int32_t *ids;    /* [capacity] */
-    int64_t n, capacity, first_live;
-} page_table;
-
-struct hdl_kv_seq {
-    hdl_kv_store *store;
-    int64_t len, max_tokens;
-    page_table tables[HDL_KV_MAX_GROUPS];
-};
+#include "kv/kv_int.h"
 
 heddle_status hdl_kv_spec_add_plane(hdl_kv_group_spec *spec, hdl_plane_kind kind, int32_t block_size,
                                     int32_t n_heads, int32_t dim, int32_t layer_in_group)
@@ -234,6 +207,7 @@ static void page_drop(hdl_kv_store *store, int32_t group, page_table *table, int
     int32_t id = table->ids[slot];
     if (!table->pages[slot]) return;
     table->pages[slot] = NULL;
+    if (id == HDL_KV_FOREIGN) return;
     if (--pool->n_refs[id] > 0) return;
     madvise(pool->base + (int64_t)id * pool->layout.page_bytes, (size_t)pool->layout.page_bytes,
             MADV_DONTNEED);
@@ -272,6 +246,7 @@ void hdl_kv_seq_free(hdl_kv_seq *seq)
         hdl_free(table->pages);
         hdl_free(table->ids);
     }
+    hdl_kv_mounts_deinit(seq);
     hdl_kv_store_unref(seq->store);
     hdl_free(seq);
 }
@@ -292,7 +267,9 @@ static bool last_page_is_shared(const hdl_kv_seq *seq, int32_t group)
     const page_pool *pool = &seq->store->groups[group];
     int64_t slot = seq->len >> pool->spec.page_shift;
     const page_table *table = &seq->tables[group];
-    return slot < table->n && table->pages[slot] && pool->n_refs[table->ids[slot]] > 1;
+    if (slot >= table->n || !table->pages[slot]) return false;
+    HDL_ASSERT(table->ids[slot] != HDL_KV_FOREIGN); /* what follows a mount begins a page */
+    return pool->n_refs[table->ids[slot]] > 1;
 }
 
 heddle_status hdl_kv_seq_reserve(hdl_kv_seq *seq, int64_t n_new)
@@ -363,12 +340,15 @@ void hdl_kv_seq_commit(hdl_kv_seq *seq, int64_t n_new)
 int64_t hdl_kv_seq_truncate(hdl_kv_seq *seq, int64_t n)
 {
     if (n >= seq->len) return seq->len;
+    n = hdl_kv_mounts_whole(seq, n);
     for (int32_t g = 0; g < seq->store->n_groups; g++) {
         const hdl_kv_group_spec *spec = &seq->store->groups[g].spec;
         int64_t first_token = HDL_MAX(n - spec->window + 1, 0);
+        if (hdl_kv_seq_follows_mount(seq, n)) break; /* a document begins: no window reaches back */
         if (spec->window && first_token < seq->tables[g].first_live << spec->page_shift) n = 0;
     }
     drop_behind(seq, n);
+    hdl_kv_mounts_cut(seq, n);
     seq->len = n;
     return n;
 }
@@ -377,6 +357,12 @@ heddle_status hdl_kv_seq_fork(hdl_kv_seq **out, const hdl_kv_seq *seq)
 {
     HDL_TRY(hdl_kv_seq_new(out, seq->store, seq->max_tokens));
     hdl_kv_seq *copy = *out;
+    heddle_status status = hdl_kv_mounts_copy(copy, seq);
+    if (status) {
+        hdl_kv_seq_free(copy);
+        *out = NULL;
+        return status;
+    }
     copy->len = seq->len;
     for (int32_t g = 0; g < seq->store->n_groups; g++) {
         const page_table *from = &seq->tables[g];
@@ -386,7 +372,7 @@ heddle_status hdl_kv_seq_fork(hdl_kv_seq **out, const hdl_kv_seq *seq)
         for (int64_t i = from->first_live; i < from->n; i++) {
             to->pages[i] = from->pages[i];
             to->ids[i] = from->ids[i];
-            if (to->pages[i]) seq->store->groups[g].n_refs[to->ids[i]]++;
+            if (to->pages[i] && to->ids[i] != HDL_KV_FOREIGN) seq->store->groups[g].n_refs[to->ids[i]]++;
         }
     }
     return HEDDLE_OK;

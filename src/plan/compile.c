@@ -20,8 +20,8 @@
 const char *hdl_buffer_name(hdl_buffer buffer)
 {
     static const char *const names[HDL_N_BUFFERS] = {
-        "-",      "x",       "normed", "q",     "k",   "v",       "attn",    "gate",  "up",  "last",
-        "logits", "cos_sin", "mass",   "spare", "lse", "q_index", "k_index", "lists", "work"};
+        "-",      "x",       "normed", "q",     "k",   "v",       "attn",    "gate",    "up",    "last",
+        "logits", "cos_sin", "mass",   "spare", "lse", "q_index", "k_index", "allowed", "lists", "work"};
     return names[buffer];
 }
 
@@ -239,6 +239,22 @@ static heddle_status choose_complement(hdl_schedule *schedule, const hdl_step *s
     return choose(schedule, HDL_OP_MERGE, &merge, &added->merge_impl);
 }
 
+/* A dense pass over shared rows may have to leave tokens out: it then reads a list of the others. */
+static heddle_status choose_listed(hdl_schedule *schedule, const hdl_step *step, hdl_attend_step *added)
+{
+    const hdl_schedule_limits *limits = &schedule->limits;
+    if (step->layer < schedule->facts->cross_from || added->args.has_selection || added->args.has_mass)
+        return HEDDLE_OK;
+    for (int cls = 0; cls < HDL_N_CLASSES; cls++) {
+        hdl_step sized;
+        size_args(schedule, step, (hdl_class)cls, &sized);
+        sized.u.attend.args.has_selection = true;
+        HDL_TRY(choose(schedule, HDL_OP_ATTEND, &sized.u.attend.args, &added->listed_impl[cls]));
+    }
+    hdl_schedule_book(schedule, HDL_BUF_ALLOWED, (limits->max_context + limits->max_logit_rows) * 4);
+    return HEDDLE_OK;
+}
+
 heddle_status hdl_schedule_add(hdl_schedule *schedule, const hdl_step *step)
 {
     if (schedule->n_steps == schedule->capacity) {
@@ -257,6 +273,8 @@ heddle_status hdl_schedule_add(hdl_schedule *schedule, const hdl_step *step)
         }
     if (step->op == HDL_OP_ATTEND) HDL_TRY(choose_router(schedule, step, &added->u.attend));
     if (step->op == HDL_OP_ATTEND) HDL_TRY(choose_complement(schedule, step, &added->u.attend));
+    if (step->op == HDL_OP_ATTEND && step->u.attend.is_attending)
+        HDL_TRY(choose_listed(schedule, step, &added->u.attend));
     schedule->n_steps++;
     return HEDDLE_OK;
 }

@@ -7,6 +7,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "plan/hidden.h"
 #include "plan/schedule.h"
 
 typedef struct group { /* sequences of one route and class */
@@ -14,6 +15,7 @@ typedef struct group { /* sequences of one route and class */
     int64_t first_row, n_rows;
     hdl_route route;
     hdl_class cls;
+    hdl_kv_seq *hiding; /* set: one sequence alone, some of whose tokens are left out or verified */
 } group;
 
 static hdl_class class_of(const hdl_exec_seq *seq)
@@ -163,6 +165,7 @@ typedef struct row_span {
     int32_t n_seqs;
     int64_t first_row, n_rows, max_q_len, max_kv_len, mass_stride;
     hdl_class cls;
+    hdl_kv_seq *hiding;
 } row_span;
 
 static void tell_tap(const hdl_attend_step *at, int32_t layer, const hdl_exec_batch *batch,
@@ -203,8 +206,12 @@ static void make_lists(const hdl_schedule *schedule, const hdl_attend_step *at, 
         score.score = scores;
         score.score_stride = span->mass_stride;
         if (score.has_candidates) score.candidates = &candidates;
+        if (span->hiding) hdl_kv_seq_check_index(span->hiding);
         at->score_impl[span->cls]->launch(&launch, &score);
     }
+    if (span->hiding)
+        hdl_hide_scores(span->hiding, scores, list->n_lists, span->mass_stride,
+                        batch->n_visible + span->first_row, span->n_rows);
     if (at->is_pooling) {
         hdl_pool_args pool = at->pool;
         pool.n_rows = span->n_rows;
@@ -221,6 +228,20 @@ static void make_lists(const hdl_schedule *schedule, const hdl_attend_step *at, 
     if (select.has_candidates) select.candidates = &candidates;
     select.out = list;
     at->select_impl->launch(&launch, &select);
+    if (span->hiding) hdl_hide_listed(span->hiding, list);
+}
+
+/* A dense pass that leaves hidden tokens out, as a list of the others. */
+static void attend_allowed(const hdl_schedule *schedule, const hdl_attend_step *at, hdl_attend_args *args,
+                           const group *group_at)
+{
+    hdl_launch launch = launch_of(schedule);
+    int32_t *space = (int32_t *)(void *)hdl_schedule_at(schedule, HDL_BUF_ALLOWED);
+    hdl_selection allowed = hdl_list_allowed(group_at->hiding, args->max_kv_len, space,
+                                             schedule->limits.max_context, args->n_rows);
+    args->has_selection = true;
+    args->selection = &allowed;
+    at->listed_impl[group_at->cls]->launch(&launch, args);
 }
 
 /* Attends to what the lists leave out and merges that into args->o; args->lse is the lists'. */
@@ -251,8 +272,8 @@ static void complete(const hdl_schedule *schedule, const hdl_attend_step *at, co
 
 /* Attends rows first_row.. of the batch with the prepared sequences, then makes their lists. */
 static void attend_rows(const hdl_schedule *schedule, const hdl_step *step, const hdl_exec_batch *batch,
-                        const hdl_attend_seq *seqs, int32_t n_seqs, int64_t first_row, int64_t n_rows,
-                        hdl_class cls)
+                        const group *of, const hdl_attend_seq *seqs, int32_t n_seqs, int64_t first_row,
+                        int64_t n_rows)
 {
     const hdl_attend_step *at = &step->u.attend;
     hdl_launch launch = launch_of(schedule);
@@ -275,8 +296,11 @@ static void attend_rows(const hdl_schedule *schedule, const hdl_step *step, cons
     if (at->head_map) list = map_heads(schedule, batch, &list, at->head_map, first_row);
     if (args.has_selection) args.selection = &list;
     if (at->is_completing) args.lse = hdl_schedule_at(schedule, HDL_BUF_LSE);
-    if (at->is_attending) step->impl[cls]->launch(&launch, &args);
-    if (at->is_completing) complete(schedule, at, &args, cls);
+    if (at->is_attending && of->hiding && at->listed_impl[of->cls])
+        attend_allowed(schedule, at, &args, of);
+    else if (at->is_attending)
+        step->impl[of->cls]->launch(&launch, &args);
+    if (at->is_completing) complete(schedule, at, &args, of->cls);
     if (!at->is_selecting) return;
     row_span span = {.seqs = seqs,
                      .n_seqs = n_seqs,
@@ -285,7 +309,8 @@ static void attend_rows(const hdl_schedule *schedule, const hdl_step *step, cons
                      .max_q_len = args.max_q_len,
                      .max_kv_len = args.max_kv_len,
                      .mass_stride = args.mass_stride,
-                     .cls = cls};
+                     .cls = of->cls,
+                     .hiding = of->hiding};
     make_lists(schedule, at, batch, &span, &list);
     bool is_final = at->slot == schedule->slot_of_layer[HDL_MIN(step->route, HDL_ROUTE_DECODE)][step->layer];
     if (batch->tap.fn && is_final)
@@ -321,7 +346,7 @@ static void attend_documents(const hdl_schedule *schedule, const hdl_step *step,
         }
         row += seq->q_len;
     }
-    attend_rows(schedule, step, batch, batch->attend, n, at->first_row, at->n_rows, at->cls);
+    attend_rows(schedule, step, batch, at, batch->attend, n, at->first_row, at->n_rows);
 }
 
 static void attend_group(const hdl_schedule *schedule, const hdl_step *step, hdl_exec_batch *batch,
@@ -343,14 +368,14 @@ static void attend_group(const hdl_schedule *schedule, const hdl_step *step, hdl
         row += seq->q_len;
     }
     if (!attend->is_selecting) {
-        attend_rows(schedule, step, batch, batch->attend, at->n_seqs, at->first_row, at->n_rows, at->cls);
+        attend_rows(schedule, step, batch, at, batch->attend, at->n_seqs, at->first_row, at->n_rows);
         return;
     }
     if (at->cls == HDL_CLASS_ONE) { /* sequences in tiles, a row each */
         for (int32_t i = 0; i < at->n_seqs; i += (int32_t)schedule->tile_rows) {
             int32_t n = (int32_t)HDL_MIN((int64_t)(at->n_seqs - i), schedule->tile_rows);
             for (int32_t j = 0; j < n; j++) batch->attend[i + j].first_row = j;
-            attend_rows(schedule, step, batch, batch->attend + i, n, at->first_row + i, n, at->cls);
+            attend_rows(schedule, step, batch, at, batch->attend + i, n, at->first_row + i, n);
         }
     } else {
         for (int32_t i = 0; i < at->n_seqs; i++) {
@@ -359,7 +384,7 @@ static void attend_group(const hdl_schedule *schedule, const hdl_step *step, hdl
                 int64_t n = HDL_MIN(seq.q_len - from, schedule->tile_rows);
                 hdl_attend_seq *tile = &batch->attend[batch->n_seqs];
                 *tile = row_tile(&seq, from, n);
-                attend_rows(schedule, step, batch, tile, 1, at->first_row + seq.first_row + from, n, at->cls);
+                attend_rows(schedule, step, batch, at, tile, 1, at->first_row + seq.first_row + from, n);
             }
         }
     }
@@ -375,8 +400,24 @@ static void attend_group(const hdl_schedule *schedule, const hdl_step *step, hdl
 static void exec_attend(const hdl_schedule *schedule, const hdl_step *step, hdl_exec_batch *batch)
 {
     group at = {0};
-    while (next_group(batch, &at))
-        if (at.route == step->route) attend_group(schedule, step, batch, &at);
+    while (next_group(batch, &at)) {
+        if (at.route != step->route) continue;
+        bool is_hiding = false; /* only where global rows are read */
+        for (int32_t i = 0; i < at.n_seqs && !step->u.attend.args.window; i++)
+            is_hiding |= hdl_has_hidden(batch->seqs[at.first_seq + i].kv);
+        group one = at;
+        one.n_seqs = is_hiding ? 1 : at.n_seqs;
+        for (int32_t i = 0; i < at.n_seqs; i += one.n_seqs) { /* such sequences go one by one */
+            hdl_exec_seq *seq = &batch->seqs[at.first_seq + i];
+            one.first_seq = at.first_seq + i;
+            if (is_hiding) {
+                one.n_rows = seq->q_len;
+                one.hiding = hdl_has_hidden(seq->kv) ? seq->kv : NULL;
+            }
+            attend_group(schedule, step, batch, &one);
+            one.first_row += one.n_rows;
+        }
+    }
 }
 
 /* Summaries of the rows that were just appended. */

@@ -44,6 +44,7 @@ typedef enum hdl_buffer { /* activations; names as in `explain` */
                           HDL_BUF_LSE,     /* [2, rows, n_heads] of a list's partial and its complement's */
                           HDL_BUF_Q_INDEX, /* [rows, index_dim] queries of the model's own index */
                           HDL_BUF_K_INDEX, /* [rows, index_dim] its keys */
+                          HDL_BUF_ALLOWED, /* [context] tokens that are not hidden, [logit rows] counts */
                           HDL_BUF_LISTS,   /* the slots: ids and counts */
                           HDL_BUF_WORK,    /* scratch of the implementations */
                           HDL_N_BUFFERS
@@ -68,6 +69,7 @@ typedef struct hdl_attend_step {
     hdl_select_args select;
     const hdl_impl *complement_impl[HDL_N_CLASSES], *merge_impl;
     const hdl_impl *score_impl[HDL_N_CLASSES], *pool_impl, *select_impl;
+    const hdl_impl *listed_impl[HDL_N_CLASSES]; /* of a dense pass that must leave tokens out; or NULL */
     int32_t group, layer_in_group; /* whose KV rows */
     int32_t slot;                  /* list made or read; -1 = none */
     int32_t candidate_slot;        /* list that is picked from; -1 = none */
@@ -164,6 +166,8 @@ heddle_status hdl_schedule_planes(const hdl_schedule *schedule, hdl_kv_group_spe
 /* UNSUPPORTED, with a sentence, when the sequence's store lacks a summary that the schedule writes. */
 heddle_status hdl_schedule_fits_store(const hdl_schedule *schedule, const hdl_plan *plan,
                                       const hdl_kv_seq *kv);
+/* UNSUPPORTED, with a sentence, when some step could not leave hidden tokens out. */
+heddle_status hdl_schedule_can_hide(const hdl_schedule *schedule);
 /* Appends the attention steps of one layer, all routes: the plan's part of the forward. */
 heddle_status hdl_lower_attention(hdl_schedule *schedule, int32_t layer);
 /* Sizes a buffer; the largest wish counts. */

@@ -1,0 +1,328 @@
+/* test_documents.c - documents written to files and mounted: equal to reading them where they stand; what
+ * is forbidden or unmounted is not read; what is damaged is told. The golden model's three documents. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "base/buf.h"
+#include "base/mem.h"
+#include "cross_model.h"
+#include "engine/engine_int.h"
+#include "heddle.h"
+#include "kv/docfile.h"
+
+enum { N_VOCAB = CROSS_VOCAB, BORDER_1 = 40, BORDER_2 = 75, N_TOKENS = CROSS_TOKENS };
+enum { N_QUESTION = N_TOKENS - BORDER_2 };
+
+static cross_golden golden;
+static char folder[256], path_a[300], path_b[300], path_bad[300];
+static heddle_engine *engine;
+static float want[N_QUESTION][N_VOCAB], got[N_QUESTION][N_VOCAB];
+
+static const int32_t *question(void)
+{
+    return golden.tokens + BORDER_2;
+}
+
+static heddle_session_options options_of(const char *kv_type)
+{
+    heddle_session_options options;
+    heddle_session_options_default(&options);
+    options.context_tokens = 160;
+    options.kv_type = kv_type;
+    options.page_shift = 4;
+    return options;
+}
+
+static heddle_session *new_session(const char *plan_name)
+{
+    heddle_session *session;
+    heddle_plan *plan;
+    heddle_session_options options = options_of("f32");
+    if (heddle_plan_named(&plan, plan_name)) fail_msg("%s", heddle_last_error());
+    if (heddle_session_new(&session, engine, plan, &options)) fail_msg("%s", heddle_last_error());
+    heddle_plan_free(plan);
+    return session;
+}
+
+static int64_t mount(heddle_session *session, const char *path)
+{
+    heddle_document *document;
+    int64_t first;
+    if (heddle_document_open(&document, engine, path)) fail_msg("%s", heddle_last_error());
+    if (heddle_session_mount(session, document, &first)) fail_msg("%s", heddle_last_error());
+    heddle_document_close(document); /* the session keeps it */
+    return first;
+}
+
+/* The question's tokens one by one as generated ones, logits of each. */
+static void ask(heddle_session *session, float (*out)[N_VOCAB])
+{
+    for (int64_t t = 0; t < N_QUESTION; t++) {
+        if (heddle_session_decode(session, question() + t, 1)) fail_msg("%s", heddle_last_error());
+        memcpy(out[t], heddle_session_logits(session), sizeof out[t]);
+    }
+}
+
+static void extend(heddle_session *session, int64_t first, int64_t end)
+{
+    if (heddle_session_extend(session, golden.tokens + first, end - first, NULL, NULL))
+        fail_msg("%s", heddle_last_error());
+}
+
+static double worst_difference(void)
+{
+    double worst = 0;
+    for (int64_t t = 0; t < N_QUESTION; t++)
+        for (int64_t i = 0; i < N_VOCAB; i++) {
+            double d = fabs((double)want[t][i] - (double)got[t][i]);
+            worst = d <= worst ? worst : d;
+        }
+    return worst;
+}
+
+static const char *const plans[] = {"dense", "clsa:top_k=12", "clsa:top_k=160"};
+
+static void test_mounted_equals_joint(void **state)
+{
+    (void)state;
+    for (int p = 0; p < HDL_COUNT(plans); p++) {
+        heddle_session *joint = new_session(plans[p]), *mounted = new_session(plans[p]);
+        extend(joint, 0, BORDER_2);
+        ask(joint, want);
+        assert_int_equal(mount(mounted, path_a), 0);
+        assert_int_equal(mount(mounted, path_b), 48); /* 40 tokens end in the third page of 16 */
+        assert_int_equal(heddle_session_len(mounted), 96);
+        assert_null(heddle_session_logits(mounted));
+        assert_memory_equal(heddle_session_ids(mounted) + 48, golden.tokens + BORDER_1,
+                            (BORDER_2 - BORDER_1) * 4);
+        ask(mounted, got);
+        print_message("mounted, plan %s: worst difference %g\n", plans[p], worst_difference());
+        assert_true(worst_difference() <= 1e-4);
+        heddle_session_free(joint);
+        heddle_session_free(mounted);
+    }
+}
+
+/* Mounted behind what was read, in the other order; and the question as a prompt. */
+static void test_order_and_company(void **state)
+{
+    (void)state;
+    heddle_session *joint = new_session("dense"), *mounted = new_session("dense");
+    extend(joint, BORDER_1, BORDER_2);
+    extend(joint, 0, BORDER_1);
+    ask(joint, want);
+    extend(mounted, BORDER_1, BORDER_2);
+    assert_int_equal(mount(mounted, path_a), 48);
+    heddle_session *fork;
+    assert_int_equal(heddle_session_fork(&fork, mounted), HEDDLE_OK);
+    ask(mounted, got);
+    assert_true(worst_difference() <= 1e-4);
+    extend(fork, BORDER_2, N_TOKENS);
+    memcpy(got[N_QUESTION - 1], heddle_session_logits(fork), sizeof got[0]);
+    assert_true(worst_difference() <= 1e-4);
+    int64_t kept; /* back to the end of the document, and once more */
+    assert_int_equal(heddle_session_truncate(fork, 96, &kept), HEDDLE_OK);
+    assert_int_equal(kept, 96);
+    extend(fork, BORDER_2, N_TOKENS);
+    memcpy(got[N_QUESTION - 1], heddle_session_logits(fork), sizeof got[0]);
+    assert_true(worst_difference() <= 1e-4);
+    assert_int_equal(heddle_session_truncate(fork, 60, &kept), HEDDLE_OK); /* a document goes whole */
+    assert_true(kept <= 48);
+    heddle_session_free(fork);
+    heddle_session_free(joint);
+    heddle_session_free(mounted);
+}
+
+static void test_unmounting_removes_exactly(void **state)
+{
+    (void)state;
+    for (int p = 0; p < HDL_COUNT(plans); p++) {
+        heddle_session *without = new_session(plans[p]), *mounted = new_session(plans[p]);
+        extend(without, BORDER_1, BORDER_2);
+        ask(without, want);
+        mount(mounted, path_a);
+        mount(mounted, path_b);
+        assert_int_equal(heddle_session_unmount(mounted, 16), HEDDLE_E_INVALID);
+        assert_int_equal(heddle_session_unmount(mounted, 0), HEDDLE_OK);
+        ask(mounted, got);
+        assert_true(worst_difference() <= 1e-4);
+        heddle_session_free(without);
+        heddle_session_free(mounted);
+    }
+}
+
+/* A file of the same shape as path_a with every byte of rows and index keys 0xff: NaN, with right sums. */
+static void write_poison(void)
+{
+    hdl_docfile *a;
+    if (hdl_docfile_open(&a, path_a)) fail_msg("%s", hdl_last_error());
+    hdl_kv_layout layout;
+    assert_int_equal(hdl_kv_layout_of(&layout, &hdl_docfile_facts_of(a)->spec), HEDDLE_OK);
+    uint8_t *page = malloc((size_t)layout.page_bytes);
+    memset(page, 0xff, (size_t)layout.page_bytes);
+    const uint8_t *pages[8];
+    for (int64_t p = 0; p < hdl_docfile_n_pages(a); p++) pages[p] = page;
+    if (hdl_docfile_write(path_bad, hdl_docfile_facts_of(a), hdl_docfile_ids(a), pages))
+        fail_msg("%s", hdl_last_error());
+    free(page);
+    hdl_docfile_unref(a);
+}
+
+static void test_forbidden_rows_may_be_nan(void **state)
+{
+    (void)state;
+    write_poison();
+    for (int p = 0; p < HDL_COUNT(plans); p++) {
+        heddle_session *clean = new_session(plans[p]), *poisoned = new_session(plans[p]);
+        int64_t first = mount(clean, path_a);
+        mount(clean, path_b);
+        assert_int_equal(heddle_session_forbid(clean, first, BORDER_1), HEDDLE_OK);
+        ask(clean, want);
+        first = mount(poisoned, path_bad);
+        mount(poisoned, path_b);
+        assert_int_equal(heddle_session_forbid(poisoned, first, BORDER_1), HEDDLE_OK);
+        ask(poisoned, got);
+        assert_memory_equal(want, got, sizeof want);
+        assert_true(worst_difference() == 0);
+        heddle_session_free(clean);
+        heddle_session_free(poisoned);
+    }
+    heddle_session *read = new_session("dense"); /* and without the never-set it is read */
+    mount(read, path_bad);
+    ask(read, got);
+    assert_true(isnan(got[0][0]));
+    heddle_session_free(read);
+}
+
+static void flip(const char *from, int64_t at)
+{
+    hdl_buf bytes = {0};
+    if (hdl_buf_read_file(&bytes, from, 1 << 24)) fail_msg("%s", hdl_last_error());
+    if (at < 0) at += bytes.n;
+    bytes.data[at] ^= 0x10;
+    assert_true(tiny_write_file(path_bad, bytes.data, bytes.n));
+    hdl_buf_deinit(&bytes);
+}
+
+static void expect_refusal(heddle_status status, heddle_status code, const char *words)
+{
+    assert_int_equal(status, code);
+    if (!strstr(heddle_last_error(), words))
+        fail_msg("\"%s\" does not say \"%s\"", heddle_last_error(), words);
+}
+
+static void test_damage_is_told(void **state)
+{
+    (void)state;
+    heddle_document *document;
+    int64_t n_tokens, n_pages, first;
+    assert_int_equal(heddle_document_verify(path_a, &n_tokens, &n_pages), HEDDLE_OK);
+    assert_true(n_tokens == BORDER_1 && n_pages == 3);
+    static const struct {
+        int64_t at;
+        const char *words;
+    } at_open[] = {{3, "does not hold"},
+                   {20, "header does not have"},
+                   {4096 + 5, "tokens do not have"},
+                   {4096 + 192 + 3, "table of checksums"}};
+    for (int i = 0; i < HDL_COUNT(at_open); i++) {
+        flip(path_a, at_open[i].at);
+        expect_refusal(heddle_document_open(&document, engine, path_bad), HEDDLE_E_FORMAT, at_open[i].words);
+    }
+    flip(path_a, 8192 + 100); /* a K row of the first page */
+    expect_refusal(heddle_document_verify(path_bad, &n_tokens, &n_pages), HEDDLE_E_FORMAT,
+                   "page 0 of 3: its rows");
+    for (int p = 0; p < HDL_COUNT(plans); p++) {
+        heddle_session *session = new_session(plans[p]);
+        if (heddle_document_open(&document, engine, path_bad)) fail_msg("%s", heddle_last_error());
+        assert_int_equal(heddle_session_mount(session, document, &first), HEDDLE_OK);
+        heddle_document_close(document);
+        heddle_status status = HEDDLE_OK;
+        for (int64_t t = 0; t < N_QUESTION && !status; t++)
+            status = heddle_session_decode(session, question() + t, 1);
+        expect_refusal(status, HEDDLE_E_FORMAT, "page 0 of 3: its rows");
+        assert_null(heddle_session_logits(session));
+        heddle_session_free(session);
+    }
+}
+
+static void test_refusals(void **state)
+{
+    (void)state;
+    heddle_document *document;
+    int64_t first;
+    heddle_session *session = new_session("dense");
+    if (heddle_document_open(&document, engine, path_a)) fail_msg("%s", heddle_last_error());
+    expect_refusal(heddle_document_encode(engine, NULL, golden.tokens + 1, 9, path_bad, NULL, NULL),
+                   HEDDLE_E_INVALID, "must begin with token 0");
+    assert_int_equal(heddle_session_mount(session, document, &first), HEDDLE_OK);
+    expect_refusal(heddle_session_extend(session, golden.tokens + 1, 3, NULL, NULL), HEDDLE_E_INVALID,
+                   "follows a mounted document");
+    expect_refusal(heddle_session_save(session, path_bad), HEDDLE_E_UNSUPPORTED, "cannot be saved");
+    expect_refusal(heddle_session_forbid(session, 40, 20), HEDDLE_E_INVALID, "must be among the 48");
+    assert_int_equal(heddle_session_mount(session, document, &first), HEDDLE_OK);
+    assert_int_equal(heddle_session_mount(session, document, &first), HEDDLE_OK);
+    expect_refusal(heddle_session_mount(session, document, &first), HEDDLE_E_CAPACITY,
+                   "the context holds 160");
+    heddle_session_free(session);
+    heddle_session_options options = options_of("f16");
+    assert_int_equal(heddle_session_new(&session, engine, NULL, &options), HEDDLE_OK);
+    expect_refusal(heddle_session_mount(session, document, &first), HEDDLE_E_INVALID,
+                   "the session has f16 rows");
+    heddle_session_free(session);
+    heddle_engine *other;
+    char f32[256];
+    assert_true(cross_write_f32(f32, sizeof f32));
+    if (heddle_engine_open(&other, f32, NULL)) fail_msg("%s", heddle_last_error());
+    heddle_document *foreign;
+    expect_refusal(heddle_document_open(&foreign, other, path_a), HEDDLE_E_INVALID, "another model");
+    heddle_engine_close(other);
+    tiny_remove_folder(f32);
+    heddle_document_close(document);
+}
+
+static int setup(void **state)
+{
+    (void)state;
+    if (!cross_golden_read(&golden) || !tiny_make_folder(folder, sizeof folder)) return -1;
+    snprintf(path_a, sizeof path_a, "%s/a.kv", folder);
+    snprintf(path_b, sizeof path_b, "%s/b.kv", folder);
+    snprintf(path_bad, sizeof path_bad, "%s/bad.kv", folder);
+    heddle_session_options options = options_of("f32");
+    if (heddle_engine_open(&engine, CROSS_GOLDEN, NULL) ||
+        heddle_document_encode(engine, &options, golden.tokens, BORDER_1, path_a, NULL, NULL) ||
+        heddle_document_encode(engine, &options, golden.tokens + BORDER_1, BORDER_2 - BORDER_1, path_b, NULL,
+                               NULL)) {
+        fprintf(stderr, "%s\n", heddle_last_error());
+        return -1;
+    }
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    heddle_status status = heddle_engine_close(engine);
+    tiny_remove_folder(folder);
+    return status == HEDDLE_OK ? 0 : -1;
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_mounted_equals_joint),
+        cmocka_unit_test(test_order_and_company),
+        cmocka_unit_test(test_unmounting_removes_exactly),
+        cmocka_unit_test(test_forbidden_rows_may_be_nan),
+        cmocka_unit_test(test_damage_is_told),
+        cmocka_unit_test(test_refusals),
+    };
+    return cmocka_run_group_tests(tests, setup, teardown);
+}
