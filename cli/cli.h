@@ -15,7 +15,7 @@ enum { EXIT_RUNTIME = 1, EXIT_INPUT = 2 };
 
 extern const cli_command *const cli_commands[]; /* main.c; NULL-terminated */
 extern const cli_command cmd_run, cmd_inspect, cmd_tokenize, cmd_perplexity, cmd_bench_depth, cmd_plans,
-    cmd_explain, cmd_eval, cmd_report, cmd_plan_search;
+    cmd_explain, cmd_eval, cmd_report, cmd_plan_search, cmd_encode, cmd_verify;
 
 /* One sentence on stderr; returns EXIT_INPUT. */
 int cli_refuse(const char *fmt, ...) __attribute__((format(printf, 1, 2)));

@@ -10,13 +10,14 @@
 #include <unistd.h>
 
 #include "cli.h"
+#include "mounts.h"
 #include "term.h"
 
 enum { DEFAULT_ANSWER_TOKENS = 512, CHAT_TOKENS = 8192, REWIND_TOKENS = 1024 };
 
 typedef struct run_options {
     cli_common common;
-    cli_texts files, prompts, stops, bias;
+    cli_texts files, mounts, prompts, stops, bias;
     const char *session_path;
     bool is_chat, is_raw, is_special, shows_lead;
     int64_t n_answer, sample_top_k, repeat_window, seed;
@@ -27,6 +28,8 @@ typedef struct run_options {
 static const cli_option run_rows[] = {
     {"file", 'f', CLI_TEXTS, "FILE", NULL, "a document to read, - = standard input; may be repeated",
      AT(files), 0, 0, 0},
+    {"mount", 0, CLI_TEXTS, "FILE.kv", NULL,
+     "a document that 'heddle encode' read, before all others; may be repeated", AT(mounts), 0, 0, 0},
     {"prompt", 'p', CLI_TEXTS, "TEXT", NULL,
      "the question, after the documents; several are asked one by one", AT(prompts), 0, 0, 0},
     {"chat", 0, CLI_FLAG, NULL, NULL, "go on with turns read from standard input, one a line", AT(is_chat), 0,
@@ -71,6 +74,8 @@ typedef struct run_state {
     heddle_sampler *sampler;
     heddle_stream *stream;
     term_progress progress;
+    cli_mounts mounts;
+    id_list mounted; /* tokens of the session that mounts fill; history begins with them */
     id_list history;
     bool has_template, is_read;      /* is_read: the last question was read to its end */
     int64_t context, session_tokens; /* session_tokens: of --session's file; 0 = there is none yet */
@@ -133,10 +138,10 @@ static int add_turn(run_state *state, const cli_text *text)
     int64_t n = 0;
     heddle_status status;
     if (state->has_template) {
-        const char *previous = state->history.n ? "assistant" : NULL;
+        const char *previous = state->history.n > state->mounted.n ? "assistant" : NULL;
         status = heddle_chat_turn(engine, previous, "user", text->data, text->n, 1, &ids, &n);
     } else {
-        uint32_t flags = (state->history.n ? 0 : HEDDLE_TOKENIZE_BOS) |
+        uint32_t flags = (state->history.n > state->mounted.n ? 0 : HEDDLE_TOKENIZE_BOS) |
                          (state->options->is_special ? HEDDLE_TOKENIZE_SPECIAL : 0);
         status = heddle_tokenize(engine, text->data, text->n, flags, &ids, &n);
     }
@@ -182,8 +187,9 @@ static int ask(run_state *state, const cli_text *documents, int i)
     if (!code && i < prompts->n)
         code = add_part(&text, prompts->items[i], (int64_t)strlen(prompts->items[i]));
     state->history.n = 0;
+    if (!code) code = add_ids(&state->history, state->mounted.data, state->mounted.n);
     if (!code) code = add_turn(state, &text);
-    if (!code && !state->history.n) code = cli_refuse("the prompt is empty");
+    if (!code && state->history.n == state->mounted.n) code = cli_refuse("the prompt is empty");
     cli_text_free(&text);
     return code;
 }
@@ -450,12 +456,27 @@ static int answer(run_state *state)
 
 /* ---- turns ---- */
 
+/* The mounts' tokens: so many at first, what they are once they are mounted. */
+static int note_mounted(run_state *state)
+{
+    state->mounted.n = 0;
+    if (state->setup.session)
+        return add_ids(&state->mounted, heddle_session_ids(state->setup.session),
+                       heddle_session_len(state->setup.session));
+    static const int32_t unknown[256];
+    int code = 0;
+    for (int64_t n = state->mounts.n_tokens; n > 0 && !code; n -= 256)
+        code = add_ids(&state->mounted, unknown, n < 256 ? n : 256);
+    return code;
+}
+
 /* Sizes the context by the longest question, then makes session, sampler and stream. */
 static int prepare(run_state *state, const cli_text *documents)
 {
     const run_options *options = state->options;
     int64_t n_longest = 0;
-    int code = 0;
+    int code = cli_mounts_open(&state->mounts, &state->setup, &options->mounts);
+    if (!code) code = note_mounted(state);
     for (int i = 0; (!i || i < options->prompts.n) && !code; i++) {
         code = ask(state, documents, i);
         if (state->history.n > n_longest) n_longest = state->history.n;
@@ -467,6 +488,8 @@ static int prepare(run_state *state, const cli_text *documents)
     show_memory(state);
     code = cli_open_session(&state->setup, state->context);
     if (!code) code = load_session(state);
+    if (!code) code = cli_mounts_mount(&state->mounts, &state->setup);
+    if (!code && state->mounts.n) code = note_mounted(state);
     return code ? code : make_sampler(state);
 }
 
@@ -518,6 +541,8 @@ static int check_options(const run_options *options)
     if (!options->files.n && !options->prompts.n && !options->is_chat) {
         return cli_refuse("run: nothing to answer: -f FILE, -p TEXT or --chat");
     }
+    if (options->mounts.n && options->session_path)
+        return cli_refuse("run: --mount and --session: a session with mounted documents cannot be saved");
     if (options->is_special && !options->is_raw) return cli_refuse("run: --special goes with --raw");
     if (options->is_chat && options->prompts.n > 1)
         return cli_refuse("run: --chat begins with one -p at most");
@@ -561,7 +586,7 @@ static int read_common(run_state *state, const cli_text *documents)
         while (n < n_most && common.data[n] == state->history.data[n]) n++;
         common.n = n;
     }
-    if (!code && common.n) {
+    if (!code && common.n > state->mounted.n) {
         heddle_status status = read_ids(state, &common, &code);
         if (status == HEDDLE_E_CANCELLED) {
             cli_note("heddle: %s", stopped_reading);
@@ -597,7 +622,7 @@ static int converse(run_state *state, const cli_text *documents)
         is_any_unread |= !state->is_read;
     }
     if (!code && state->options->is_chat) {
-        if (is_any_unread) state->history.n = 0; /* the first turn did not happen */
+        if (is_any_unread) state->history.n = state->mounted.n; /* the first turn did not happen */
         code = chat(state);
     } else if (!code && is_any_unread) {
         code = EXIT_RUNTIME;
@@ -634,6 +659,8 @@ done:
     heddle_sampler_free(state.sampler);
     cli_close(&state.setup);
     cli_text_free(&documents);
+    cli_mounts_close(&state.mounts);
+    free(state.mounted.data);
     free(state.history.data);
     return code;
 }
