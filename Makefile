@@ -28,7 +28,7 @@ FUZZ_BIN := $(patsubst %.c,$(BUILD)/%,$(wildcard fuzz/fuzz_*.c))
 JOBS ?= $(shell nproc)
 SUBMAKE := +@$(MAKE) --no-print-directory -j$(JOBS)
 
-.PHONY: all tests demo test short proofs bench install asan tsan fuzz format check-style clean setup
+.PHONY: all tests demo demo-smollm2 test short proofs bench install asan tsan fuzz format check-style clean setup
 all: $(BUILD)/heddle $(BUILD)/libheddle.a $(BUILD)/libheddle.so
 tests: all $(TEST_BIN)
 
@@ -76,6 +76,8 @@ setup:
 	@scripts/setup build test
 demo:
 	@scripts/demo
+demo-smollm2: # the same with a model and a text from the network
+	@scripts/demo-smollm2
 test: setup
 	$(SUBMAKE) tests
 	@scripts/run-tests $(STRICT:%=--strict) --build $(BUILD)
