@@ -53,7 +53,7 @@ static const char page_head[] =
     "svg .t-s4{fill:var(--c4)}svg .t-s5{fill:var(--c5)}svg .t-s6{fill:var(--c6)}svg .t-s7{fill:var(--c7)}\n"
     ".wide{overflow-x:auto}table{border-collapse:collapse;font-size:.9rem;"
     "font-variant-numeric:tabular-nums}\n"
-    "th,td{padding:.3rem .9rem .3rem 0;text-align:right;white-space:nowrap;border-bottom:1px solid "
+    "th,td{padding:.3rem .7rem .3rem 0;text-align:right;white-space:nowrap;border-bottom:1px solid "
     "var(--grid);\n"
     "font-weight:400}thead th{color:var(--soft)}th:first-child{text-align:left}small{color:var(--soft);"
     "font-size:.85em}\n"

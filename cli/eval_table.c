@@ -127,10 +127,12 @@ static void print_tasks(const eval_run *run)
 
 /* ---- loss ---- */
 
-/* R over a pair of members, on the documents that dense, window and the plan have. */
-static eval_interval recovery(const eval_run *run, int p, const char *nll, const char *tokens)
+/* R over a pair of members, on the documents (of one text) that dense, window and the plan have. */
+static eval_interval recovery(const eval_run *run, int p, const char *text, const char *nll,
+                              const char *tokens)
 {
     summary_filter filter = filter_of(run, "loss", NULL);
+    filter.text = text;
     const char *plans[] = {run->plans[1].hash, run->plans[p].hash, run->plans[0].hash};
     summary s;
     eval_interval r = {NAN, NAN, NAN};
@@ -138,6 +140,29 @@ static eval_interval recovery(const eval_run *run, int p, const char *nll, const
         r = eval_recovery(s.num[0], s.num[1], s.num[2], s.den[0], s.n, 1);
     summary_free(&s);
     return r;
+}
+
+/* Each text by itself, as the worst one counts. */
+static void print_loss_texts(const eval_run *run, int p)
+{
+    char text[64], other[64];
+    for (int i = 0; i < run->n_sources; i++) {
+        bool is_first = true;
+        summary_text_of(run->sources[i].name, text, sizeof text);
+        for (int j = 0; j < i; j++) {
+            summary_text_of(run->sources[j].name, other, sizeof other);
+            is_first &= strcmp(text, other) != 0;
+        }
+        if (!is_first) continue;
+        summary_filter filter = filter_of(run, "loss", NULL);
+        const char *pair[] = {run->plans[p].hash, run->plans[0].hash};
+        filter.text = text;
+        double d = control_difference(run, &filter, pair, "last_nll", "last_tokens");
+        eval_interval r = recovery(run, p, text, "last_nll", "last_tokens");
+        if (!isnan(d))
+            printf("        %-26s perplexity %s%.2f %%  R %.3f\n", text, sign_of(d), fabs(100 * expm1(d)),
+                   r.value);
+    }
 }
 
 static void print_loss_plan(const eval_run *run, int p)
@@ -150,14 +175,15 @@ static void print_loss_plan(const eval_run *run, int p)
         return;
     }
     eval_interval d = eval_difference(s.num[0], s.den[0], s.num[1], s.den[1], s.n, 1);
-    eval_interval r = recovery(run, p, "last_nll", "last_tokens"),
-                  g = recovery(run, p, "gain_nll", "gain_tokens");
+    eval_interval r = recovery(run, p, NULL, "last_nll", "last_tokens"),
+                  g = recovery(run, p, NULL, "gain_nll", "gain_tokens");
     char more[128], range[48] = "";
     if (!isnan(r.low)) snprintf(range, sizeof range, " [%.3f, %.3f]", r.low, r.high);
     snprintf(more, sizeof more, "  perplexity %s%.2f %%  R %.3f%s  gain tokens %.3f", sign_of(d.value),
              fabs(100 * expm1(d.value)), r.value, range, g.value);
     print_difference(run->plans[p].spec, eval_ratio(s.num[0], s.den[0], s.n), &d, 1, more);
     summary_free(&s);
+    if (run->n_sources > 1) print_loss_texts(run, p);
 }
 
 static void print_agreement(const eval_run *run)

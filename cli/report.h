@@ -6,7 +6,7 @@
 #include "summary.h"
 #include "svg.h"
 
-enum { REPORT_MAX_PLANS = 32, REPORT_MAX_CARDS = 8, REPORT_MAX_CONTEXTS = 8 };
+enum { REPORT_MAX_PLANS = 32, REPORT_MAX_CARDS = 8, REPORT_MAX_CONTEXTS = 8, REPORT_MAX_TEXTS = 16 };
 
 typedef struct report_speed { /* one line of `heddle bench depth --csv` */
     char model[128], kv[8], plan[128];
@@ -43,10 +43,12 @@ void report_free(report *r);
 /* The speed of a plan at a depth (< 0 = the deepest that is there); NULL = not measured. */
 const report_speed *report_speed_of(const report *r, const report_card *card, const char *plan, double depth);
 
-typedef struct report_quality {   /* of one plan, against dense; NaN where it was not measured */
-    eval_interval recovery, loss; /* loss: nats a token over the last quarter */
-    double share;                 /* of dense's K, V (and summary) bytes read there */
-    double mean, worst;           /* points over the deciding tasks of the longest context, 0..1 */
+typedef struct report_quality {        /* of one plan, against dense; NaN where it was not measured */
+    eval_interval recovery, loss;      /* loss: nats a token over the last quarter */
+    const char *governs;               /* which rows of the losses: "all", "last"; NULL = none */
+    double worst_recovery, worst_loss; /* of the worst text each */
+    double share;                      /* of dense's K, V (and summary) bytes read there */
+    double mean, worst;                /* points over the deciding tasks of the longest context, 0..1 */
     char worst_task[32];
     int n_deciding;
     double agreement;

@@ -257,10 +257,51 @@ static void add_losses(const report *r, const report_card *card, const report_pl
         if (!summary_align(&s, &r->results, &filter, three, 3, "last_nll", "last_tokens") && s.n) {
             q->recovery = eval_recovery(s.num[0], s.num[1], s.num[2], s.den[0], s.n, 1);
             q->loss = eval_difference(s.num[1], s.den[1], s.num[2], s.den[2], s.n, 1);
+            q->governs = governs[g];
         }
         summary_free(&s);
         if (!summary_align(&s, &r->results, &filter, &three[1], 1, "share_read", NULL) && s.n)
             q->share = eval_ratio(s.num[0], s.den[0], s.n);
+        summary_free(&s);
+    }
+}
+
+/* The texts whose losses were measured on this card, each once. */
+static int texts_of(const report *r, const report_card *card, char texts[REPORT_MAX_TEXTS][64])
+{
+    summary_filter filter = report_filter(card, "loss", NULL, card->loss_context);
+    const char *key;
+    json_t *row;
+    int n = 0;
+    json_object_foreach(r->results.by_key, key, row)
+    {
+        char text[64];
+        int known = 0;
+        if (!summary_fits(&filter, row)) continue;
+        summary_text_of(row_text(row, "source"), text, sizeof text);
+        while (known < n && strcmp(texts[known], text) != 0) known++;
+        if (known == n && n < REPORT_MAX_TEXTS) snprintf(texts[n++], 64, "%s", text);
+    }
+    return n;
+}
+
+static void add_worst_text(const report *r, const report_card *card, const report_plan *plan,
+                           report_quality *q)
+{
+    char texts[REPORT_MAX_TEXTS][64];
+    int n = texts_of(r, card, texts);
+    for (int i = 0; i < n; i++) {
+        summary_filter filter = report_filter(card, "loss", NULL, card->loss_context);
+        const char *three[] = {hash_of(card, "window:window=512"), plan->hash, hash_of(card, "dense")};
+        summary s;
+        filter.text = texts[i];
+        filter.governs = q->governs;
+        if (!summary_align(&s, &r->results, &filter, three, 3, "last_nll", "last_tokens") && s.n) {
+            double recovery = eval_recovery(s.num[0], s.num[1], s.num[2], s.den[0], s.n, 1).value;
+            double loss = eval_ratio(s.num[1], s.den[1], s.n) - eval_ratio(s.num[2], s.den[2], s.n);
+            if (!(recovery >= q->worst_recovery)) q->worst_recovery = recovery;
+            if (!(loss <= q->worst_loss)) q->worst_loss = loss;
+        }
         summary_free(&s);
     }
 }
@@ -300,12 +341,15 @@ report_quality report_quality_of(const report *r, const report_card *card, const
 {
     report_quality q = {.recovery = {NAN, NAN, NAN},
                         .loss = {NAN, NAN, NAN},
+                        .worst_recovery = NAN,
+                        .worst_loss = NAN,
                         .share = NAN,
                         .mean = NAN,
                         .worst = NAN,
                         .agreement = NAN};
     if (!r->results.by_key || !*plan->hash) return q;
     add_losses(r, card, plan, &q);
+    if (q.governs) add_worst_text(r, card, plan, &q);
     add_tasks(r, card, plan, &q);
     summary_filter filter = report_filter(card, "agreement", NULL, 0);
     const char *one[] = {plan->hash};

@@ -23,7 +23,7 @@ static void range_cell(eval_buf *out, const eval_interval *i, double unit, const
     snprintf(text[1], sizeof text[1], fmt, i->low * unit);
     snprintf(text[2], sizeof text[2], fmt, i->high * unit);
     eval_buf_printf(out, "<td>%s", text[0]);
-    if (!isnan(i->low)) eval_buf_printf(out, " <small>%s … %s</small>", text[1], text[2]);
+    if (!isnan(i->low)) eval_buf_printf(out, "<br><small>%s … %s</small>", text[1], text[2]);
     eval_buf_text(out, "</td>");
 }
 
@@ -42,8 +42,8 @@ void report_table(eval_buf *out, const report *r, const report_card *card)
         out,
         "<section><h2>Every plan</h2>\n<p>R: what a plan keeps of dense's gain over a window of 512 tokens, "
         "in the last quarter. Perplexity there, against dense. Points: answer tokens right against dense, over "
-        "the tasks that decide on this model. Small: 95 % by document.</p>\n<div class=\"wide\"><table><thead>"
-        "<tr><th>plan</th><th>R</th><th>perplexity, %</th><th>tasks, mean</th><th>worst task</th>"
+        "the tasks that decide on this model. Small: 95 % by document.</p>\n<div class=\"wide\"><table class=\"tasks\"><thead>"
+        "<tr><th>plan</th><th>R</th><th>worst text</th><th>perplexity, %</th><th>worst text</th><th>tasks, mean</th><th>worst task</th>"
         "<th>agreement, %</th><th>read, %</th><th>decode, tokens/s</th></tr></thead><tbody>\n");
     for (int p = 0; p < card->n_plans; p++) {
         const report_plan *plan = &card->plans[p];
@@ -53,7 +53,9 @@ void report_table(eval_buf *out, const report *r, const report_card *card)
         eval_interval perplexity = {expm1(q.loss.value), expm1(q.loss.low), expm1(q.loss.high)};
         name_cell(out, plan);
         range_cell(out, &q.recovery, 1, "%.3f");
+        cell(out, q.worst_recovery, "%.3f");
         range_cell(out, &perplexity, 100, "%+.2f");
+        cell(out, 100 * expm1(q.worst_loss), "%+.2f");
         cell(out, 100 * q.mean, "%+.1f");
         if (isnan(q.worst))
             eval_buf_text(out, "<td></td>");

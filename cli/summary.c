@@ -11,11 +11,22 @@ static bool fits_text(const char *wanted, const json_t *row, const char *member)
     return !wanted || !strcmp(wanted, row_text(row, member));
 }
 
+void summary_text_of(const char *source, char *text, size_t n)
+{
+    size_t length = strlen(source), end = length;
+    while (end > 0 && source[end - 1] >= '0' && source[end - 1] <= '9') end--;
+    bool is_numbered = end > 1 && end < length && source[end - 1] == '-';
+    snprintf(text, n, "%.*s", (int)(is_numbered ? end - 1 : length), source);
+}
+
 bool summary_fits(const summary_filter *filter, const json_t *row)
 {
-    return fits_text(filter->what, row, "what") && fits_text(filter->model_hash, row, "model_hash") &&
-           fits_text(filter->kv, row, "kv") && fits_text(filter->frame, row, "frame") &&
-           fits_text(filter->task, row, "task") && fits_text(filter->governs, row, "governs") &&
+    char text[64];
+    summary_text_of(row_text(row, "source"), text, sizeof text);
+    return (!filter->text || !strcmp(filter->text, text)) && fits_text(filter->what, row, "what") &&
+           fits_text(filter->model_hash, row, "model_hash") && fits_text(filter->kv, row, "kv") &&
+           fits_text(filter->frame, row, "frame") && fits_text(filter->task, row, "task") &&
+           fits_text(filter->governs, row, "governs") &&
            (!filter->context || row_number(row, "context") == (double)filter->context) &&
            (!filter->seed || row_number(row, "seed") == (double)filter->seed);
 }
