@@ -42,8 +42,10 @@ void report_table(eval_buf *out, const report *r, const report_card *card)
         out,
         "<section><h2>Every plan</h2>\n<p>R: what a plan keeps of dense's gain over a window of 512 tokens, "
         "in the last quarter. Perplexity there, against dense. Points: answer tokens right against dense, over "
-        "the tasks that decide on this model. Small: 95 % by document.</p>\n<div class=\"wide\"><table class=\"tasks\"><thead>"
-        "<tr><th>plan</th><th>R</th><th>worst text</th><th>perplexity, %</th><th>worst text</th><th>tasks, mean</th><th>worst task</th>"
+        "the tasks that decide on this model. Small: 95 % by document.</p>\n"
+        "<div class=\"wide\"><table class=\"tasks\"><thead>"
+        "<tr><th>plan</th><th>R</th><th>worst text</th><th>perplexity, %</th><th>worst text</th>"
+        "<th>tasks, mean</th><th>worst task</th>"
         "<th>agreement, %</th><th>read, %</th><th>decode, tokens/s</th></tr></thead><tbody>\n");
     for (int p = 0; p < card->n_plans; p++) {
         const report_plan *plan = &card->plans[p];
