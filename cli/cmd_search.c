@@ -14,7 +14,7 @@
 typedef struct search_options {
     cli_common common;
     cli_texts fit, check;
-    const char *score, *out, *name;
+    const char *score, *out, *name, *method;
     int64_t n_rows, n_lists, fit_top_k, top_k, n_sink, window;
 } search_options;
 
@@ -24,6 +24,9 @@ static const cli_option search_rows[] = {
     {"check", 0, CLI_TEXTS, "FILE", NULL, "a text to judge on, never fitted on", AT(check), 0, 0, 0},
     {"score", 0, CLI_TEXT, "SCORE", "attention_mass",
      "attention_mass (list layers stay dense), key_i8 or key_i4", AT(score), 0, 0, 0},
+    {"by", 0, CLI_TEXT, "METHOD", "loss",
+     "loss: greedily; mass: captured mass by dynamic programming; heads: the same with lists and a map for each KV head",
+     AT(method), 0, 0, 0},
     {"lists", 0, CLI_INT, "N", "6", "layers that make a list", AT(n_lists), 1, SEARCH_MAX_LAYERS, 0},
     {"rows", 0, CLI_INT, "N", "256", "last tokens of each text that are scored", AT(n_rows), 16, 1 << 16, 0},
     {"fit-top-k", 0, CLI_INT, "K", "256", "top_k while searching: small enough to hurt", AT(fit_top_k), 1,
@@ -71,9 +74,9 @@ static int write_plan(const search *at, const search_options *options, const sea
     search_router router = at->router;
     router.top_k = options->top_k;
     snprintf(about, sizeof about,
-             "%d list layers found by loss (plan search: %" PRId64 " evaluations of %" PRId64
+             "%d list layers found by %s (plan search: %" PRId64 " evaluations of %" PRId64
              " rows, %" PRId64 " s)",
-             set->n, at->n_evaluations, at->n_rows, seconds);
+             set->n, options->method, at->n_evaluations, at->n_rows, seconds);
     char *text = search_plan_text(at, set, &router, options->name, about);
     if (!text) return cli_refuse("plan search: no memory for the plan");
     FILE *file = options->out ? fopen(options->out, "w") : stdout;
@@ -102,26 +105,44 @@ static int load_texts(search *at, const search_options *options)
     return code;
 }
 
+/* What was found and what the dynamic programmes give, on the texts fitted on and on the others. */
+static int compare(search *at, const search_options *options, const search_set *const *sets,
+                   const char *const *names)
+{
+    int n_fit = options->fit.n, code = 0;
+    for (int held_out = 0; held_out < 2 && !code; held_out++) {
+        int first = held_out ? n_fit : 0, last = held_out ? at->n_texts : n_fit;
+        if (first == last) continue;
+        cli_note("on the texts it was %sfitted on:", held_out ? "not " : "");
+        for (int i = 0; i < 3 && !code; i++)
+            if (sets[i]) code = judge(at, options, sets[i], names[i], first, last);
+    }
+    return code;
+}
+
 static int run_search(search *at, const search_options *options)
 {
-    search_set greedy, dp;
+    static search_set greedy, by_mass, by_heads; /* a few hundred KiB */
+    static const char *const names[] = {"by loss, greedily", "by captured mass (DP)",
+                                        "the same, head by head"};
     double curve[SEARCH_MAX_LAYERS + 1];
     time_t start = time(NULL);
-    int n_fit = options->fit.n, n_all = at->n_texts;
-    int code = search_greedy(at, n_fit, (int32_t)options->n_lists, &greedy, curve);
+    int32_t n_lists = (int32_t)options->n_lists;
+    bool is_by_loss = !strcmp(options->method, "loss"), is_by_heads = !strcmp(options->method, "heads");
+    int code = is_by_loss ? search_greedy(at, options->fit.n, n_lists, &greedy, curve) : 0;
     int64_t seconds = (int64_t)(time(NULL) - start);
-    if (!code) code = search_dp(at, n_fit, (int32_t)options->n_lists, &dp);
+    if (!code) code = search_dp(at, options->fit.n, n_lists, false, &by_mass);
+    if (!code && is_by_heads) code = search_dp(at, options->fit.n, n_lists, true, &by_heads);
     if (code) return code;
     cli_note("fitted in %" PRId64 " s, %" PRId64 " evaluations", seconds, at->n_evaluations);
-    cli_note("on the texts it was fitted on:");
-    code = judge(at, options, &greedy, "by loss, greedily", 0, n_fit);
-    if (!code) code = judge(at, options, &dp, "by captured mass (DP)", 0, n_fit);
-    if (!code && n_all > n_fit) {
-        cli_note("on texts it was not fitted on:");
-        code = judge(at, options, &greedy, "by loss, greedily", n_fit, n_all);
-        if (!code) code = judge(at, options, &dp, "by captured mass (DP)", n_fit, n_all);
-    }
-    return code ? code : write_plan(at, options, &greedy, seconds);
+    const search_set *sets[] = {is_by_loss ? &greedy : NULL, &by_mass, is_by_heads ? &by_heads : NULL};
+    code = compare(at, options, sets, names);
+    return code ? code
+                : write_plan(at, options,
+                             is_by_loss    ? &greedy
+                             : is_by_heads ? &by_heads
+                                           : &by_mass,
+                             seconds);
 }
 
 static int plan_search(const void *command_options)
@@ -135,6 +156,9 @@ static int plan_search(const void *command_options)
         strcmp(options->score, "key_i4"))
         return cli_refuse("plan search: --score %s: must be attention_mass, key_i8 or key_i4",
                           options->score);
+    if (strcmp(options->method, "loss") && strcmp(options->method, "mass") &&
+        strcmp(options->method, "heads"))
+        return cli_refuse("plan search: --by %s: must be loss, mass or heads", options->method);
     int code = cli_open(&setup, &options->common);
     if (code) return code;
     at.engine = setup.engine;

@@ -6,31 +6,60 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* The rules of the layers that read lists: one for all, or one a layer with its head map. */
+static void add_readers(const search *at, const search_set *set, cli_text *text)
+{
+    char line[64 + 8 * SEARCH_MAX_HEADS];
+    if (set->n >= at->n_open) return;
+    if (!set->is_mapped) {
+        const char *rest =
+            ",\n        {\"layers\": \"rest\", \"operator\": \"token_list\", \"share\": \"previous\"}";
+        cli_text_add(text, rest, (int64_t)strlen(rest));
+        return;
+    }
+    for (int32_t i = 0, owner = -1; i < at->n_layers; i++) {
+        if (set->has[i]) owner = i;
+        if (set->has[i] || !at->is_open[i]) continue;
+        int n = snprintf(
+            line, sizeof line,
+            ",\n        {\"layers\": [%d], \"operator\": \"token_list\", \"share\": %d, \"head_map\": [", i,
+            owner);
+        for (int32_t h = 0; h < at->info.n_kv_heads; h++)
+            n += snprintf(line + n, sizeof line - (size_t)n, "%s%d", h ? ", " : "", set->map[i][h]);
+        n += snprintf(line + n, sizeof line - (size_t)n, "]}");
+        cli_text_add(text, line, n);
+    }
+}
+
 char *search_plan_text(const search *at, const search_set *set, const search_router *router, const char *name,
                        const char *about)
 {
-    size_t size = 4096 + 16 * SEARCH_MAX_LAYERS;
-    char *text = malloc(size), layers[8 * SEARCH_MAX_LAYERS] = "";
+    enum { HEAD_BYTES = 2048 + 8 * SEARCH_MAX_LAYERS };
+    cli_text text = {0};
+    char layers[8 * SEARCH_MAX_LAYERS] = "", *head = malloc(HEAD_BYTES);
     size_t n = 0;
     for (int32_t i = 0; i < at->n_layers; i++)
         if (set->has[i]) n += (size_t)snprintf(layers + n, sizeof layers - n, "%s%d", n ? ", " : "", i);
-    if (!text) return NULL;
+    if (!head) return NULL;
     bool is_dense = !strcmp(router->score, "attention_mass");
-    snprintf(text, size,
-             "{\n  \"heddle_plan\": 1,\n  \"name\": \"%s\",\n  \"about\": \"%s\",\n"
-             "  \"variants\": [\n    {\n"
-             "      \"when\": {\"arch\": \"%s\", \"n_layers\": %d, \"hidden_size\": %d},\n"
-             "      \"decode\": [\n"
-             "        {\"layers\": [%s], \"operator\": \"%s\",\n"
-             "         \"router\": {\"score\": \"%s\", \"top_k\": %" PRId64 ", \"sinks\": %" PRId64
-             ", \"window\": %" PRId64 "}}%s\n"
-             "      ]\n    }\n  ]\n}\n",
-             name, about, at->info.arch, at->info.n_layers, at->info.hidden_size, layers,
-             is_dense ? "dense" : "token_list", router->score, router->top_k, router->n_sink, router->window,
-             set->n < at->n_open
-                 ? ",\n        {\"layers\": \"rest\", \"operator\": \"token_list\", \"share\": \"previous\"}"
-                 : "");
-    return text;
+    int n_head = snprintf(head, HEAD_BYTES,
+                          "{\n  \"heddle_plan\": 1,\n  \"name\": \"%s\",\n  \"about\": \"%s\",\n"
+                          "  \"variants\": [\n    {\n"
+                          "      \"when\": {\"arch\": \"%s\", \"n_layers\": %d, \"hidden_size\": %d},\n"
+                          "      \"decode\": [\n"
+                          "        {\"layers\": [%s], \"operator\": \"%s\",\n"
+                          "         \"router\": {\"score\": \"%s\"%s, \"top_k\": %" PRId64
+                          ", \"sinks\": %" PRId64 ", \"window\": %" PRId64 "}}",
+                          name, about, at->info.arch, at->info.n_layers, at->info.hidden_size, layers,
+                          is_dense ? "dense" : "token_list", router->score,
+                          set->is_mapped ? ", \"lists\": \"kv_head\"" : "", router->top_k, router->n_sink,
+                          router->window);
+    cli_text_add(&text, head, n_head);
+    free(head);
+    add_readers(at, set, &text);
+    const char *end = "\n      ]\n    }\n  ]\n}\n";
+    if (!cli_text_add(&text, end, (int64_t)strlen(end))) cli_text_free(&text);
+    return text.data;
 }
 
 /* Which layers the model leaves open: a rule that makes lists is refused on layers with a window. */

@@ -10,7 +10,7 @@
 
 #include "cli.h"
 
-enum { SEARCH_MAX_LAYERS = 512, SEARCH_MAX_TEXTS = 16 };
+enum { SEARCH_MAX_LAYERS = 512, SEARCH_MAX_TEXTS = 16, SEARCH_MAX_HEADS = 64 };
 
 typedef struct search_router { /* what every list-making layer does */
     const char *score;         /* "attention_mass" (these layers stay dense), "key_i8", "key_i4" */
@@ -36,9 +36,11 @@ typedef struct search {
     int64_t n_evaluations;
 } search;
 
-typedef struct search_set { /* layers that make a list */
+typedef struct search_set { /* layers that make a list, or one for each KV head */
     bool has[SEARCH_MAX_LAYERS];
     int32_t n;
+    bool is_mapped; /* one list for each KV head; KV head h of a reader reads list map[layer][h] */
+    int16_t map[SEARCH_MAX_LAYERS][SEARCH_MAX_HEADS];
 } search_set;
 
 /* Reads a text for the search: at most n_tokens of the file. 0, or an exit code. */
@@ -54,7 +56,8 @@ int search_loss(search *at, const search_set *set, const search_router *router, 
  * n_lists are left; curve[n] = the loss with n lists. */
 int search_greedy(search *at, int n_fit, int32_t n_lists, search_set *set, double *curve);
 /* The n_lists layers (the first open one among them) whose lists capture the most mass of the layers that read
- * them, exactly, by dynamic programming over the texts' last rows. */
-int search_dp(search *at, int n_fit, int32_t n_lists, search_set *set);
+ * them, exactly, by dynamic programming over the texts' last rows. is_mapped: lists are per KV head, and every
+ * reader's head takes the list that captures most of its own mass. */
+int search_dp(search *at, int n_fit, int32_t n_lists, bool is_mapped, search_set *set);
 
 #endif

@@ -1,9 +1,10 @@
 /* search_dp.c - the search by captured attention mass, in the manner of Kascade (2025).
  *
- * One dense pass observes every layer: for the last rows of a text, layer j's mass and the list that it would
- * make. captured[i][j] = mean over rows of (mass of layer j on layer i's list) / (on its own list), i <= j. With
- * anchors a_1 < a_2 < ... a layer reads the list of the nearest anchor below, and what is maximised is the sum of
- * captured over all layers: V[a][i] = max_l V[a-1][l] + sum_{j=l}^{i-1} captured[l][j]. */
+ * One dense pass observes every layer: for the last rows of a text, the mass of each list of layer j (one, or one
+ * a KV head) and the ids that it would choose. captured[i, g, j, h] = sum over rows of (mass of list h of layer j on
+ * the ids of list g of layer i) / (on its own ids), i <= j; a reader's head takes the best g: the head map. With
+ * anchors a_1 < a_2 < ... a layer reads the lists of the nearest anchor below, and what is maximised is the sum over
+ * layers of the mean over heads: V[a][i] = max_l V[a-1][l] + sum_{j=l}^{i-1} S[l][j]. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,29 +12,55 @@
 #include "search.h"
 
 typedef struct observer {
-    int32_t n_layers, *ids; /* [n_layers, max_ids] of the present row */
-    int64_t n_ids[SEARCH_MAX_LAYERS], max_ids, first_position, n_rows;
-    double *captured; /* [n_layers, n_layers] sums */
-    bool has_row[SEARCH_MAX_LAYERS];
+    int32_t n_layers, n_lists;
+    int32_t *ids; /* [rows, n_layers, n_lists, 1 + max_ids]: how many, then which */
+    int64_t max_ids, first_position, n_rows;
+    double *captured; /* [n_layers, n_lists, n_layers, n_lists] sums */
 } observer;
 
-/* Rows come layer by layer, several rows a layer: ids are kept for each of them. */
+static int32_t *ids_at(const observer *at, int64_t row, int32_t layer, int32_t list)
+{
+    return at->ids + ((row * at->n_layers + layer) * at->n_lists + list) * (at->max_ids + 1);
+}
+
+static double *captured_at(const observer *at, int32_t from, int32_t from_list, int32_t to, int32_t to_list)
+{
+    return &at->captured[(((int64_t)from * at->n_lists + from_list) * at->n_layers + to) * at->n_lists +
+                         to_list];
+}
+
+/* Rows come layer by layer, several rows a layer: the ids of the layers below are kept for each row. */
 static void observe(const heddle_tap_row *row, void *user)
 {
     observer *at = user;
     int64_t r = row->position - at->first_position;
     if (r < 0 || r >= at->n_rows || !row->score || row->n_ids > at->max_ids) return;
-    int32_t *own = at->ids + (r * at->n_layers + row->layer) * (at->max_ids + 1);
+    int32_t *own = ids_at(at, r, row->layer, row->list);
     own[0] = (int32_t)row->n_ids;
     memcpy(own + 1, row->ids, (size_t)row->n_ids * sizeof *own);
     double all = 0;
     for (int64_t i = 0; i < row->n_ids; i++) all += (double)row->score[row->ids[i]];
-    for (int32_t layer = 0; layer <= row->layer && all > 0; layer++) {
-        const int32_t *ids = at->ids + (r * at->n_layers + layer) * (at->max_ids + 1);
-        double mass = 0;
-        for (int32_t i = 0; i < ids[0]; i++) mass += (double)row->score[ids[1 + i]];
-        at->captured[layer * at->n_layers + row->layer] += mass / all;
+    for (int32_t layer = 0; layer <= row->layer && all > 0; layer++)
+        for (int32_t list = 0; list < at->n_lists; list++) {
+            const int32_t *ids = ids_at(at, r, layer, list);
+            double mass = 0;
+            for (int32_t i = 0; i < ids[0]; i++) mass += (double)row->score[ids[1 + i]];
+            *captured_at(at, layer, list, row->layer, row->list) += mass / all;
+        }
+}
+
+/* How well layer `to` is served by the lists of layer `from`; map (may be NULL): the list of each head. */
+static double served(const observer *at, int32_t from, int32_t to, int16_t *map)
+{
+    double sum = 0;
+    for (int32_t h = 0; h < at->n_lists; h++) {
+        int32_t best = 0;
+        for (int32_t g = 1; g < at->n_lists; g++)
+            if (*captured_at(at, from, g, to, h) > *captured_at(at, from, best, to, h)) best = g;
+        sum += *captured_at(at, from, best, to, h) / at->n_lists;
+        if (map) map[h] = (int16_t)best;
     }
+    return sum;
 }
 
 enum { OBSERVED_ROWS = 32 };
@@ -47,13 +74,14 @@ static int observe_text(search *at, const search_text *text, observer *into)
     snprintf(
         json, sizeof json,
         "{\"heddle_plan\": 1, \"name\": \"observer\", \"variants\": [{\"decode\": [{\"layers\": \"all\", "
-        "\"router\": {\"top_k\": %lld, \"sinks\": %lld, \"window\": %lld}}]}]}",
-        (long long)at->router.top_k, (long long)at->router.n_sink, (long long)at->router.window);
+        "\"router\": {\"lists\": \"%s\", \"top_k\": %lld, \"sinks\": %lld, \"window\": %lld}}]}]}",
+        into->n_lists > 1 ? "kv_head" : "layer", (long long)at->router.top_k, (long long)at->router.n_sink, (long long)at->router.window);
     heddle_status status = heddle_plan_parse(&plan, json, (int64_t)strlen(json), "observer");
     if (status) return cli_fail(status);
     into->first_position = before;
     into->n_rows = n;
-    memset(into->ids, 0, (size_t)(n * into->n_layers * (into->max_ids + 1)) * sizeof *into->ids);
+    memset(into->ids, 0,
+           (size_t)(n * into->n_layers * into->n_lists * (into->max_ids + 1)) * sizeof *into->ids);
     status = heddle_session_fork_as(&fork, text->session, plan, 1);
     if (!status) {
         heddle_session_set_tap(fork, observe, into);
@@ -65,7 +93,7 @@ static int observe_text(search *at, const search_text *text, observer *into)
 }
 
 /* The best n_lists anchors among the open layers, the first open one forced. */
-static int solve(const search *at, const double *captured, int32_t n_lists, search_set *set)
+static int solve(const search *at, const observer *seen, int32_t n_lists, search_set *set)
 {
     int32_t n = 0, open[SEARCH_MAX_LAYERS];
     for (int32_t i = 0; i < at->n_layers; i++)
@@ -86,7 +114,7 @@ static int solve(const search *at, const double *captured, int32_t n_lists, sear
             for (int32_t l = 0; a > 0 && l < i; l++) {
                 double before = best[(a - 1) * (n + 1) + l], sum = before;
                 if (before < 0) continue;
-                for (int32_t j = l; j < i; j++) sum += captured[open[l] * at->n_layers + open[j]];
+                for (int32_t j = l; j < i; j++) sum += served(seen, open[l], open[j], NULL);
                 if (sum > *value) {
                     *value = sum;
                     from[a * (n + 1) + i] = l;
@@ -103,17 +131,27 @@ static int solve(const search *at, const double *captured, int32_t n_lists, sear
     return 0;
 }
 
-int search_dp(search *at, int n_fit, int32_t n_lists, search_set *set)
+int search_dp(search *at, int n_fit, int32_t n_lists, bool is_mapped, search_set *set)
 {
     observer into = {.n_layers = at->n_layers,
+                     .n_lists = is_mapped ? at->info.n_kv_heads : 1,
                      .max_ids = at->router.top_k + at->router.n_sink + at->router.window + 1};
-    into.ids = malloc((size_t)(OBSERVED_ROWS * at->n_layers * (into.max_ids + 1)) * sizeof *into.ids);
-    into.captured = calloc((size_t)at->n_layers * (size_t)at->n_layers, sizeof *into.captured);
+    if (into.n_lists > SEARCH_MAX_HEADS)
+        return cli_refuse("plan search: %d KV heads: at most %d can be mapped", into.n_lists,
+                          SEARCH_MAX_HEADS);
+    size_t n = (size_t)(at->n_layers * into.n_lists);
+    into.ids = malloc(OBSERVED_ROWS * n * (size_t)(into.max_ids + 1) * sizeof *into.ids);
+    into.captured = calloc(n * n, sizeof *into.captured);
     int code = into.ids && into.captured
                    ? 0
                    : cli_refuse("plan search: no memory for the lists of %d layers", at->n_layers);
     for (int i = 0; i < n_fit && !code; i++) code = observe_text(at, &at->texts[i], &into);
-    if (!code) code = solve(at, into.captured, n_lists, set);
+    if (!code) code = solve(at, &into, n_lists, set);
+    set->is_mapped = is_mapped;
+    for (int32_t layer = 0, owner = -1; layer < at->n_layers && !code; layer++) {
+        if (set->has[layer]) owner = layer;
+        if (is_mapped && owner >= 0 && at->is_open[layer]) served(&into, owner, layer, set->map[layer]);
+    }
     free(into.ids);
     free(into.captured);
     return code;

@@ -4,6 +4,8 @@
  * dense pass and then attends to its list reads both. A router that scores a summary reads the
  * summary's entries of all visible tokens, or of its candidates only. A complement reads the means of
  * keys and values of all visible tokens; the listed rows that it takes from them were read just before. */
+#include <math.h>
+
 #include "plan/plan.h"
 
 double hdl_cost_tokens_dense(const hdl_model_facts *facts, int32_t layer, int64_t position)
@@ -28,11 +30,18 @@ int64_t hdl_router_units(const hdl_router_spec *router, int64_t n_tokens)
 static double list_tokens(const hdl_router_spec *router, double visible)
 {
     int64_t block = router->block;
-    if ((router->select != HDL_SELECT_TOP_K && !router->top_k) || visible <= (double)router->dense_below)
-        return visible;
-    double n = (double)((router->top_k + block - 1) / block * block +
-                        (router->n_sink + block - 1) / block * block) +
-               router->window + (double)(block - 1) / 2; /* the window begins inside a block */
+    if (visible <= (double)router->dense_below) return visible;
+    double chosen = (double)((router->top_k + block - 1) / block * block);
+    if (router->select != HDL_SELECT_TOP_K && !router->top_k) { /* patterns are known, the rest is not bounded */
+        if (router->score == HDL_SCORE_STRIDE)
+            chosen = visible / router->stride;
+        else if (router->score == HDL_SCORE_POWERS)
+            chosen = (double)block * HDL_MAX(log2(HDL_MAX(visible / (double)block, 1)), 0);
+        else
+            return visible;
+    }
+    double n = chosen + (double)((router->n_sink + block - 1) / block * block) + router->window +
+               (double)(block - 1) / 2; /* the window begins inside a block */
     return HDL_MIN(n, visible);
 }
 

@@ -208,7 +208,7 @@ CASES = [
     hisa("hisa:block=8,top_k=10,sinks=2,window=5", 8, 10, 10, 2, 5),
     delta("delta:block=4,top_k=12,window=8", 4, "max", top_k=12, sinks=0, window=8),
     static("window:sinks=3,window=9", 1, lambda own, b, lst: False, 1, 3, 9),
-    static("strided:block=4,stride=3,window=7", KV, lambda own, b, lst: (b + lst) % 3 == 0, 4, 0, 7),
+    static("strided:block=4,stride=3,sinks=4,window=7", KV, lambda own, b, lst: (b + lst) % 3 == 0, 4, 4, 7),
     static("powers:block=4,sinks=4,window=5", 1, lambda own, b, lst: is_power(own - b), 4, 4, 5),
 ]
 
