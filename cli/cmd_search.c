@@ -25,7 +25,7 @@ static const cli_option search_rows[] = {
     {"score", 0, CLI_TEXT, "SCORE", "attention_mass",
      "attention_mass (list layers stay dense), key_i8 or key_i4", AT(score), 0, 0, 0},
     {"by", 0, CLI_TEXT, "METHOD", "loss",
-     "loss: greedily; mass: captured mass by dynamic programming; heads: the same with lists and a map for each KV head",
+     "loss: greedily; mass: captured mass, by DP; heads: the same with a list and a map a KV head",
      AT(method), 0, 0, 0},
     {"lists", 0, CLI_INT, "N", "6", "layers that make a list", AT(n_lists), 1, SEARCH_MAX_LAYERS, 0},
     {"rows", 0, CLI_INT, "N", "256", "last tokens of each text that are scored", AT(n_rows), 16, 1 << 16, 0},
@@ -74,8 +74,8 @@ static int write_plan(const search *at, const search_options *options, const sea
     search_router router = at->router;
     router.top_k = options->top_k;
     snprintf(about, sizeof about,
-             "%d list layers found by %s (plan search: %" PRId64 " evaluations of %" PRId64
-             " rows, %" PRId64 " s)",
+             "%d list layers found by %s (plan search: %" PRId64 " evaluations of %" PRId64 " rows, %" PRId64
+             " s)",
              set->n, options->method, at->n_evaluations, at->n_rows, seconds);
     char *text = search_plan_text(at, set, &router, options->name, about);
     if (!text) return cli_refuse("plan search: no memory for the plan");

@@ -75,7 +75,8 @@ static int observe_text(search *at, const search_text *text, observer *into)
         json, sizeof json,
         "{\"heddle_plan\": 1, \"name\": \"observer\", \"variants\": [{\"decode\": [{\"layers\": \"all\", "
         "\"router\": {\"lists\": \"%s\", \"top_k\": %lld, \"sinks\": %lld, \"window\": %lld}}]}]}",
-        into->n_lists > 1 ? "kv_head" : "layer", (long long)at->router.top_k, (long long)at->router.n_sink, (long long)at->router.window);
+        into->n_lists > 1 ? "kv_head" : "layer", (long long)at->router.top_k, (long long)at->router.n_sink,
+        (long long)at->router.window);
     heddle_status status = heddle_plan_parse(&plan, json, (int64_t)strlen(json), "observer");
     if (status) return cli_fail(status);
     into->first_position = before;
