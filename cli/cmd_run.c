@@ -18,7 +18,7 @@ enum { DEFAULT_ANSWER_TOKENS = 512, CHAT_TOKENS = 8192, REWIND_TOKENS = 1024 };
 typedef struct run_options {
     cli_common common;
     cli_texts files, mounts, prompts, stops, bias;
-    const char *session_path;
+    const char *session_path, *record_path, *replay_path;
     bool is_chat, is_raw, is_special, shows_lead;
     int64_t n_answer, sample_top_k, repeat_window, seed;
     double temperature, top_p, min_p, repeat_penalty;
@@ -30,6 +30,9 @@ static const cli_option run_rows[] = {
      AT(files), 0, 0, 0},
     {"mount", 0, CLI_TEXTS, "FILE.kv", NULL,
      "a document that 'heddle encode' read, before all others; may be repeated", AT(mounts), 0, 0, 0},
+    {"record", 0, CLI_TEXT, "FILE", NULL, "writes which tokens each row read", AT(record_path), 0, 0, 0},
+    {"replay", 0, CLI_TEXT, "FILE", NULL, "reads the lists of such a file in place of scoring",
+     AT(replay_path), 0, 0, 0},
     {"prompt", 'p', CLI_TEXTS, "TEXT", NULL,
      "the question, after the documents; several are asked one by one", AT(prompts), 0, 0, 0},
     {"chat", 0, CLI_FLAG, NULL, NULL, "go on with turns read from standard input, one a line", AT(is_chat), 0,
@@ -74,6 +77,7 @@ typedef struct run_state {
     heddle_sampler *sampler;
     heddle_stream *stream;
     term_progress progress;
+    heddle_lists *record, *replay;
     cli_mounts mounts;
     id_list mounted; /* tokens of the session that mounts fill; history begins with them */
     id_list history;
@@ -456,6 +460,32 @@ static int answer(run_state *state)
 
 /* ---- turns ---- */
 
+static int attach_lists(run_state *state)
+{
+    const run_options *options = state->options;
+    heddle_status status = HEDDLE_OK;
+    if (options->record_path) {
+        status = heddle_lists_new(&state->record, state->setup.engine);
+        if (!status) status = heddle_session_record(state->setup.session, state->record);
+    }
+    if (!status && options->replay_path) {
+        status = heddle_lists_load(&state->replay, state->setup.engine, options->replay_path);
+        if (!status) status = heddle_session_replay(state->setup.session, state->replay);
+    }
+    return status ? cli_fail(status) : 0;
+}
+
+static int save_record(const run_state *state)
+{
+    if (!state->record) return 0;
+    heddle_status status = heddle_lists_save(state->record, state->options->record_path);
+    char count[TERM_COUNT];
+    if (status) return cli_fail(status);
+    cli_note("%s: %s lists", state->options->record_path,
+             term_count(count, heddle_lists_count(state->record)));
+    return 0;
+}
+
 /* The mounts' tokens: so many at first, what they are once they are mounted. */
 static int note_mounted(run_state *state)
 {
@@ -490,6 +520,7 @@ static int prepare(run_state *state, const cli_text *documents)
     if (!code) code = load_session(state);
     if (!code) code = cli_mounts_mount(&state->mounts, &state->setup);
     if (!code && state->mounts.n) code = note_mounted(state);
+    if (!code) code = attach_lists(state);
     return code ? code : make_sampler(state);
 }
 
@@ -541,6 +572,8 @@ static int check_options(const run_options *options)
     if (!options->files.n && !options->prompts.n && !options->is_chat) {
         return cli_refuse("run: nothing to answer: -f FILE, -p TEXT or --chat");
     }
+    if ((options->record_path || options->replay_path) && options->prompts.n > 1)
+        return cli_refuse("run: --record and --replay go with one -p");
     if (options->mounts.n && options->session_path)
         return cli_refuse("run: --mount and --session: a session with mounted documents cannot be saved");
     if (options->is_special && !options->is_raw) return cli_refuse("run: --special goes with --raw");
@@ -654,11 +687,14 @@ static int run(const void *command_options)
     }
     if (!code) code = prepare(&state, &documents);
     if (!code) code = converse(&state, &documents);
+    if (!code) code = save_record(&state);
 done:
     heddle_stream_free(state.stream);
     heddle_sampler_free(state.sampler);
     cli_close(&state.setup);
     cli_text_free(&documents);
+    heddle_lists_free(state.record);
+    heddle_lists_free(state.replay);
     cli_mounts_close(&state.mounts);
     free(state.mounted.data);
     free(state.history.data);

@@ -248,6 +248,21 @@ typedef void (*heddle_tap_fn)(const heddle_tap_row *row, void *user);
  * batches of several sessions do not call it. */
 void heddle_session_set_tap(heddle_session *session, heddle_tap_fn fn, void *user);
 
+/* ---- lists ----------------------------------------------------------------------------------- */
+
+/* Which tokens each row read, wherever a plan makes one token list for all heads of a layer. With a shared
+ * index that is everything global that influenced a row. */
+typedef struct heddle_lists heddle_lists;
+heddle_status heddle_lists_new(heddle_lists **out, const heddle_engine *engine); /* empty */
+void heddle_lists_free(heddle_lists *lists);
+int64_t heddle_lists_count(const heddle_lists *lists);
+heddle_status heddle_lists_save(const heddle_lists *lists, const char *path);
+heddle_status heddle_lists_load(heddle_lists **out, const heddle_engine *engine, const char *path);
+/* Adds every list that the session makes; NULL stops. `lists` must outlive that. Forks record nothing. */
+heddle_status heddle_session_record(heddle_session *session, heddle_lists *lists);
+/* Reads the loaded lists in place of scoring; rows that they lack make their own. NULL stops. */
+heddle_status heddle_session_replay(heddle_session *session, const heddle_lists *lists);
+
 /* ---- documents as files ---------------------------------------------------------------------- */
 
 /* In models with a shared state whose windows and positions restart at documents, the rows of a document
@@ -262,7 +277,7 @@ heddle_status heddle_document_encode(heddle_engine *engine, const heddle_session
 /* Maps the file; header, tokens and the table of checksums are verified now, index keys and rows page by
  * page when they are first read. INVALID when another model wrote it. */
 heddle_status heddle_document_open(heddle_document **out, const heddle_engine *engine, const char *path);
-void heddle_document_close(heddle_document *document); /* sessions that mounted it keep the mapping */
+void heddle_document_close(heddle_document *document);        /* sessions that mounted it keep the mapping */
 int64_t heddle_document_len(const heddle_document *document); /* tokens */
 /* Every checksum of the file; needs no model. */
 heddle_status heddle_document_verify(const char *path, int64_t *n_tokens, int64_t *n_pages);

@@ -51,6 +51,7 @@ struct heddle_session {
     int64_t doc_start; /* where the document of the next token begins, if that token begins none */
     int32_t *kept_ids, *kept_counts; /* lists of the last refresh; NULL where the plan keeps none */
     int64_t kept_visible;            /* 0 = none kept */
+    hdl_list_hook hook;
     atomic_bool is_cancelled;
     heddle_tap_fn tap;
     void *tap_user;

@@ -186,7 +186,9 @@ static void fill_batch(hdl_runner *runner, const hdl_forward_item *items, int32_
         const hdl_forward_item *item = &items[runner->order[i]];
         heddle_session *session = item->session;
         int64_t before = hdl_kv_seq_len(session->kv);
+        bool has_hook = session->hook.made || session->hook.wanted;
         batch->seqs[i] = (hdl_exec_seq){.kv = session->kv,
+                                        .hook = has_hook ? &session->hook : NULL,
                                         .q_len = item->n_ids,
                                         .kv_len = before + item->n_ids,
                                         .route = route_of(runner, item),

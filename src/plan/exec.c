@@ -15,7 +15,9 @@ typedef struct group { /* sequences of one route and class */
     int64_t first_row, n_rows;
     hdl_route route;
     hdl_class cls;
-    hdl_kv_seq *hiding; /* set: one sequence alone, some of whose tokens are left out or verified */
+    /* set for one sequence alone: */
+    hdl_kv_seq *hiding; /* some of its tokens are left out, or verified */
+    const hdl_list_hook *hook;
 } group;
 
 static hdl_class class_of(const hdl_exec_seq *seq)
@@ -165,7 +167,9 @@ typedef struct row_span {
     int32_t n_seqs;
     int64_t first_row, n_rows, max_q_len, max_kv_len, mass_stride;
     hdl_class cls;
+    int32_t layer;
     hdl_kv_seq *hiding;
+    const hdl_list_hook *hook;
 } row_span;
 
 static void tell_tap(const hdl_attend_step *at, int32_t layer, const hdl_exec_batch *batch,
@@ -183,6 +187,30 @@ static void tell_tap(const hdl_attend_step *at, int32_t layer, const hdl_exec_ba
                                                   : NULL};
             batch->tap.fn(&row, batch->tap.user);
         }
+}
+
+/* The rows' lists as the hook gives them; false when it lacks one. */
+static bool take_lists(const hdl_exec_batch *batch, const row_span *span, hdl_selection *list)
+{
+    const hdl_list_hook *hook = span->hook;
+    if (!hook || !hook->wanted || list->n_lists != 1 || list->block_size != 1) return false;
+    for (int64_t r = 0; r < span->n_rows; r++) {
+        int64_t row = batch->n_visible[span->first_row + r] - 1;
+        int32_t n = hook->wanted(hook->wanted_user, span->layer, row, hdl_selection_ids(list, r, 0),
+                                 list->n_ids_max);
+        if (n < 0) return false;
+        *hdl_selection_count(list, r, 0) = n;
+    }
+    return true;
+}
+
+static void show_lists(const hdl_exec_batch *batch, const row_span *span, const hdl_selection *list)
+{
+    const hdl_list_hook *hook = span->hook;
+    if (!hook || !hook->made || list->n_lists != 1 || list->block_size != 1) return;
+    for (int64_t r = 0; r < span->n_rows; r++)
+        hook->made(hook->made_user, span->layer, batch->n_visible[span->first_row + r] - 1,
+                   hdl_selection_ids(list, r, 0), *hdl_selection_count(list, r, 0));
 }
 
 /* Scores a summary (or takes the observed mass), pools, and selects the rows' lists. */
@@ -228,7 +256,6 @@ static void make_lists(const hdl_schedule *schedule, const hdl_attend_step *at, 
     if (select.has_candidates) select.candidates = &candidates;
     select.out = list;
     at->select_impl->launch(&launch, &select);
-    if (span->hiding) hdl_hide_listed(span->hiding, list);
 }
 
 /* A dense pass that leaves hidden tokens out, as a list of the others. */
@@ -310,8 +337,12 @@ static void attend_rows(const hdl_schedule *schedule, const hdl_step *step, cons
                      .max_kv_len = args.max_kv_len,
                      .mass_stride = args.mass_stride,
                      .cls = of->cls,
-                     .hiding = of->hiding};
-    make_lists(schedule, at, batch, &span, &list);
+                     .layer = step->layer,
+                     .hiding = of->hiding,
+                     .hook = of->hook};
+    if (!take_lists(batch, &span, &list)) make_lists(schedule, at, batch, &span, &list);
+    if (of->hiding) hdl_hide_listed(of->hiding, &list);
+    show_lists(batch, &span, &list);
     bool is_final = at->slot == schedule->slot_of_layer[HDL_MIN(step->route, HDL_ROUTE_DECODE)][step->layer];
     if (batch->tap.fn && is_final)
         tell_tap(at, step->layer, batch, &span, &list, hdl_schedule_at(schedule, HDL_BUF_MASS));
@@ -402,16 +433,19 @@ static void exec_attend(const hdl_schedule *schedule, const hdl_step *step, hdl_
     group at = {0};
     while (next_group(batch, &at)) {
         if (at.route != step->route) continue;
-        bool is_hiding = false; /* only where global rows are read */
-        for (int32_t i = 0; i < at.n_seqs && !step->u.attend.args.window; i++)
-            is_hiding |= hdl_has_hidden(batch->seqs[at.first_seq + i].kv);
+        bool is_alone = false; /* only where global rows are read */
+        for (int32_t i = 0; i < at.n_seqs && !step->u.attend.args.window; i++) {
+            const hdl_exec_seq *seq = &batch->seqs[at.first_seq + i];
+            is_alone |= seq->hook || hdl_has_hidden(seq->kv);
+        }
         group one = at;
-        one.n_seqs = is_hiding ? 1 : at.n_seqs;
+        one.n_seqs = is_alone ? 1 : at.n_seqs;
         for (int32_t i = 0; i < at.n_seqs; i += one.n_seqs) { /* such sequences go one by one */
             hdl_exec_seq *seq = &batch->seqs[at.first_seq + i];
             one.first_seq = at.first_seq + i;
-            if (is_hiding) {
+            if (is_alone) {
                 one.n_rows = seq->q_len;
+                one.hook = seq->hook;
                 one.hiding = hdl_has_hidden(seq->kv) ? seq->kv : NULL;
             }
             attend_group(schedule, step, batch, &one);

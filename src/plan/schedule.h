@@ -70,9 +70,9 @@ typedef struct hdl_attend_step {
     const hdl_impl *complement_impl[HDL_N_CLASSES], *merge_impl;
     const hdl_impl *score_impl[HDL_N_CLASSES], *pool_impl, *select_impl;
     const hdl_impl *listed_impl[HDL_N_CLASSES]; /* of a dense pass that must leave tokens out; or NULL */
-    int32_t group, layer_in_group; /* whose KV rows */
-    int32_t slot;                  /* list made or read; -1 = none */
-    int32_t candidate_slot;        /* list that is picked from; -1 = none */
+    int32_t group, layer_in_group;              /* whose KV rows */
+    int32_t slot;                               /* list made or read; -1 = none */
+    int32_t candidate_slot;                     /* list that is picked from; -1 = none */
     const int16_t *head_map; /* [n_kv_heads] list of each KV head, through slot `mapped`; NULL = its own */
     int32_t kept;            /* index of the sequence's kept list (refresh > 1); -1 = none */
 } hdl_attend_step;
@@ -181,9 +181,18 @@ float *hdl_schedule_at(const hdl_schedule *schedule, hdl_buffer buffer);
 heddle_status hdl_explain(const hdl_schedule *schedule, const hdl_plan *plan, hdl_buf *text);
 
 /* ---- running ---- */
+/* Sees, or gives, the token lists of one sequence's rows, made in `layer`; row: its token's number. */
+typedef struct hdl_list_hook {
+    void (*made)(void *user, int32_t layer, int64_t row, const int32_t *ids, int32_t n);
+    /* How many ids it wrote; -1 = it has none for this row, or more than n_max. */
+    int32_t (*wanted)(void *user, int32_t layer, int64_t row, int32_t *ids, int64_t n_max);
+    void *made_user, *wanted_user; /* NULL functions are not called */
+} hdl_list_hook;
+
 typedef struct hdl_exec_seq {
     hdl_kv_seq *kv;
-    int64_t q_len, kv_len; /* kv_len counts the new rows */
+    const hdl_list_hook *hook; /* NULL = none */
+    int64_t q_len, kv_len;     /* kv_len counts the new rows */
     hdl_route route;
     const uint8_t *mask;  /* [q_len, q_len] or NULL */
     int32_t *kept_ids;    /* [n_kept, kept_ids_max] lists of the last refresh; NULL when n_kept == 0 */

@@ -1,0 +1,236 @@
+/* lists.c - which tokens each row read, kept and given again.
+ *
+ *   file     "HDLLISTS", u32 version, u32 0, u64 identity of the model, i64 n_lists, i64 n_bytes,
+ *            the lists, u64 XXH3 of everything before it
+ *   list     row, layer, n, then n ids as differences: whole numbers of 7 bits a byte, low ones first
+ *
+ * A record is a buffer that grows as rows go by; a loaded one has an index sorted by (row, layer). */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/hash.h"
+#include "base/mem.h"
+#include "base/newfile.h"
+#include "engine/engine_int.h"
+
+enum { LISTS_VERSION = 1, MAX_LISTS_BYTES = 1 << 30 };
+static const char magic[8] = {'H', 'D', 'L', 'L', 'I', 'S', 'T', 'S'};
+
+typedef struct list_entry {
+    int64_t row, at; /* at: of the first id's byte */
+    int32_t layer, n;
+} list_entry;
+
+struct heddle_lists {
+    uint64_t model;
+    hdl_buf bytes;
+    int64_t n_lists;
+    list_entry *entries; /* [n_lists] sorted; NULL while recording */
+};
+
+typedef struct lists_header {
+    char magic[8];
+    uint32_t version, reserved;
+    uint64_t model;
+    int64_t n_lists, n_bytes;
+} lists_header;
+
+/* ---- recording ---- */
+
+static void put(hdl_buf *bytes, uint64_t value)
+{
+    uint8_t out[10];
+    int64_t n = 0;
+    do {
+        out[n++] = (uint8_t)((value & 127) | (value > 127 ? 128 : 0));
+        value >>= 7;
+    } while (value);
+    hdl_buf_add(bytes, out, n);
+}
+
+static void on_made(void *user, int32_t layer, int64_t row, const int32_t *ids, int32_t n)
+{
+    heddle_lists *lists = user;
+    int32_t previous = -1;
+    put(&lists->bytes, (uint64_t)row);
+    put(&lists->bytes, (uint64_t)layer);
+    put(&lists->bytes, (uint64_t)n);
+    for (int32_t i = 0; i < n; i++) {
+        put(&lists->bytes, (uint64_t)(ids[i] - previous - 1));
+        previous = ids[i];
+    }
+    lists->n_lists++;
+}
+
+heddle_status heddle_lists_new(heddle_lists **out, const heddle_engine *engine)
+{
+    heddle_lists *lists = hdl_calloc(1, sizeof *lists);
+    *out = NULL;
+    if (!lists) return HEDDLE_E_NOMEM;
+    heddle_status status = hdl_model_identity(engine->model, engine->n_threads, &lists->model);
+    if (status) {
+        heddle_lists_free(lists);
+        return status;
+    }
+    *out = lists;
+    return HEDDLE_OK;
+}
+
+void heddle_lists_free(heddle_lists *lists)
+{
+    if (!lists) return;
+    hdl_buf_deinit(&lists->bytes);
+    hdl_free(lists->entries);
+    hdl_free(lists);
+}
+
+int64_t heddle_lists_count(const heddle_lists *lists)
+{
+    return lists->n_lists;
+}
+
+heddle_status heddle_lists_save(const heddle_lists *lists, const char *path)
+{
+    hdl_newfile file;
+    HDL_TRY(hdl_buf_status(&lists->bytes)); /* out of memory on the way: the record is not whole */
+    lists_header header = {.version = LISTS_VERSION,
+                           .model = lists->model,
+                           .n_lists = lists->n_lists,
+                           .n_bytes = lists->bytes.n};
+    memcpy(header.magic, magic, sizeof magic);
+    HDL_TRY(hdl_newfile_open(&file, path));
+    heddle_status status = hdl_newfile_write(&file, &header, sizeof header);
+    if (!status && lists->bytes.n) status = hdl_newfile_write(&file, lists->bytes.data, lists->bytes.n);
+    uint64_t sum = hdl_hasher_sum(&file.hasher);
+    if (!status) status = hdl_newfile_write(&file, &sum, sizeof sum);
+    if (!status) return hdl_newfile_finish(&file);
+    hdl_newfile_discard(&file);
+    return status;
+}
+
+/* ---- reading ---- */
+
+/* False at the end of the bytes, or for a number that is none. */
+static bool take(const hdl_buf *bytes, int64_t *at, int64_t most, int64_t *value)
+{
+    uint64_t sum = 0;
+    for (int shift = 0; shift < 63 && *at < bytes->n; shift += 7) {
+        uint8_t byte = (uint8_t)bytes->data[(*at)++];
+        sum |= (uint64_t)(byte & 127) << shift;
+        if (byte & 128) continue;
+        *value = (int64_t)sum;
+        return sum <= (uint64_t)most;
+    }
+    return false;
+}
+
+static int entry_compare(const void *a, const void *b)
+{
+    const list_entry *x = a, *y = b;
+    if (x->row != y->row) return x->row < y->row ? -1 : 1;
+    return (x->layer > y->layer) - (x->layer < y->layer);
+}
+
+/* Walks all lists once: ids ascend and lie before their row's end. */
+static heddle_status build_index(heddle_lists *lists, const char *path)
+{
+    int64_t at = 0, row = 0, layer = 0, n = 0, step = 0;
+    lists->entries = hdl_calloc(lists->n_lists, sizeof *lists->entries);
+    if (!lists->entries) return HEDDLE_E_NOMEM;
+    for (int64_t i = 0; i < lists->n_lists; i++) {
+        bool is_good = take(&lists->bytes, &at, INT32_MAX - 1, &row) &&
+                       take(&lists->bytes, &at, HDL_MAX_LAYERS - 1, &layer) &&
+                       take(&lists->bytes, &at, row + 1, &n);
+        lists->entries[i] = (list_entry){row, at, (int32_t)layer, (int32_t)n};
+        for (int64_t j = 0, id = -1; is_good && j < n; j++) {
+            is_good = take(&lists->bytes, &at, row, &step);
+            id += step + 1;
+            is_good = is_good && id <= row;
+        }
+        if (!is_good)
+            return HDL_FAIL(HEDDLE_E_FORMAT, "%s: list %lld of %lld: is not one", path, (long long)i,
+                            (long long)lists->n_lists);
+    }
+    if (at != lists->bytes.n)
+        return HDL_FAIL(HEDDLE_E_FORMAT, "%s: %lld bytes behind the last list", path,
+                        (long long)(lists->bytes.n - at));
+    if (lists->n_lists) qsort(lists->entries, (size_t)lists->n_lists, sizeof *lists->entries, entry_compare);
+    return HEDDLE_OK;
+}
+
+static heddle_status parse(heddle_lists *lists, const hdl_buf *file, const char *path, uint64_t model)
+{
+    lists_header header;
+    uint64_t sum;
+    if (file->n < (int64_t)(sizeof header + sizeof sum) || memcmp(file->data, magic, sizeof magic) != 0)
+        return HDL_FAIL(HEDDLE_E_FORMAT, "%s: does not hold lists", path);
+    memcpy(&header, file->data, sizeof header);
+    memcpy(&sum, file->data + file->n - sizeof sum, sizeof sum);
+    if (hdl_hash(file->data, file->n - (int64_t)sizeof sum) != sum)
+        return HDL_FAIL(HEDDLE_E_FORMAT, "%s: does not have its checksum", path);
+    if (header.version != LISTS_VERSION)
+        return HDL_FAIL(HEDDLE_E_UNSUPPORTED, "%s: version %u of the format: must be %d", path,
+                        header.version, LISTS_VERSION);
+    if (header.model != model) return HDL_FAIL(HEDDLE_E_INVALID, "%s: was recorded with another model", path);
+    int64_t n_bytes = file->n - (int64_t)sizeof header - (int64_t)sizeof sum;
+    if (header.n_bytes != n_bytes || header.n_lists < 0 || header.n_lists > n_bytes)
+        return HDL_FAIL(HEDDLE_E_FORMAT, "%s: its header contradicts its size", path);
+    lists->n_lists = header.n_lists;
+    hdl_buf_add(&lists->bytes, file->data + sizeof header, n_bytes);
+    HDL_TRY(hdl_buf_status(&lists->bytes));
+    return build_index(lists, path);
+}
+
+heddle_status heddle_lists_load(heddle_lists **out, const heddle_engine *engine, const char *path)
+{
+    hdl_buf file = {0};
+    heddle_lists *lists;
+    *out = NULL;
+    HDL_TRY(heddle_lists_new(&lists, engine));
+    heddle_status status = hdl_buf_read_file(&file, path, MAX_LISTS_BYTES);
+    if (!status) status = parse(lists, &file, path, lists->model);
+    hdl_buf_deinit(&file);
+    if (status)
+        heddle_lists_free(lists);
+    else
+        *out = lists;
+    return status;
+}
+
+static int32_t on_wanted(void *user, int32_t layer, int64_t row, int32_t *ids, int64_t n_max)
+{
+    const heddle_lists *lists = user;
+    list_entry key = {.row = row, .layer = layer};
+    const list_entry *entry = lists->n_lists ? bsearch(&key, lists->entries, (size_t)lists->n_lists,
+                                                       sizeof key, entry_compare)
+                                             : NULL;
+    if (!entry || entry->n > n_max) return -1;
+    int64_t at = entry->at, id = -1, step = 0;
+    for (int32_t i = 0; i < entry->n; i++) {
+        take(&lists->bytes, &at, INT32_MAX, &step);
+        id += step + 1;
+        ids[i] = (int32_t)id;
+    }
+    return entry->n;
+}
+
+/* ---- sessions ---- */
+
+heddle_status heddle_session_record(heddle_session *session, heddle_lists *lists)
+{
+    if (lists && lists->entries)
+        return HDL_FAIL(HEDDLE_E_INVALID, "lists that were loaded cannot be recorded into");
+    session->hook.made = lists ? on_made : NULL;
+    session->hook.made_user = lists;
+    return HEDDLE_OK;
+}
+
+heddle_status heddle_session_replay(heddle_session *session, const heddle_lists *lists)
+{
+    if (lists && !lists->entries)
+        return HDL_FAIL(HEDDLE_E_INVALID,
+                        "lists that are being recorded cannot be replayed: save and load them");
+    session->hook.wanted = lists ? on_wanted : NULL;
+    session->hook.wanted_user = (void *)(uintptr_t)lists;
+    return HEDDLE_OK;
+}

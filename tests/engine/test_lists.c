@@ -1,0 +1,157 @@
+/* test_lists.c - the lists that rows read: one a row for all layers, kept in a file, given again. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "base/buf.h"
+#include "base/mem.h"
+#include "cross_model.h"
+#include "engine/engine_int.h"
+#include "heddle.h"
+
+enum { N_TOKENS = CROSS_TOKENS, N_VOCAB = CROSS_VOCAB, N_PROMPT = 60 };
+
+static cross_golden golden;
+static char folder[256], path[300];
+static heddle_engine *engine;
+static float want[N_TOKENS][N_VOCAB], got[N_TOKENS][N_VOCAB];
+
+/* As the model's own plan, but the lists come by chance. */
+static const char by_chance[] =
+    "{\"heddle_plan\": 1, \"name\": \"chance\", \"variants\": [{"
+    "\"prefill\": [{\"layers\": \"first\", \"operator\": \"token_list\","
+    " \"router\": {\"score\": \"random\", \"top_k\": 12}},"
+    " {\"layers\": \"rest\", \"operator\": \"token_list\", \"share\": \"previous\"}],"
+    "\"decode\": [{\"layers\": \"first\", \"operator\": \"token_list\","
+    " \"router\": {\"score\": \"random\", \"top_k\": 12}},"
+    " {\"layers\": \"rest\", \"operator\": \"token_list\", \"share\": \"previous\"}]}]}";
+
+static heddle_session *new_session(bool is_chance)
+{
+    heddle_session *session;
+    heddle_plan *plan;
+    heddle_session_options options;
+    heddle_session_options_default(&options);
+    options.context_tokens = 128;
+    options.kv_type = "f32";
+    heddle_status status = is_chance ? heddle_plan_parse(&plan, by_chance, sizeof by_chance - 1, "chance")
+                                     : heddle_plan_named(&plan, "clsa:top_k=12");
+    if (status || heddle_session_new(&session, engine, plan, &options)) fail_msg("%s", heddle_last_error());
+    heddle_plan_free(plan);
+    return session;
+}
+
+static void read_all(heddle_session *session, float (*out)[N_VOCAB])
+{
+    if (heddle_session_extend(session, golden.tokens, N_PROMPT, NULL, NULL))
+        fail_msg("%s", heddle_last_error());
+    memcpy(out[N_PROMPT - 1], heddle_session_logits(session), sizeof out[0]);
+    for (int64_t t = N_PROMPT; t < N_TOKENS; t++) {
+        if (heddle_session_decode(session, golden.tokens + t, 1)) fail_msg("%s", heddle_last_error());
+        memcpy(out[t], heddle_session_logits(session), sizeof out[t]);
+    }
+}
+
+static void test_recorded_lists_are_one_a_row(void **state)
+{
+    (void)state;
+    heddle_lists *lists, *loaded;
+    heddle_session *session = new_session(false);
+    if (heddle_lists_new(&lists, engine)) fail_msg("%s", heddle_last_error());
+    assert_int_equal(heddle_session_record(session, lists), HEDDLE_OK);
+    read_all(session, want);
+    heddle_session_free(session);
+    /* the prompt's other rows stop at the shared state; all cross layers read one list */
+    assert_int_equal(heddle_lists_count(lists), N_TOKENS - N_PROMPT + 1);
+    assert_int_equal(heddle_lists_save(lists, path), HEDDLE_OK);
+    heddle_lists_free(lists);
+    if (heddle_lists_load(&loaded, engine, path)) fail_msg("%s", heddle_last_error());
+    assert_int_equal(heddle_lists_count(loaded), N_TOKENS - N_PROMPT + 1);
+    session = new_session(false); /* ids as the golden float lists have them, but near ties */
+    assert_int_equal(heddle_session_replay(session, loaded), HEDDLE_OK);
+    int n_equal = 0;
+    for (int64_t t = N_PROMPT - 1; t < N_TOKENS; t++) {
+        int32_t ids[CROSS_TOP_K];
+        int32_t layer = engine->model->facts.cross_from;
+        assert_int_equal(session->hook.wanted(session->hook.wanted_user, layer, t, ids, CROSS_TOP_K),
+                         CROSS_TOP_K);
+        assert_int_equal(session->hook.wanted(session->hook.wanted_user, layer + 1, t, ids, CROSS_TOP_K), -1);
+        assert_int_equal(session->hook.wanted(session->hook.wanted_user, layer, t, ids, CROSS_TOP_K - 1), -1);
+        session->hook.wanted(session->hook.wanted_user, layer, t, ids, CROSS_TOP_K);
+        n_equal += !memcmp(ids, golden.lists[t], sizeof ids);
+    }
+    print_message("%d of %d lists are the golden ones\n", n_equal, N_TOKENS - N_PROMPT + 1);
+    assert_true(n_equal >= (N_TOKENS - N_PROMPT) * 7 / 8);
+    heddle_session_free(session);
+    heddle_lists_free(loaded);
+}
+
+/* Given the lists, a session that would choose by chance says the same, bit for bit. */
+static void test_replay_is_in_place_of_scoring(void **state)
+{
+    (void)state;
+    heddle_lists *loaded;
+    heddle_session *session = new_session(true);
+    read_all(session, got);
+    assert_memory_not_equal(want[N_TOKENS - 1], got[N_TOKENS - 1], sizeof got[0]);
+    heddle_session_free(session);
+    if (heddle_lists_load(&loaded, engine, path)) fail_msg("%s", heddle_last_error());
+    session = new_session(true);
+    assert_int_equal(heddle_session_replay(session, loaded), HEDDLE_OK);
+    read_all(session, got);
+    for (int64_t t = N_PROMPT - 1; t < N_TOKENS; t++) assert_memory_equal(want[t], got[t], sizeof got[t]);
+    heddle_session_free(session);
+    heddle_lists_free(loaded);
+}
+
+static void test_damaged_files_are_refused(void **state)
+{
+    (void)state;
+    hdl_buf bytes = {0};
+    heddle_lists *lists;
+    char bad[300];
+    snprintf(bad, sizeof bad, "%s/bad.lists", folder);
+    if (hdl_buf_read_file(&bytes, path, 1 << 20)) fail_msg("%s", hdl_last_error());
+    for (int64_t at = 0; at < bytes.n;
+         at += at < 48 ? 1 : 7) { /* every byte of the header, some of the lists */
+        bytes.data[at] ^= 1;
+        assert_true(tiny_write_file(bad, bytes.data, bytes.n));
+        assert_int_not_equal(heddle_lists_load(&lists, engine, bad), HEDDLE_OK);
+        bytes.data[at] ^= 1;
+    }
+    for (int64_t n = 0; n < bytes.n; n += 13) {
+        assert_true(tiny_write_file(bad, bytes.data, n));
+        assert_int_not_equal(heddle_lists_load(&lists, engine, bad), HEDDLE_OK);
+    }
+    hdl_buf_deinit(&bytes);
+}
+
+static int setup(void **state)
+{
+    (void)state;
+    if (!cross_golden_read(&golden) || !tiny_make_folder(folder, sizeof folder)) return -1;
+    snprintf(path, sizeof path, "%s/a.lists", folder);
+    return heddle_engine_open(&engine, CROSS_GOLDEN, NULL) ? -1 : 0;
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    tiny_remove_folder(folder);
+    return heddle_engine_close(engine) ? -1 : 0;
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_recorded_lists_are_one_a_row),
+        cmocka_unit_test(test_replay_is_in_place_of_scoring),
+        cmocka_unit_test(test_damaged_files_are_refused),
+    };
+    return cmocka_run_group_tests(tests, setup, teardown);
+}
