@@ -1,7 +1,7 @@
 """Trains one stage.
 
   train.py --stage dense_short --data DIR --out DIR [--init CKPT] [--deadline SECONDS | --steps N]
-  torchrun --nproc-per-node 2 train.py ...
+  torchrun --nproc-per-node 2 train.py ... [--shard]
 
 Stages: dense_short, dense_long (language-model loss), sparse_index (frozen backbone, index
 only, consensus loss), sparse_joint (language-model loss over the lists + 0.1 consensus).
@@ -70,6 +70,7 @@ def arguments():
     ap.add_argument("--k-max", type=int, default=2048)
     ap.add_argument("--seed", type=int, default=1)
     ap.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    ap.add_argument("--shard", action="store_true", help="FSDP: weights, gradients and optimiser state dealt out over the ranks")
     ap.add_argument("--no-compile", action="store_true")
     ap.add_argument("--eval-rows", type=int, default=16)
     ap.add_argument("--eval-every", type=int, default=0)
@@ -161,6 +162,8 @@ class Trainer:
         else:
             for n, p in self.model.named_parameters():
                 p.requires_grad_(args.stage == "sparse_joint" or not n.startswith("index."))
+        if args.shard:
+            self.shard()
         self.opt = optim.Optimiser(self.model, muon=not args.adam_only, weight_decay=args.weight_decay)
         if saved and args.resume:
             self.step, self.spent, self.tokens_seen = saved["step"], saved["spent"], saved["tokens_seen"]
@@ -186,6 +189,21 @@ class Trainer:
         if wait or (args.wait_file and not os.path.exists(args.wait_file)):
             self.compile_then_wait(wait)
         self.sources = data.make_sources(args.data, st["length"], args.seed, st["mix"])
+
+    def shard(self):
+        """One group of weights a layer, gathered when it is used; the rest (embedding, shared, index) with the whole model."""
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
+        mesh = init_device_mesh(self.dev.type, (self.world,))
+        for layer in self.model.layers:
+            fully_shard(layer, mesh=mesh)
+        fully_shard(self.model, mesh=mesh, reshard_after_forward=False)
+
+    def load_weights(self, saved):
+        with torch.no_grad():
+            for n, p in self.model.state_dict().items():
+                if n in saved:
+                    optim.local(p).copy_(optim.part_of(saved[n], p))
 
     def compile_then_wait(self, weights):
         """One made-up step so that everything is compiled, then the data or weights when they are there."""
@@ -213,7 +231,7 @@ class Trainer:
         if not weights:
             return
         saved = torch.load(a.init, map_location="cpu", weights_only=False)
-        self.model.load_state_dict(saved["model"], strict=False)
+        self.load_weights(saved["model"])
         if a.init_optimiser:
             self.opt.load_state_dict(saved["optimiser"])
 
@@ -273,11 +291,13 @@ class Trainer:
         return f * min(1.0, (self.step + 1) / st["warmup"]) if st["warmup"] else f
 
     def save(self):
+        weights = {n: optim.full(optim.local(p), p) for n, p in self.model.state_dict().items()}
+        state = self.opt.state_dict()                            # gathered on every rank, written by one
         if self.rank:
             return
         os.makedirs(self.args.out, exist_ok=True)
         path = os.path.join(self.args.out, "state.pt")
-        torch.save({"config": self.cfg.to_json(), "model": self.model.state_dict(), "optimiser": self.opt.state_dict(),
+        torch.save({"config": self.cfg.to_json(), "model": weights, "optimiser": state,
                     "step": self.step, "spent": self.spent, "tokens_seen": self.tokens_seen, "stage": self.args.stage,
                     "args": vars(self.args)}, path + ".part")
         os.replace(path + ".part", path)
@@ -328,11 +348,12 @@ class Trainer:
                 for k, v in nums.items():
                     acc[k] = acc.get(k, 0) + v
             grads = [p.grad for p in self.opt.parameters()]
-            if self.world > 1:
+            if self.world > 1 and not a.shard:
                 for g in grads:
                     dist.all_reduce(g)
                     g /= self.world
             norm = torch.nn.utils.get_total_norm(grads)
+            norm = norm.full_tensor() if a.shard else norm
             torch.nn.utils.clip_grads_with_norm_(self.opt.parameters(), 1.0, norm)
             self.opt.step(self.st["lr"] * f, self.st["muon_lr"] * f)
             self.step += 1
@@ -344,8 +365,9 @@ class Trainer:
             self.spent += now - last
             slowest = max(slowest * 0.98, now - last)
             last = now
-            if self.rank == 0 and (self.step % a.log_every == 0 or self.step == 1 or self.step == end):
-                held = self.evaluate() if a.eval_every and self.step % a.eval_every == 0 else float("nan")
+            logged = self.step % a.log_every == 0 or self.step == 1 or self.step == end
+            held = self.evaluate() if logged and a.eval_every and self.step % a.eval_every == 0 else float("nan")
+            if self.rank == 0 and logged:
                 lm, kl = (float(acc.get(k, float("nan"))) / seen for k in ("lm", "kl"))
                 rate = seen * self.rows * self.st["length"] / (time.time() - t_log)
                 w.writerow([a.stage, self.step, self.tokens_seen, f"{time.time() - T0:.1f}", f"{lm:.5f}", f"{kl:.5f}", f"{held:.5f}",

@@ -62,16 +62,22 @@ def test_resume_and_stages():
 
 
 def test_two_ranks():
-    """Two processes on the rows of one step end where one process ends."""
+    """Two processes on the rows of one step end where one process ends, whole or sharded weights."""
     with tempfile.TemporaryDirectory() as d:
         tiny_data(d)
         mix = ("--stage", "dense_short", "--steps", "3", "--mix", "nat=3,task=1")
         one = train(d, "one", *mix)
         cmd = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", os.path.join(HERE, "..", "train.py"), "--preset", "tiny",
                "--device", "cpu", "--data", d, "--length", "128", "--eval-rows", "1", "--micro", "2", "--out", os.path.join(d, "two"), *mix]
-        subprocess.run(cmd, check=True, capture_output=True, env=dict(os.environ, OMP_NUM_THREADS="1"))
-        two = torch.load(os.path.join(d, "two", "state.pt"), weights_only=False)
-        assert all(torch.allclose(one["model"][k], two["model"][k], atol=1e-6) for k in one["model"])
+        for extra in ([], ["--shard"]):
+            r = subprocess.run(cmd + extra, capture_output=True, text=True, env=dict(os.environ, OMP_NUM_THREADS="1"))
+            assert r.returncode == 0, r.stderr[-3000:]
+            two = torch.load(os.path.join(d, "two", "state.pt"), weights_only=False)
+            assert all(torch.allclose(one["model"][k], two["model"][k], atol=1e-6) for k in one["model"]), extra
+            assert all(torch.allclose(x, y, atol=1e-6) for k in one["optimiser"]["state"]
+                       for x, y in zip(one["optimiser"]["state"][k], two["optimiser"]["state"][k])), extra
+            print("two ranks:", extra, max(float((one["model"][k] - two["model"][k]).abs().max()) for k in one["model"]), flush=True)
+            os.remove(os.path.join(d, "two", "state.pt"))
 
 
 def setup(N, seed=0, **over):
