@@ -157,6 +157,7 @@ def train(args, model, teacher, rows):
                 order = list(rng.permutation(len(rows)))
             teacher.dense(torch.from_numpy(rows[order.pop()].astype(np.int64)).to(dev))
             for row0 in rng.choice(starts, min(args.chunks, len(starts)), replace=False):
+                row0 = int(row0)
                 r = min(CHUNK, N - row0)
                 free = free_mask(row0, r, N, args.sinks, args.window, dev)
                 for j, m in enumerate(index):
@@ -382,7 +383,7 @@ def summary(docs, names):
     for p in col:
         r = (col["window"] - col[p])[draw].sum(1) / (col["window"] - col["dense"])[draw].sum(1)
         ppl = {n: 100 * (np.exp(np.mean([d[p]["past"] - d["dense"]["past"] for d, m in zip(docs, names) if m == n])) - 1) for n in dict.fromkeys(names)}
-        gain = sum(d["window"]["gain"] - d[p]["gain"] for d in docs) / sum(d["window"]["gain"] - d["dense"]["gain"] for d in docs)
+        gain = sum(d["window"]["gain"] - d[p]["gain"] for d in docs) / max(1e-9, sum(d["window"]["gain"] - d["dense"]["gain"] for d in docs))
         cover = [d[p]["coverage"] for d in docs]
         out[p] = dict(R=float((col["window"] - col[p]).sum() / (col["window"] - col["dense"]).sum()), R_low=float(np.quantile(r, 0.025)), R_high=float(np.quantile(r, 0.975)),
                       R_gain=gain, ppl_percent={n: float(x) for n, x in ppl.items()}, coverage=None if cover[0] is None else float(np.mean(cover)))
@@ -406,7 +407,7 @@ def card(args, model, teacher, index):
         done.append(names[j])
         print(f"document {j} {names[j]} {time.time() - T0:.0f} s", {p: round(x["past"], 4) for p, x in out[-1].items() if p != "n_gain"}, flush=True)
         json.dump(dict(head, names=done, documents=out, summary=summary(out, done)), open(os.path.join(args.out, "card.json"), "w"))
-    for p, x in summary(out, done).items():
+    for p, x in summary(out, done).items() if out else ():
         print(f"{p:16s} R {x['R']:.3f} [{x['R_low']:.3f}, {x['R_high']:.3f}]  gain {x['R_gain']:.3f}  ppl "
               + " / ".join(f"{n} {v:+.2f} %" for n, v in x["ppl_percent"].items()) + ("" if x["coverage"] is None else f"  coverage {x['coverage']:.3f}"), flush=True)
 
