@@ -1,9 +1,10 @@
 """Draws what the runs wrote: loss curves, recovery, coverage, planted facts by depth.
 
-  plot.py --logs DIR(with */log.csv) --eval NAME=eval.json ... --out DIR
+  plot.py --logs DIR (with STAGE/log.csv or RUN_STAGE/log.csv) --eval NAME=eval.json ... --out DIR
 """
 import argparse
 import csv
+import glob
 import json
 import os
 
@@ -23,18 +24,29 @@ def main():
     ap.add_argument("--logs", required=True)
     ap.add_argument("--eval", action="append", default=[])
     ap.add_argument("--out", required=True)
+    ap.add_argument("--smooth", type=int, default=1, help="logged rows averaged in the loss curves")
     args = ap.parse_args()
     os.makedirs(args.out, exist_ok=True)
-    stages = [s for s in ("short", "long", "index", "joint") if os.path.exists(os.path.join(args.logs, s, "log.csv"))]
+    titles = {"short": "dense, 4K", "long": "dense, 32K", "index": "index only, 32K", "joint": "sparse, 32K", "more": "dense again, 32K"}
+    runs = sorted(os.path.basename(os.path.dirname(p)) for p in glob.glob(os.path.join(args.logs, "*", "log.csv")))
+    stages = [s for s in titles if any(r.split("_")[-1] == s for r in runs)]
     fig, ax = plt.subplots(1, max(1, len(stages)), figsize=(4.2 * max(1, len(stages)), 3.4), squeeze=False)
     for a, s in zip(ax[0], stages):
-        c = curve(os.path.join(args.logs, s, "log.csv"))
-        y = "kl" if s == "index" else "lm"
-        a.plot(c["tokens"] / 1e6, c[y], lw=1)
-        a.set_title({"short": "dense, 4K", "long": "dense, 32K", "index": "index only, 32K", "joint": "sparse, 32K"}[s])
+        for r in runs:
+            if r.split("_")[-1] != s:
+                continue
+            c = curve(os.path.join(args.logs, r, "log.csv"))
+            y = c["kl" if s == "index" else "lm"]
+            n = args.smooth if len(y) > 4 * args.smooth else 1
+            a.plot(np.convolve(c["tokens"], np.ones(n) / n, "valid") / 1e6, np.convolve(y, np.ones(n) / n, "valid"), lw=1, label=r[:-len(s) - 1])
+        a.set_title(titles[s])
         a.set_xlabel("million tokens")
-        a.set_ylabel("KL to mean attention, nats" if y == "kl" else "training loss, nats a token")
+        a.set_ylabel("KL to mean attention, nats" if s == "index" else "training loss, nats a token")
         a.grid(alpha=0.3)
+        if any("_" in r for r in runs):
+            a.legend()
+        if s == "short" and args.smooth > 1:
+            a.set_ylim(1.6, 2.6)
     fig.tight_layout()
     fig.savefig(os.path.join(args.out, "loss.png"), dpi=110)
     for spec in args.eval:

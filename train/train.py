@@ -231,6 +231,8 @@ class Trainer:
         if not weights:
             return
         saved = torch.load(a.init, map_location="cpu", weights_only=False)
+        if config.ModelConfig.from_json(saved["config"]) != self.cfg:
+            raise SystemExit(f"{a.init}: another configuration than --preset, --arch and --set give, which --wait-init compiled for")
         self.load_weights(saved["model"])
         if a.init_optimiser:
             self.opt.load_state_dict(saved["optimiser"])

@@ -41,10 +41,10 @@ measure() {
 short="--stage dense_short --data $D1 --wait-file $D1/tasks.done --steps $N_SHORT"
 long="--stage dense_long --data $D --init-optimiser --wait-init --wait-file $D/ready --steps $N_LONG"
 transformer() {
-  local t=transformer$1 seed=$1 gpu=$2
-  stage ${t}_short $gpu $short --seed $seed --arch transformer --set intermediate_size=992,rope_base=500000,doc_reset=false &
-  ( reached ${t}_short $((N_SHORT * 86 / 100)) && stage ${t}_long $gpu $long --seed $seed --init "$W/${t}_short/state.pt" ) &
-  ( reached ${t}_long $((N_LONG * 88 / 100)) && stage ${t}_more $gpu --stage dense_more --seed $seed --data "$D" --init "$W/${t}_long/state.pt" --wait-init --log-every 5 --steps $N_JOINT ) &
+  local t=transformer$1 seed=$1 gpu=$2 row="--arch transformer --set intermediate_size=992,rope_base=500000,doc_reset=false"
+  stage ${t}_short $gpu $short --seed $seed $row &
+  ( reached ${t}_short $((N_SHORT * 86 / 100)) && stage ${t}_long $gpu $long --seed $seed $row --init "$W/${t}_short/state.pt" ) &
+  ( reached ${t}_long $((N_LONG * 88 / 100)) && stage ${t}_more $gpu --stage dense_more --seed $seed $row --data "$D" --init "$W/${t}_long/state.pt" --wait-init --log-every 5 --steps $N_JOINT ) &
   measure ${t}_long $gpu "$W/${t}_long/state.pt" --sections bpb,tail,asks
   measure ${t}_more $gpu "$W/${t}_more/state.pt" --sections bpb,tail,asks
 }
