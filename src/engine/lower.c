@@ -229,7 +229,7 @@ static heddle_status lower_model(hdl_schedule *schedule, const hdl_model *model)
     HDL_TRY(add_linear(&at, HDL_BUF_LAST, &(part){&model->output, NULL, HDL_BUF_LOGITS, false}, 1));
     book_buffers(schedule);
     hdl_schedule_layout(schedule);
-    return HEDDLE_OK;
+    return hdl_schedule_check_order(schedule);
 }
 
 enum { LOGIT_TILE_BYTES = 8 << 20, MAX_LOGIT_ROWS = 64, SPECULATIVE_ROWS = 8 };

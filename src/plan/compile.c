@@ -378,6 +378,9 @@ static void add_router(hdl_schedule *schedule, hdl_step *step, const hdl_router_
                                        .dense_below = router->dense_below,
                                        .has_candidates = candidate_slot >= 0,
                                        .out = list};
+    int64_t all = router->block > 1 ? router->top_k : router->top_k + router->n_sink + router->window;
+    attend->all_below = router->select == HDL_SELECT_TOP_K ? HDL_MAX(all, router->dense_below)
+                                                           : router->dense_below;
     if (hdl_score_rows[router->score].rule == HDL_RULE_INDEX && attend->is_scoring)
         step->in = HDL_BUF_Q_INDEX;
 }

@@ -223,7 +223,8 @@ static void make_lists(const hdl_schedule *schedule, const hdl_attend_step *at, 
     hdl_select_args select = at->select;
     if (at->candidate_slot >= 0)
         candidates = slot_view(schedule, batch, at->candidate_slot, span->first_row, span->n_rows);
-    if (at->is_scoring) {
+    bool needs_scores = span->hiding || batch->tap.fn || span->max_kv_len > at->all_below;
+    if (at->is_scoring && needs_scores) {
         hdl_score_args score = at->score;
         score.n_rows = span->n_rows;
         score.n_seqs = span->n_seqs;
@@ -240,7 +241,7 @@ static void make_lists(const hdl_schedule *schedule, const hdl_attend_step *at, 
     if (span->hiding)
         hdl_hide_scores(span->hiding, scores, list->n_lists, span->mass_stride,
                         batch->n_visible + span->first_row, span->n_rows);
-    if (at->is_pooling) {
+    if (at->is_pooling && needs_scores) {
         hdl_pool_args pool = at->pool;
         pool.n_rows = span->n_rows;
         pool.score = scores;

@@ -73,6 +73,7 @@ typedef struct hdl_attend_step {
     int32_t group, layer_in_group;              /* whose KV rows */
     int32_t slot;                               /* list made or read; -1 = none */
     int32_t candidate_slot;                     /* list that is picked from; -1 = none */
+    int64_t all_below; /* rows that see at most so many tokens take everything: no scores needed */
     const int16_t *head_map; /* [n_kv_heads] list of each KV head, through slot `mapped`; NULL = its own */
     int32_t kept;            /* index of the sequence's kept list (refresh > 1); -1 = none */
 } hdl_attend_step;
@@ -172,6 +173,8 @@ heddle_status hdl_schedule_can_hide(const hdl_schedule *schedule);
 heddle_status hdl_lower_attention(hdl_schedule *schedule, int32_t layer);
 /* Sizes a buffer; the largest wish counts. */
 void hdl_schedule_book(hdl_schedule *schedule, hdl_buffer buffer, int64_t n_bytes);
+/* order.c: INVALID, with a sentence, when a step reads what no step before it wrote. */
+heddle_status hdl_schedule_check_order(const hdl_schedule *schedule);
 /* Computes offsets (arena_bytes). Then bind allocates the arena and fixes every pointer. */
 void hdl_schedule_layout(hdl_schedule *schedule);
 heddle_status hdl_schedule_bind(hdl_schedule *schedule);

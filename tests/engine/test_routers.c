@@ -209,6 +209,33 @@ static void test_a_fork_goes_on_under_a_kept_plan(void **state)
     heddle_engine_close(engine);
 }
 
+/* A step moved before what it needs is noticed, whichever it is. */
+static void test_steps_out_of_order_are_refused(void **state)
+{
+    (void)state;
+    heddle_engine *engine = open_tiny();
+    heddle_plan *plan = plan_of(&routers[9], 48);
+    heddle_session *session = new_session(engine, plan, 64);
+    hdl_schedule *schedule = session->runner->schedule;
+    assert_int_equal(hdl_schedule_check_order(schedule), HEDDLE_OK);
+    const hdl_op ops[] = {HDL_OP_SUMMARISE, HDL_OP_APPEND, HDL_OP_ATTEND, HDL_OP_GLU, HDL_OP_LINEAR};
+    for (size_t o = 0; o < sizeof ops / sizeof *ops; o++) {
+        int32_t at = 0;
+        while (schedule->steps[at].op != ops[o]) at++;
+        hdl_step moved = schedule->steps[at];
+        memmove(schedule->steps + 1, schedule->steps, (size_t)at * sizeof moved);
+        schedule->steps[0] = moved;
+        assert_int_equal(hdl_schedule_check_order(schedule), HEDDLE_E_INVALID);
+        assert_non_null(strstr(heddle_last_error(), "before any step writes it"));
+        memmove(schedule->steps, schedule->steps + 1, (size_t)at * sizeof moved);
+        schedule->steps[at] = moved;
+    }
+    assert_int_equal(hdl_schedule_check_order(schedule), HEDDLE_OK);
+    heddle_session_free(session);
+    heddle_plan_free(plan);
+    heddle_engine_close(engine);
+}
+
 typedef struct heard {
     int64_t n_lists, n_last, n_ids;
     double mass_seen; /* of the last row */
@@ -260,6 +287,7 @@ int main(void)
         cmocka_unit_test(test_truncation_and_forks_keep_summaries),
         cmocka_unit_test(test_a_fork_goes_on_under_a_kept_plan),
         cmocka_unit_test(test_a_tap_hears_every_list),
+        cmocka_unit_test(test_steps_out_of_order_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
