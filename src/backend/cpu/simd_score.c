@@ -19,7 +19,15 @@
 #include "backend/cpu/simd_score_dot.h"
 #include "base/pool.h"
 
-enum { PIECE = HDL_KV_STRIDE, PITCH = PIECE + 16, ROWS = 4, TASK_PIECES = 4, LANES = 16 };
+enum {
+    PIECE = HDL_KV_STRIDE,
+    PITCH = PIECE + 16,
+    ROWS = 4,
+    TASK_PIECES = 4,
+    LANES = 16,
+    LINE = 64,
+    AHEAD_BYTES = 12288
+};
 
 /* Rows (several only without candidates) and heads that share key rows. Query (i, r, g) is
  * head g of KV head first_kv_head + i in row r: number (i * n_rows + r) * group + g. */
@@ -31,6 +39,7 @@ typedef struct score_unit {
     int32_t n_rows, first_kv_head, n_kv_heads, group, n_queries;
     int64_t n[ROWS], n_most; /* scored entries */
     int64_t entry_bytes, head_bytes, q_bytes;
+    int32_t page_shift; /* of entries: a page's tokens are whole blocks of a power of two */
     uint8_t *q;
     int32_t *bias;  /* [queries] */
     float *q_scale; /* [queries] */
@@ -168,6 +177,7 @@ static void open_unit(score_unit *unit, const hdl_score_args *args, const hdl_at
     unit->entry_bytes = hdl_plane_entry_bytes(args->plane, seq->kv.plane[0].n_heads, args->head_dim);
     unit->head_bytes = unit->entry_bytes / seq->kv.plane[0].n_heads;
     unit->q_bytes = packed_bytes(args);
+    unit->page_shift = seq->kv.page_shift - __builtin_ctz((uint32_t)args->block_size);
     unit->n_most = 0;
     unit->walk = (kv_walk){0};
     if (args->has_candidates)
@@ -191,24 +201,31 @@ static void open_unit(score_unit *unit, const hdl_score_args *args, const hdl_at
 
 /* ---- a piece ---- */
 
-/* Where VW entries from `entry` lie; past n the last one again. */
-static void find_rows(const score_unit *unit, int64_t entry, int64_t n, const uint8_t *row[VW])
+/* Where an entry lies. */
+static const uint8_t *entry_at(const score_unit *unit, int64_t entry)
 {
     const hdl_kv_view *kv = unit->kv;
-    int64_t offset = kv->plane[0].offset, bytes = unit->entry_bytes, block = unit->args->block_size;
-    int64_t page_tokens = (int64_t)1 << kv->page_shift, slot = entry & (page_tokens - 1);
-    if (unit->walk.ids) {
-        for (int64_t i = 0; i < n; i++) {
-            int64_t token = walk_token(&unit->walk, entry + i);
-            row[i] = kv_page_of(kv, token, &slot) + offset + slot * bytes;
-        }
-    } else if (block == 1 && slot + n <= page_tokens) {
-        const uint8_t *first = kv->pages[entry >> kv->page_shift] + offset + slot * bytes;
-        for (int64_t i = 0; i < n; i++) row[i] = first + i * bytes;
-    } else {
-        for (int64_t i = 0; i < n; i++) row[i] = plane_at(kv, offset, entry + i, block, bytes);
+    if (unit->walk.ids) entry = walk_token(&unit->walk, entry);
+    int64_t slot = entry & (((int64_t)1 << unit->page_shift) - 1);
+    return kv->pages[entry >> unit->page_shift] + kv->plane[0].offset + slot * unit->entry_bytes;
+}
+
+/* Where the next entries lie, n of them; past n the last one again, or what follows it in the page. */
+static void find_rows(const score_unit *unit, int64_t entry, int64_t n, tile_rows *rows)
+{
+    int64_t page_entries = (int64_t)1 << unit->page_shift;
+    bool is_run = !unit->walk.ids && (entry & (page_entries - 1)) + TILE <= page_entries;
+    rows->stride = 0;
+    rows->ahead = NULL;
+    if (is_run && is_integer(unit->args)) {
+        int64_t later = entry + HDL_ALIGN_UP(AHEAD_BYTES / unit->entry_bytes, TILE);
+        rows->first = entry_at(unit, entry);
+        rows->stride = unit->entry_bytes;
+        if (later < unit->n_most) rows->ahead = entry_at(unit, later);
+        return;
     }
-    for (int64_t i = n; i < VW; i++) row[i] = row[n - 1];
+    for (int64_t i = 0; i < n; i++) rows->row[i] = entry_at(unit, entry + i);
+    for (int64_t i = n; i < TILE; i++) rows->row[i] = rows->row[n - 1];
 }
 
 /* The keys' scales of one head. */
@@ -216,81 +233,98 @@ static void find_scales(const score_unit *unit, int64_t entry, int64_t n, int32_
 {
     const hdl_kv_view *kv = unit->kv;
     int32_t n_heads = kv->plane[0].n_heads;
-    int64_t offset = kv->plane[0].scale_offset + kv_head * (int64_t)sizeof(float);
+    int64_t offset = kv->plane[0].scale_offset;
     int64_t page_tokens = (int64_t)1 << kv->page_shift, slot;
     if (unit->walk.ids) {
         for (int64_t i = 0; i < n; i++) {
             const uint8_t *page = kv_page_of(kv, walk_token(&unit->walk, entry + i), &slot);
-            memcpy(&scale[i], page + offset + slot * n_heads * (int64_t)sizeof(float), sizeof *scale);
+            memcpy(&scale[i], page + offset + (slot * n_heads + kv_head) * (int64_t)sizeof(float),
+                   sizeof *scale);
         }
         return;
     }
     for (int64_t i = 0, end; i < n; i = end) {
         const uint8_t *page = kv_page_of(kv, entry + i, &slot);
-        const float *from = (const float *)(const void *)(page + offset) + slot * n_heads;
         end = HDL_MIN(i + page_tokens - slot, n);
-        for (int64_t j = i; j < end; j++) scale[j] = from[(j - i) * n_heads];
+        take_every((const float *)(const void *)(page + offset) + slot * n_heads, kv_head, n_heads, end - i,
+                   scale + i);
     }
 }
 
-/* Raw products of the piece's entries: s [n_queries][PITCH]. */
-static void multiply_piece(const score_unit *unit, int64_t begin, int64_t n, float *s)
+/* Rows of the next tile that lie here and there: `n` bytes at `offset` of each. */
+static void fetch_rows(const tile_rows *rows, int64_t offset, int64_t n)
+{
+    for (int i = 0; i < TILE && !rows->stride; i++)
+        for (int64_t b = 0; b < n; b += LINE) __builtin_prefetch(rows->row[i] + offset + b, 0, 3);
+}
+
+/* Raw products of a tile with the unit's queries: to s [n_queries][PITCH]. */
+static void multiply_tile(const score_unit *unit, const tile_rows *rows, const tile_rows *next, int64_t n,
+                          float *s)
 {
     const hdl_score_args *args = unit->args;
     uint8_t keys[KEY_BUFFER_BYTES] __attribute__((aligned(64)));
-    const uint8_t *row[VW];
     int64_t dim = row_dim(args), n_bytes = key_row_bytes(args->plane, dim);
     int32_t per_head = unit->n_rows * unit->group;
     bool is_turned = is_integer(args);
-    for (int64_t i = 0; i < n; i += VW) {
-        find_rows(unit, begin + i, HDL_MIN(n - i, (int64_t)VW), row);
-        for (int32_t head = 0; head < unit->n_kv_heads; head++) {
-            int64_t offset = (unit->first_kv_head + head) * unit->head_bytes;
-            if (is_turned) gather_keys(row, offset, n_bytes, args->plane, keys);
-            for (int32_t j = 0; j < per_head; j += BATCH) {
-                int32_t query = head * per_head + j;
-                int group = HDL_MIN(per_head - j, (int)BATCH);
-                const uint8_t *q = unit->q + query * unit->q_bytes;
-                float *to = s + query * PITCH + i;
-                if (is_turned)
-                    dot_batch(keys, n_bytes, q, unit->q_bytes, unit->bias + query, to, PITCH, args->plane,
-                              group);
-                else
-                    dot_f16(row, offset, dim, q, unit->q_bytes, to, PITCH, group);
-            }
+    for (int32_t head = 0; head < unit->n_kv_heads; head++) {
+        int64_t offset = (unit->first_kv_head + head) * unit->head_bytes;
+        if (next) fetch_rows(next, offset, unit->head_bytes);
+        if (is_turned) gather_keys(rows, offset, n_bytes, args->plane, keys);
+        for (int32_t j = 0; j < per_head; j += BATCH) {
+            int32_t query = head * per_head + j;
+            int group = HDL_MIN(per_head - j, (int)BATCH);
+            const uint8_t *q = unit->q + query * unit->q_bytes;
+            float *to = s + query * PITCH;
+            if (is_turned)
+                dot_batch(keys, n_bytes, q, unit->q_bytes, unit->bias + query, to, PITCH, args->plane, group);
+            else
+                for (int64_t i = 0; i < n; i += VW)
+                    dot_f16(rows->row + i, offset, dim, q, unit->q_bytes, to + i, PITCH, group);
         }
     }
 }
 
-/* Products become scores. */
-static void shape_scores(const score_unit *unit, int64_t n, const float *k_scale, float q_scale, float *s)
+static void multiply_piece(const score_unit *unit, int64_t begin, int64_t n, float *s)
+{
+    tile_rows rows[2];
+    find_rows(unit, begin, HDL_MIN(n, (int64_t)TILE), &rows[0]);
+    for (int64_t i = 0, turn = 0; i < n; i += TILE, turn ^= 1) {
+        tile_rows *next = i + TILE < n ? &rows[turn ^ 1] : NULL;
+        if (next) find_rows(unit, begin + i + TILE, HDL_MIN(n - i - TILE, (int64_t)TILE), next);
+        multiply_tile(unit, &rows[turn], next, HDL_MIN(n - i, (int64_t)TILE), s + i);
+    }
+}
+
+/* Products become scores; the largest of the first n_own is returned, and the rest of their last vector
+ * is -inf. */
+static float shape_scores(const score_unit *unit, int64_t n, int64_t n_own, const float *k_scale,
+                          float q_scale, float *s)
 {
     bool is_pairs = unit->args->rule == HDL_RULE_PAIRS;
+    vf top = vf_set1(-INFINITY);
     for (int64_t i = 0; i < n; i += VW) {
         vf x = vf_load(s + i), scale = vf_set1(q_scale);
         if (is_pairs) x = vf_add(x, vf_load(s + i + 1));
         if (k_scale) scale = vf_mul(vf_load(k_scale + i), scale);
-        vf_store(s + i, vf_mul(x, scale));
-    }
-}
-
-/* Scores become e^(s - max). */
-static void weigh_scores(float *s, int64_t n, float *max, float *sum)
-{
-    vf top = vf_set1(-INFINITY), total = vf_set1(0);
-    for (int64_t i = 0; i < n; i += VW) {
-        vf x = vf_load(s + i);
-        if (i + VW > n) vf_store(s + i, x = vf_keep(x, 0, n - i));
+        x = vf_mul(x, scale);
+        if (i + VW > n_own) x = vf_keep(x, 0, n_own - i);
+        vf_store(s + i, x);
         top = vf_max(x, top);
     }
-    *max = vf_top(top);
-    vf m = vf_set1(HDL_MAX(*max, -FLT_MAX));
+    return vf_top(top);
+}
+
+/* Scores become e^(s - max); returns their sum. */
+static float weigh_scores(float *s, int64_t n, float max)
+{
+    vf m = vf_set1(HDL_MAX(max, -FLT_MAX)), total = vf_set1(0);
     for (int64_t i = 0; i < n; i += VW) {
         vf p = vf_exp(vf_sub(vf_load(s + i), m));
         vf_store(s + i, p);
         total = vf_add(total, p);
     }
-    *sum = vf_sum(total);
+    return vf_sum(total);
 }
 
 static int64_t padded_queries(const score_unit *unit)
@@ -317,8 +351,11 @@ static void score_piece(const score_unit *unit, int64_t piece, int64_t slot)
         float *x = s + query * PITCH;
         if (is_integer(args) && query % per_head == 0)
             find_scales(unit, begin, n, unit->first_kv_head + head, k_scale);
-        shape_scores(unit, n, is_integer(args) ? k_scale : NULL, unit->q_scale[query], x);
-        if (is_mass(args)) weigh_scores(x, n_in_piece(unit, piece, r), &max[query], &sum[query]);
+        int64_t n_own = n_in_piece(unit, piece, r);
+        float top = shape_scores(unit, n, n_own, is_integer(args) ? k_scale : NULL, unit->q_scale[query], x);
+        if (!is_mass(args)) continue;
+        max[query] = top;
+        sum[query] = weigh_scores(x, n_own, top);
     }
     for (int64_t query = unit->n_queries; query < padded_queries(unit) && is_mass(args); query++) {
         max[query] = -INFINITY;

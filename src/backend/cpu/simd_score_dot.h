@@ -1,8 +1,8 @@
-/* simd_score_dot.h - dot products of VW entries with a few query heads, one lane an entry.
+/* simd_score_dot.h - dot products of a tile of entries with a few query heads, one lane an entry.
  *
  * Integer keys are turned round in registers (8 dwords of VW rows a chunk), so that each lane adds up its
- * own entry and nothing is summed across lanes. The turned keys stay in a small buffer which every query
- * head that shares them reads: a chunk costs its loads, 24 shuffles and 8 stores once, then per head
+ * own entry and nothing is summed across lanes. The turned keys of a tile stay in a small buffer which every
+ * query head that shares them reads: a chunk costs its loads, 24 shuffles and 8 stores once, then per head
  * 8 (int8) or 16 (4 bits) multiply-adds. Integers are exact, so all instruction sets give the same bits.
  *
  * Rows may be of any length that is a multiple of 4 bytes; queries are padded with zeros to whole chunks.
@@ -18,16 +18,23 @@ enum {
     CHUNK_BYTES = 32, /* of a key row */
     BATCH = 4,        /* query heads at once */
 #if defined(HDL_ISA_avx512)
+    VECTORS = 4,     /* of entries in a tile: each part of a query is loaded once for all */
     I8_OFFSET = 128, /* keys become unsigned */
-    KEY_BUFFER_BYTES = SCORE_MAX_DIM * VW
-#elif defined(HDL_ISA_avx2)
-    I8_OFFSET = 0, /* |k| times the sign of k moved to q */
-    KEY_BUFFER_BYTES = SCORE_MAX_DIM * VW
 #else
-    I8_OFFSET = 0,
-    KEY_BUFFER_BYTES = SCORE_MAX_DIM * VW * 2
+    VECTORS = 1,
+    I8_OFFSET = 0, /* |k| times the sign of k moved to q */
 #endif
+    TILE = VECTORS * VW,
+    KEY_BUFFER_BYTES = SCORE_MAX_DIM * TILE * (VW == 4 ? 2 : 1)
 };
+
+/* Where the entries of a tile lie: stride bytes apart, or each at its own place. */
+typedef struct tile_rows {
+    const uint8_t *first;
+    int64_t stride;           /* 0 = not side by side */
+    const uint8_t *row[TILE]; /* then these */
+    const uint8_t *ahead;     /* a later tile, to be fetched meanwhile; or NULL */
+} tile_rows;
 
 /* Bytes of a key's row of this kind in the plane. */
 static inline int64_t key_row_bytes(hdl_plane_kind kind, int64_t dim)
@@ -80,11 +87,15 @@ ALWAYS_INLINE vi vi_lanes(vi a, vi b, const bool is_high)
 {
     return is_high ? _mm512_shuffle_i32x4(a, b, 0xdd) : _mm512_shuffle_i32x4(a, b, 0x88);
 }
-/* `n` bytes of rows i and i + 4 (0..3 or 8..11) side by side. */
-ALWAYS_INLINE vi vi_rows(const uint8_t *const *row, int i, int64_t at, uint32_t n)
+/* `n` bytes of rows i and i + ROW_OF_HALF (i in 0..3 or 8..11) side by side. */
+enum { ROW_OF_HALF = 4 };
+ALWAYS_INLINE vi vi_rows(const uint8_t *a, const uint8_t *b, uint32_t n)
 {
+    if (n == CHUNK_BYTES)
+        return _mm512_inserti64x4(
+            _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)(const void *)a)),
+            _mm256_loadu_si256((const __m256i *)(const void *)b), 1);
     __mmask8 mask = (__mmask8)((1u << n / 4) - 1);
-    const uint8_t *a = row[i < 4 ? i : i + 4] + at, *b = row[i < 4 ? i + 4 : i + 8] + at;
     return _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_maskz_loadu_epi32(mask, a)),
                               _mm256_maskz_loadu_epi32(mask, b), 1);
 }
@@ -131,21 +142,33 @@ ALWAYS_INLINE vi vi_lanes(vi a, vi b, const bool is_high)
 {
     return is_high ? _mm256_permute2x128_si256(a, b, 0x31) : _mm256_permute2x128_si256(a, b, 0x20);
 }
-ALWAYS_INLINE vi vi_rows(const uint8_t *const *row, int i, int64_t at, uint32_t n)
+enum { ROW_OF_HALF = 0 };
+ALWAYS_INLINE vi vi_rows(const uint8_t *a, const uint8_t *b, uint32_t n)
 {
-    if (n == CHUNK_BYTES) return _mm256_loadu_si256((const __m256i *)(const void *)(row[i] + at));
+    (void)b;
+    if (n == CHUNK_BYTES) return _mm256_loadu_si256((const __m256i *)(const void *)a);
     __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-    return _mm256_maskload_epi32((const int *)(const void *)(row[i] + at),
+    return _mm256_maskload_epi32((const int *)(const void *)a,
                                  _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n / 4), lane));
 }
 #endif
 
-/* out[d] = dword d of the rows' bytes [at, at + n), lane i from row i. */
-ALWAYS_INLINE void turn_chunk(const uint8_t *const *row, int64_t at, uint32_t n, vi out[8])
+/* Row i of the tile from entry `from`. */
+ALWAYS_INLINE const uint8_t *row_at(const tile_rows *rows, int i, const bool is_run)
+{
+    return is_run ? rows->first + i * rows->stride : rows->row[i];
+}
+
+/* out[d] = dword d of n bytes `at` bytes into VW rows from row `from`, lane i from row from + i. */
+ALWAYS_INLINE void turn_chunk(const tile_rows *rows, int from, int64_t at, uint32_t n, vi out[8],
+                              const bool is_run)
 {
     vi r[8], t[8];
 #pragma GCC unroll 8
-    for (int i = 0; i < 8; i++) r[i] = vi_rows(row, i, at, n);
+    for (int i = 0; i < 8; i++) {
+        int a = from + (ROW_OF_HALF && i >= 4 ? i + 4 : i);
+        r[i] = vi_rows(row_at(rows, a, is_run) + at, row_at(rows, a + ROW_OF_HALF, is_run) + at, n);
+    }
 #pragma GCC unroll 4
     for (int i = 0; i < 8; i += 2) {
         t[i] = vi_unpack(r[i], r[i + 1], false);
@@ -165,22 +188,42 @@ ALWAYS_INLINE void turn_chunk(const uint8_t *const *row, int64_t at, uint32_t n,
     }
 }
 
-/* Keys of VW entries, n_bytes at `offset` of each row, into the buffer in the order dot_batch reads. */
-static void gather_keys(const uint8_t *const *row, int64_t offset, int64_t n_bytes, hdl_plane_kind kind,
-                        uint8_t *buffer)
+/* `ahead`: as many bytes of a later tile, fetched in small portions, since requests that come all at once
+ * wait for each other; NULL = none. The processor's own prefetcher does not follow rows in this order. */
+ALWAYS_INLINE void gather_chunk(const tile_rows *rows, int64_t at, uint32_t n, bool is_i4, uint8_t *buffer,
+                                const uint8_t *ahead, const bool is_run)
 {
-    for (int64_t at = 0; at < n_bytes; at += CHUNK_BYTES, buffer += 8 * sizeof(vi)) {
+    for (int v = 0; v < VECTORS; v++) {
         vi key[8];
-        turn_chunk(row, offset + at, (uint32_t)HDL_MIN(n_bytes - at, (int64_t)CHUNK_BYTES), key);
+        if (ahead)
+            for (int i = 0; i < VW * CHUNK_BYTES / 64; i++, ahead += 64) __builtin_prefetch(ahead, 0, 3);
+        turn_chunk(rows, v * VW, at, n, key, is_run);
 #pragma GCC unroll 8
         for (int i = 0; i < 8; i++) {
 #if defined(HDL_ISA_avx512)
-            if (kind != HDL_PLANE_KEY_I4) key[i] = _mm512_xor_si512(key[i], _mm512_set1_epi8((char)0x80));
+            if (!is_i4) key[i] = _mm512_xor_si512(key[i], _mm512_set1_epi8((char)0x80));
 #endif
-            vi_store(buffer + i * (int64_t)sizeof(vi), key[i]);
+            vi_store(buffer + (i * VECTORS + v) * (int64_t)sizeof(vi), key[i]);
         }
     }
-    (void)kind;
+    (void)is_i4;
+}
+
+/* Keys of a tile, n_bytes at `offset` of each row, into the buffer in the order dot_batch reads. */
+static void gather_keys(const tile_rows *rows, int64_t offset, int64_t n_bytes, hdl_plane_kind kind,
+                        uint8_t *buffer)
+{
+    bool is_i4 = kind == HDL_PLANE_KEY_I4;
+    const uint8_t *ahead = rows->ahead ? rows->ahead + offset * TILE : NULL;
+    for (int64_t at = 0; at < n_bytes; at += CHUNK_BYTES, buffer += 8 * VECTORS * sizeof(vi)) {
+        if (n_bytes - at < CHUNK_BYTES)
+            gather_chunk(rows, offset + at, (uint32_t)(n_bytes - at), is_i4, buffer, NULL, rows->stride > 0);
+        else if (rows->stride)
+            gather_chunk(rows, offset + at, CHUNK_BYTES, is_i4, buffer, ahead, true);
+        else
+            gather_chunk(rows, offset + at, CHUNK_BYTES, is_i4, buffer, ahead, false);
+        if (ahead) ahead += TILE * CHUNK_BYTES;
+    }
 }
 
 static inline int64_t query_bytes(hdl_plane_kind kind, int64_t dim)
@@ -210,26 +253,36 @@ ALWAYS_INLINE vi query_dword(const uint8_t *q)
     return vi_set1(x);
 }
 
-/* sum [group] += the products of one chunk; two sums a head, so that the adds overlap. */
+/* sum [group][N_SUMS] += the products of one chunk: a sum for each vector of entries, or two that are added
+ * up in the end. */
+enum { N_SUMS = HDL_MAX(VECTORS, 2) };
 #if defined(HDL_ISA_avx512)
-ALWAYS_INLINE void dot_chunk(const uint8_t *key, const uint8_t *q, int64_t q_bytes, vi (*sum)[2],
+ALWAYS_INLINE void dot_chunk(const uint8_t *key, const uint8_t *q, int64_t q_bytes, vi (*sum)[N_SUMS],
                              const bool is_i4, const int group)
 {
-#pragma GCC unroll 8
-    for (int i = 0; i < 8; i++) {
-        vi x = vi_load(key + i * (int64_t)sizeof(vi));
-        vi first = is_i4 ? vi_low4(x) : x, second = is_i4 ? vi_high4(x) : x;
+    for (int i = 0; i < 8; i++, q += 4) {
+        vi first[VECTORS], second[VECTORS];
+#pragma GCC unroll 4
+        for (int v = 0; v < VECTORS; v++, key += sizeof(vi)) {
+            vi x = vi_load(key);
+            first[v] = is_i4 ? vi_low4(x) : x;
+            second[v] = is_i4 ? vi_high4(x) : x;
+        }
 #pragma GCC unroll 4
         for (int g = 0; g < group; g++) {
-            const uint8_t *y = q + g * q_bytes + 4 * i;
-            int which = is_i4 ? 0 : i & 1;
-            sum[g][which] = _mm512_dpbusd_epi32(sum[g][which], first, query_dword(y));
-            if (is_i4) sum[g][1] = _mm512_dpbusd_epi32(sum[g][1], second, query_dword(y + CHUNK_BYTES));
+            vi y = query_dword(q + g * q_bytes);
+            vi *to = sum[g];
+#pragma GCC unroll 4
+            for (int v = 0; v < VECTORS; v++) to[v] = _mm512_dpbusd_epi32(to[v], first[v], y);
+            if (!is_i4) continue;
+            y = query_dword(q + g * q_bytes + CHUNK_BYTES);
+#pragma GCC unroll 4
+            for (int v = 0; v < VECTORS; v++) to[v] = _mm512_dpbusd_epi32(to[v], second[v], y);
         }
     }
 }
 #else
-ALWAYS_INLINE void dot_chunk(const uint8_t *key, const uint8_t *q, int64_t q_bytes, vi (*sum)[2],
+ALWAYS_INLINE void dot_chunk(const uint8_t *key, const uint8_t *q, int64_t q_bytes, vi (*sum)[N_SUMS],
                              const bool is_i4, const int group)
 {
     const vi ones = _mm256_set1_epi16(1);
@@ -264,27 +317,58 @@ ALWAYS_INLINE void dot_chunk(const uint8_t *key, const uint8_t *q, int64_t q_byt
 ALWAYS_INLINE void dot_as(const uint8_t *key, int64_t n_bytes, const uint8_t *q, int64_t q_bytes,
                           const int32_t *bias, float *dots, int64_t stride, const bool is_i4, const int group)
 {
-    vi sum[BATCH][2];
+    vi sum[BATCH][N_SUMS];
 #pragma GCC unroll 4
-    for (int g = 0; g < group; g++) sum[g][0] = vi_set1(bias[g]), sum[g][1] = vi_set1(0);
+    for (int g = 0; g < group; g++)
+#pragma GCC unroll 4
+        for (int i = 0; i < N_SUMS; i++) sum[g][i] = vi_set1(i < VECTORS ? bias[g] : 0);
     for (int64_t at = 0; at < n_bytes; at += CHUNK_BYTES) {
         dot_chunk(key, q, q_bytes, sum, is_i4, group);
-        key += 8 * sizeof(vi);
+        key += 8 * VECTORS * sizeof(vi);
         q += is_i4 ? 2 * CHUNK_BYTES : CHUNK_BYTES;
     }
 #pragma GCC unroll 4
-    for (int g = 0; g < group; g++) vf_store(dots + g * stride, vi_float(vi_add(sum[g][0], sum[g][1])));
+    for (int g = 0; g < group; g++) {
+        if (VECTORS == 1) sum[g][0] = vi_add(sum[g][0], sum[g][1]);
+#pragma GCC unroll 4
+        for (int i = 0; i < VECTORS; i++) vf_store(dots + g * stride + i * VW, vi_float(sum[g][i]));
+    }
+}
+
+/* out[i] = from[i * stride + which], i < n. */
+static void take_every(const float *from, int64_t which, int64_t stride, int64_t n, float *out)
+{
+    int64_t i = 0;
+#if defined(HDL_ISA_avx512)
+    __m512i at = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    at = vi_add(_mm512_mullo_epi32(at, vi_set1((int32_t)stride)), vi_set1((int32_t)which));
+    for (; i + VW <= n && stride <= 8; i += VW) {
+        vf x = vf_set1(0);
+        for (int64_t j = 0; j < stride; j++) {
+            __mmask16 is_here = _mm512_cmpeq_epi32_mask(_mm512_srli_epi32(at, 4), vi_set1((int32_t)j));
+            x = _mm512_mask_permutexvar_ps(x, is_here, at, vf_load(from + i * stride + j * VW));
+        }
+        vf_store(out + i, x);
+    }
+#endif
+    for (; i < n; i++) out[i] = from[i * stride + which];
 }
 
 #else
 
+/* out[i] = from[i * stride + which], i < n. */
+static void take_every(const float *from, int64_t which, int64_t stride, int64_t n, float *out)
+{
+    for (int64_t i = 0; i < n; i++) out[i] = from[i * stride + which];
+}
+
 /* Plain: keys and queries as int16, products in the form that compilers turn into vectors. */
-static void gather_keys(const uint8_t *const *row, int64_t offset, int64_t n_bytes, hdl_plane_kind kind,
+static void gather_keys(const tile_rows *rows, int64_t offset, int64_t n_bytes, hdl_plane_kind kind,
                         uint8_t *buffer)
 {
     int16_t *to = (int16_t *)(void *)buffer;
     for (int t = 0; t < VW; t++, to += n_bytes) {
-        const uint8_t *key = row[t] + offset;
+        const uint8_t *key = (rows->stride ? rows->first + t * rows->stride : rows->row[t]) + offset;
         if (kind != HDL_PLANE_KEY_I4) {
             for (int64_t i = 0; i < n_bytes; i++) to[i] = (int8_t)key[i];
             continue;
@@ -325,7 +409,7 @@ ALWAYS_INLINE void dot_as(const uint8_t *key, int64_t n_bytes, const uint8_t *q,
 }
 #endif
 
-/* dots[g * stride + 0..VW) of up to BATCH queries with the gathered keys; bias is -offset * sum of q. */
+/* dots[g * stride + 0..TILE) of up to BATCH queries with the gathered keys; bias is -offset * sum of q. */
 static void dot_batch(const uint8_t *key, int64_t n_bytes, const uint8_t *q, int64_t q_bytes,
                       const int32_t *bias, float *dots, int64_t stride, hdl_plane_kind kind, int group)
 {
