@@ -169,6 +169,43 @@ def test_training_lowers_the_loss_and_the_sidecar_keeps_it():
         distill.CHUNK = old
 
 
+def test_golden_follows_from_the_sidecar_alone():
+    """Keys, queries, scores and lists again from the file's tensors and metadata, in float64 and one token at a time."""
+    from safetensors import safe_open
+    here = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "golden", "distilled-tiny")
+    with safe_open(os.path.join(here, "index.safetensors"), "np") as f, safe_open(os.path.join(here, "golden.safetensors"), "np") as g:
+        m = f.metadata()
+        dim, heads, turn, k = (int(m[x]) for x in ("index_dim", "index_n_heads", "index_rope_dims", "top_k"))
+        sinks, window = int(m["index_sinks"]), int(m["index_window"])
+
+        def rotate(x, t, base):
+            ang = t * float(base) ** (-np.arange(turn // 2) / (turn // 2))
+            a, b = x[:turn // 2].copy(), x[turn // 2:turn].copy()
+            return np.concatenate((a * np.cos(ang) - b * np.sin(ang), b * np.cos(ang) + a * np.sin(ang), x[turn:]))
+
+        def round8(x):
+            s = np.abs(x).max() / 127
+            return np.rint(x / s), s
+        for j, base in enumerate(m["index_rope_base"].split(",")):
+            w = {n: f.get_tensor(f"index.{j}.{n}").astype(np.float64) for n in ("q_proj.weight", "q_bias.weight", "k_proj.weight", "k_norm.weight")}
+            y = g.get_tensor(f"y.{j}").astype(np.float64)
+            keys = []
+            for t in range(len(y)):
+                x = w["k_proj.weight"] @ y[t]
+                keys.append(round8(rotate(x / np.sqrt((x * x).mean() + float(m["index_norm_eps"])) * w["k_norm.weight"], t, base)))
+                assert np.abs(keys[t][0] - g.get_tensor(f"key.{j}")[t]).max() <= 1
+                score = np.full(t + 1, -np.inf)
+                for h in range(heads):
+                    q, s = round8(rotate(w["q_proj.weight"][h * dim:(h + 1) * dim] @ y[t], t, base))
+                    b = w["q_bias.weight"][h] @ y[t]
+                    score = np.maximum(score, [float(m["index_scale"]) * s * ks * (q @ kq) + b for kq, ks in keys])
+                assert np.abs(score - g.get_tensor(f"score.{j}")[t, :t + 1]).max() < 0.05
+                free = [i for i in range(t + 1) if i >= sinks and t - i >= window]
+                ids = sorted(set(range(t + 1)) - set(free) | set(sorted(free, key=lambda i: (-score[i], i))[:k]))
+                want = [i for i in g.get_tensor(f"list.{j}")[t] if i >= 0]
+                assert len(ids) == len(want) and len(set(ids) ^ set(want)) <= 2, (j, t)
+
+
 if __name__ == "__main__":
     for name, fn in list(globals().items()):
         if name.startswith("test_"):
