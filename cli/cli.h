@@ -52,6 +52,9 @@ void cli_close(cli_setup *setup);
 /* Warns when n_tokens is more than the model was trained on. */
 void cli_warn_trained(const cli_setup *setup, int64_t n_tokens);
 
+/* Of the longest preset's name. */
+int cli_preset_width(void);
+
 /* The id that begins a text in this model, where its file says so; else -1. */
 int cli_bos(const heddle_engine *engine, int32_t *bos);
 

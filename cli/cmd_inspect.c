@@ -44,11 +44,11 @@ static heddle_status print_memory_row(const cli_setup *setup, const char *name, 
     heddle_status status = heddle_plan_named(&plan, name);
     if (!status) status = heddle_plan_check(plan, setup->engine);
     if (status) {
-        printf("  %-12s %s\n", name, heddle_last_error());
+        printf("  %-*s %s\n", cli_preset_width(), name, heddle_last_error());
         heddle_plan_free(plan);
         return HEDDLE_OK;
     }
-    printf("  %-12s", name);
+    printf("  %-*s", cli_preset_width(), name);
     for (int i = 0; i < n_contexts && !status; i++) {
         heddle_memory memory = {.struct_size = sizeof memory};
         status = heddle_memory_plan(setup->engine, plan, &setup->session_options, contexts[i], &memory);
@@ -69,8 +69,8 @@ static heddle_status print_memory(const cli_setup *setup)
     enum { N = 5 };
     heddle_status status = HEDDLE_OK;
     heddle_memory memory = {.struct_size = sizeof memory};
-    printf("\nMemory with %s KV: weights, KV and workspace at a context of\n  %-12s",
-           setup->session_options.kv_type, "plan");
+    printf("\nMemory with %s KV: weights, KV and workspace at a context of\n  %-*s",
+           setup->session_options.kv_type, cli_preset_width(), "plan");
     for (int i = 0; i < N; i++) printf("%11s ", names[i]);
     printf("\n");
     for (int32_t i = 0; i < heddle_preset_count() && !status; i++) {

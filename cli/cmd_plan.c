@@ -21,7 +21,7 @@ static int plans(const void *command_options)
         heddle_plan *plan = NULL;
         heddle_status status = heddle_plan_named(&plan, heddle_preset_at(i));
         if (status) return cli_fail(status);
-        printf("%-14s %s\n", heddle_plan_name(plan), heddle_plan_about(plan));
+        printf("%-*s %s\n", cli_preset_width(), heddle_plan_name(plan), heddle_plan_about(plan));
         heddle_plan_free(plan);
     }
     return 0;

@@ -154,6 +154,16 @@ void cli_warn_trained(const cli_setup *setup, int64_t n_tokens)
         term_count(limit, trained), term_count(have, n_tokens));
 }
 
+int cli_preset_width(void)
+{
+    int widest = 0;
+    for (int32_t i = 0; i < heddle_preset_count(); i++) {
+        int n = (int)strlen(heddle_preset_at(i));
+        if (n > widest) widest = n;
+    }
+    return widest;
+}
+
 int cli_bos(const heddle_engine *engine, int32_t *bos)
 {
     int32_t *plain = NULL, *whole = NULL;
