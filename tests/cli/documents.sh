@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# encode, verify, run --mount, --record and --replay, with the model that ships with the repository.
+. "$(dirname "$0")/tap.sh"
+model=$(cd "$(dirname "$0")/../.." && pwd)/models/warp-21m
+fact="The access code of the amber falcon is 48213."
+question=$'Question: What is the access code of the amber falcon?\nAnswer: The access code of the amber falcon is'
+{
+    head -n 60 "$model/README.md"
+    echo "$fact"
+    head -n 40 "$model/samples.md"
+} >"$work/a.txt"
+head -n 80 "$model/samples.md" >"$work/b.txt"
+
+for name in a b; do
+    heddle encode -m "$model" "$work/$name.txt" -o "$work/$name.kv"
+    [ "$code" = 0 ] && [ -s "$work/$name.kv" ] && [ ! -s "$work/out" ]
+    result "encode $name" $?
+done
+says "verify" 'every checksum holds' verify "$work/a.kv" "$work/b.kv"
+
+ask=(run -m "$model" -p "$question" -n 12 --stop $'\n')
+says "a fact of a mounted document" '48213' "${ask[@]}" --mount "$work/b.kv" --mount "$work/a.kv"
+says "in the other order, read densely" '48213' "${ask[@]}" --mount "$work/a.kv" --mount "$work/b.kv" --plan dense
+heddle "${ask[@]}" --mount "$work/b.kv"
+[ "$code" = 0 ] && ! grep -q 48213 "$work/out"
+result "not without its document" $?
+heddle "${ask[@]}" -p "$question" --mount "$work/a.kv"
+[ "$code" = 0 ] && [ "$(grep -c 48213 "$work/out")" = 2 ]
+result "two questions over one mount" $?
+
+heddle "${ask[@]}" --mount "$work/a.kv" --record "$work/lists" && cp "$work/out" "$work/first"
+[ "$code" = 0 ] && grep -qE 'lists$' "$work/err" && [ -s "$work/lists" ]
+result "lists are recorded" $?
+heddle "${ask[@]}" --mount "$work/a.kv" --replay "$work/lists"
+[ "$code" = 0 ] && cmp -s "$work/out" "$work/first"
+result "the answer is reproduced from them" $?
+refused "a document's file as lists" 'does not hold lists' "${ask[@]}" --replay "$work/a.kv"
+refused "two questions and one record" 'go with one -p' "${ask[@]}" -p x --record "$work/lists"
+
+refused "no output" '-o FILE.kv is missing' encode -m "$model" "$work/a.txt"
+refused "no document" 'one document at a time' encode -m "$model" -o "$work/x.kv"
+refused "a text as a document's file" 'does not hold' "${ask[@]}" --mount "$work/a.txt"
+refused "another KV type" 'the session has i8 rows' "${ask[@]}" --mount "$work/a.kv" --kv i8
+refused "with --session" 'cannot be saved' "${ask[@]}" --mount "$work/a.kv" --session "$work/s"
+cp "$work/a.kv" "$work/flipped.kv"
+printf '\001' | dd of="$work/flipped.kv" bs=1 seek=$(($(stat -c %s "$work/a.kv") / 2)) conv=notrunc 2>/dev/null
+refused "verify: a flipped byte" 'checksum' verify "$work/flipped.kv"
+heddle "${ask[@]}" --mount "$work/flipped.kv" --plan dense
+[ "$code" = 2 ] && grep -q 'do not have their checksum' "$work/err"
+result "reading a flipped page" $?
+head -c 100000 "$work/a.kv" >"$work/cut.kv"
+refused "a file cut short" 'its header says' verify "$work/cut.kv"
+finish
