@@ -13,6 +13,8 @@
 static const cli_option common_options[] = {
     {"model", 'm', CLI_TEXT, "MODEL", NULL, "a .gguf file, or a folder with config.json and safetensors",
      offsetof(cli_common, model), 0, 0, CLI_GROUP_MODEL},
+    {"index", 0, CLI_TEXT, "FILE", NULL, "a learned index for the model, which --plan distilled routes by",
+     offsetof(cli_common, index), 0, 0, CLI_GROUP_MODEL},
     {"plan", 0, CLI_TEXT, "PLAN", NULL,
      "a plan's name or file ('heddle plans' lists them), with changes: anchor:top_k=256,window=64 "
      "(default: the model's own, mostly dense)",

@@ -118,6 +118,7 @@ int cli_open(cli_setup *setup, const cli_common *common)
     heddle_engine_options options;
     heddle_engine_options_default(&options);
     options.n_threads = (int32_t)common->n_threads;
+    options.index_path = common->index;
     heddle_status status = common->plan ? heddle_plan_named(&setup->plan, common->plan) : HEDDLE_OK;
     if (!status) status = heddle_engine_open(&setup->engine, common->model, &options);
     if (!status && !setup->plan) status = heddle_plan_default(&setup->plan, setup->engine);

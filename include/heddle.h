@@ -67,6 +67,9 @@ typedef struct heddle_engine heddle_engine;
 typedef struct heddle_engine_options {
     uint32_t struct_size;
     int32_t n_threads; /* 0 = HEDDLE_THREADS, else all processors */
+    /* a learned index for a model that has none (docs/training.md, "The sidecar"), for plans that route by
+     * "index"; refused unless it was made for this very model file. NULL = none */
+    const char *index_path;
 } heddle_engine_options;
 void heddle_engine_options_default(heddle_engine_options *options);
 

@@ -217,7 +217,7 @@ typedef struct hdl_complement_args {
  *   STRIDE   1 where (e + list) % stride == 0, else -inf;   POWERS  1 where the distance in blocks from
  *            the row's own block is a power of two, else -inf
  * Integer planes multiply q rounded to int8 (one scale a row and head), exactly, and round once:
- * s = (float)dot * (k_scale * q_scale * scale). Then over the heads of the list:
+ * s = (float)dot * (k_scale * q_scale * scale) + bias. Then over the heads of the list:
  *   LOGIT  reduce s_h[e];   MASS  reduce n_e exp(s_h[e]) / sum_e' n_e' exp(s_h[e']), n_e the block's
  *   tokens; the sum in the order of e, cut and merged at multiples of HDL_KV_STRIDE entries.
  * With candidates (token planes only) entry i is step i of the row's candidate list: the walk of its
@@ -239,6 +239,8 @@ typedef struct hdl_score_args {
     int64_t max_q_len, max_kv_len; /* over the sequences (for sizes at compile: the limits) */
     const float *q;                /* [n_rows, n_heads, head_dim], row stride q_stride */
     int64_t q_stride;
+    bool has_bias;
+    const float *bias; /* [n_rows, n_heads] added to the scores of a row's head (DOT of integer planes); or NULL */
     float scale;
     hdl_score_rule rule;
     hdl_plane_kind plane; /* NONE for HASH, STRIDE, POWERS */

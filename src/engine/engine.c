@@ -5,6 +5,7 @@
 #include "base/mem.h"
 #include "base/pool.h"
 #include "engine/engine_int.h"
+#include "model/index_file.h"
 #include "plan/presets.h"
 
 const char *heddle_version(void)
@@ -103,6 +104,8 @@ heddle_status heddle_engine_open(heddle_engine **out, const char *model_path,
     if (!engine) return HEDDLE_E_NOMEM;
     engine->n_threads = n_threads ? n_threads : hdl_default_threads();
     heddle_status status = hdl_model_open(&engine->model, model_path);
+    const char *index_path = options && options->struct_size >= sizeof *options ? options->index_path : NULL;
+    if (!status && index_path) status = hdl_model_attach_index(engine->model, model_path, index_path);
     if (!status) status = take_census(engine);
     if (status) {
         heddle_engine_close(engine);

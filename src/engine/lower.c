@@ -74,19 +74,24 @@ static heddle_status add_output(const lowering *at, hdl_buffer in, const hdl_ten
     return add_norm(at, HDL_BUF_NORMED, at->x, at->x, post_norm, 1, at->facts->hidden_size);
 }
 
-static heddle_status add_rope(const lowering *at, hdl_buffer buffer, int32_t n_heads)
+static heddle_status add_rope_table(const lowering *at, int32_t table, hdl_buffer buffer, int32_t n_heads,
+                                    int32_t head_dim)
 {
-    int32_t table = at->facts->layers[at->layer].rope;
     const hdl_rope_facts *rope = &at->facts->ropes[table];
     if (rope->style == HDL_ROPE_NONE) return HEDDLE_OK;
     hdl_step step = new_step(at, HDL_OP_ROPE, buffer, buffer);
     step.rope = table;
     step.u.rope = (hdl_rope_args){.n_heads = n_heads,
-                                  .head_dim = at->facts->head_dim,
+                                  .head_dim = head_dim,
                                   .dim = rope->dim,
                                   .is_pairs = rope->style == HDL_ROPE_PAIRS,
-                                  .x_stride = (int64_t)n_heads * at->facts->head_dim};
+                                  .x_stride = (int64_t)n_heads * head_dim};
     return hdl_schedule_add(at->schedule, &step);
+}
+
+static heddle_status add_rope(const lowering *at, hdl_buffer buffer, int32_t n_heads)
+{
+    return add_rope_table(at, at->facts->layers[at->layer].rope, buffer, n_heads, at->facts->head_dim);
 }
 
 static heddle_status add_append(const lowering *at)
@@ -103,6 +108,43 @@ static heddle_status add_append(const lowering *at)
                                       .v_stride = (int64_t)facts->n_kv_heads * facts->v_head_dim,
                                       .kv = {.dtype = at->schedule->limits.kv_dtype}};
     return hdl_schedule_add(at->schedule, &step);
+}
+
+/* The rows of K_INDEX into the plane of index keys of the layer's cache. */
+static heddle_status add_index_plane(const lowering *at)
+{
+    int32_t dim = at->facts->index.dim;
+    hdl_step step = new_step(at, HDL_OP_SUMMARISE, HDL_BUF_K_INDEX, HDL_BUF_NONE);
+    step.group = at->facts->layers[at->layer].cache_group;
+    step.layer_in_group = at->schedule->layer_in_group[at->layer];
+    step.u.summarise = (hdl_summarise_args){
+        .kind = HDL_PLANE_INDEX,
+        .block_size = 1,
+        .x_stride = dim,
+        .kv = {.dtype = at->schedule->limits.kv_dtype, .plane = {{.n_heads = 1, .dim = dim}}}};
+    return hdl_schedule_add(at->schedule, &step);
+}
+
+/* An index file's queries, their bias and keys, from what the layer's projections read (still in NORMED). */
+static heddle_status lower_layer_index(const lowering *at, const hdl_layer_weights *w)
+{
+    const hdl_index_facts *index = &at->facts->index;
+    int32_t rope = at->facts->layers[at->layer].index_rope;
+    part parts[3] = {{&w->index_q, NULL, HDL_BUF_Q_INDEX, false},
+                     {&w->index_bias, NULL, HDL_BUF_INDEX_BIAS, false},
+                     {&w->index_k, NULL, HDL_BUF_K_INDEX, false}};
+    HDL_TRY(add_linear(at, HDL_BUF_NORMED, parts, 3));
+    hdl_step norm = new_step(at, HDL_OP_NORM, HDL_BUF_K_INDEX, HDL_BUF_K_INDEX);
+    norm.u.norm = (hdl_norm_args){.n_rows = 1,
+                                  .n_cols = index->dim,
+                                  .x_stride = index->dim,
+                                  .weight = w->index_k_norm.data,
+                                  .eps = index->norm_eps,
+                                  .out_stride = index->dim};
+    HDL_TRY(hdl_schedule_add(at->schedule, &norm));
+    HDL_TRY(add_rope_table(at, rope, HDL_BUF_Q_INDEX, index->n_heads, index->dim));
+    HDL_TRY(add_rope_table(at, rope, HDL_BUF_K_INDEX, 1, index->dim));
+    return add_index_plane(at);
 }
 
 static heddle_status lower_layer(const lowering *at)
@@ -128,6 +170,8 @@ static heddle_status lower_layer(const lowering *at)
         HDL_TRY(add_append(at));
         HDL_TRY(hdl_lower_summaries(at->schedule, at->layer));
     }
+    if (facts->layers[at->layer].has_index && hdl_schedule_keeps(at->schedule, at->layer, HDL_PLANE_INDEX))
+        HDL_TRY(lower_layer_index(at, w));
     HDL_TRY(hdl_lower_attention(at->schedule, at->layer));
     HDL_TRY(add_output(at, HDL_BUF_ATTN, &w->wo, &w->bo, &w->post_attn_norm));
     HDL_TRY(add_norm(at, at->x, HDL_BUF_NONE, HDL_BUF_NORMED, &w->ffn_norm, 1, facts->hidden_size));
@@ -153,18 +197,9 @@ static heddle_status add_index(const lowering *at, const hdl_tensor *w, const hd
 
 static heddle_status lower_index_keys(const lowering *at)
 {
-    const hdl_index_facts *index = &at->facts->index;
     const hdl_shared_weights *w = &at->model->shared;
     HDL_TRY(add_index(at, &w->index_k, &w->index_k_norm, HDL_BUF_K_INDEX));
-    hdl_step step = new_step(at, HDL_OP_SUMMARISE, HDL_BUF_K_INDEX, HDL_BUF_NONE);
-    step.group = at->facts->layers[at->layer].cache_group;
-    step.layer_in_group = at->schedule->layer_in_group[at->layer];
-    step.u.summarise = (hdl_summarise_args){
-        .kind = HDL_PLANE_INDEX,
-        .block_size = 1,
-        .x_stride = index->dim,
-        .kv = {.dtype = at->schedule->limits.kv_dtype, .plane = {{.n_heads = 1, .dim = index->dim}}}};
-    return hdl_schedule_add(at->schedule, &step);
+    return add_index_plane(at);
 }
 
 /* K and V of the shared state into the cache of the first cross layer; from here on rows are gathered. */
@@ -203,7 +238,10 @@ static void book_buffers(hdl_schedule *schedule)
     hdl_schedule_book(schedule, HDL_BUF_UP, rows * facts->n_ff);
     if (hdl_schedule_keeps(schedule, HDL_MIN(facts->cross_from, facts->n_layers - 1), HDL_PLANE_INDEX)) {
         hdl_schedule_book(schedule, HDL_BUF_K_INDEX, rows * facts->index.dim);
-        hdl_schedule_book(schedule, HDL_BUF_Q_INDEX, last * facts->index.dim);
+        int64_t n_queries = HDL_MAX(facts->index.n_heads, 1),
+                q_rows = facts->index.is_of_layers ? rows : last;
+        hdl_schedule_book(schedule, HDL_BUF_Q_INDEX, q_rows * n_queries * facts->index.dim);
+        hdl_schedule_book(schedule, HDL_BUF_INDEX_BIAS, facts->index.is_of_layers ? rows * n_queries : 0);
     }
     hdl_schedule_book(schedule, HDL_BUF_LAST, last * facts->hidden_size);
     hdl_schedule_book(schedule, HDL_BUF_LOGITS, last * facts->n_vocab);

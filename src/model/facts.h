@@ -27,6 +27,8 @@ typedef struct hdl_layer_facts {
     bool has_qk_norm;    /* RMS norm of each q head (and k head, where it has K) before RoPE */
     int32_t cache_group; /* index into hdl_model_facts.groups of the cache that kv_source lives in */
     int32_t rope;        /* index into hdl_model_facts.ropes */
+    bool has_index;      /* an index file gives this layer keys and queries (facts.index.is_of_layers) */
+    int32_t index_rope;  /* their rotation */
     hdl_ffn_kind ffn;
 } hdl_layer_facts;
 
@@ -45,11 +47,15 @@ typedef struct hdl_rope_facts {
     float attn_factor;                    /* multiplies cos and sin; 1 normally */
 } hdl_rope_facts;
 
-/* The learned index of the shared state: score of key s for query t = scale * (q_t . k_s). */
+/* A learned index, of the shared state or of single layers: the score of key s for query t is the largest over
+ * heads h of scale * (q_th . k_s) + b_th; the index of a shared state has one head and no b. */
 typedef struct hdl_index_facts {
     int32_t dim;                 /* elements of an index key; 0 = the model has no index */
     float scale;                 /* moves no list; the temperature of its training */
     bool has_k_norm, has_q_norm; /* RMS norms */
+    int32_t n_heads;             /* queries of a token; 0 counts as 1 */
+    bool is_of_layers;           /* from an index file: layers with has_index; their queries have a bias */
+    float norm_eps;              /* of the key norm, for indexes of layers */
     bool is_from_norm;           /* fed by the shared norm's output; else by the shared state itself */
     int32_t n_sink, window;      /* always read */
     int64_t top_k;               /* tokens the model was trained to read */

@@ -56,8 +56,9 @@ static void describe(const hdl_model_facts *facts, hdl_buf *text)
                    (double)facts->norm_offset, facts->act, facts->has_post_norms);
     hdl_buf_printf(text, "\n%d %d %d %d", facts->doc_token, facts->has_doc_resets, facts->has_shared_k_norm,
                    facts->cross_from);
-    hdl_buf_printf(text, "\n%d %a %d %d %d", index->dim, (double)index->scale, index->has_k_norm,
-                   index->has_q_norm, index->is_from_norm);
+    hdl_buf_printf(text, "\n%d %d %a %a %d %d %d %d", index->dim, index->n_heads, (double)index->scale,
+                   (double)index->norm_eps, index->is_of_layers, index->has_k_norm, index->has_q_norm,
+                   index->is_from_norm);
     for (int32_t i = 0; i < facts->n_layers; i++) {
         const hdl_layer_facts *at = &facts->layers[i];
         hdl_buf_printf(text, "\n%d %d %d %d %d %d %d", at->window, at->kv_source, at->has_kv, at->has_qk_norm,

@@ -160,6 +160,7 @@ void hdl_model_close(hdl_model *model)
         for (int64_t i = 0; i < owner->n_vectors; i++) hdl_free(owner->vectors[i]);
         hdl_free(owner->vectors);
         hdl_safetensors_close(owner->safetensors);
+        hdl_safetensors_close(owner->index);
         hdl_gguf_close(owner->gguf);
         hdl_free(owner);
     }

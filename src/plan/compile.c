@@ -20,8 +20,9 @@
 const char *hdl_buffer_name(hdl_buffer buffer)
 {
     static const char *const names[HDL_N_BUFFERS] = {
-        "-",      "x",       "normed", "q",     "k",   "v",       "attn",    "gate",    "up",    "last",
-        "logits", "cos_sin", "mass",   "spare", "lse", "q_index", "k_index", "allowed", "lists", "work"};
+        "-",    "x",       "normed",     "q",       "k",       "v",     "attn",
+        "gate", "up",      "last",       "logits",  "cos_sin", "mass",  "spare",
+        "lse",  "q_index", "index_bias", "k_index", "allowed", "lists", "work"};
     return names[buffer];
 }
 
@@ -322,18 +323,24 @@ static void add_score(hdl_schedule *schedule, hdl_attend_step *attend, const hdl
     int32_t entry = row->is_by_block                ? router->block / row->entries_per_block
                     : row->plane || !row->is_scored ? 1
                                                     : router->block;
-    bool is_index = row->rule == HDL_RULE_INDEX && row->is_scored;
+    bool is_index = row->rule == HDL_RULE_INDEX && row->is_scored,
+         is_of_layer = is_index && facts->index.is_of_layers;
+    int32_t n_queries = HDL_MAX(facts->index.n_heads, 1);
     attend->is_scoring = row->is_scored;
-    attend->score = (hdl_score_args){.n_heads = is_index ? 1 : facts->n_heads,
+    attend->score = (hdl_score_args){.n_heads = is_index ? n_queries : facts->n_heads,
                                      .n_kv_heads = is_index ? 1 : facts->n_kv_heads,
                                      .head_dim = is_index ? facts->index.dim : facts->head_dim,
                                      .n_lists = list->n_lists,
-                                     .q_stride = is_index ? facts->index.dim : attend->args.q_stride,
-                                     .scale = is_index ? 1 : facts->attn_scale,
-                                     .rule = row->rule,
+                                     .q_stride = is_index ? n_queries * facts->index.dim
+                                                          : attend->args.q_stride,
+                                     .scale = is_of_layer ? facts->index.scale
+                                              : is_index  ? 1
+                                                          : facts->attn_scale,
+                                     .rule = is_of_layer ? HDL_RULE_DOT : row->rule,
+                                     .has_bias = is_of_layer,
                                      .plane = row->plane,
                                      .measure = router->measure,
-                                     .reduce = router->heads,
+                                     .reduce = is_of_layer ? HDL_REDUCE_MAX : router->heads,
                                      .block_size = entry,
                                      .stride = router->stride,
                                      .seed = router->seed,

@@ -232,6 +232,8 @@ static void make_lists(const hdl_schedule *schedule, const hdl_attend_step *at, 
         score.max_q_len = span->max_q_len;
         score.max_kv_len = span->max_kv_len;
         score.q += span->first_row * score.q_stride;
+        if (score.has_bias)
+            score.bias = hdl_schedule_at(schedule, HDL_BUF_INDEX_BIAS) + span->first_row * score.n_heads;
         score.score = scores;
         score.score_stride = span->mass_stride;
         if (score.has_candidates) score.candidates = &candidates;

@@ -25,6 +25,11 @@ static heddle_status add_need(hdl_schedule *schedule, const hdl_plan *plan, int3
         return HDL_FAIL(HEDDLE_E_UNSUPPORTED,
                         "plan %s: layer %d reads the summary %s, which this model does not have", plan->name,
                         layer, hdl_plane_name(need.kind));
+    if (need.kind == HDL_PLANE_INDEX && schedule->facts->index.is_of_layers &&
+        !schedule->facts->layers[layer].has_index)
+        return HDL_FAIL(HEDDLE_E_UNSUPPORTED,
+                        "plan %s: layer %d routes by an index, which the index file does not give it",
+                        plan->name, layer);
     for (int32_t i = 0; i < *n; i++)
         if (planes[i].kind == need.kind && planes[i].block_size == need.block_size) return HEDDLE_OK;
     if (*n == HDL_KV_MAX_PLANES)

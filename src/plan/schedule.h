@@ -42,7 +42,8 @@ typedef enum hdl_buffer { /* activations; names as in `explain` */
                           HDL_BUF_MASS,    /* [tile rows, lists, context] */
                           HDL_BUF_SPARE, /* [rows, n_heads, v_head_dim] of a pass that only observes, a partial */
                           HDL_BUF_LSE,     /* [2, rows, n_heads] of a list's partial and its complement's */
-                          HDL_BUF_Q_INDEX, /* [rows, index_dim] queries of the model's own index */
+                          HDL_BUF_Q_INDEX, /* [rows, index heads, index_dim] queries of the model's index */
+                          HDL_BUF_INDEX_BIAS, /* [rows, index heads] added to their scores */
                           HDL_BUF_K_INDEX, /* [rows, index_dim] its keys */
                           HDL_BUF_ALLOWED, /* [context] tokens that are not hidden, [logit rows] counts */
                           HDL_BUF_LISTS,   /* the slots: ids and counts */

@@ -259,8 +259,9 @@ static void score_list(void *arg, int64_t task, int thread)
                 kv_head = (int32_t)((int64_t)head * args->n_kv_heads / args->n_heads);
         query q = {.q = args->q + row * args->q_stride + (int64_t)head * args->head_dim};
         q.scale = quantise_i8(q.q, q.q8, args->head_dim);
+        float bias = args->bias ? args->bias[row * args->n_heads + head] : 0;
         for (int64_t e = 0; e < n; e++)
-            s[e] = entry_score(args, &seq->kv, &q, kv_head, walk.ids ? walk_token(&walk, e) : e);
+            s[e] = entry_score(args, &seq->kv, &q, kv_head, walk.ids ? walk_token(&walk, e) : e) + bias;
         reduce_head(args, s, n, n_heads, h == 0, out);
     }
 }

@@ -299,7 +299,7 @@ static void multiply_piece(const score_unit *unit, int64_t begin, int64_t n, flo
 /* Products become scores; the largest of the first n_own is returned, and the rest of their last vector
  * is -inf. */
 static float shape_scores(const score_unit *unit, int64_t n, int64_t n_own, const float *k_scale,
-                          float q_scale, float *s)
+                          float q_scale, float bias, float *s)
 {
     bool is_pairs = unit->args->rule == HDL_RULE_PAIRS;
     vf top = vf_set1(-INFINITY);
@@ -307,7 +307,7 @@ static float shape_scores(const score_unit *unit, int64_t n, int64_t n_own, cons
         vf x = vf_load(s + i), scale = vf_set1(q_scale);
         if (is_pairs) x = vf_add(x, vf_load(s + i + 1));
         if (k_scale) scale = vf_mul(vf_load(k_scale + i), scale);
-        x = vf_mul(x, scale);
+        x = vf_add(vf_mul(x, scale), vf_set1(bias));
         if (i + VW > n_own) x = vf_keep(x, 0, n_own - i);
         vf_store(s + i, x);
         top = vf_max(x, top);
@@ -352,7 +352,10 @@ static void score_piece(const score_unit *unit, int64_t piece, int64_t slot)
         if (is_integer(args) && query % per_head == 0)
             find_scales(unit, begin, n, unit->first_kv_head + head, k_scale);
         int64_t n_own = n_in_piece(unit, piece, r);
-        float top = shape_scores(unit, n, n_own, is_integer(args) ? k_scale : NULL, unit->q_scale[query], x);
+        int64_t q_head = (unit->first_kv_head + head) * (int64_t)unit->group + query % unit->group;
+        float bias = args->bias ? args->bias[(unit->row + r) * args->n_heads + q_head] : 0;
+        float top = shape_scores(unit, n, n_own, is_integer(args) ? k_scale : NULL, unit->q_scale[query],
+                                 bias, x);
         if (!is_mass(args)) continue;
         max[query] = top;
         sum[query] = weigh_scores(x, n_own, top);
