@@ -236,7 +236,10 @@ static void book_buffers(hdl_schedule *schedule)
     hdl_schedule_book(schedule, HDL_BUF_ATTN, rows * facts->n_heads * facts->v_head_dim);
     hdl_schedule_book(schedule, HDL_BUF_GATE, rows * facts->n_ff);
     hdl_schedule_book(schedule, HDL_BUF_UP, rows * facts->n_ff);
-    if (hdl_schedule_keeps(schedule, HDL_MIN(facts->cross_from, facts->n_layers - 1), HDL_PLANE_INDEX)) {
+    bool has_index = false;
+    for (int32_t layer = 0; layer < facts->n_layers; layer++)
+        has_index |= hdl_schedule_keeps(schedule, layer, HDL_PLANE_INDEX);
+    if (has_index) {
         hdl_schedule_book(schedule, HDL_BUF_K_INDEX, rows * facts->index.dim);
         int64_t n_queries = HDL_MAX(facts->index.n_heads, 1),
                 q_rows = facts->index.is_of_layers ? rows : last;

@@ -1,5 +1,5 @@
 /* order.c - every step declares what it reads and writes; a schedule whose steps read what no step before them
- * wrote is refused before it runs.
+ * wrote, or write where no memory is booked, is refused before it runs.
  *
  * What can be read: activations (buffers), the KV rows of a layer, its summaries, the list slots of a route. Rows of
  * tokens that were read in an earlier forward are there already; this looks at the new rows of one forward. */
@@ -26,6 +26,17 @@ static heddle_status refuse(const hdl_step *step, const char *what)
 {
     return HDL_FAIL(HEDDLE_E_INVALID, "schedule: step %s of layer %d reads %s before any step writes it",
                     hdl_op_name(step->op), step->layer, what);
+}
+
+/* A buffer that nobody booked would lie on its neighbour. */
+static heddle_status check_booked(const hdl_schedule *schedule, const hdl_step *step)
+{
+    for (int i = 0; i < HDL_LINEAR_MAX_PARTS && step->out[i]; i++)
+        if (!schedule->buffer_bytes[step->out[i]])
+            return HDL_FAIL(HEDDLE_E_INVALID,
+                            "schedule: step %s of layer %d writes %s, for which no memory is booked",
+                            hdl_op_name(step->op), step->layer, hdl_buffer_name(step->out[i]));
+    return HEDDLE_OK;
 }
 
 static heddle_status check_buffer(const written *at, const hdl_step *step, hdl_buffer buffer)
@@ -86,6 +97,7 @@ heddle_status hdl_schedule_check_order(const hdl_schedule *schedule)
     for (int32_t i = 0; i < schedule->n_steps; i++) {
         /* the rows whose logits are wanted are gathered between the two parts */
         if (i == schedule->n_lower_steps) at.buffers |= (uint32_t)1 << HDL_BUF_LAST;
+        HDL_TRY(check_booked(schedule, &schedule->steps[i]));
         HDL_TRY(check_step(&at, &schedule->steps[i]));
         note_writes(&at, &schedule->steps[i]);
     }

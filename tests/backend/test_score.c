@@ -11,6 +11,7 @@ typedef struct score_case {
     int64_t q_len, kv_len;
     int32_t candidate_block; /* 0 = all entries; 1 = tokens; else blocks */
     bool has_lists;          /* candidates by list */
+    bool has_bias;
 } score_case;
 
 #define KEYS4      HDL_RULE_DOT, HDL_PLANE_KEY_I4
@@ -41,6 +42,14 @@ static const score_case cases[] = {
     {"index", HDL_RULE_INDEX, HDL_PLANE_INDEX, LOGIT_MEAN, 1, 1, 64, 1, 1, 8, .q_len = 1, .kv_len = 1500},
     {"index rows", HDL_RULE_INDEX, HDL_PLANE_INDEX, LOGIT_MEAN, 1, 1, 64, 1, 1, 8, .q_len = 11,
      .kv_len = 300},
+    {"index of a layer", HDL_RULE_DOT, HDL_PLANE_INDEX, LOGIT_MAX, 4, 1, 64, 1, 1, 8, .q_len = 1,
+     .kv_len = 1500, .has_bias = true},
+    {"index of a layer, rows", HDL_RULE_DOT, HDL_PLANE_INDEX, LOGIT_MAX, 4, 1, 64, 1, 1, 8, .q_len = 37,
+     .kv_len = 600, .has_bias = true},
+    {"index of a layer, eight queries", HDL_RULE_DOT, HDL_PLANE_INDEX, LOGIT_MAX, 8, 1, 64, 1, 1, 6,
+     .q_len = 5, .kv_len = 300, .has_bias = true},
+    {"keys8 with bias by list", KEYS8, MASS_MAX, 6, 3, 64, 3, 1, 6, .q_len = 9, .kv_len = 300,
+     .has_bias = true},
     {"means", HDL_RULE_DOT, HDL_PLANE_MEAN, LOGIT_SUM, 9, 3, 64, 1, 16, 8, .q_len = 1, .kv_len = 5003},
     {"means by list", HDL_RULE_DOT, HDL_PLANE_MEAN, LOGIT_MEAN, 9, 3, 64, 3, 64, 6, .q_len = 5,
      .kv_len = 800},
@@ -79,7 +88,7 @@ typedef struct score_setup {
     hdl_attend_seq seq;
     hdl_selection candidates;
     hdl_score_args args;
-    float *q;
+    float *q, *bias;
 } score_setup;
 
 /* Ascending ids, about a third of the units, the last one always; past the row's end too. */
@@ -121,6 +130,8 @@ static void open_setup(score_setup *setup, const score_case *c)
     int64_t stride = (int64_t)c->n_heads * c->head_dim + 7;
     setup->q = must_alloc(c->q_len * stride * 4);
     fill_random(setup->q, c->q_len * stride, &random);
+    setup->bias = must_alloc(c->q_len * c->n_heads * 4);
+    fill_random(setup->bias, c->q_len * c->n_heads, &random);
     setup->args = (hdl_score_args){.n_rows = c->q_len,
                                    .n_seqs = 1,
                                    .n_heads = c->n_heads,
@@ -132,6 +143,8 @@ static void open_setup(score_setup *setup, const score_case *c)
                                    .max_kv_len = c->kv_len,
                                    .q = setup->q,
                                    .q_stride = stride,
+                                   .has_bias = c->has_bias,
+                                   .bias = c->has_bias ? setup->bias : NULL,
                                    .scale = 0.4f,
                                    .rule = c->rule,
                                    .plane = c->plane,
@@ -151,6 +164,7 @@ static void close_setup(score_setup *setup)
     free(setup->candidates.ids);
     free(setup->candidates.counts);
     free(setup->q);
+    free(setup->bias);
 }
 
 /* Scores [n_rows, n_lists, stride], 0xff where nothing was written; scratch is 0xff before, and of exactly
@@ -234,6 +248,7 @@ static void test_same_bits(void **state)
             assert_memory_equal(all, again, (size_t)(args.n_rows * row_floats) * 4);
             setup.seq.q_len = setup.args.n_rows = setup.args.max_q_len = 1; /* the last row */
             setup.args.q += last * args.q_stride;
+            if (setup.args.bias) setup.args.bias += last * args.n_heads;
             setup.candidates.ids += last * setup.candidates.n_lists * setup.candidates.n_ids_max;
             setup.candidates.counts += last * setup.candidates.n_lists;
             float *alone = scores_of(&setup, impls[k], 2);
