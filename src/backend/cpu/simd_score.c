@@ -7,8 +7,8 @@
  * depend on its own entries alone: not on threads, nor on the other rows of the call.
  *
  *   one row per sequence    threads take pieces; scratch [pieces][n_heads][PIECE], the score row of op.h
- *   many rows               threads take ROWS rows, a KV head at a time, so that the turned keys serve
- *                           ROWS * group heads; scratch [pieces][ROWS * group][PIECE] a thread
+ *   many rows               threads take a few rows, a KV head at a time, so that the turned keys serve
+ *                           about MANY_QUERIES heads; scratch [pieces][rows * group][PIECE] a thread
  *
  * Bytes and operations for one token of 9 heads and 3 KV heads of 64 in 4 bits: 108 bytes; with 16 lanes
  * and VNNI 9 multiply-adds, 8 loads and shuffles and 3 masks to turn, 7 for the exponentials: about 30. */
@@ -22,7 +22,8 @@
 enum {
     PIECE = HDL_KV_STRIDE,
     PITCH = PIECE + 16,
-    ROWS = 4,
+    ROWS = 8,
+    MANY_QUERIES = 16,
     TASK_PIECES = 4,
     LANES = 16,
     LINE = 64,
@@ -99,10 +100,17 @@ static unit_layout one_layout(const hdl_score_args *args, int n_threads, int64_t
     return lay_out(args, args->n_heads, is_mass(args) ? n_pieces : n_threads, n_pieces);
 }
 
+/* Rows of a task where there are many. */
+static int32_t rows_at_once(const hdl_score_args *args)
+{
+    int32_t rows = MANY_QUERIES / (args->n_heads / args->n_kv_heads);
+    return args->has_candidates ? 1 : HDL_MIN(HDL_MAX(rows, 1), (int32_t)ROWS);
+}
+
 static unit_layout many_layout(const hdl_score_args *args, int64_t n_pieces)
 {
-    return lay_out(args, ROWS * (int64_t)args->n_heads / args->n_kv_heads, is_mass(args) ? n_pieces : 1,
-                   n_pieces);
+    return lay_out(args, rows_at_once(args) * (int64_t)args->n_heads / args->n_kv_heads,
+                   is_mass(args) ? n_pieces : 1, n_pieces);
 }
 
 /* Pieces of the longest row, at least 1. */
@@ -406,18 +414,18 @@ static void reduce_heads(const score_unit *unit, int64_t piece, const float *s, 
                  piece * PIECE;
     const float *factor = unit->max + (is_mass(args) ? piece * padded_queries(unit) : 0);
     for (int64_t i = 0; i < n; i += VW) {
-        float old[VW] = {0};
-        size_t bytes = (size_t)HDL_MIN(n - i, (int64_t)VW) * sizeof *old;
-        if (!is_first) memcpy(old, out + i, bytes);
-        vf x = is_max && is_first ? vf_set1(-INFINITY) : vf_load(old);
+        float last[VW] = {0}, *at = out + i;
+        bool is_part = i + VW > n;
+        if (is_part) at = memcpy(last, at, (size_t)(n - i) * sizeof *at);
+        vf x = is_first ? vf_set1(is_max ? -INFINITY : 0) : vf_load(at);
         for (int32_t head = from; head < to; head++)
             for (int32_t g = 0; g < unit->group; g++) {
                 int32_t query = head * per_head + r * unit->group + g;
                 vf y = vf_load(s + query * PITCH + i), f = vf_set1(factor[query]);
                 x = is_max ? vf_max(vf_mul(y, f), x) : vf_fma(y, f, x);
             }
-        vf_store(old, x);
-        memcpy(out + i, old, bytes);
+        vf_store(at, x);
+        if (is_part) memcpy(out + i, last, (size_t)(n - i) * sizeof *at);
     }
 }
 
@@ -538,8 +546,7 @@ static void score_rows(void *arg, int64_t task, int thread)
 
 static void score_many(const hdl_launch *launch, const hdl_score_args *args)
 {
-    many_call call = {args, launch->workspace, many_layout(args, most_pieces(args)),
-                      args->has_candidates ? 1 : ROWS};
+    many_call call = {args, launch->workspace, many_layout(args, most_pieces(args)), rows_at_once(args)};
     int64_t n_tasks = 0;
     for (int32_t s = 0; s < args->n_seqs; s++) n_tasks += count_tasks(&call, &args->seqs[s]);
     hdl_parallel_for(launch->n_threads, n_tasks, score_rows, &call);
