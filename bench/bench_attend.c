@@ -362,18 +362,20 @@ static void bench_select(const hdl_impl *impl, int n_threads, int64_t n_rows, in
                             .n_sink = 4,
                             .window = 128,
                             .out = &out};
+    hdl_launch launch = {.n_threads = n_threads};
+    launch.workspace = must_alloc(impl->workspace ? impl->workspace(&args, n_threads) : 0);
     double times[REPEATS];
     for (int i = -1; i < REPEATS; i++) {
         int calls = n_rows == 1 ? 50 : 1;
         double start = now_us();
-        for (int k = 0; k < calls; k++)
-            impl->launch(&(hdl_launch){.n_threads = n_threads, .workspace = NULL}, &args);
+        for (int k = 0; k < calls; k++) impl->launch(&launch, &args);
         if (i >= 0) times[i] = (now_us() - start) / calls;
     }
     double us = percentile(times, 50);
     printf("select %lld x %lld of %lld,%s,%d,%.1f,%.1f,%.1f,%.1f,,,\n", (long long)n_rows, (long long)top_k,
            (long long)n, impl->name, n_threads, us, percentile(times, 10), percentile(times, 90),
            (double)(n_rows * n) * 4e-3 / us);
+    free(launch.workspace);
     free(score);
     free(out.ids);
     free(out.counts);

@@ -240,7 +240,8 @@ typedef struct hdl_score_args {
     const float *q;                /* [n_rows, n_heads, head_dim], row stride q_stride */
     int64_t q_stride;
     bool has_bias;
-    const float *bias; /* [n_rows, n_heads] added to the scores of a row's head (DOT of integer planes); or NULL */
+    const float
+        *bias; /* [n_rows, n_heads] added to the scores of a row's head (DOT of integer planes); or NULL */
     float scale;
     hdl_score_rule rule;
     hdl_plane_kind plane; /* NONE for HASH, STRIDE, POWERS */
@@ -275,12 +276,15 @@ typedef struct hdl_pool_args {
  *   TOP_P      scores are masses a_1 >= a_2 >= ..., made shares of the row's total, the forced counted
  *              first: C_0 = their share, C_r = C_0 + a_1 + .. + a_r. p_rule says what stays:
  *              INCLUSIVE C_{r-1} <= p, STRICT C_{r-1} < p, PLUS_ONE #{C_r <= p} + 1, EXCLUSIVE C_r <= p;
- *              at most top_k of them (top_k 0 = no limit). Sums are float64 in the order of r.
+ *              at most top_k of them (top_k 0 = no limit). Sums are whole numbers, so that no order or cut
+ *              of the row changes them: a mass counts in units of 2^-38 of the power of two below the
+ *              row's largest, rounded down; the share C_r is one division, rounded to f32.
  *   THRESHOLD  score > threshold; at most top_k of them, the largest (0 = no limit)
  * ids = forced and chosen, ascending, unique. A row with n_visible <= dense_below keeps everything, as
  * does TOP_K where no more than top_k units are unforced.
  * With candidates: unit i is step i of the row's candidate list (block_size 1), forced steps are the
- * first n_sink and the last `window` steps, and the tokens that they stand for are written. */
+ * first n_sink and the last `window` steps, and the tokens that they stand for are written.
+ * `guess` only saves time: the lists are the same whatever it holds. */
 typedef enum hdl_select_kind { HDL_SELECT_TOP_K = 0, HDL_SELECT_TOP_P, HDL_SELECT_THRESHOLD } hdl_select_kind;
 typedef enum hdl_p_rule { HDL_P_INCLUSIVE = 0, HDL_P_STRICT, HDL_P_PLUS_ONE, HDL_P_EXCLUSIVE } hdl_p_rule;
 typedef struct hdl_select_args {
@@ -299,7 +303,9 @@ typedef struct hdl_select_args {
     int64_t dense_below;    /* tokens */
     bool has_candidates;
     const hdl_selection *candidates; /* n_rows lists, n_lists or one a row; or NULL */
-    hdl_selection *out;              /* n_ids_max: enough for forced and chosen */
+    float *guess;       /* [n_rows, n_lists] or NULL: a score that a few more than top_k reached in a similar
+                   * row (NaN: not known); replaced by one for the next call */
+    hdl_selection *out; /* n_ids_max: enough for forced and chosen */
 } hdl_select_args;
 
 /* MERGE: partials over disjoint sets, one scale and one soft cap, into one (lse-merge):

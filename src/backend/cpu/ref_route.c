@@ -333,31 +333,25 @@ static int64_t count_at_least(const float *score, int64_t begin, int64_t end, ui
 static int64_t count_for_share(const hdl_select_args *args, const float *score, const unit_range *at,
                                float *sorted)
 {
-    int64_t n = at->end - at->begin;
-    double total = 0, share = 0;
+    int64_t n = at->end - at->begin, total = 0, share = 0, m = 0;
+    double scale = mass_scale(score, at->n);
     for (int64_t i = 0; i < at->n; i++) {
-        double x = score[i] > 0 ? score[i] : 0;
-        total += x;
-        if (i < at->begin || i >= at->end) share += x;
+        total += mass_units(score[i], scale);
+        if (i < at->begin || i >= at->end) share += mass_units(score[i], scale);
     }
-    if (!(total > 0)) return 0;
+    if (!total) return 0;
     for (int64_t i = 0; i < n; i++) { /* insertion into descending order: slow and plain */
         float x = isnan(score[at->begin + i]) ? -INFINITY : score[at->begin + i];
         int64_t to = i;
         for (; to > 0 && sorted[to - 1] < x; to--) sorted[to] = sorted[to - 1];
         sorted[to] = x;
     }
-    int64_t r = 0;
-    for (; r < n; r++) {
-        double before = share / total;
-        share += sorted[r] > 0 ? sorted[r] : 0;
-        double after = share / total;
-        if (args->p_rule == HDL_P_INCLUSIVE && !(before <= args->p)) break;
-        if (args->p_rule == HDL_P_STRICT && !(before < args->p)) break;
-        if (args->p_rule == HDL_P_EXCLUSIVE && !(after <= args->p)) break;
-        if (args->p_rule == HDL_P_PLUS_ONE && !(after <= args->p)) return HDL_MIN(r + 1, n);
+    bool has_room = is_below_p(args, share, total);
+    for (; m < n; m++) {
+        share += mass_units(sorted[m], scale);
+        if (!is_below_p(args, share, total)) break;
     }
-    return r;
+    return count_by_p(args, has_room, m, n);
 }
 
 static int64_t n_chosen(const hdl_select_args *args, const float *score, const unit_range *at, float *sorted)

@@ -31,6 +31,37 @@ static inline unit_range select_range(const hdl_select_args *args, int64_t row, 
     return at;
 }
 
+/* Masses as whole numbers: units(x) = x * scale rounded down, where the largest has 38 bits or 39. The
+ * scale is 0 where nothing has a (finite) mass. */
+static inline double mass_scale(const float *score, int64_t n)
+{
+    float largest = 0;
+    for (int64_t i = 0; i < n; i++) largest = score[i] > largest ? score[i] : largest;
+    return largest > 0 && largest < INFINITY ? ldexp(1.0, 38 - ilogbf(largest)) : 0;
+}
+
+static inline int64_t mass_units(float score, double scale)
+{
+    return score > 0 ? (int64_t)((double)score * scale) : 0;
+}
+
+/* Whether a share of the row's mass leaves room under p, by the rule. */
+static inline bool is_below_p(const hdl_select_args *args, int64_t units, int64_t total)
+{
+    float share = (float)((double)units / (double)total);
+    return args->p_rule == HDL_P_STRICT ? share < args->p : share <= args->p;
+}
+
+/* Units chosen of n, when the shares of the best 1..m leave room. */
+static inline int64_t count_by_p(const hdl_select_args *args, bool has_room, int64_t m, int64_t n)
+{
+    switch (args->p_rule) {
+        case HDL_P_EXCLUSIVE: return m;
+        case HDL_P_PLUS_ONE: return HDL_MIN(m + 1, n);
+        default: return has_room ? HDL_MIN(m + 1, n) : 0; /* the first one over p still counts */
+    }
+}
+
 /* Steps become the tokens they stand for. */
 static inline void select_map(const hdl_select_args *args, const unit_range *at, int32_t *ids, int32_t n)
 {

@@ -4,7 +4,8 @@
  * the scores' order) and then lists, in id order, what lies above it and the first ties. Four passes
  * over the row, no memory in n: the first counts every score in a histogram (a load, a few
  * operations of a vector and an increment each, 4 bytes a score: bound by the increments), the others
- * compare a vector at a time and touch only what matches.
+ * compare a vector at a time and touch only what matches. Where few of many are wanted, a guessed score
+ * (of the row before, or from a sample) cuts the row to a few first, in one pass of comparisons.
  *
  * APPEND converts and scatters rows, MERGE reads every partial once: both are bound by memory. */
 #include "backend/cpu/route_int.h"
@@ -23,6 +24,14 @@ static int32_t key_of(float score)
     score = score == score ? score + 0.0f : -INFINITY;
     memcpy(&u, &score, sizeof u);
     return u ^ (u >> 31 & INT32_MAX);
+}
+
+static float score_of(int32_t key)
+{
+    float score;
+    int32_t u = key ^ (key >> 31 & INT32_MAX);
+    memcpy(&score, &u, sizeof score);
+    return score;
 }
 
 #if defined(HDL_ISA_avx512)
@@ -119,15 +128,14 @@ static void count_top_digits(const float *score, int64_t n, uint32_t bins[2][N_B
 {
     const int shift = 32 - DIGIT_BITS;
     int32_t digit[CHUNK];
-    int64_t i = 0;
-    for (; i + CHUNK <= n; i += CHUNK) {
+    for (int64_t i = 0; i + CHUNK <= n; i += CHUNK) {
         for (int j = 0; j < CHUNK; j += VW) keys_store(score + i + j, digit + j, shift);
         for (int j = 0; j < CHUNK; j += 2) {
             bins[0][digit[j] + N_BINS / 2]++;
             bins[1][digit[j + 1] + N_BINS / 2]++;
         }
     }
-    for (; i < n; i++) bins[0][(key_of(score[i]) >> shift) + N_BINS / 2]++;
+    for (int64_t i = n / CHUNK * CHUNK; i < n; i++) bins[0][(key_of(score[i]) >> shift) + N_BINS / 2]++;
     for (int j = 0; j < N_BINS; j++) bins[0][j] += bins[1][j];
 }
 
@@ -168,6 +176,79 @@ static int32_t find_bound(const float *score, int64_t n, int64_t top_k, int64_t 
     return bound;
 }
 
+/* ---- a share of the mass ---- */
+
+typedef struct mass_bins {
+    int64_t units[N_BINS];
+    uint32_t n[N_BINS];
+} mass_bins;
+
+/* Units and counts by the digit below `shift + bits` of the scores whose key begins with `prefix`; with
+ * shift + bits 32 of all. */
+static void count_masses(const float *score, int64_t n, double scale, int32_t prefix, int shift, int bits,
+                         mass_bins *bins)
+{
+    bool is_first = shift + bits == 32;
+    memset(bins, 0, sizeof *bins);
+    for (int64_t i = 0; i < n; i += CHUNK) {
+        int64_t in_chunk = HDL_MIN(n - i, (int64_t)CHUNK);
+        uint64_t all = in_chunk == CHUNK ? UINT64_MAX : ((uint64_t)1 << in_chunk) - 1;
+        uint64_t mask = is_first ? all : chunk_equal(score + i, in_chunk, shift + bits, prefix);
+        for (; mask; mask &= mask - 1) {
+            float x = score[i + __builtin_ctzll(mask)];
+            int32_t digit = key_of(x) >> shift;
+            digit = is_first ? digit + N_BINS / 2 : digit & ((1 << bits) - 1);
+            bins->n[digit]++;
+            bins->units[digit] += mass_units(x, scale);
+        }
+    }
+}
+
+/* How many of the best unforced scores still leave room under p: those of whole bins from the top down,
+ * then of the digits below in the bin that does not fit, at last of equal scores. */
+static int64_t count_with_room(const hdl_select_args *args, const float *score, int64_t n, double scale,
+                               int64_t share, int64_t total, mass_bins *bins)
+{
+    int64_t m = 0;
+    int32_t prefix = 0;
+    for (int shift = 32; shift > 0;) {
+        int bits = HDL_MIN(shift, (int)DIGIT_BITS);
+        bool is_first = shift == 32;
+        shift -= bits;
+        count_masses(score, n, scale, prefix, shift, bits, bins);
+        int32_t bin = (1 << bits) - 1;
+        for (; bin >= 0 && is_below_p(args, share + bins->units[bin], total); bin--) {
+            share += bins->units[bin];
+            m += bins->n[bin];
+        }
+        if (bin < 0) return m;
+        prefix = is_first ? bin - N_BINS / 2 : (int32_t)((uint32_t)prefix << bits | (uint32_t)bin);
+        if (shift > 0) continue;
+        int64_t each = bins->units[bin] / bins->n[bin];
+        while (is_below_p(args, share + each, total)) { /* ends before the bin does: all of it is too much */
+            share += each;
+            m++;
+        }
+    }
+    return m;
+}
+
+static int64_t count_for_share(const hdl_select_args *args, const float *score, const unit_range *at,
+                               mass_bins *bins)
+{
+    int64_t n = at->end - at->begin, total = 0, share = 0;
+    double scale = mass_scale(score, at->n);
+    for (int64_t i = 0; i < at->n; i++) total += mass_units(score[i], scale);
+    if (!total) return 0;
+    for (int64_t i = 0; i < at->begin; i++) share += mass_units(score[i], scale);
+    for (int64_t i = at->end; i < at->n; i++) share += mass_units(score[i], scale);
+    bool has_room = is_below_p(args, share, total);
+    int64_t m = has_room ? count_with_room(args, score + at->begin, n, scale, share, total, bins) : 0;
+    return count_by_p(args, has_room, m, n);
+}
+
+/* ---- lists ---- */
+
 typedef struct id_list {
     int32_t *ids;
     int64_t n;
@@ -178,13 +259,14 @@ static void list_range(id_list *list, int64_t begin, int64_t end)
     for (int64_t i = begin; i < end; i++) list->ids[list->n++] = (int32_t)i;
 }
 
-/* Ids first.. of scores above the bound and of the first n_ties at it. */
+/* Ids first.. of scores above the bound and of the first n_ties at it, top_k in all. */
 static void list_chosen(id_list *list, const float *score, int64_t n, int64_t first, int32_t bound,
-                        int64_t n_ties)
+                        int64_t n_ties, int64_t top_k)
 {
-    for (int64_t i = 0; i < n; i += CHUNK) {
+    int64_t end = list->n + top_k;
+    for (int64_t i = 0; i < n && list->n < end; i += CHUNK) {
         uint64_t mask = chunk_at_least(score + i, HDL_MIN(n - i, (int64_t)CHUNK), bound);
-        for (; mask; mask &= mask - 1) {
+        for (; mask && list->n < end; mask &= mask - 1) {
             int64_t at = i + __builtin_ctzll(mask);
             if (key_of(score[at]) == bound && n_ties-- <= 0) continue;
             list->ids[list->n++] = (int32_t)(first + at);
@@ -192,40 +274,165 @@ static void list_chosen(id_list *list, const float *score, int64_t n, int64_t fi
     }
 }
 
+/* ---- a few that hold the best ---- */
+
+/* Where top_k is a small part of a long row: a score that somewhat more than top_k reach, from a sample or
+ * the row before; one pass collects those, and the exact search goes over them alone. When the score that
+ * was guessed turns out to be the bound itself (many are equal), nothing needs searching. */
+enum { SAMPLE = 2048, NARROW_MIN = 8 * SAMPLE, NARROW_SPARE = 4096 };
+
+typedef struct few {
+    float score[SAMPLE]; /* a sample of the row */
+    int64_t capacity;
+    float *scores; /* [capacity], and their places in the row */
+    int32_t *ids;
+} few;
+
+static int64_t few_capacity(const hdl_select_args *args)
+{
+    return HDL_ALIGN_UP(HDL_MIN(2 * args->top_k, args->max_visible / 4) + NARROW_SPARE, 16);
+}
+
+static bool is_narrow(int64_t n, int64_t top_k)
+{
+    return n >= NARROW_MIN && top_k > 0 && top_k <= n / 8;
+}
+
+/* The key of a score that probably top_k of n reach, and not many more. */
+static int32_t sample_bound(const float *score, int64_t n, int64_t top_k, few *scratch)
+{
+    int64_t step = n / SAMPLE, rank = top_k / step, n_ties;
+    for (int64_t i = 0; i < SAMPLE; i++) scratch->score[i] = score[i * step];
+    rank += 3 * (int64_t)sqrtf((float)rank) + 8;
+    return find_bound(scratch->score, SAMPLE, HDL_MIN(rank, (int64_t)SAMPLE - 1), &n_ties);
+}
+
+/* How many keys are at least `bound`; those that fit are collected. */
+static int64_t collect(const float *score, int64_t n, int32_t bound, few *scratch)
+{
+    int64_t count = 0;
+    for (int64_t i = 0; i < n; i += CHUNK) {
+        uint64_t mask = chunk_at_least(score + i, HDL_MIN(n - i, (int64_t)CHUNK), bound);
+        int64_t in_chunk = __builtin_popcountll(mask);
+        if (count + in_chunk <= scratch->capacity)
+            for (int64_t at = count; mask; mask &= mask - 1)
+                scratch->ids[at++] = (int32_t)(i + __builtin_ctzll(mask));
+        count += in_chunk;
+    }
+    return count;
+}
+
+static int64_t count_at_least(const float *score, int64_t n, int32_t bound)
+{
+    int64_t count = 0;
+    for (int64_t i = 0; i < n; i += CHUNK)
+        count += __builtin_popcountll(chunk_at_least(score + i, HDL_MIN(n - i, (int64_t)CHUNK), bound));
+    return count;
+}
+
+/* Lists the top_k best by way of the guessed key; false when it leads nowhere. */
+static bool list_narrowed(id_list *list, const float *score, int64_t n, int64_t first, int64_t top_k,
+                          int32_t guess, few *scratch)
+{
+    int64_t count = collect(score, n, guess, scratch), n_ties;
+    if (count < top_k) return false;
+    if (count > scratch->capacity) {
+        int64_t n_above = guess == INT32_MAX ? 0 : count_at_least(score, n, guess + 1);
+        if (n_above >= top_k) return false;
+        list_chosen(list, score, n, first, guess, top_k - n_above, top_k);
+        return true;
+    }
+    int64_t from = list->n;
+    for (int64_t i = 0; i < count; i++) scratch->scores[i] = score[scratch->ids[i]];
+    if (count == top_k) {
+        list_range(list, 0, count);
+    } else {
+        int32_t bound = find_bound(scratch->scores, count, top_k, &n_ties);
+        list_chosen(list, scratch->scores, count, 0, bound, n_ties, top_k);
+    }
+    for (int64_t i = from; i < list->n; i++) list->ids[i] = (int32_t)first + scratch->ids[list->ids[i]];
+    return true;
+}
+
+/* Lists the top_k best of n > top_k >= 1 scores. *guess as in the arguments, or NULL. */
+static void list_best(id_list *list, const float *score, int64_t n, int64_t first, int64_t top_k,
+                      float *guess, few *scratch)
+{
+    int64_t n_ties;
+    bool is_guessed = guess && *guess == *guess;
+    if (is_narrow(n, top_k)) {
+        if (is_guessed && list_narrowed(list, score, n, first, top_k, key_of(*guess), scratch)) return;
+        int32_t key = sample_bound(score, n, top_k, scratch);
+        if (guess) *guess = score_of(key);
+        if (list_narrowed(list, score, n, first, top_k, key, scratch)) return;
+    }
+    if (guess) *guess = NAN;
+    int32_t bound = find_bound(score, n, top_k, &n_ties);
+    list_chosen(list, score, n, first, bound, n_ties, top_k);
+}
+
+/* ---- the op ---- */
+
+typedef struct select_call {
+    const hdl_select_args *args;
+    uint8_t *memory;
+    int64_t bytes; /* of a thread: few, its scores and ids, the bins of a share */
+} select_call;
+
+static int64_t thread_bytes(const hdl_select_args *args)
+{
+    int64_t bins = args->kind == HDL_SELECT_TOP_P ? HDL_ALIGN_UP((int64_t)sizeof(mass_bins), 64) : 0;
+    return bins + HDL_ALIGN_UP((int64_t)sizeof(few), 64) + few_capacity(args) * 8;
+}
+
+static int64_t count_chosen(const hdl_select_args *args, const float *score, const unit_range *at,
+                            mass_bins *bins)
+{
+    int64_t k = 0;
+    if (args->kind == HDL_SELECT_TOP_K) return args->top_k;
+    if (args->kind == HDL_SELECT_TOP_P)
+        k = count_for_share(args, score, at, bins);
+    else
+        for (int64_t i = at->begin; i < at->end; i++) k += score[i] > args->threshold;
+    return args->top_k > 0 ? HDL_MIN(k, args->top_k) : k;
+}
+
 static void select_list(void *arg, int64_t task, int thread)
 {
-    (void)thread;
-    const hdl_select_args *args = arg;
+    const select_call *call = arg;
+    const hdl_select_args *args = call->args;
     int64_t row = task / args->n_lists;
     int32_t index = (int32_t)(task % args->n_lists);
     const float *score = args->score + task * args->score_stride;
+    few *scratch = (few *)(void *)(call->memory + thread * call->bytes);
+    scratch->capacity = few_capacity(args);
+    scratch->scores = (float *)(void *)((uint8_t *)scratch + HDL_ALIGN_UP((int64_t)sizeof(few), 64));
+    scratch->ids = (int32_t *)(void *)(scratch->scores + scratch->capacity);
     unit_range at = select_range(args, row, index);
     id_list list = {hdl_selection_ids(args->out, row, index), 0};
-    if (at.end - at.begin <= args->top_k) {
+    int64_t k = count_chosen(args, score, &at, (mass_bins *)(void *)(scratch->ids + scratch->capacity));
+    if (at.end - at.begin <= k) {
         list_range(&list, 0, at.n);
     } else {
         list_range(&list, 0, at.begin);
-        if (args->top_k > 0) {
-            int64_t n_ties;
-            int32_t bound = find_bound(score + at.begin, at.end - at.begin, args->top_k, &n_ties);
-            list_chosen(&list, score + at.begin, at.end - at.begin, at.begin, bound, n_ties);
-        }
+        if (k > 0)
+            list_best(&list, score + at.begin, at.end - at.begin, at.begin, k,
+                      args->guess ? args->guess + task : NULL, scratch);
         list_range(&list, at.end, at.n);
     }
     select_map(args, &at, list.ids, (int32_t)list.n);
     *hdl_selection_count(args->out, row, index) = (int32_t)list.n;
 }
 
-static const char *select_why_not(const void *op)
+static int64_t select_workspace(const void *op, int n_threads)
 {
-    const hdl_select_args *args = op;
-    return args->kind != HDL_SELECT_TOP_K ? "selects by top_k only" : NULL;
+    return n_threads * thread_bytes(op);
 }
 
 static void select_tokens(const hdl_launch *launch, const void *op)
 {
     const hdl_select_args *args = op;
-    hdl_select_args call = *args;
+    select_call call = {args, launch->workspace, thread_bytes(args)};
     hdl_parallel_for(launch->n_threads, args->n_rows * args->n_lists, select_list, &call);
 }
 
@@ -325,7 +532,7 @@ static void append(const hdl_launch *launch, const void *op)
 
 const hdl_impl HDL_CPU_ROWS(route)[] = {
     {"append" HDL_ISA_SUFFIX, HDL_OP_APPEND, (hdl_isa)THIS_ISA, NULL, NULL, append},
-    {"select" HDL_ISA_SUFFIX, HDL_OP_SELECT, (hdl_isa)THIS_ISA, select_why_not, NULL, select_tokens},
+    {"select" HDL_ISA_SUFFIX, HDL_OP_SELECT, (hdl_isa)THIS_ISA, NULL, select_workspace, select_tokens},
     {"merge" HDL_ISA_SUFFIX, HDL_OP_MERGE, (hdl_isa)THIS_ISA, merge_why_not, NULL, merge},
     {NULL, HDL_OP_APPEND, (hdl_isa)THIS_ISA, NULL, NULL, NULL},
 };
