@@ -218,6 +218,12 @@ static const uint8_t *entry_at(const score_unit *unit, int64_t entry)
     return kv->pages[entry >> unit->page_shift] + kv->plane[0].offset + slot * unit->entry_bytes;
 }
 
+/* Entries of a tile: rows of halves are multiplied a vector at a time, and asked for in small portions. */
+static int64_t tile_entries(const score_unit *unit)
+{
+    return is_integer(unit->args) ? TILE : VW;
+}
+
 /* Where the next entries lie, n of them; past n the last one again, or what follows it in the page. */
 static void find_rows(const score_unit *unit, int64_t entry, int64_t n, tile_rows *rows)
 {
@@ -233,7 +239,7 @@ static void find_rows(const score_unit *unit, int64_t entry, int64_t n, tile_row
         return;
     }
     for (int64_t i = 0; i < n; i++) rows->row[i] = entry_at(unit, entry + i);
-    for (int64_t i = n; i < TILE; i++) rows->row[i] = rows->row[n - 1];
+    for (int64_t i = n; i < tile_entries(unit); i++) rows->row[i] = rows->row[n - 1];
 }
 
 /* The keys' scales of one head. */
@@ -260,9 +266,9 @@ static void find_scales(const score_unit *unit, int64_t entry, int64_t n, int32_
 }
 
 /* Rows of the next tile that lie here and there: `n` bytes at `offset` of each. */
-static void fetch_rows(const tile_rows *rows, int64_t offset, int64_t n)
+static void fetch_rows(const tile_rows *rows, int64_t n_rows, int64_t offset, int64_t n)
 {
-    for (int i = 0; i < TILE && !rows->stride; i++)
+    for (int64_t i = 0; i < n_rows && !rows->stride; i++)
         for (int64_t b = 0; b < n; b += LINE) __builtin_prefetch(rows->row[i] + offset + b, 0, 3);
 }
 
@@ -277,7 +283,7 @@ static void multiply_tile(const score_unit *unit, const tile_rows *rows, const t
     bool is_turned = is_integer(args);
     for (int32_t head = 0; head < unit->n_kv_heads; head++) {
         int64_t offset = (unit->first_kv_head + head) * unit->head_bytes;
-        if (next) fetch_rows(next, offset, unit->head_bytes);
+        if (next) fetch_rows(next, tile_entries(unit), offset, unit->head_bytes);
         if (is_turned) gather_keys(rows, offset, n_bytes, args->plane, keys);
         for (int32_t j = 0; j < per_head; j += BATCH) {
             int32_t query = head * per_head + j;
@@ -296,11 +302,12 @@ static void multiply_tile(const score_unit *unit, const tile_rows *rows, const t
 static void multiply_piece(const score_unit *unit, int64_t begin, int64_t n, float *s)
 {
     tile_rows rows[2];
-    find_rows(unit, begin, HDL_MIN(n, (int64_t)TILE), &rows[0]);
-    for (int64_t i = 0, turn = 0; i < n; i += TILE, turn ^= 1) {
-        tile_rows *next = i + TILE < n ? &rows[turn ^ 1] : NULL;
-        if (next) find_rows(unit, begin + i + TILE, HDL_MIN(n - i - TILE, (int64_t)TILE), next);
-        multiply_tile(unit, &rows[turn], next, HDL_MIN(n - i, (int64_t)TILE), s + i);
+    int64_t tile = tile_entries(unit);
+    find_rows(unit, begin, HDL_MIN(n, tile), &rows[0]);
+    for (int64_t i = 0, turn = 0; i < n; i += tile, turn ^= 1) {
+        tile_rows *next = i + tile < n ? &rows[turn ^ 1] : NULL;
+        if (next) find_rows(unit, begin + i + tile, HDL_MIN(n - i - tile, tile), next);
+        multiply_tile(unit, &rows[turn], next, HDL_MIN(n - i, tile), s + i);
     }
 }
 
