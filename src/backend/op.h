@@ -171,6 +171,7 @@ typedef struct hdl_attend_args {
     int32_t window;                 /* 0 = none */
     bool has_selection, has_mass;   /* what the pointers will be (known at compile) */
     hdl_unit selection_unit;        /* of the selection, where there is one */
+    int32_t rows_per_list;          /* likewise; 0 counts as 1 */
     const hdl_selection *selection; /* n_rows lists, or NULL = dense / window */
     float *mass;                    /* [n_rows, n_mass_lists, mass_stride] or NULL */
     int32_t n_mass_lists;

@@ -23,14 +23,15 @@ typedef enum hdl_unit { HDL_UNIT_TOKEN = 0, HDL_UNIT_BLOCK = 1 } hdl_unit;
 
 typedef struct hdl_selection {
     hdl_unit unit;
-    int32_t block_size;   /* tokens of a block; 1 for tokens */
-    int64_t n_rows;       /* query rows; row r of the operator's call reads list r */
-    int32_t n_lists;      /* lists per row: 1 .. n_kv_heads, a divisor of n_kv_heads */
-    int64_t n_ids_max;    /* stride of ids */
-    int32_t *ids;         /* [n_rows, n_lists, n_ids_max] */
-    int32_t *counts;      /* [n_rows, n_lists] */
-    const float *bias;    /* [n_rows, n_lists, n_ids_max] added to the scaled score; NULL = none */
-    const uint8_t *level; /* [n_rows, n_lists, n_ids_max] pyramid level of the id; NULL = 0 */
+    int32_t block_size;    /* tokens of a block; 1 for tokens */
+    int64_t n_rows;        /* query rows; row r of the operator's call reads list r, */
+    int32_t rows_per_list; /* but above 1: rows whose position / rows_per_list is equal, the first's */
+    int32_t n_lists;       /* lists per row: 1 .. n_kv_heads, a divisor of n_kv_heads */
+    int64_t n_ids_max;     /* stride of ids */
+    int32_t *ids;          /* [n_rows, n_lists, n_ids_max] */
+    int32_t *counts;       /* [n_rows, n_lists] */
+    const float *bias;     /* [n_rows, n_lists, n_ids_max] added to the scaled score; NULL = none */
+    const uint8_t *level;  /* [n_rows, n_lists, n_ids_max] pyramid level of the id; NULL = 0 */
 } hdl_selection;
 
 static inline int32_t *hdl_selection_ids(const hdl_selection *sel, int64_t row, int32_t list)

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "backend/cpu/attend_int.h"
 #include "backend/cpu/cpu.h"
 
 enum { CASE_SEQS = 4 };
@@ -34,6 +35,7 @@ typedef struct attend_case {
     hdl_reduce mass_reduce;
     bool is_invariant;
     int64_t first_token[CASE_SEQS];
+    int32_t rows_per_list; /* 0 or 1: a list each */
 } attend_case;
 
 static const attend_case attend_cases[] = {
@@ -107,6 +109,19 @@ static const attend_case attend_cases[] = {
      .lists = LIST_RANDOM, .n_ids = 7, .block_size = 64},
     {"blocks all", 9, 3, 64, 64, HDL_F16, 6, .q_len = {1, 40}, .kv_len = {1000, 300}, .lists = LIST_ALL,
      .block_size = 32},
+    {"tiles share blocks", 9, 3, 64, 64, HDL_F16, 8, .q_len = {200, 1, 70}, .kv_len = {1000, 777, 70},
+     .lists = LIST_RANDOM, .n_ids = 9, .block_size = 64, .rows_per_list = 64},
+    {"tiles share blocks per kv head", 8, 4, 64, 48, HDL_I8, 6, .q_len = {90, 40}, .kv_len = {701, 333},
+     .lists = LIST_RANDOM, .n_lists = 4, .n_ids = 20, .block_size = 16, .rows_per_list = 32},
+    {"wide tiles share tokens", 4, 1, 256, 256, HDL_BF16, 8, .q_len = {100}, .kv_len = {600},
+     .lists = LIST_RANDOM, .n_ids = 300, .rows_per_list = 16, .soft_cap = 20, .has_sink = true},
+    {"tiles share blocks and a window", 6, 2, 64, 64, HDL_F32, 8, .q_len = {130}, .kv_len = {900},
+     .lists = LIST_RANDOM, .n_ids = 12, .block_size = 32, .rows_per_list = 64, .window = 300,
+     .has_bias = true},
+    {"tiles share all", 9, 3, 64, 64, HDL_F16, 8, .q_len = {150}, .kv_len = {333}, .lists = LIST_ALL,
+     .block_size = 16, .rows_per_list = 64},
+    {"tiles share under a mask", 4, 2, 64, 64, HDL_F16, 8, .q_len = {30}, .kv_len = {333},
+     .lists = LIST_RANDOM, .n_ids = 12, .block_size = 16, .rows_per_list = 8, .has_mask = true},
     {"decode documents", 6, 2, 64, 64, HDL_F16, 6, .q_len = {1, 1}, .kv_len = {900, 900}, .window = 300,
      .first_token = {899, 700}},
     {"prefill documents", 6, 2, 64, 64, HDL_F16, 6, .q_len = {90, 1, 40}, .kv_len = {900, 901, 941},
@@ -190,6 +205,7 @@ static inline void build_lists(attend_setup *setup, const attend_case *c)
     sel->block_size = HDL_MAX(c->block_size, 1);
     sel->n_rows = args->n_rows;
     sel->n_lists = HDL_MAX(c->n_lists, 1);
+    sel->rows_per_list = args->rows_per_list = c->rows_per_list;
     sel->n_ids_max = args->max_kv_len;
     int64_t n = args->n_rows * sel->n_lists * sel->n_ids_max;
     sel->ids = must_alloc(n * 4);
@@ -200,6 +216,12 @@ static inline void build_lists(attend_setup *setup, const attend_case *c)
             const hdl_attend_seq *seq = &args->seqs[s];
             int64_t row = seq->first_row + i / sel->n_lists,
                     n_visible = seq->kv_len - seq->q_len + i / sel->n_lists + 1;
+            if (c->rows_per_list >
+                1) { /* of the last that shares it; rows that own none have a wrong count */
+                *hdl_selection_count(sel, row, (int32_t)(i % sel->n_lists)) = INT32_MAX;
+                if (list_row(sel, seq, i / sel->n_lists) != row) continue;
+                n_visible = HDL_MIN(HDL_ALIGN_UP(n_visible, c->rows_per_list), seq->kv_len);
+            }
             int64_t n_units = (n_visible + sel->block_size - 1) / sel->block_size;
             int32_t *ids = hdl_selection_ids(sel, row, (int32_t)(i % sel->n_lists)), count = 0;
             for (int64_t t = 0; t < n_units && c->lists != LIST_EMPTY; t++) {
@@ -231,8 +253,8 @@ static inline bool is_token_seen(const attend_setup *setup, const hdl_attend_seq
         if (token > at || (args->window && distance >= args->window) || token < seq->first_token) continue;
         if (!sel) return true;
         for (int32_t list = 0; list < sel->n_lists; list++) {
-            const int32_t *ids = hdl_selection_ids(sel, seq->first_row + i, list);
-            for (int32_t j = 0; j < *hdl_selection_count(sel, seq->first_row + i, list); j++)
+            const int32_t *ids = hdl_selection_ids(sel, list_row(sel, seq, i), list);
+            for (int32_t j = 0; j < *hdl_selection_count(sel, list_row(sel, seq, i), list); j++)
                 if (ids[j] == token / sel->block_size) return true;
         }
     }

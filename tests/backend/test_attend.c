@@ -252,7 +252,7 @@ static void test_invariant_batch(void **state)
 }
 
 /* A list of all tokens or blocks: the dense bits in the invariant order, within tolerance elsewhere. */
-static void check_all_ids(int32_t block_size)
+static void check_all_ids(int32_t block_size, int32_t rows_per_list)
 {
     const attend_case c = {"all",
                            9,
@@ -266,7 +266,8 @@ static void check_all_ids(int32_t block_size)
                            .window = 280,
                            .lists = LIST_ALL,
                            .block_size = block_size,
-                           .is_invariant = true};
+                           .is_invariant = true,
+                           .rows_per_list = rows_per_list};
     const hdl_impl *impls[MAX_IMPLS];
     int64_t n_impls = attend_impls(impls);
     attend_setup setup;
@@ -302,9 +303,11 @@ static void check_all_ids(int32_t block_size)
 static void test_all_ids_equal_dense(void **state)
 {
     (void)state;
-    check_all_ids(1);
-    check_all_ids(16);
-    check_all_ids(256);
+    check_all_ids(1, 1);
+    check_all_ids(16, 1);
+    check_all_ids(256, 1);
+    check_all_ids(64, 16);
+    check_all_ids(1, 64);
 }
 
 /* Any split of the tokens into two lists, merged, equals the whole; a superset holds more mass. */

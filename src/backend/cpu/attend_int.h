@@ -89,6 +89,14 @@ static inline int64_t walk_lower_bound(const kv_walk *walk, int64_t n_steps, int
     return low;
 }
 
+/* Where the list of row i of the sequence stands: at the row, or at the first of the call that shares it. */
+static inline int64_t list_row(const hdl_selection *sel, const hdl_attend_seq *seq, int64_t i)
+{
+    int64_t before = seq->kv_len - seq->q_len, n = sel->rows_per_list;
+    if (n <= 1) return seq->first_row + i;
+    return seq->first_row + HDL_MAX((before + i) / n * n - before, 0);
+}
+
 /* Row i of the sequence through selection list `list` (ignored for dense rows). */
 static inline kv_walk row_walk(const hdl_attend_args *args, const hdl_attend_seq *seq, int64_t i,
                                int32_t list)
@@ -100,7 +108,7 @@ static inline kv_walk row_walk(const hdl_attend_args *args, const hdl_attend_seq
     if (seq->mask) walk.mask = seq->mask + i * seq->q_len;
     const hdl_selection *sel = args->selection;
     if (sel) {
-        int64_t row = seq->first_row + i, n_ids = *hdl_selection_count(sel, row, list);
+        int64_t row = list_row(sel, seq, i), n_ids = *hdl_selection_count(sel, row, list);
         walk.ids = hdl_selection_ids(sel, row, list);
         walk.size = sel->block_size;
         if (sel->bias) walk.bias = sel->bias + (row * sel->n_lists + list) * sel->n_ids_max;

@@ -14,12 +14,13 @@ static inline complement_walk complement_of(const hdl_complement_args *args, con
                                             int64_t row, int32_t list)
 {
     const hdl_selection *sel = args->selection;
+    int64_t at_row = list_row(sel, seq, row - seq->first_row);
     int64_t block = args->block_size, own = seq->kv_len - seq->q_len + row - seq->first_row;
     complement_walk at = {.begin = (seq->first_token + block - 1) / block, .end = own / block};
     if (seq->mask) at.end = HDL_MIN(at.end, (seq->kv_len - seq->q_len) / block);
     at.end = HDL_MAX(at.begin, at.end);
-    at.walk = (kv_walk){.kv = &seq->kv, .ids = hdl_selection_ids(sel, row, list), .size = sel->block_size};
-    int64_t n_steps = *hdl_selection_count(sel, row, list) * at.walk.size;
+    at.walk = (kv_walk){.kv = &seq->kv, .ids = hdl_selection_ids(sel, at_row, list), .size = sel->block_size};
+    int64_t n_steps = *hdl_selection_count(sel, at_row, list) * at.walk.size;
     at.walk.end = walk_lower_bound(&at.walk, n_steps, at.end * block);
     at.walk.begin = walk_lower_bound(&at.walk, at.walk.end, at.begin * block);
     return at;

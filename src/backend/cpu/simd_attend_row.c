@@ -297,6 +297,8 @@ static const char *list_why_not(const void *op)
 {
     const hdl_attend_args *args = op;
     if (!args->has_selection) return "no lists";
+    if (args->rows_per_list > 1 && args->max_q_len > 1)
+        return "lists shared by rows: attend_rows is for them";
     if (args->has_mass) return "mass over lists is left to the reference";
     return shape_refusal(args);
 }

@@ -24,7 +24,8 @@
  * cut into waves of strides instead, whose partials are merged afterwards, with the same bits.
  * Short tiles (MR products' rows or fewer) hold all KV heads of a walk, so that a token is read at
  * once; they convert K a panel at a time and V not at all, or scratch would cost more than memory.
- * Lists: a tile is one row, whose tokens are gathered. Scratch does not depend on kv_len. */
+ * Lists: a tile is one row, whose tokens are gathered, or rows that share a list: it is read once for
+ * them, and each row stops at its own position. Scratch does not depend on kv_len. */
 #include "backend/cpu/attend_int.h"
 #include "backend/cpu/cpu.h"
 #include "backend/cpu/simd_attend_int.h"
@@ -37,6 +38,7 @@ enum {
     PANEL = NR * VW,
     TILE_M = 192,      /* rows x heads of a tile, at most, for heads up to 128 wide */
     TILE_M_WIDE = 128, /* for wider ones */
+    TILE_SHARED = 64,  /* rows of a tile that share a list, at most */
     WAVE = 64,         /* strides in flight for few rows */
     WAVE_RUN = 4,      /* strides of a task of a wave */
     WAVE_M = 32,       /* the most rows x heads that waves are used for */
@@ -61,7 +63,10 @@ typedef struct row_tile {
     int32_t kv_head; /* the one at work */
     bool is_short;   /* few rows: the next stride is fetched while V is converted */
     kv_walk walk;    /* of the first row; end is that of the last: steps that some row sees */
-    const float *q;  /* [n_kv_heads, n_rows group, head_dim] scaled */
+    struct {
+        int64_t begin, end;
+    } seen[TILE_SHARED]; /* lists: steps that each row sees */
+    const float *q;      /* [n_kv_heads, n_rows group, head_dim] scaled */
 } row_tile;
 
 /* One stride of a tile: steps [base + begin, base + end) of the walk are converted. */
@@ -320,8 +325,11 @@ static void convert_v(const row_tile *tile, const tile_stride *at, float *v)
 /* Steps of the stride that row i of the tile sees, relative to its base. */
 static void row_range(const row_tile *tile, const tile_stride *at, int64_t i, int64_t *begin, int64_t *end)
 {
-    int64_t first = tile->walk.begin, last = tile->walk.end;
-    if (!tile->walk.ids) {
+    int64_t first, last;
+    if (tile->walk.ids) {
+        first = tile->seen[i].begin;
+        last = tile->seen[i].end;
+    } else {
         int64_t position = tile->seq->kv_len - tile->seq->q_len + tile->first + i;
         first = first_visible(tile->seq, position, tile->args->window);
         last = position + 1;
@@ -502,18 +510,45 @@ static void attend_stride(row_tile *tile, int64_t stride, const tile_scratch *sc
     }
 }
 
+/* Rows by which the sequence's first tile is cut: tiles of shared lists begin at multiples of their rows
+ * by position, which no list crosses. */
+static int64_t rows_cut(const rows_call *call, const hdl_attend_seq *seq)
+{
+    const hdl_selection *sel = call->args->selection;
+    return sel && sel->rows_per_list > 1 ? (seq->kv_len - seq->q_len) % call->tile_rows : 0;
+}
+
+static int64_t n_tiles_of(const rows_call *call, const hdl_attend_seq *seq)
+{
+    return (rows_cut(call, seq) + seq->q_len + call->tile_rows - 1) / call->tile_rows;
+}
+
 /* Rows of tile `index` of the call, last rows of a sequence first. */
 static row_tile tile_at(const rows_call *call, int64_t index)
 {
     const hdl_attend_args *args = call->args;
     const hdl_attend_seq *seq = args->seqs;
-    int64_t rows = call->tile_rows;
-    for (; index >= (seq->q_len + rows - 1) / rows; seq++) index -= (seq->q_len + rows - 1) / rows;
-    int64_t n_tiles = (seq->q_len + rows - 1) / rows;
-    row_tile tile = {.args = args, .seq = seq, .first = (n_tiles - 1 - index) * rows};
-    tile.n_rows = HDL_MIN(rows, seq->q_len - tile.first);
+    for (; index >= n_tiles_of(call, seq); seq++) index -= n_tiles_of(call, seq);
+    int64_t begin = (n_tiles_of(call, seq) - 1 - index) * call->tile_rows - rows_cut(call, seq);
+    row_tile tile = {.args = args, .seq = seq, .first = HDL_MAX(begin, 0)};
+    tile.n_rows = HDL_MIN(begin + call->tile_rows, seq->q_len) - tile.first;
     tile.group = args->n_heads / args->n_kv_heads;
     return tile;
+}
+
+/* The tile's walk, and what each of its rows sees of it. */
+static void tile_walk(row_tile *tile, int32_t list)
+{
+    tile->walk = row_walk(tile->args, tile->seq, tile->first, list);
+    if (!tile->walk.ids) {
+        tile->walk.end += tile->n_rows - 1; /* one token more a row */
+        return;
+    }
+    for (int64_t i = 0; i < tile->n_rows; i++) {
+        kv_walk own = i ? row_walk(tile->args, tile->seq, tile->first + i, list) : tile->walk;
+        tile->seen[i].begin = own.begin;
+        tile->seen[i].end = tile->walk.end = own.end;
+    }
 }
 
 /* Gives the tile its KV heads, their walk and their q, packed at `q`. */
@@ -525,9 +560,7 @@ static void tile_heads(row_tile *tile, int32_t first_kv_head, int32_t n_kv_heads
     tile->first_kv_head = tile->kv_head = first_kv_head;
     tile->n_kv_heads = n_kv_heads;
     tile->is_short = rows_of_head(tile) <= MR;
-    tile->walk = row_walk(args, tile->seq, tile->first,
-                          sel ? (int32_t)((int64_t)first_kv_head * sel->n_lists / args->n_kv_heads) : 0);
-    if (tile->n_rows > 1) tile->walk.end += tile->n_rows - 1; /* dense: one token more a row */
+    tile_walk(tile, sel ? (int32_t)((int64_t)first_kv_head * sel->n_lists / args->n_kv_heads) : 0);
     tile->q = q;
     for (int32_t head = first_kv_head; head < first_kv_head + n_kv_heads; head++)
         for (int64_t row = 0; row < tile->n_rows; row++, q += n) {
@@ -720,9 +753,14 @@ static const char *rows_why_not(const void *op)
 /* Rows of a tile, at most: the conversion of a stride is shared by them. */
 static int64_t tile_rows_of(const hdl_attend_args *args)
 {
-    if (args->has_selection) return 1;
-    int64_t m = HDL_MAX(args->head_dim, args->v_head_dim) > 128 ? TILE_M_WIDE : TILE_M;
-    return HDL_MAX(HDL_MIN(m / (args->n_heads / args->n_kv_heads), args->max_q_len), 1);
+    int64_t m = HDL_MAX(args->head_dim, args->v_head_dim) > 128 ? TILE_M_WIDE : TILE_M, rows = 1;
+    int64_t most = HDL_MAX(HDL_MIN(m / (args->n_heads / args->n_kv_heads), args->max_q_len), 1);
+    if (!args->has_selection) return most;
+    /* a power of two that divides the rows of a list */
+    while (2 * rows <= HDL_MIN(most, (int64_t)TILE_SHARED) && args->rows_per_list % (2 * rows) == 0 &&
+           args->rows_per_list > 1)
+        rows *= 2;
+    return rows;
 }
 
 /* Products' rows of a tile, at most: one KV head, or all of few rows. */
@@ -760,16 +798,15 @@ static int64_t shape_tiles(rows_call *call, int n_threads)
     int32_t group = args->n_heads / args->n_kv_heads;
     int64_t longest = 1;
     for (int32_t i = 0; i < args->n_seqs; i++) longest = HDL_MAX(longest, args->seqs[i].q_len);
-    call->tile_rows = HDL_MIN(tile_rows_of(args), longest);
+    call->tile_rows = args->rows_per_list > 1 ? tile_rows_of(args) : HDL_MIN(tile_rows_of(args), longest);
     call->tile_kv_heads = 1;
-    if (args->selection)
+    if (args->selection && call->tile_rows == 1)
         call->tile_kv_heads = args->n_kv_heads / args->selection->n_lists;
-    else if (call->tile_rows * args->n_heads <= WAVE_M)
+    else if (!args->selection && call->tile_rows * args->n_heads <= WAVE_M)
         call->tile_kv_heads = args->n_kv_heads;
     for (;; call->tile_rows = (call->tile_rows + 1) / 2) { /* shorter while that leaves threads idle */
         call->n_tiles = 0;
-        for (int32_t i = 0; i < args->n_seqs; i++)
-            call->n_tiles += (args->seqs[i].q_len + call->tile_rows - 1) / call->tile_rows;
+        for (int32_t i = 0; i < args->n_seqs; i++) call->n_tiles += n_tiles_of(call, &args->seqs[i]);
         int64_t n_tasks = call->n_tiles * (args->n_kv_heads / call->tile_kv_heads);
         if (n_tasks >= 4 * n_threads || n_threads == 1) return n_tasks;
         if (call->tile_rows == 1 || call->tile_rows * group <= WAVE_M) return n_tasks;
