@@ -20,9 +20,9 @@
 const char *hdl_buffer_name(hdl_buffer buffer)
 {
     static const char *const names[HDL_N_BUFFERS] = {
-        "-",    "x",       "normed",     "q",       "k",       "v",     "attn",
-        "gate", "up",      "last",       "logits",  "cos_sin", "mass",  "spare",
-        "lse",  "q_index", "index_bias", "k_index", "allowed", "lists", "work"};
+        "-",       "x",          "normed",  "q",       "k",     "v",     "attn", "gate",
+        "up",      "last",       "logits",  "cos_sin", "mass",  "spare", "lse",  "q_tile",
+        "q_index", "index_bias", "k_index", "allowed", "lists", "work"};
     return names[buffer];
 }
 
@@ -47,6 +47,7 @@ static int32_t add_slot(hdl_schedule *schedule, const hdl_router_spec *router)
     hdl_selection *slot = &schedule->slots[schedule->n_slots];
     *slot = (hdl_selection){.unit = router->block > 1 ? HDL_UNIT_BLOCK : HDL_UNIT_TOKEN,
                             .block_size = router->block,
+                            .rows_per_list = router->tile,
                             .n_lists = router->is_per_kv_head ? schedule->facts->n_kv_heads : 1,
                             .n_ids_max = hdl_router_units(router, schedule->limits.max_context)};
     return schedule->n_slots++;
@@ -175,6 +176,10 @@ static void size_args(const hdl_schedule *schedule, const hdl_step *step, hdl_cl
             score->n_rows = HDL_MIN(args->n_rows, schedule->tile_rows);
             score->max_q_len = args->max_q_len;
             score->max_kv_len = limits->max_context;
+            if (step->u.attend.is_selecting && sized->u.attend.select.out->rows_per_list > 1) {
+                score->max_q_len = 1; /* a tile's mean query is a row of its own */
+                score->n_seqs = (int32_t)HDL_MAX(schedule->tile_rows, (int64_t)score->n_seqs);
+            }
             break;
         }
         default: break;
@@ -388,6 +393,8 @@ static void add_router(hdl_schedule *schedule, hdl_step *step, const hdl_router_
     int64_t all = router->block > 1 ? router->top_k : router->top_k + router->n_sink + router->window;
     attend->all_below = router->select == HDL_SELECT_TOP_K ? HDL_MAX(all, router->dense_below)
                                                            : router->dense_below;
+    if (router->tile > 1)
+        hdl_schedule_book(schedule, HDL_BUF_Q_TILE, schedule->tile_rows * attend->score.q_stride * 4);
     if (hdl_score_rows[router->score].rule == HDL_RULE_INDEX && attend->is_scoring)
         step->in = HDL_BUF_Q_INDEX;
 }
@@ -421,6 +428,7 @@ static heddle_status add_list_attend(hdl_schedule *schedule, int32_t layer, hdl_
     if (at->has_head_map) step.u.attend.head_map = at->head_map;
     step.u.attend.args.has_selection = true;
     step.u.attend.args.selection_unit = schedule->slots[slot].unit;
+    step.u.attend.args.rows_per_list = schedule->slots[slot].rows_per_list;
     step.u.attend.slot = slot;
     step.u.attend.kept = kept;
     step.u.attend.is_kept = kept >= 0;

@@ -20,7 +20,7 @@ int64_t hdl_router_units(const hdl_router_spec *router, int64_t n_tokens)
     bool is_bounded = router->select == HDL_SELECT_TOP_K || router->top_k > 0;
     if (!is_bounded || n_tokens <= router->dense_below) return HDL_MAX(all, 1);
     int64_t n = (router->top_k + block - 1) / block + (router->n_sink + block - 1) / block +
-                (router->window ? (router->window + block - 2) / block + 1 : 0) +
+                (router->window ? (router->window + router->tile - 1 + block - 2) / block + 1 : 0) +
                 (router->refresh - 1 + block - 1) / block;
     if (router->dense_below > 0) n = HDL_MAX(n, (HDL_MIN(router->dense_below, n_tokens) + block - 1) / block);
     return HDL_MAX(HDL_MIN(n, all), 1);
@@ -32,7 +32,8 @@ static double list_tokens(const hdl_router_spec *router, double visible)
     int64_t block = router->block;
     if (visible <= (double)router->dense_below) return visible;
     double chosen = (double)((router->top_k + block - 1) / block * block);
-    if (router->select != HDL_SELECT_TOP_K && !router->top_k) { /* patterns are known, the rest is not bounded */
+    if (router->select != HDL_SELECT_TOP_K &&
+        !router->top_k) { /* patterns are known, the rest is not bounded */
         if (router->score == HDL_SCORE_STRIDE)
             chosen = visible / router->stride;
         else if (router->score == HDL_SCORE_POWERS)
@@ -41,7 +42,7 @@ static double list_tokens(const hdl_router_spec *router, double visible)
             return visible;
     }
     double n = chosen + (double)((router->n_sink + block - 1) / block * block) + router->window +
-               (double)(block - 1) / 2; /* the window begins inside a block */
+               (double)(router->tile - 1 + block - 1) / 2; /* the window begins inside a block */
     return HDL_MIN(n, visible);
 }
 

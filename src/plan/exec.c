@@ -166,6 +166,9 @@ typedef struct row_span {
     const hdl_attend_seq *seqs; /* [n_seqs] */
     int32_t n_seqs;
     int64_t first_row, n_rows, max_q_len, max_kv_len, mass_stride;
+    const int64_t *n_visible; /* [n_rows] tokens of each row */
+    float *scores;            /* [n_rows, n_lists, mass_stride] */
+    int32_t n_more; /* rows before each that read its list as well: the window reaches back so far */
     hdl_class cls;
     int32_t layer;
     hdl_kv_seq *hiding;
@@ -173,57 +176,51 @@ typedef struct row_span {
 } row_span;
 
 static void tell_tap(const hdl_attend_step *at, int32_t layer, const hdl_exec_batch *batch,
-                     const row_span *span, const hdl_selection *list, const float *scores)
+                     const row_span *span, const hdl_selection *list)
 {
     bool has_score = (at->is_scoring || at->args.has_mass) && at->candidate_slot < 0;
     for (int64_t r = 0; r < span->n_rows; r++)
         for (int32_t l = 0; l < list->n_lists; l++) {
             hdl_tap_row row = {.layer = layer,
                                .list = l,
-                               .n_visible = batch->n_visible[span->first_row + r],
+                               .n_visible = span->n_visible[r],
                                .made = list,
                                .row = r,
-                               .score = has_score ? scores + (r * list->n_lists + l) * span->mass_stride
+                               .score = has_score ? span->scores + (r * list->n_lists + l) * span->mass_stride
                                                   : NULL};
             batch->tap.fn(&row, batch->tap.user);
         }
 }
 
 /* The rows' lists as the hook gives them; false when it lacks one. */
-static bool take_lists(const hdl_exec_batch *batch, const row_span *span, hdl_selection *list)
+static bool take_lists(const row_span *span, hdl_selection *list)
 {
     const hdl_list_hook *hook = span->hook;
     if (!hook || !hook->wanted || list->n_lists != 1 || list->block_size != 1) return false;
     for (int64_t r = 0; r < span->n_rows; r++) {
-        int64_t row = batch->n_visible[span->first_row + r] - 1;
-        int32_t n = hook->wanted(hook->wanted_user, span->layer, row, hdl_selection_ids(list, r, 0),
-                                 list->n_ids_max);
+        int32_t n = hook->wanted(hook->wanted_user, span->layer, span->n_visible[r] - 1,
+                                 hdl_selection_ids(list, r, 0), list->n_ids_max);
         if (n < 0) return false;
         *hdl_selection_count(list, r, 0) = n;
     }
     return true;
 }
 
-static void show_lists(const hdl_exec_batch *batch, const row_span *span, const hdl_selection *list)
+static void show_lists(const row_span *span, const hdl_selection *list)
 {
     const hdl_list_hook *hook = span->hook;
     if (!hook || !hook->made || list->n_lists != 1 || list->block_size != 1) return;
     for (int64_t r = 0; r < span->n_rows; r++)
-        hook->made(hook->made_user, span->layer, batch->n_visible[span->first_row + r] - 1,
-                   hdl_selection_ids(list, r, 0), *hdl_selection_count(list, r, 0));
+        hook->made(hook->made_user, span->layer, span->n_visible[r] - 1, hdl_selection_ids(list, r, 0),
+                   *hdl_selection_count(list, r, 0));
 }
 
-/* Scores a summary (or takes the observed mass), pools, and selects the rows' lists. */
-static void make_lists(const hdl_schedule *schedule, const hdl_attend_step *at, const hdl_exec_batch *batch,
-                       const row_span *span, hdl_selection *list)
+/* Fills the score rows from a summary, unless they were observed, and pools them. q: [n_rows, q_stride] */
+static void score_rows(const hdl_schedule *schedule, const hdl_attend_step *at, const row_span *span,
+                       const float *q, const hdl_selection *candidates, bool has_tap)
 {
     hdl_launch launch = launch_of(schedule);
-    float *scores = hdl_schedule_at(schedule, HDL_BUF_MASS);
-    hdl_selection candidates;
-    hdl_select_args select = at->select;
-    if (at->candidate_slot >= 0)
-        candidates = slot_view(schedule, batch, at->candidate_slot, span->first_row, span->n_rows);
-    bool needs_scores = span->hiding || batch->tap.fn || span->max_kv_len > at->all_below;
+    bool needs_scores = span->hiding || has_tap || span->max_kv_len > at->all_below;
     if (at->is_scoring && needs_scores) {
         hdl_score_args score = at->score;
         score.n_rows = span->n_rows;
@@ -231,32 +228,40 @@ static void make_lists(const hdl_schedule *schedule, const hdl_attend_step *at, 
         score.seqs = span->seqs;
         score.max_q_len = span->max_q_len;
         score.max_kv_len = span->max_kv_len;
-        score.q += span->first_row * score.q_stride;
+        score.q = q;
         if (score.has_bias)
             score.bias = hdl_schedule_at(schedule, HDL_BUF_INDEX_BIAS) + span->first_row * score.n_heads;
-        score.score = scores;
+        score.score = span->scores;
         score.score_stride = span->mass_stride;
-        if (score.has_candidates) score.candidates = &candidates;
+        if (score.has_candidates) score.candidates = candidates;
         if (span->hiding) hdl_kv_seq_check_index(span->hiding);
         at->score_impl[span->cls]->launch(&launch, &score);
     }
     if (span->hiding)
-        hdl_hide_scores(span->hiding, scores, list->n_lists, span->mass_stride,
-                        batch->n_visible + span->first_row, span->n_rows);
+        hdl_hide_scores(span->hiding, span->scores, schedule->slots[at->slot].n_lists, span->mass_stride,
+                        span->n_visible, span->n_rows);
     if (at->is_pooling && needs_scores) {
         hdl_pool_args pool = at->pool;
         pool.n_rows = span->n_rows;
-        pool.score = scores;
+        pool.score = span->scores;
         pool.score_stride = span->mass_stride;
-        pool.n_visible = batch->n_visible + span->first_row;
+        pool.n_visible = span->n_visible;
         at->pool_impl->launch(&launch, &pool);
     }
+}
+
+static void select_rows(const hdl_schedule *schedule, const hdl_attend_step *at, const row_span *span,
+                        const hdl_selection *candidates, hdl_selection *list)
+{
+    hdl_launch launch = launch_of(schedule);
+    hdl_select_args select = at->select;
     select.n_rows = span->n_rows;
-    select.score = scores;
+    select.score = span->scores;
     select.score_stride = span->mass_stride;
-    select.n_visible = batch->n_visible + span->first_row;
+    select.n_visible = span->n_visible;
     select.max_visible = span->max_kv_len;
-    if (select.has_candidates) select.candidates = &candidates;
+    select.window += select.window ? span->n_more : 0;
+    if (select.has_candidates) select.candidates = candidates;
     select.out = list;
     at->select_impl->launch(&launch, &select);
 }
@@ -272,6 +277,24 @@ static void attend_allowed(const hdl_schedule *schedule, const hdl_attend_step *
     args->has_selection = true;
     args->selection = &allowed;
     at->listed_impl[group_at->cls]->launch(&launch, args);
+}
+
+/* The rows' lists, and what the tap hears of them. */
+static void make_lists(const hdl_schedule *schedule, const hdl_step *step, const hdl_exec_batch *batch,
+                       const row_span *span, const float *q, hdl_selection *list)
+{
+    const hdl_attend_step *at = &step->u.attend;
+    hdl_selection candidates;
+    if (at->candidate_slot >= 0)
+        candidates = slot_view(schedule, batch, at->candidate_slot, span->first_row, span->n_rows);
+    if (!take_lists(span, list)) {
+        if (q) score_rows(schedule, at, span, q, &candidates, batch->tap.fn);
+        select_rows(schedule, at, span, &candidates, list);
+    }
+    if (span->hiding) hdl_hide_listed(span->hiding, list);
+    show_lists(span, list);
+    bool is_final = at->slot == schedule->slot_of_layer[HDL_MIN(step->route, HDL_ROUTE_DECODE)][step->layer];
+    if (batch->tap.fn && is_final) tell_tap(at, step->layer, batch, span, list);
 }
 
 /* Attends to what the lists leave out and merges that into args->o; args->lse is the lists'. */
@@ -339,16 +362,13 @@ static void attend_rows(const hdl_schedule *schedule, const hdl_step *step, cons
                      .max_q_len = args.max_q_len,
                      .max_kv_len = args.max_kv_len,
                      .mass_stride = args.mass_stride,
+                     .n_visible = batch->n_visible + first_row,
+                     .scores = hdl_schedule_at(schedule, HDL_BUF_MASS),
                      .cls = of->cls,
                      .layer = step->layer,
                      .hiding = of->hiding,
                      .hook = of->hook};
-    if (!take_lists(batch, &span, &list)) make_lists(schedule, at, batch, &span, &list);
-    if (of->hiding) hdl_hide_listed(of->hiding, &list);
-    show_lists(batch, &span, &list);
-    bool is_final = at->slot == schedule->slot_of_layer[HDL_MIN(step->route, HDL_ROUTE_DECODE)][step->layer];
-    if (batch->tap.fn && is_final)
-        tell_tap(at, step->layer, batch, &span, &list, hdl_schedule_at(schedule, HDL_BUF_MASS));
+    make_lists(schedule, step, batch, &span, at->score.q + first_row * at->score.q_stride, &list);
 }
 
 /* Tile rows [from, from + n) of one sequence as a sequence of their own. */
@@ -359,6 +379,73 @@ static hdl_attend_seq row_tile(const hdl_attend_seq *seq, int64_t from, int64_t 
     tile.q_len = n;
     tile.kv_len = seq->kv_len - (seq->q_len - from - n);
     return tile;
+}
+
+/* mean [width] of n rows of q. */
+static void mean_query(const float *q, int64_t stride, int64_t n, int64_t width, float *mean)
+{
+    memcpy(mean, q, (size_t)width * sizeof *mean);
+    for (int64_t r = 1; r < n; r++)
+        for (int64_t i = 0; i < width; i++) mean[i] += q[r * stride + i];
+    for (int64_t i = 0; i < width; i++) mean[i] /= (float)n;
+}
+
+/* The next tiles of a sequence from *row on, as many as are scored at once: each is a sequence of one
+ * row, the mean query at the tile's last position. begin[t]: the tile's first row, begin[n] the end. */
+static int32_t next_tiles(const hdl_schedule *schedule, const hdl_attend_step *at, const hdl_attend_seq *seq,
+                          const float *q, hdl_attend_seq *tiles, int64_t *begin, int64_t *n_visible)
+{
+    int64_t before = seq->kv_len - seq->q_len, tile = schedule->slots[at->slot].rows_per_list;
+    int64_t row = begin[0], stride = at->score.q_stride;
+    float *mean = hdl_schedule_at(schedule, HDL_BUF_Q_TILE);
+    int32_t n = 0;
+    for (; n < schedule->tile_rows && row < seq->q_len; n++) {
+        int64_t end = HDL_MIN((before + row) / tile * tile + tile - before, seq->q_len);
+        tiles[n] = row_tile(seq, row, end - row);
+        tiles[n].q_len = 1;
+        tiles[n].first_row = n;
+        tiles[n].mask = NULL;
+        n_visible[n] = tiles[n].kv_len;
+        if (at->is_scoring) mean_query(q + row * stride, stride, end - row, stride, mean + n * stride);
+        begin[n + 1] = row = end;
+    }
+    return n;
+}
+
+/* Lists that tiles of a sequence's rows share, each kept at the first of its rows. */
+static void make_tile_lists(const hdl_schedule *schedule, const hdl_step *step, hdl_exec_batch *batch,
+                            const group *of, const hdl_attend_seq *seq)
+{
+    const hdl_attend_step *at = &step->u.attend;
+    int64_t first_row = of->first_row + seq->first_row;
+    const float *q = at->is_scoring ? at->score.q + first_row * at->score.q_stride : NULL;
+    hdl_attend_seq *tiles = batch->attend + batch->n_seqs;
+    int64_t begin[HDL_MAX_TILE_ROWS + 1] = {0}, n_visible[HDL_MAX_TILE_ROWS];
+    for (int32_t n; begin[0] < seq->q_len; begin[0] = begin[n]) {
+        n = next_tiles(schedule, at, seq, q, tiles, begin, n_visible);
+        row_span span = {.seqs = tiles,
+                         .n_seqs = n,
+                         .n_rows = n,
+                         .max_q_len = 1,
+                         .max_kv_len = n_visible[n - 1],
+                         .mass_stride = HDL_ALIGN_UP(n_visible[n - 1], 16),
+                         .n_visible = n_visible,
+                         .scores = hdl_schedule_at(schedule, HDL_BUF_MASS),
+                         .cls = HDL_CLASS_MANY,
+                         .layer = step->layer,
+                         .hiding = of->hiding,
+                         .hook = of->hook};
+        score_rows(schedule, at, &span, hdl_schedule_at(schedule, HDL_BUF_Q_TILE), NULL, batch->tap.fn);
+        for (int32_t t = 0; t < n; t++) {
+            hdl_selection list = slot_view(schedule, batch, at->slot, first_row + begin[t], 1);
+            row_span one = span;
+            one.n_rows = 1;
+            one.n_visible += t;
+            one.scores += t * list.n_lists * span.mass_stride;
+            one.n_more = (int32_t)(begin[t + 1] - begin[t] - 1);
+            make_lists(schedule, step, batch, &one, NULL, &list);
+        }
+    }
 }
 
 /* A window does not reach over a document's border: rows of each document are a sequence of their own. */
@@ -414,6 +501,10 @@ static void attend_group(const hdl_schedule *schedule, const hdl_step *step, hdl
     } else {
         for (int32_t i = 0; i < at->n_seqs; i++) {
             const hdl_attend_seq seq = batch->attend[i];
+            if (schedule->slots[attend->slot].rows_per_list > 1) {
+                make_tile_lists(schedule, step, batch, at, &seq);
+                continue;
+            }
             for (int64_t from = 0; from < seq.q_len; from += schedule->tile_rows) {
                 int64_t n = HDL_MIN(seq.q_len - from, schedule->tile_rows);
                 hdl_attend_seq *tile = &batch->attend[batch->n_seqs];

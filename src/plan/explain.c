@@ -16,6 +16,7 @@ static void explain_router(const hdl_router_spec *router, hdl_buf *text)
                    router->window);
     if (router->block > 1) hdl_buf_printf(text, " in blocks of %d", router->block);
     if (router->is_per_kv_head) hdl_buf_puts(text, ", one per KV head");
+    if (router->tile > 1) hdl_buf_printf(text, ", one for %d rows (their mean query)", router->tile);
     if (router->refresh > 1) hdl_buf_printf(text, ", every %d steps", router->refresh);
     if (router->dense_below)
         hdl_buf_printf(text, ", everything up to %lld tokens", (long long)router->dense_below);

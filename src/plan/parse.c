@@ -232,10 +232,11 @@ static heddle_status override_doc(json_t *doc, const char *text)
         while (row->key && ((size_t)n_key != strlen(row->key) || strncmp(text, row->key, (size_t)n_key)))
             row++;
         if (!row->key)
-            return HDL_FAIL(HEDDLE_E_INVALID,
-                            "override \"%.*s\": must be one of top_k, sinks, window, refresh, block, stride, "
-                            "dense_below, seed",
-                            (int)n, text);
+            return HDL_FAIL(
+                HEDDLE_E_INVALID,
+                "override \"%.*s\": must be one of top_k, sinks, window, refresh, block, tile, stride, "
+                "dense_below, seed",
+                (int)n, text);
         char *end = NULL;
         int64_t value = equals ? strtoll(equals + 1, &end, 10) : 0;
         if (!equals || end == equals + 1 || end != text + n)

@@ -72,6 +72,7 @@ typedef struct hdl_router_spec {
     int32_t block; /* tokens of a unit that is chosen; 1 = tokens */
     int32_t n_sink, window;
     int32_t refresh;     /* decode steps per new list; 1 = every step */
+    int32_t tile;        /* query rows, by position, that share a list when they come in one call; 1 = none */
     int32_t stride;      /* STRIDE: blocks */
     int64_t dense_below; /* rows that see at most so many tokens read all of them */
     bool is_per_kv_head; /* one list per KV head instead of one for the layer */

@@ -34,6 +34,7 @@ const hdl_router_int hdl_router_ints[] = {
     {"window", 0, 1 << 24, offsetof(hdl_router_spec, window), false},
     {"refresh", 1, 1024, offsetof(hdl_router_spec, refresh), false},
     {"block", 1, 1 << 16, offsetof(hdl_router_spec, block), false},
+    {"tile", 1, 256, offsetof(hdl_router_spec, tile), false},
     {"stride", 1, 1 << 16, offsetof(hdl_router_spec, stride), false},
     {"dense_below", 0, 1 << 24, offsetof(hdl_router_spec, dense_below), true},
     {"seed", 0, INT32_MAX, offsetof(hdl_router_spec, seed), true},
@@ -115,12 +116,30 @@ static heddle_status check_router(const json_t *obj, const char *path, const hdl
     return HEDDLE_OK;
 }
 
+/* One list for the rows of a tile is scored by their mean query, which has no attention mass. */
+static heddle_status check_tile(const json_t *obj, const char *path, const hdl_router_spec *at)
+{
+    if (at->tile == 1) return HEDDLE_OK;
+    if (at->tile & (at->tile - 1))
+        return HDL_FAIL(HEDDLE_E_INVALID, "%s.tile %d: must be a power of two", path, at->tile);
+    if (at->score == HDL_SCORE_MASS)
+        return HDL_FAIL(HEDDLE_E_INVALID,
+                        "%s.tile %d: score \"attention_mass\" is of single rows; a tile needs another score",
+                        path, at->tile);
+    if (at->refresh > 1)
+        return HDL_FAIL(HEDDLE_E_INVALID, "%s.tile %d: goes not with refresh %d", path, at->tile,
+                        at->refresh);
+    if (json_object_get(obj, "candidates"))
+        return HDL_FAIL(HEDDLE_E_INVALID, "%s.tile %d: goes not with candidates", path, at->tile);
+    return HEDDLE_OK;
+}
+
 heddle_status hdl_router_read(const json_t *obj, const char *path, bool is_candidate, hdl_router_spec *out)
 {
     static const char *const keys[] = {"score",  "measure",     "heads",      "pool",    "select",
                                        "p_rule", "p",           "block",      "lists",   "threshold",
                                        "top_k",  "sinks",       "window",     "refresh", "stride",
-                                       "seed",   "dense_below", "candidates", NULL};
+                                       "seed",   "dense_below", "candidates", "tile",    NULL};
     static const char *const measures[] = {"logit", "mass", NULL};
     static const char *const reduces[] = {"mean", "sum", "max", NULL};
     static const char *const selects[] = {"top_k", "top_p", "threshold", NULL};
@@ -130,7 +149,7 @@ heddle_status hdl_router_read(const json_t *obj, const char *path, bool is_candi
     int score = HDL_SCORE_MASS, heads = HDL_REDUCE_MEAN, pool = HDL_REDUCE_SUM, select = HDL_SELECT_TOP_K,
         p_rule = HDL_P_STRICT, list = 0;
     for (int i = 0; i < HDL_N_SCORE_KINDS; i++) scores[i] = hdl_score_rows[i].name;
-    *out = (hdl_router_spec){.refresh = 1, .block = 1, .p = 1};
+    *out = (hdl_router_spec){.refresh = 1, .block = 1, .p = 1, .tile = 1};
     if (!json_is_object(obj)) return HDL_FAIL(HEDDLE_E_INVALID, "%s: must be an object", path);
     HDL_TRY(hdl_json_only(obj, path, keys));
     HDL_TRY(read_word(obj, path, "score", scores, &score));
@@ -154,6 +173,7 @@ heddle_status hdl_router_read(const json_t *obj, const char *path, bool is_candi
     if (is_candidate && (json_object_get(obj, "candidates") || out->refresh > 1))
         return HDL_FAIL(HEDDLE_E_INVALID, "%s: candidates have neither candidates nor a refresh of their own",
                         path);
+    HDL_TRY(check_tile(obj, path, out));
     return check_router(obj, path, out);
 }
 

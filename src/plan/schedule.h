@@ -42,12 +42,13 @@ typedef enum hdl_buffer { /* activations; names as in `explain` */
                           HDL_BUF_MASS,    /* [tile rows, lists, context] */
                           HDL_BUF_SPARE, /* [rows, n_heads, v_head_dim] of a pass that only observes, a partial */
                           HDL_BUF_LSE,     /* [2, rows, n_heads] of a list's partial and its complement's */
+                          HDL_BUF_Q_TILE,  /* [tile rows, n_heads, head_dim] mean queries of tiles of rows */
                           HDL_BUF_Q_INDEX, /* [rows, index heads, index_dim] queries of the model's index */
                           HDL_BUF_INDEX_BIAS, /* [rows, index heads] added to their scores */
-                          HDL_BUF_K_INDEX, /* [rows, index_dim] its keys */
-                          HDL_BUF_ALLOWED, /* [context] tokens that are not hidden, [logit rows] counts */
-                          HDL_BUF_LISTS,   /* the slots: ids and counts */
-                          HDL_BUF_WORK,    /* scratch of the implementations */
+                          HDL_BUF_K_INDEX,    /* [rows, index_dim] its keys */
+                          HDL_BUF_ALLOWED,    /* [context] tokens that are not hidden, [logit rows] counts */
+                          HDL_BUF_LISTS,      /* the slots: ids and counts */
+                          HDL_BUF_WORK,       /* scratch of the implementations */
                           HDL_N_BUFFERS
 } hdl_buffer;
 const char *hdl_buffer_name(hdl_buffer buffer);
@@ -74,7 +75,7 @@ typedef struct hdl_attend_step {
     int32_t group, layer_in_group;              /* whose KV rows */
     int32_t slot;                               /* list made or read; -1 = none */
     int32_t candidate_slot;                     /* list that is picked from; -1 = none */
-    int64_t all_below; /* rows that see at most so many tokens take everything: no scores needed */
+    int64_t all_below;       /* rows that see at most so many tokens take everything: no scores needed */
     const int16_t *head_map; /* [n_kv_heads] list of each KV head, through slot `mapped`; NULL = its own */
     int32_t kept;            /* index of the sequence's kept list (refresh > 1); -1 = none */
 } hdl_attend_step;

@@ -37,6 +37,10 @@ static heddle_status check_units(const hdl_route_plan *route, int32_t layer, con
                         "%s.operator: layer %d is a %s, but the list of layer %d holds %s (block %d)", path,
                         layer, at->op == HDL_OPERATOR_BLOCK_LIST ? "block_list" : "token_list", at->owner,
                         is_blocks ? "blocks" : "tokens", list->block);
+    if (at->has_head_map && list->tile > 1)
+        return HDL_FAIL(HEDDLE_E_INVALID,
+                        "%s.head_map: layer %d has one, but layer %d makes lists for tiles of %d rows", path,
+                        layer, at->owner, list->tile);
     if (at->has_head_map && !list->is_per_kv_head)
         return HDL_FAIL(HEDDLE_E_INVALID,
                         "%s.head_map: layer %d has one, but layer %d makes one list for all heads "
@@ -72,6 +76,10 @@ static heddle_status check_candidates(const hdl_route_plan *route, int32_t layer
             "%s.router: layer %d picks tokens from candidates: its score must be one by token from a summary "
             "(key_i8, key_i4, index)",
             path, layer);
+    if (from->tile > 1 || at->router.tile > 1)
+        return HDL_FAIL(HEDDLE_E_INVALID,
+                        "%s.router: layer %d picks from candidates; neither may be for tiles of rows", path,
+                        layer);
     if (from->is_per_kv_head && !at->router.is_per_kv_head)
         return HDL_FAIL(HEDDLE_E_INVALID,
                         "%s.router.lists: layer %d makes one list from candidates that are per KV head", path,
@@ -116,8 +124,8 @@ static bool routers_equal(const hdl_router_spec *p, const hdl_router_spec *q)
     return p->score == q->score && p->measure == q->measure && p->heads == q->heads && p->pool == q->pool &&
            p->select == q->select && p->p_rule == q->p_rule && p->p == q->p && p->threshold == q->threshold &&
            p->top_k == q->top_k && p->block == q->block && p->n_sink == q->n_sink && p->window == q->window &&
-           p->refresh == q->refresh && p->stride == q->stride && p->dense_below == q->dense_below &&
-           p->is_per_kv_head == q->is_per_kv_head && p->seed == q->seed;
+           p->refresh == q->refresh && p->tile == q->tile && p->stride == q->stride &&
+           p->dense_below == q->dense_below && p->is_per_kv_head == q->is_per_kv_head && p->seed == q->seed;
 }
 
 bool hdl_route_plan_equal(const hdl_route_plan *a, const hdl_route_plan *b, int32_t n_layers)

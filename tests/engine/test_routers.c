@@ -155,6 +155,52 @@ static void test_chunks_equal_single_steps(void **state)
     heddle_engine_close(engine);
 }
 
+/* Lists for tiles of 32 rows: everything is dense; chunks of whole tiles do not matter, bit for bit; rows
+ * that come alone have their own lists, as without tiles. */
+static void test_tiles_of_rows_share_lists(void **state)
+{
+    (void)state;
+    static const router_case tiled[] = {
+        {"mean of blocks", "block_list", "\"score\": \"block_mean\", \"block\": 16, \"window\": 16", 0},
+        {"8-bit keys", "token_list", "\"score\": \"key_i8\", \"window\": 4, \"lists\": \"kv_head\"", 0},
+        {"pooled and complement", "block_list", "\"score\": \"block_pooled\", \"block\": 32, \"window\": 1",
+         16},
+        {"forced blocks", "block_list", "\"score\": \"random\", \"block\": 16, \"window\": 40", 0},
+    };
+    heddle_engine *engine = open_tiny();
+    heddle_session *session = new_session(engine, NULL, 64);
+    nll_of(session, dense);
+    heddle_session_free(session);
+    for (size_t i = 0; i < sizeof tiled / sizeof *tiled; i++) {
+        router_case at = tiled[i];
+        char router[512];
+        snprintf(router, sizeof router, "%s, \"tile\": 32", tiled[i].router);
+        at.router = router;
+        heddle_plan *all = plan_of(&at, 320), *few = plan_of(&at, 32), *single = plan_of(&tiled[i], 32);
+        const struct {
+            const heddle_plan *plan;
+            int32_t chunk;
+        } runs[] = {{all, 64}, {few, 64}, {few, 128}, {few, 1}, {single, 1}};
+        static float nll[5][N_IDS];
+        for (int r = 0; r < 5; r++) {
+            session = new_session(engine, runs[r].plan, runs[r].chunk);
+            nll_of(session, nll[r]);
+            heddle_session_free(session);
+        }
+        printf("%s in tiles: all %g, few %g\n", at.name, max_abs(dense + 1, nll[0] + 1, N_IDS - 1),
+               max_abs(dense + 1, nll[1] + 1, N_IDS - 1));
+        assert_true(max_abs(dense + 1, nll[0] + 1, N_IDS - 1) < 2e-6);
+        assert_true(max_abs(dense + 1, nll[1] + 1, N_IDS - 1) > 1e-4);
+        assert_memory_equal(nll[1] + 1, nll[2] + 1, (N_IDS - 1) * sizeof(float));
+        assert_memory_equal(nll[3] + 1, nll[4] + 1, (N_IDS - 1) * sizeof(float));
+        assert_true(max_abs(nll[1] + 1, nll[3] + 1, N_IDS - 1) > 1e-6);
+        heddle_plan_free(all);
+        heddle_plan_free(few);
+        heddle_plan_free(single);
+    }
+    heddle_engine_close(engine);
+}
+
 /* Cut back into the middle of a block, then on with other tokens; and a fork that goes another way. */
 static void test_truncation_and_forks_keep_summaries(void **state)
 {
@@ -284,6 +330,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_k_at_least_n_equals_dense),
         cmocka_unit_test(test_chunks_equal_single_steps),
+        cmocka_unit_test(test_tiles_of_rows_share_lists),
         cmocka_unit_test(test_truncation_and_forks_keep_summaries),
         cmocka_unit_test(test_a_fork_goes_on_under_a_kept_plan),
         cmocka_unit_test(test_a_tap_hears_every_list),

@@ -99,6 +99,12 @@ static void test_refusals(void **state)
             "{\"layers\": [0], \"router\": {\"top_k\": 8, \"lists\": \"kv_head\"}}, {\"layers\": [1], \"operator\": "
             "\"token_list\", \"share\": 0, \"head_map\": [1]}"),
         "has 1 entries; the model has 2 KV heads");
+    refused(ROUTER("\"top_k\": 4, \"tile\": 64"),
+            "router.tile 64: score \"attention_mass\" is of single rows");
+    refused(ROUTER("\"score\": \"key_i8\", \"top_k\": 4, \"tile\": 48"),
+            "router.tile 48: must be a power of two");
+    refused(ROUTER("\"score\": \"key_i8\", \"top_k\": 4, \"tile\": 64, \"window\": 1, \"refresh\": 2"),
+            "router.tile 64: goes not with refresh 2");
     refused(RULES("{\"layers\": [0], \"complement\": 64, \"router\": {\"top_k\": 8}}"),
             "decode[0].complement: a dense layer leaves nothing out");
     refused(
