@@ -59,6 +59,11 @@ static heddle_status check_attend(const written *at, const hdl_step *step)
     if (!at->kv[attend->group][attend->layer_in_group]) return refuse(step, "KV rows");
     if (attend->args.has_selection && !attend->is_kept && !slots[attend->slot]) return refuse(step, "a list");
     if (attend->candidate_slot >= 0 && !slots[attend->candidate_slot]) return refuse(step, "candidates");
+    for (int i = 0; i < 2 && attend->is_completing; i++) {
+        written_plane mean = {attend->group, attend->layer_in_group, attend->complement.block_size,
+                              i ? HDL_PLANE_MEAN_V : HDL_PLANE_MEAN};
+        if (!has_plane(at, &mean)) return refuse(step, hdl_plane_name(mean.kind));
+    }
     if (!attend->is_scoring || !attend->score.plane) return HEDDLE_OK;
     written_plane plane = {attend->group, attend->layer_in_group, attend->score.block_size,
                            attend->score.plane};
