@@ -266,10 +266,13 @@ static void show_memory(const run_state *state)
         return;
     }
     char weights[TERM_COUNT], kv[TERM_COUNT], work[TERM_COUNT], free_now[TERM_COUNT], context[TERM_COUNT];
-    cli_note("context %s tokens: weights %s, KV up to %s, workspace %s; %s are free",
+    const char *available = memory.available_bytes == INT64_MAX
+                                ? "the system does not say what"
+                                : term_bytes(free_now, (double)memory.available_bytes);
+    cli_note("context %s tokens: weights %s, KV up to %s, workspace %s; %s %s free",
              term_count(context, state->context), term_bytes(weights, (double)memory.weight_bytes),
              term_bytes(kv, (double)memory.kv_bytes), term_bytes(work, (double)memory.workspace_bytes),
-             term_bytes(free_now, (double)memory.available_bytes));
+             available, memory.available_bytes == INT64_MAX ? "is" : "are");
 }
 
 /* ---- --session: what was read, in a file ---- */

@@ -164,7 +164,7 @@ void heddle_session_options_default(heddle_session_options *options);
 typedef struct heddle_memory {
     uint32_t struct_size;
     int64_t weight_bytes, kv_bytes, workspace_bytes, total_bytes;
-    int64_t available_bytes; /* what the system can give now */
+    int64_t available_bytes; /* what the system and its control groups can give now; INT64_MAX: unknown */
 } heddle_memory;
 heddle_status heddle_memory_plan(const heddle_engine *engine, const heddle_plan *plan,
                                  const heddle_session_options *options, int64_t n_tokens,

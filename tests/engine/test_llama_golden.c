@@ -7,7 +7,9 @@
  *                                            difference of a logit at most 0.7 (llama.cpp's own: 0.5-0.7)
  *
  * Files are looked for in $HEDDLE_TEST_MODELS, else in the cache that get-model fills; with none of
- * them this is a counted skip. The 4,000-token case runs with the argument "all". */
+ * them this is a counted skip. The 4,000-token case runs with the argument "all".
+ *
+ *   test_llama_golden [all | CASE FILE]    one case of one file: tests/proofs/llama_golden.py */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -141,6 +143,13 @@ static void run_case(heddle_engine *engine, const model_file *file, const char *
 }
 
 static bool is_fast, is_met;
+static const char *only_case, *only_file; /* NULL = all */
+
+static bool is_wanted(const char *name)
+{
+    if (only_case) return !strcmp(name, only_case);
+    return !is_fast || strcmp(name, "long");
+}
 
 static void test_files(void **state)
 {
@@ -155,11 +164,11 @@ static void test_files(void **state)
         else
             snprintf(path, sizeof path, "%s%s/heddle/%s", cache ? cache : home, cache ? "" : "/.cache",
                      files[f].file);
-        if (access(path, R_OK)) continue;
+        if (access(path, R_OK) || (only_file && strcmp(files[f].file, only_file))) continue;
         is_met = true;
         if (heddle_engine_open(&engine, path, NULL)) fail_msg("%s", heddle_last_error());
         for (size_t c = 0; c < sizeof cases / sizeof *cases; c++)
-            if (!is_fast || strcmp(cases[c], "long")) run_case(engine, &files[f], cases[c]);
+            if (is_wanted(cases[c])) run_case(engine, &files[f], cases[c]);
         heddle_engine_close(engine);
     }
 }
@@ -167,7 +176,11 @@ static void test_files(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_files)};
-    is_fast = argc < 2 || strcmp(argv[1], "all");
+    is_fast = argc != 2 || strcmp(argv[1], "all");
+    if (argc == 3) {
+        only_case = argv[1];
+        only_file = argv[2];
+    }
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     if (!failed && !is_met) {
         printf("SKIP: no model file; scripts/get-model fetches them\n");

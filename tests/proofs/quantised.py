@@ -7,7 +7,7 @@ Both engines read tests/golden/llama/jargon.txt by the same protocol (chunks of 
 with F32 KV, from the demo models' files and from the same weights dequantised to F32
 (tests/oracle/dequantize.py; needs numpy and gguf). llama.cpp's figures are those of
 tests/golden/llama/perplexity.tsv. Bounds: our mean KL and our perplexity gap are at most 1.1 times
-llama.cpp's. Results: bench/results/quantised.csv, a row a run, so that it goes on where it was stopped,
+llama.cpp's, and the perplexities of the F32 files within 0.05 %. Results: bench/results/quantised.csv, a row a run, so that it goes on where it was stopped,
 and bench/results/quantised.md. A row names the version of what it proves: a hash over the block formats
 and the reference of the linear layer, to which tests/backend/test_linear ties every fast kernel.
 --check: only read what is committed.
@@ -87,6 +87,9 @@ def summarise(rows, at):
                      f"{100 * float(row['equal']):.2f} % |")
         lines.append(f"| | llama.cpp | {llama[f32]['perplexity']} | {theirs['perplexity']} | {their_gap:.4f} | {theirs['mean_kl']} | "
                      f"{100 * float(theirs['equal']):.2f} % |")
+        exact = abs(float(row["perplexity_f32"]) / llama[f32]["perplexity"] - 1)
+        bounds.append(f"- {f32}: perplexity within 0.05 % of llama.cpp's ({100 * exact:.4f} %): {'holds' if exact <= 5e-4 else 'DOES NOT HOLD'}")
+        held &= exact <= 5e-4
         for claim, ours, bound in ((f"mean KL {row['mean_kl']}", float(row["mean_kl"]), 1.1 * float(theirs["mean_kl"])),
                                    (f"perplexity gap {our_gap:.4f}", our_gap, 1.1 * their_gap)):
             bounds.append(f"- {model}: {claim} at most 1.1 times llama.cpp's, {bound:.6f}: {'holds' if ours <= bound else 'DOES NOT HOLD'}")
