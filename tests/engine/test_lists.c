@@ -33,7 +33,7 @@ static const char by_chance[] =
 
 static heddle_session *new_session(bool is_chance)
 {
-    heddle_session *session;
+    heddle_session *session = NULL;
     heddle_plan *plan;
     heddle_session_options options;
     heddle_session_options_default(&options);

@@ -166,7 +166,7 @@ ALWAYS_INLINE void turn_chunk(const tile_rows *rows, int from, int64_t at, uint3
     vi r[8], t[8];
 #pragma GCC unroll 8
     for (int i = 0; i < 8; i++) {
-        int a = from + (ROW_OF_HALF && i >= 4 ? i + 4 : i);
+        int a = from + (ROW_OF_HALF != 0 && i >= 4 ? i + 4 : i);
         r[i] = vi_rows(row_at(rows, a, is_run) + at, row_at(rows, a + ROW_OF_HALF, is_run) + at, n);
     }
 #pragma GCC unroll 4
