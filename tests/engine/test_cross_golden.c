@@ -186,6 +186,51 @@ static void test_prompt_stops_at_the_shared_state(void **state)
     check_early_exit("clsa:top_k=12");
 }
 
+/* Sessions of a batch, one reading a prompt while the other generates, say what each says alone. */
+static void check_batch(const char *plan_name)
+{
+    static float alone[2][N_VOCAB];
+    heddle_engine *engine;
+    heddle_plan *plan;
+    heddle_batch *batch;
+    heddle_session *a[2], *b[2];
+    heddle_session_options options;
+    heddle_session_options_default(&options);
+    options.context_tokens = 128;
+    options.is_invariant = 1;
+    if (heddle_engine_open(&engine, CROSS_GOLDEN, NULL)) fail_msg("%s", heddle_last_error());
+    if (heddle_plan_named(&plan, plan_name)) fail_msg("%s", heddle_last_error());
+    if (heddle_batch_new(&batch, engine, plan, &options, 2, 64)) fail_msg("%s", heddle_last_error());
+    for (int i = 0; i < 2; i++) {
+        if (heddle_session_new(&a[i], engine, plan, &options)) fail_msg("%s", heddle_last_error());
+        if (heddle_session_new(&b[i], engine, plan, &options)) fail_msg("%s", heddle_last_error());
+        int64_t n = i ? 30 : 50;
+        assert_int_equal(heddle_session_extend(a[i], golden.tokens, n, NULL, NULL), HEDDLE_OK);
+        assert_int_equal(heddle_session_extend(b[i], golden.tokens, n, NULL, NULL), HEDDLE_OK);
+    }
+    assert_int_equal(heddle_session_decode(a[0], golden.tokens + 50, 1), HEDDLE_OK);
+    assert_int_equal(heddle_session_extend(a[1], golden.tokens + 30, 25, NULL, NULL), HEDDLE_OK);
+    for (int i = 0; i < 2; i++) memcpy(alone[i], heddle_session_logits(a[i]), sizeof alone[i]);
+    heddle_batch_item items[2] = {{.session = b[0], .ids = golden.tokens + 50, .n_ids = 1},
+                                  {.session = b[1], .ids = golden.tokens + 30, .n_ids = 25, .is_prompt = 1}};
+    if (heddle_batch_step(batch, items, 2)) fail_msg("%s", heddle_last_error());
+    for (int i = 0; i < 2; i++) assert_memory_equal(heddle_session_logits(b[i]), alone[i], sizeof alone[i]);
+    for (int i = 0; i < 2; i++) {
+        heddle_session_free(a[i]);
+        heddle_session_free(b[i]);
+    }
+    heddle_batch_free(batch);
+    heddle_plan_free(plan);
+    heddle_engine_close(engine);
+}
+
+static void test_batch_equals_sessions(void **state)
+{
+    (void)state;
+    check_batch("dense");
+    check_batch("clsa:top_k=12");
+}
+
 /* Truncating into an earlier document and going on equals never having been further. */
 static void test_truncation_finds_the_document(void **state)
 {
@@ -234,6 +279,7 @@ int main(void)
         cmocka_unit_test(test_dense_is_invariant),
         cmocka_unit_test(test_prompt_stops_at_the_shared_state),
         cmocka_unit_test(test_truncation_finds_the_document),
+        cmocka_unit_test(test_batch_equals_sessions),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
