@@ -213,7 +213,7 @@ typedef struct hdl_complement_args {
  *            must be wholly visible; else -inf)
  *   BOUND    s_h[e] = scale * sum_d max(q_d * least_d, q_d * largest_d): no token of the block exceeds it
  *   INDEX    s[e] = (float)(q8 . k8) * k_scale, q8 the int8 form of the row's index query: one rounding,
- *            the same on every backend; an entry whose page is absent (NULL) gets -inf
+ *            the same on every backend
  *   HASH     uniform in [0, 1), a hash of (seed, the row's block, e)
  *   STRIDE   1 where (e + list) % stride == 0, else -inf;   POWERS  1 where the distance in blocks from
  *            the row's own block is a power of two, else -inf

@@ -14,6 +14,7 @@ typedef struct page_pool {
     int64_t n_pages, n_free, mapped_bytes;
     int32_t *free_ids; /* [n_pages] stack */
     int32_t *n_refs;   /* [n_pages] */
+    uint8_t *blank;    /* a page of zeroes in place of what was unmounted; NULL before the first time */
 } page_pool;
 
 struct hdl_kv_store {

@@ -150,9 +150,13 @@ heddle_status hdl_kv_seq_unmount(hdl_kv_seq *seq, int64_t first)
     for (int32_t i = 0; i < seq->n_mounts; i++) {
         kv_mount *mount = &seq->mounts[i];
         if (first_token(seq, mount) != first) continue;
+        page_pool *pool = &seq->store->groups[mount->group];
+        if (!mount->file) break;
+        if (!pool->blank) pool->blank = hdl_pages_alloc(pool->layout.page_bytes);
+        if (!pool->blank) return HEDDLE_E_NOMEM;
         HDL_TRY(hdl_kv_seq_hide(seq, first, end_token(seq, mount)));
-        page_table *table = &seq->tables[mount->group];
-        for (int64_t p = 0; p < mount->n_pages; p++) table->pages[mount->first_page + p] = NULL;
+        page_table *table = &seq->tables[mount->group]; /* scores of these rows are made and thrown away */
+        for (int64_t p = 0; p < mount->n_pages; p++) table->pages[mount->first_page + p] = pool->blank;
         hdl_docfile_unref(mount->file);
         mount->file = NULL; /* its place stays: rows after it keep their numbers */
         return HEDDLE_OK;

@@ -129,6 +129,7 @@ static void store_free(hdl_kv_store *store)
         hdl_pages_free(pool->base, pool->mapped_bytes);
         hdl_free(pool->free_ids);
         hdl_free(pool->n_refs);
+        hdl_pages_free(pool->blank, pool->layout.page_bytes);
     }
     hdl_free(store);
 }

@@ -196,7 +196,6 @@ static float entry_score(const hdl_score_args *args, const hdl_kv_view *kv, cons
 {
     const hdl_kv_plane *plane = &kv->plane[0];
     int64_t dim = plane->dim, bytes = hdl_plane_entry_bytes(args->plane, plane->n_heads, plane->dim);
-    if (!kv->pages[e * args->block_size >> kv->page_shift]) return -INFINITY;
     const uint8_t *at = plane_at(kv, plane->offset, e, args->block_size, bytes) +
                         kv_head * (bytes / plane->n_heads);
     if (args->rule == HDL_RULE_BOUND) return args->scale * bound(q, (const uint16_t *)at, dim);

@@ -123,11 +123,6 @@ static void score_tokens(const index_query *q, const hdl_kv_view *kv, int64_t be
     int64_t dim = plane->dim, page_tokens = (int64_t)1 << kv->page_shift;
     for (int64_t at = begin; at < end;) {
         int64_t n = HDL_MIN(end, (at / page_tokens + 1) * page_tokens) - at;
-        if (!kv->pages[at / page_tokens]) {
-            for (int64_t i = at; i < at + n; i++) out[i] = -INFINITY;
-            at += n;
-            continue;
-        }
         const int8_t *k = (const int8_t *)plane_at(kv, plane->offset, at, 1, dim);
         const float *scale = (const float *)(const void *)plane_at(kv, plane->scale_offset, at, 1, 4);
         score_run(q, k, scale, dim, n, out + at);
