@@ -1,8 +1,9 @@
 /* linear_plain.h - LINEAR in plain C, for every type and every shape; the compiler vectorises it.
  *
- * A task is a run of outputs. A weight row is decoded once, to int16 codes or to f32, and used for
- * all rows of x, four products at a time: four outputs of one row of x, or four rows of x. Float rows keep 8 partial sums (element k in sum k % 8), added
- * pairwise; quantised rows add one product per block in ascending order. */
+ * A task is a run of outputs. A weight row is decoded once, to int16 codes or to f32, and used for all
+ * rows of x, four products at a time: four outputs of one row of x, or four rows of x. Lanes run along
+ * k. Float rows keep 8 partial sums (element k in sum k % 8), added pairwise; quantised rows add one
+ * product per block in ascending order. */
 #ifndef HDL_LINEAR_PLAIN_H
 #define HDL_LINEAR_PLAIN_H
 
