@@ -262,17 +262,20 @@ static heddle_status check_lists(session_file *file, const hdl_schedule *schedul
     file->lists = file->map.data + file->at;
     for (int32_t k = 0; k < header->n_kept && is_sound; k++) {
         const hdl_selection *slot = kept_slot(schedule, k);
+        /* units that load_kept may append before the next refresh */
+        int64_t block = slot->block_size,
+                last = HDL_MIN(header->kept_visible + schedule->refresh - 1, schedule->limits.max_context);
+        int64_t grown = HDL_MAX((last + block - 1) / block - (header->kept_visible + block - 1) / block, 0);
         for (int32_t l = 0; l < slot->n_lists && is_sound; l++) {
             int32_t n = 0, id, before = -1;
             const uint8_t *count = take(file, 4);
             if (count) memcpy(&n, count, sizeof n);
-            const uint8_t *ids = count && n >= 0 && n <= slot->n_ids_max - schedule->refresh + 1
-                                     ? take(file, n * (int64_t)4)
-                                     : NULL;
+            const uint8_t *ids = count && n >= 0 && n + grown <= slot->n_ids_max ? take(file, n * (int64_t)4)
+                                                                                 : NULL;
             is_sound = ids != NULL;
             for (int32_t i = 0; i < n && is_sound; i++, before = id) {
                 memcpy(&id, ids + i * 4, sizeof id);
-                is_sound = id > before && id < header->kept_visible;
+                is_sound = id > before && (int64_t)id * slot->block_size < header->kept_visible;
             }
         }
     }

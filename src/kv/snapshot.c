@@ -2,6 +2,8 @@
 
 #include <string.h>
 
+#include "base/hash.h"
+
 typedef struct seq_record {
     int64_t len;
     int32_t n_groups, reserved;
@@ -10,9 +12,10 @@ typedef struct seq_record {
 typedef struct group_record {
     int32_t n_layers, window, n_kv_heads, head_dim, v_head_dim, dtype, is_head_major, page_shift;
     int64_t page_bytes, first_page, end_page;
+    uint64_t planes; /* a hash of the planes' specs: what lies behind the rows of a page */
 } group_record;
 
-static_assert(sizeof(seq_record) == 16 && sizeof(group_record) == 56, "records have no padding");
+static_assert(sizeof(seq_record) == 16 && sizeof(group_record) == 64, "records have no padding");
 
 static group_record record_of(const hdl_kv_store *store, int32_t group, hdl_kv_span span)
 {
@@ -27,7 +30,8 @@ static group_record record_of(const hdl_kv_store *store, int32_t group, hdl_kv_s
                           .page_shift = spec->page_shift,
                           .page_bytes = hdl_kv_store_layout(store, group)->page_bytes,
                           .first_page = span.first,
-                          .end_page = span.end};
+                          .end_page = span.end,
+                          .planes = hdl_hash(spec->planes, spec->n_planes * (int64_t)sizeof *spec->planes)};
 }
 
 int64_t hdl_kv_snapshot_bytes(const hdl_kv_seq *seq)
@@ -65,7 +69,7 @@ static bool is_same_kind(const group_record *a, const group_record *b)
     return a->n_layers == b->n_layers && a->window == b->window && a->n_kv_heads == b->n_kv_heads &&
            a->head_dim == b->head_dim && a->v_head_dim == b->v_head_dim && a->dtype == b->dtype &&
            a->is_head_major == b->is_head_major && a->page_shift == b->page_shift &&
-           a->page_bytes == b->page_bytes;
+           a->page_bytes == b->page_bytes && a->planes == b->planes;
 }
 
 /* The records, checked against the store and against the bytes that follow them. */

@@ -61,7 +61,8 @@ static void describe(const hdl_model_facts *facts, hdl_buf *text)
                    index->is_from_norm);
     for (int32_t i = 0; i < facts->n_layers; i++) {
         const hdl_layer_facts *at = &facts->layers[i];
-        hdl_buf_printf(text, "\n%d %d %d %d %d %d %d", at->window, at->kv_source, at->has_kv, at->has_qk_norm,
+        hdl_buf_printf(text, "\n%d %d", at->has_index, at->index_rope);
+        hdl_buf_printf(text, " %d %d %d %d %d %d %d", at->window, at->kv_source, at->has_kv, at->has_qk_norm,
                        at->cache_group, at->rope, at->ffn);
     }
     for (int32_t r = 0; r < facts->n_ropes; r++) {

@@ -72,6 +72,15 @@ static heddle_status check_model(const sidecar *at, const char *model_path)
     return HEDDLE_OK;
 }
 
+/* As number_of, without a fraction. */
+static heddle_status whole_of(const sidecar *at, const char *key, double min, double max, double *out)
+{
+    HDL_TRY(number_of(at, key, min, max, out));
+    if (*out == floor(*out)) return HEDDLE_OK;
+    return HDL_FAIL(HEDDLE_E_FORMAT, "index %s: metadata \"%s\" %g: must be a whole number", at->path, key,
+                    *out);
+}
+
 /* The rotation of an index: its first dims turn by the leader's base; as a table of the model's. */
 static heddle_status rope_of(const sidecar *at, hdl_model_facts *facts, int32_t dims, double base,
                              int32_t *table)
@@ -127,14 +136,14 @@ static heddle_status read_groups(const sidecar *at, hdl_model_facts *facts, hdl_
 {
     const char *leaders, *bases;
     double dim, heads, scale, eps, rope_dims, sinks, window, top_k;
-    HDL_TRY(number_of(at, "index_dim", 2, 1024, &dim));
-    HDL_TRY(number_of(at, "index_n_heads", 1, 64, &heads));
+    HDL_TRY(whole_of(at, "index_dim", 2, 1024, &dim));
+    HDL_TRY(whole_of(at, "index_n_heads", 1, 64, &heads));
     HDL_TRY(number_of(at, "index_scale", 1e-6, 1e6, &scale));
     HDL_TRY(number_of(at, "index_norm_eps", 0, 1, &eps));
-    HDL_TRY(number_of(at, "index_rope_dims", 0, dim, &rope_dims));
-    HDL_TRY(number_of(at, "index_sinks", 0, 1 << 16, &sinks));
-    HDL_TRY(number_of(at, "index_window", 0, 1 << 24, &window));
-    HDL_TRY(number_of(at, "top_k", 0, 1 << 24, &top_k));
+    HDL_TRY(whole_of(at, "index_rope_dims", 0, HDL_MIN(dim, (double)HDL_MAX_ROPE_DIM), &rope_dims));
+    HDL_TRY(whole_of(at, "index_sinks", 0, 1 << 16, &sinks));
+    HDL_TRY(whole_of(at, "index_window", 0, 1 << 24, &window));
+    HDL_TRY(whole_of(at, "top_k", 0, 1 << 24, &top_k));
     HDL_TRY(text_of(at, "leaders", &leaders));
     HDL_TRY(text_of(at, "index_rope_base", &bases));
     facts->index = (hdl_index_facts){.dim = (int32_t)dim,

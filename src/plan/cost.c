@@ -22,7 +22,9 @@ int64_t hdl_router_units(const hdl_router_spec *router, int64_t n_tokens)
     int64_t n = (router->top_k + block - 1) / block + (router->n_sink + block - 1) / block +
                 (router->window ? (router->window + router->tile - 1 + block - 2) / block + 1 : 0) +
                 (router->refresh - 1 + block - 1) / block;
-    if (router->dense_below > 0) n = HDL_MAX(n, (HDL_MIN(router->dense_below, n_tokens) + block - 1) / block);
+    if (router->dense_below > 0) /* such a list may be kept and grow until the next refresh, as any other */
+        n = HDL_MAX(n, (HDL_MIN(router->dense_below, n_tokens) + block - 1) / block +
+                           (router->refresh - 1 + block - 1) / block);
     return HDL_MAX(HDL_MIN(n, all), 1);
 }
 

@@ -116,6 +116,7 @@ static void load_kept(const hdl_schedule *schedule, const hdl_exec_seq *seq, int
         memcpy(ids, from + l * list->n_ids_max, (size_t)n * sizeof *ids);
         int64_t first = (seq->kept_visible + list->block_size - 1) / list->block_size;
         for (int64_t u = first; u * list->block_size < seq->kv_len; u++) ids[n++] = (int32_t)u;
+        HDL_ASSERT(n <= list->n_ids_max);
         *hdl_selection_count(list, row, l) = n;
     }
 }

@@ -209,13 +209,18 @@ static void open_unit(score_unit *unit, const hdl_score_args *args, const hdl_at
 
 /* ---- a piece ---- */
 
+/* What stands for the entries of a page that is not there (an unmounted document): index keys are of one head,
+ * so a row is no longer than this. blank_absent() gives them their -inf. */
+static const uint8_t absent_row[SCORE_MAX_DIM + TILE] __attribute__((aligned(64)));
+
 /* Where an entry lies. */
 static const uint8_t *entry_at(const score_unit *unit, int64_t entry)
 {
     const hdl_kv_view *kv = unit->kv;
     if (unit->walk.ids) entry = walk_token(&unit->walk, entry);
     int64_t slot = entry & (((int64_t)1 << unit->page_shift) - 1);
-    return kv->pages[entry >> unit->page_shift] + kv->plane[0].offset + slot * unit->entry_bytes;
+    const uint8_t *page = kv->pages[entry >> unit->page_shift];
+    return page ? page + kv->plane[0].offset + slot * unit->entry_bytes : absent_row;
 }
 
 /* Entries of a tile: rows of halves are multiplied a vector at a time, and asked for in small portions. */
@@ -228,7 +233,8 @@ static int64_t tile_entries(const score_unit *unit)
 static void find_rows(const score_unit *unit, int64_t entry, int64_t n, tile_rows *rows)
 {
     int64_t page_entries = (int64_t)1 << unit->page_shift;
-    bool is_run = !unit->walk.ids && (entry & (page_entries - 1)) + TILE <= page_entries;
+    bool is_run = !unit->walk.ids && (entry & (page_entries - 1)) + TILE <= page_entries &&
+                  unit->kv->pages[entry >> unit->page_shift];
     rows->stride = 0;
     rows->ahead = NULL;
     if (is_run && is_integer(unit->args)) {
@@ -252,6 +258,8 @@ static void find_scales(const score_unit *unit, int64_t entry, int64_t n, int32_
     if (unit->walk.ids) {
         for (int64_t i = 0; i < n; i++) {
             const uint8_t *page = kv_page_of(kv, walk_token(&unit->walk, entry + i), &slot);
+            scale[i] = 0;
+            if (!page) continue;
             memcpy(&scale[i], page + offset + (slot * n_heads + kv_head) * (int64_t)sizeof(float),
                    sizeof *scale);
         }
@@ -260,6 +268,10 @@ static void find_scales(const score_unit *unit, int64_t entry, int64_t n, int32_
     for (int64_t i = 0, end; i < n; i = end) {
         const uint8_t *page = kv_page_of(kv, entry + i, &slot);
         end = HDL_MIN(i + page_tokens - slot, n);
+        if (!page) {
+            memset(scale + i, 0, (size_t)(end - i) * sizeof *scale);
+            continue;
+        }
         take_every((const float *)(const void *)(page + offset) + slot * n_heads, kv_head, n_heads, end - i,
                    scale + i);
     }
@@ -586,6 +598,23 @@ static const char *score_why_not(const void *op)
     return args->head_dim > SCORE_MAX_DIM ? "head_dim is more than 1024" : NULL;
 }
 
+/* Entries of index keys whose page is not there get -inf. */
+static void blank_absent(const hdl_score_args *args)
+{
+    for (int64_t row = 0; row < args->n_rows; row++) {
+        const hdl_attend_seq *seq = score_seq_of(args, row);
+        int64_t visible = seq->kv_len - seq->q_len + row - seq->first_row + 1;
+        float *out = args->score + row * args->n_lists * args->score_stride;
+        kv_walk walk = {.end = visible};
+        if (args->has_candidates) walk = candidate_walk(args->candidates, &seq->kv, row, 0, visible);
+        for (int64_t e = 0, next; e < walk.end; e = next) {
+            int64_t token = walk.ids ? walk_token(&walk, e) : e, page = token >> seq->kv.page_shift;
+            next = walk.ids ? e + 1 : HDL_MIN((page + 1) << seq->kv.page_shift, walk.end);
+            for (int64_t i = e; i < next && !seq->kv.pages[page]; i++) out[i] = -INFINITY;
+        }
+    }
+}
+
 static void score(const hdl_launch *launch, const void *op)
 {
     hdl_score_args args = *(const hdl_score_args *)op;
@@ -595,6 +624,7 @@ static void score(const hdl_launch *launch, const void *op)
         score_ones(launch, &args);
     else
         score_many(launch, &args);
+    if (args.rule == HDL_RULE_INDEX) blank_absent(&args);
 }
 
 const hdl_impl HDL_CPU_ROWS(score)[] = {
