@@ -282,6 +282,43 @@ static void test_steps_out_of_order_are_refused(void **state)
     heddle_engine_close(engine);
 }
 
+/* A list that was kept while it held everything grows until the next refresh: into its own room. */
+static void test_kept_lists_below_dense_below_have_room(void **state)
+{
+    (void)state;
+    heddle_engine *engine = open_tiny();
+    const router_case kept = {
+        .name = "kept",
+        .op = "token_list",
+        .router = "\"score\": \"key_i8\", \"window\": 2, \"dense_below\": 48, \"refresh\": 16"};
+    heddle_plan *plan = plan_of(&kept, 4);
+    heddle_session_options options;
+    heddle_session_options_default(&options);
+    options.context_tokens = CONTEXT;
+    options.kv_type = "f32";
+    options.is_invariant = 1;
+    heddle_batch *batch;
+    heddle_session *a, *b, *alone;
+    assert_int_equal(heddle_batch_new(&batch, engine, plan, &options, 2, 64), HEDDLE_OK);
+    heddle_session **all[] = {&a, &b, &alone};
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(heddle_session_new(all[i], engine, plan, &options), HEDDLE_OK);
+        assert_int_equal(heddle_session_extend(*all[i], ids + (i == 1), 44, NULL, NULL), HEDDLE_OK);
+    }
+    for (int32_t i = 44; i < 80; i++) {
+        heddle_batch_item items[] = {{.session = a, .ids = ids + i, .n_ids = 1},
+                                     {.session = b, .ids = ids + i + 1, .n_ids = 1}};
+        assert_int_equal(heddle_batch_step(batch, items, 2), HEDDLE_OK);
+        assert_int_equal(heddle_session_decode(alone, ids + i, 1), HEDDLE_OK);
+        if (memcmp(heddle_session_logits(a), heddle_session_logits(alone), N_VOCAB * sizeof(float)))
+            fail_msg("token %d: differs from the session alone", i);
+    }
+    for (int i = 0; i < 3; i++) heddle_session_free(*all[i]);
+    heddle_batch_free(batch);
+    heddle_plan_free(plan);
+    heddle_engine_close(engine);
+}
+
 typedef struct heard {
     int64_t n_lists, n_last, n_ids;
     double mass_seen; /* of the last row */
@@ -333,6 +370,7 @@ int main(void)
         cmocka_unit_test(test_tiles_of_rows_share_lists),
         cmocka_unit_test(test_truncation_and_forks_keep_summaries),
         cmocka_unit_test(test_a_fork_goes_on_under_a_kept_plan),
+        cmocka_unit_test(test_kept_lists_below_dense_below_have_room),
         cmocka_unit_test(test_a_tap_hears_every_list),
         cmocka_unit_test(test_steps_out_of_order_are_refused),
     };

@@ -40,7 +40,7 @@ enum { HIDDEN = 64, MAX_HEADER = 8192 };
 
 /* What a sidecar says; tests change one field at a time. */
 typedef struct sidecar_case {
-    const char *kind, *combine, *sha256, *leaders, *bases, *dim, *bias_dtype;
+    const char *kind, *combine, *sha256, *leaders, *bases, *dim, *bias_dtype, *rope_dims;
 } sidecar_case;
 
 /* A sidecar of one group for the tiny model: dim 16, 2 queries; the tensors are zeros. */
@@ -52,9 +52,9 @@ static void write_sidecar(const char *path, const sidecar_case *at)
         header, sizeof header,
         "{\"__metadata__\": {\"kind\": \"%s\", \"version\": \"1\", \"index_combine\": \"%s\", \"model_sha256\": \"%s\", "
         "\"leaders\": \"%s\", \"index_rope_base\": \"%s\", \"index_dim\": \"%s\", \"index_n_heads\": \"2\", "
-        "\"index_scale\": \"0.125\", \"index_norm_eps\": \"1e-6\", \"index_rope_dims\": \"8\", "
+        "\"index_scale\": \"0.125\", \"index_norm_eps\": \"1e-6\", \"index_rope_dims\": \"%s\", "
         "\"index_sinks\": \"4\", \"index_window\": \"16\", \"top_k\": \"32\"}",
-        at->kind, at->combine, at->sha256, at->leaders, at->bases, at->dim);
+        at->kind, at->combine, at->sha256, at->leaders, at->bases, at->dim, at->rope_dims);
     const struct {
         const char *name, *dtype, *shape;
         int bytes;
@@ -104,7 +104,7 @@ static sidecar_case sound(void)
     fclose(file);
     hdl_sha256((const uint8_t *)data, (int64_t)n, hex);
     free(data);
-    return (sidecar_case){"distilled_index", "max", hex, "1", "10000", "16", "F16"};
+    return (sidecar_case){"distilled_index", "max", hex, "1", "10000", "16", "F16", "8"};
 }
 
 static void test_refusals(void **state)
@@ -127,6 +127,10 @@ static void test_refusals(void **state)
     refused(&at, "must be f16 [16, 64]");
     at = sound(), at.dim = "0";
     refused(&at, "\"index_dim\" \"0\": must be in");
+    at = sound(), at.dim = "1024", at.rope_dims = "1024"; /* once wrote past its rotation table */
+    refused(&at, "\"index_rope_dims\" \"1024\": must be in 0..512");
+    at = sound(), at.dim = "16.5";
+    refused(&at, "must be a whole number");
     at = sound(), at.bias_dtype = "F32";
     refused(&at, "tensor index.0.q_bias.weight: is f32 [2, 64]; must be f16 [2, 64]");
 }
