@@ -28,6 +28,7 @@ typedef struct bench_case {
     int64_t n_ids; /* 0 = dense */
     bool has_mass, is_invariant;
     int32_t block, n_lists; /* tokens of a unit, lists of a row; 0 counts as 1 */
+    int32_t rows_per_list;  /* likewise */
 } bench_case;
 
 static const bench_case cases[] = {
@@ -65,6 +66,12 @@ static const bench_case cases[] = {
     {"prefill smol f16 512 at 0", 9, 3, 64, HDL_F16, .q_len = 512, .kv_len = 512},
     {"prefill smol f16 512 at 4K", 9, 3, 64, HDL_F16, .q_len = 512, .kv_len = 4096},
     {"prefill smol f16 512 at 32K", 9, 3, 64, HDL_F16, .q_len = 512, .kv_len = 32768},
+    {"tiles of 64 smol f16 512 x 1152 of 32K by blocks of 64", 9, 3, 64, HDL_F16, .q_len = 512,
+     .kv_len = 32768, .n_ids = 1024, .block = 64, .rows_per_list = 64},
+    {"tiles of 64 smol f16 512 x 1152 of 32K by tokens", 9, 3, 64, HDL_F16, .q_len = 512, .kv_len = 32768,
+     .n_ids = 1024, .rows_per_list = 64},
+    {"tiles of 16 smol f16 512 x 1152 of 32K by tokens", 9, 3, 64, HDL_F16, .q_len = 512, .kv_len = 32768,
+     .n_ids = 1024, .rows_per_list = 16},
     {"prefill smol i8 512 at 4K", 9, 3, 64, HDL_I8, .q_len = 512, .kv_len = 4096},
     {"prefill smol f16 512 at 4K mass", 9, 3, 64, HDL_F16, .q_len = 512, .kv_len = 4096, .has_mass = true},
     {"prefill gemma f16 512 at 4K", 4, 1, 256, HDL_F16, .q_len = 512, .kv_len = 4096},
@@ -197,6 +204,7 @@ static void add_lists(bench_setup *setup, const bench_case *c)
     *sel = (hdl_selection){.unit = c->block > 1 ? HDL_UNIT_BLOCK : HDL_UNIT_TOKEN,
                            .block_size = HDL_MAX(c->block, 1),
                            .n_rows = c->q_len,
+                           .rows_per_list = c->rows_per_list,
                            .n_lists = HDL_MAX(c->n_lists, 1),
                            .n_ids_max = c->n_ids + 140};
     sel->ids = must_alloc(c->q_len * sel->n_lists * sel->n_ids_max * 4);
@@ -208,6 +216,7 @@ static void add_lists(bench_setup *setup, const bench_case *c)
                                                              sel->block_size, &random);
     setup->args.selection = sel;
     setup->args.has_selection = true;
+    setup->args.rows_per_list = c->rows_per_list;
 }
 
 static void fill_cache(bench_setup *setup, const bench_case *c, const hdl_kv_view *kv, int64_t page_bytes)
@@ -422,6 +431,7 @@ int main(int argc, char **argv)
                 shape.kv_dtype = cases[i].dtype;
                 shape.max_q_len = cases[i].q_len;
                 shape.has_selection = cases[i].n_ids > 0;
+                shape.rows_per_list = cases[i].rows_per_list;
                 shape.has_mass = cases[i].has_mass;
                 shape.is_invariant = cases[i].is_invariant;
                 if (!is_isa_wanted(impl) || impl->why_not(&shape)) continue;

@@ -122,10 +122,10 @@ static heddle_status check_tile(const json_t *obj, const char *path, const hdl_r
     if (at->tile == 1) return HEDDLE_OK;
     if (at->tile & (at->tile - 1))
         return HDL_FAIL(HEDDLE_E_INVALID, "%s.tile %d: must be a power of two", path, at->tile);
-    if (at->score == HDL_SCORE_MASS)
+    if (at->score == HDL_SCORE_MASS || at->score == HDL_SCORE_INDEX)
         return HDL_FAIL(HEDDLE_E_INVALID,
-                        "%s.tile %d: score \"attention_mass\" is of single rows; a tile needs another score",
-                        path, at->tile);
+                        "%s.tile %d: score \"%s\" is of single rows; a tile needs another score", path,
+                        at->tile, hdl_score_rows[at->score].name);
     if (at->refresh > 1)
         return HDL_FAIL(HEDDLE_E_INVALID, "%s.tile %d: goes not with refresh %d", path, at->tile,
                         at->refresh);

@@ -44,6 +44,12 @@ static const rest_case cases[] = {
     {{"tree mask and document", 4, 2, 64, 64, HDL_F16, 6, .q_len = {40, 40}, .kv_len = {300, 300},
       .lists = LIST_RANDOM, .n_ids = 60, .has_mask = true, .first_token = {0, 70}},
      16},
+    {{"tiles share tokens", 9, 3, 64, 64, HDL_F16, 8, .q_len = {100, 30}, .kv_len = {700, 330},
+      .lists = LIST_RANDOM, .n_ids = 200, .rows_per_list = 64},
+     64},
+    {{"tiles share blocks", 8, 2, 64, 64, HDL_F16, 8, .q_len = {70}, .kv_len = {1003}, .lists = LIST_RANDOM,
+      .n_lists = 2, .n_ids = 9, .block_size = 32, .rows_per_list = 32},
+     32},
     {{"odd heads", 3, 3, 20, 12, HDL_F16, 6, .q_len = {5}, .kv_len = {177}, .lists = LIST_RANDOM,
       .n_ids = 50},
      32},
@@ -68,6 +74,9 @@ static void force_own_entries(attend_setup *setup, int32_t block)
         for (int64_t i = 0; i < seq->q_len; i++)
             for (int32_t list = 0; list < sel->n_lists; list++) {
                 int64_t position = seq->kv_len - seq->q_len + i, from = position / block * block;
+                if (list_row(sel, seq, i) != seq->first_row + i) continue;
+                if (sel->rows_per_list > 1)
+                    position = HDL_MIN(HDL_ALIGN_UP(position + 1, sel->rows_per_list), seq->kv_len) - 1;
                 int32_t *ids = hdl_selection_ids(sel, seq->first_row + i, list), n = 0,
                         *count = hdl_selection_count(sel, seq->first_row + i, list);
                 while (n < *count && ids[n] < from / sel->block_size) n++;

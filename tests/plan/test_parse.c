@@ -101,6 +101,8 @@ static void test_refusals(void **state)
         "has 1 entries; the model has 2 KV heads");
     refused(ROUTER("\"top_k\": 4, \"tile\": 64"),
             "router.tile 64: score \"attention_mass\" is of single rows");
+    refused(ROUTER("\"score\": \"index\", \"top_k\": 4, \"tile\": 64"),
+            "router.tile 64: score \"index\" is of single rows");
     refused(ROUTER("\"score\": \"key_i8\", \"top_k\": 4, \"tile\": 48"),
             "router.tile 48: must be a power of two");
     refused(ROUTER("\"score\": \"key_i8\", \"top_k\": 4, \"tile\": 64, \"window\": 1, \"refresh\": 2"),
