@@ -18,7 +18,14 @@
  * The store is one reserved address range: memory is committed by the first write to a page and
  * given back when its last reference goes, so bytes follow the live context, and taking a page
  * allocates nothing. Pages are reference-counted; a shared page is copied before it is written.
- * Ids are logical: a rolling group keeps its table entries and frees the pages behind them. */
+ * Ids are logical: a rolling group keeps its table entries and frees the pages behind them.
+ *
+ * Eviction. A full group may hold fewer rows than the sequence has tokens: rows that a plan retains
+ * are copied, in their order, to the front of new pages; the step's commit takes those for the old
+ * ones, which go. Walk: 1,000 tokens, keep 300 in 256-token pages. reserve_retained takes 2 pages;
+ * each layer and KV head writes its own 300 rows to rows 0..299 of them; commit drops the 4 old pages
+ * and sets evicted = 700. Token 1,000 is then appended as row 1,000 - 700 = 300, page 1, slot 44, with
+ * the position 1,000 in its K. Old pages are never written, so forks that share them see nothing. */
 #ifndef HDL_KV_H
 #define HDL_KV_H
 
@@ -87,12 +94,18 @@ const hdl_kv_store *hdl_kv_seq_store(const hdl_kv_seq *seq); /* borrowed */
 /* Makes room for tokens kv_len .. kv_len + n_new - 1 in every group (copying a shared last page);
  * on failure (CAPACITY) nothing is changed. The length grows with hdl_kv_seq_commit. */
 heddle_status hdl_kv_seq_reserve(hdl_kv_seq *seq, int64_t n_new);
+/* Rows that the group will hold after n_new more tokens are appended. */
+int64_t hdl_kv_seq_rows(const hdl_kv_seq *seq, int32_t group, int64_t n_new);
+/* Takes the pages for n_rows retained rows of a full group, after hdl_kv_seq_reserve; CAPACITY. */
+heddle_status hdl_kv_seq_reserve_retained(hdl_kv_seq *seq, int32_t group, int64_t n_rows);
+/* Where the retained rows of a layer go: the pages that the next commit puts in place. */
+hdl_kv_view hdl_kv_seq_retained_view(const hdl_kv_seq *seq, int32_t group, int32_t layer_in_group);
 /* Gives back what was reserved and not committed: a step that failed for another sequence. */
 void hdl_kv_seq_release(hdl_kv_seq *seq);
 /* The n_new rows are written: the length grows, rolling pages wholly behind the window go. */
 void hdl_kv_seq_commit(hdl_kv_seq *seq, int64_t n_new);
-/* Keeps the first n tokens, or, where a rolling group no longer holds what row n would read, none;
- * returns the length kept. */
+/* Keeps the first n tokens, or, where a group no longer holds what row n would read (a rolling one, or
+ * one that evicted rows at a later token), none; returns the length kept. */
 int64_t hdl_kv_seq_truncate(hdl_kv_seq *seq, int64_t n);
 /* A second sequence over the same pages, copied on write. */
 heddle_status hdl_kv_seq_fork(hdl_kv_seq **out, const hdl_kv_seq *seq);
@@ -130,8 +143,14 @@ heddle_status hdl_kv_seq_damage(const hdl_kv_seq *seq);
 
 /* The pages that hold rows now, [first, end) of the group's table. */
 hdl_kv_span hdl_kv_seq_span(const hdl_kv_seq *seq, int32_t group);
+/* Rows that the group no longer holds, and how many tokens there were when they last went. */
+typedef struct hdl_kv_evicted {
+    int64_t n_rows, at_len;
+} hdl_kv_evicted;
+hdl_kv_evicted hdl_kv_seq_evicted(const hdl_kv_seq *seq, int32_t group);
 /* Takes zeroed pages spans[g] for every group of an empty sequence, whose length becomes len; the
- * caller fills them (snapshot.h). On failure (CAPACITY) nothing is changed. */
-heddle_status hdl_kv_seq_restore(hdl_kv_seq *seq, int64_t len, const hdl_kv_span *spans);
+ * caller fills them (snapshot.h). On failure (INVALID, CAPACITY) nothing is changed. */
+heddle_status hdl_kv_seq_restore(hdl_kv_seq *seq, int64_t len, const hdl_kv_span *spans,
+                                 const hdl_kv_evicted *evicted);
 
 #endif

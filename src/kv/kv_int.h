@@ -27,6 +27,10 @@ typedef struct page_table {
     uint8_t **pages; /* [capacity] NULL where freed */
     int32_t *ids;    /* [capacity] of the store; HDL_KV_FOREIGN where the page is a file's */
     int64_t n, capacity, first_live;
+    hdl_kv_evicted evicted;
+    uint8_t **next_pages; /* [capacity] retained rows of the step that is running; full groups only */
+    int32_t *next_ids;    /* [capacity] */
+    int64_t n_next, n_next_rows;
 } page_table;
 
 typedef struct kv_mount {

@@ -229,7 +229,11 @@ heddle_status hdl_kv_seq_new(hdl_kv_seq **out, hdl_kv_store *store, int64_t max_
         table->capacity = (max_tokens + page_tokens - 1) / page_tokens;
         table->pages = hdl_calloc(table->capacity, sizeof *table->pages);
         table->ids = hdl_calloc(table->capacity, sizeof *table->ids);
-        if (!table->pages || !table->ids) {
+        bool is_made = table->pages && table->ids;
+        if (is_made && !store->groups[g].spec.window)
+            is_made = (table->next_pages = hdl_calloc(table->capacity, sizeof *table->pages)) &&
+                      (table->next_ids = hdl_calloc(table->capacity, sizeof *table->ids));
+        if (!is_made) {
             hdl_kv_seq_free(seq);
             return HEDDLE_E_NOMEM;
         }
@@ -246,6 +250,8 @@ void hdl_kv_seq_free(hdl_kv_seq *seq)
         for (int64_t i = table->first_live; i < table->n; i++) page_drop(seq->store, g, table, i);
         hdl_free(table->pages);
         hdl_free(table->ids);
+        hdl_free(table->next_pages);
+        hdl_free(table->next_ids);
     }
     hdl_kv_mounts_deinit(seq);
     hdl_kv_store_unref(seq->store);
@@ -262,11 +268,24 @@ const hdl_kv_store *hdl_kv_seq_store(const hdl_kv_seq *seq)
     return seq->store;
 }
 
-/* True when the page that token `len` goes into holds rows already and others read it too. */
+int64_t hdl_kv_seq_rows(const hdl_kv_seq *seq, int32_t group, int64_t n_new)
+{
+    return seq->len + n_new - seq->tables[group].evicted.n_rows;
+}
+
+/* Pages that the group's rows of `len` tokens reach into. */
+static int64_t pages_of(const hdl_kv_seq *seq, int32_t group, int64_t len)
+{
+    const page_pool *pool = &seq->store->groups[group];
+    int64_t n_rows = len - seq->tables[group].evicted.n_rows;
+    return (n_rows + pool->layout.page_tokens - 1) >> pool->spec.page_shift;
+}
+
+/* True when the page that the next row goes into holds rows already and others read it too. */
 static bool last_page_is_shared(const hdl_kv_seq *seq, int32_t group)
 {
     const page_pool *pool = &seq->store->groups[group];
-    int64_t slot = seq->len >> pool->spec.page_shift;
+    int64_t slot = hdl_kv_seq_rows(seq, group, 0) >> pool->spec.page_shift;
     const page_table *table = &seq->tables[group];
     if (slot >= table->n || !table->pages[slot]) return false;
     HDL_ASSERT(table->ids[slot] != HDL_KV_FOREIGN); /* what follows a mount begins a page */
@@ -282,7 +301,7 @@ heddle_status hdl_kv_seq_reserve(hdl_kv_seq *seq, int64_t n_new)
                         (long long)seq->len, (long long)n_new, (long long)seq->max_tokens);
     for (int32_t g = 0; g < store->n_groups; g++) {
         page_pool *pool = &store->groups[g];
-        int64_t need = ((len + pool->layout.page_tokens - 1) >> pool->spec.page_shift) - seq->tables[g].n;
+        int64_t need = pages_of(seq, g, len) - seq->tables[g].n;
         need = HDL_MAX(need, 0) + last_page_is_shared(seq, g);
         if (need > pool->n_free)
             return HDL_FAIL(HEDDLE_E_CAPACITY,
@@ -293,17 +312,49 @@ heddle_status hdl_kv_seq_reserve(hdl_kv_seq *seq, int64_t n_new)
         page_pool *pool = &store->groups[g];
         page_table *table = &seq->tables[g];
         if (last_page_is_shared(seq, g)) {
-            int64_t slot = seq->len >> pool->spec.page_shift;
+            int64_t slot = hdl_kv_seq_rows(seq, g, 0) >> pool->spec.page_shift;
             uint8_t *from = table->pages[slot];
             int32_t from_id = table->ids[slot];
             page_take(store, g, table, slot);
             memcpy(table->pages[slot], from, (size_t)pool->layout.page_bytes);
             pool->n_refs[from_id]--;
         }
-        int64_t n_pages = (len + pool->layout.page_tokens - 1) >> pool->spec.page_shift;
-        for (; table->n < n_pages; table->n++) page_take(store, g, table, table->n);
+        for (int64_t n_pages = pages_of(seq, g, len); table->n < n_pages; table->n++)
+            page_take(store, g, table, table->n);
     }
     return HEDDLE_OK;
+}
+
+heddle_status hdl_kv_seq_reserve_retained(hdl_kv_seq *seq, int32_t group, int64_t n_rows)
+{
+    page_pool *pool = &seq->store->groups[group];
+    page_table *table = &seq->tables[group], next = {.pages = table->next_pages, .ids = table->next_ids};
+    int64_t n_pages = (n_rows + pool->layout.page_tokens - 1) >> pool->spec.page_shift;
+    HDL_ASSERT(table->next_pages && !table->n_next && n_pages <= table->capacity);
+    if (n_pages > pool->n_free)
+        return HDL_FAIL(HEDDLE_E_CAPACITY,
+                        "the KV store is full: %lld pages of group %d wanted for retained rows, %lld free",
+                        (long long)n_pages, group, (long long)pool->n_free);
+    for (int64_t i = 0; i < n_pages; i++) page_take(seq->store, group, &next, i);
+    table->n_next = n_pages;
+    table->n_next_rows = n_rows;
+    return HEDDLE_OK;
+}
+
+/* The pages of the retained rows become the group's pages. */
+static void adopt_retained(hdl_kv_seq *seq, int32_t group)
+{
+    page_table *table = &seq->tables[group];
+    uint8_t **pages = table->pages;
+    int32_t *ids = table->ids;
+    for (int64_t i = 0; i < table->n; i++) page_drop(seq->store, group, table, i);
+    table->pages = table->next_pages;
+    table->ids = table->next_ids;
+    table->next_pages = pages;
+    table->next_ids = ids;
+    table->n = table->n_next;
+    table->evicted = (hdl_kv_evicted){seq->len - table->n_next_rows, seq->len};
+    table->n_next = 0;
 }
 
 /* Drops the pages that the first n tokens do not reach. */
@@ -311,8 +362,7 @@ static void drop_behind(hdl_kv_seq *seq, int64_t n)
 {
     for (int32_t g = 0; g < seq->store->n_groups; g++) {
         page_table *table = &seq->tables[g];
-        const page_pool *pool = &seq->store->groups[g];
-        int64_t n_pages = (n + pool->layout.page_tokens - 1) >> pool->spec.page_shift;
+        int64_t n_pages = pages_of(seq, g, n);
         while (table->n > n_pages) page_drop(seq->store, g, table, --table->n);
         table->first_live = HDL_MIN(table->first_live, table->n);
     }
@@ -321,6 +371,10 @@ static void drop_behind(hdl_kv_seq *seq, int64_t n)
 void hdl_kv_seq_release(hdl_kv_seq *seq)
 {
     drop_behind(seq, seq->len);
+    for (int32_t g = 0; g < seq->store->n_groups; g++) {
+        page_table *table = &seq->tables[g], next = {.pages = table->next_pages, .ids = table->next_ids};
+        while (table->n_next) page_drop(seq->store, g, &next, --table->n_next);
+    }
 }
 
 void hdl_kv_seq_commit(hdl_kv_seq *seq, int64_t n_new)
@@ -329,6 +383,7 @@ void hdl_kv_seq_commit(hdl_kv_seq *seq, int64_t n_new)
     for (int32_t g = 0; g < seq->store->n_groups; g++) {
         const page_pool *pool = &seq->store->groups[g];
         page_table *table = &seq->tables[g];
+        if (table->n_next) adopt_retained(seq, g);
         if (!pool->spec.window) continue;
         /* what the next row reads, or a row after going back */
         int64_t first_token = HDL_MAX(seq->len - pool->spec.window - pool->spec.rewind + 1, 0);
@@ -347,7 +402,9 @@ int64_t hdl_kv_seq_truncate(hdl_kv_seq *seq, int64_t n)
         int64_t first_token = HDL_MAX(n - spec->window + 1, 0);
         if (hdl_kv_seq_follows_mount(seq, n)) break; /* a document begins: no window reaches back */
         if (spec->window && first_token < seq->tables[g].first_live << spec->page_shift) n = 0;
+        if (n < seq->tables[g].evicted.at_len) n = 0;
     }
+    for (int32_t g = 0; !n && g < seq->store->n_groups; g++) seq->tables[g].evicted = (hdl_kv_evicted){0};
     drop_behind(seq, n);
     hdl_kv_mounts_cut(seq, n);
     seq->len = n;
@@ -370,6 +427,7 @@ heddle_status hdl_kv_seq_fork(hdl_kv_seq **out, const hdl_kv_seq *seq)
         page_table *to = &copy->tables[g];
         to->n = from->n;
         to->first_live = from->first_live;
+        to->evicted = from->evicted;
         for (int64_t i = from->first_live; i < from->n; i++) {
             to->pages[i] = from->pages[i];
             to->ids[i] = from->ids[i];
@@ -379,12 +437,13 @@ heddle_status hdl_kv_seq_fork(hdl_kv_seq **out, const hdl_kv_seq *seq)
     return HEDDLE_OK;
 }
 
-hdl_kv_view hdl_kv_seq_view(const hdl_kv_seq *seq, int32_t group, int32_t layer_in_group)
+static hdl_kv_view view_of(const hdl_kv_seq *seq, int32_t group, int32_t layer_in_group,
+                           uint8_t *const *pages)
 {
     const page_pool *pool = &seq->store->groups[group];
     const hdl_kv_layout *at = &pool->layout;
     int64_t base = layer_in_group * at->layer_bytes;
-    return (hdl_kv_view){.pages = seq->tables[group].pages,
+    return (hdl_kv_view){.pages = pages,
                          .page_shift = pool->spec.page_shift,
                          .dtype = pool->spec.dtype,
                          .k_offset = base + at->k_offset,
@@ -394,6 +453,16 @@ hdl_kv_view hdl_kv_seq_view(const hdl_kv_seq *seq, int32_t group, int32_t layer_
                          .v_head_stride = at->v_head_stride,
                          .k_scale_offset = base + at->k_scale_offset,
                          .v_scale_offset = base + at->v_scale_offset};
+}
+
+hdl_kv_view hdl_kv_seq_view(const hdl_kv_seq *seq, int32_t group, int32_t layer_in_group)
+{
+    return view_of(seq, group, layer_in_group, seq->tables[group].pages);
+}
+
+hdl_kv_view hdl_kv_seq_retained_view(const hdl_kv_seq *seq, int32_t group, int32_t layer_in_group)
+{
+    return view_of(seq, group, layer_in_group, seq->tables[group].next_pages);
 }
 
 bool hdl_kv_seq_plane(const hdl_kv_seq *seq, int32_t group, int32_t layer_in_group, hdl_plane_kind kind,
@@ -425,34 +494,45 @@ int64_t hdl_kv_seq_bytes(const hdl_kv_seq *seq)
 
 hdl_kv_span hdl_kv_seq_span(const hdl_kv_seq *seq, int32_t group)
 {
-    const page_pool *pool = &seq->store->groups[group];
-    int64_t end = (seq->len + pool->layout.page_tokens - 1) >> pool->spec.page_shift;
-    return (hdl_kv_span){seq->tables[group].first_live, end};
+    return (hdl_kv_span){seq->tables[group].first_live, pages_of(seq, group, seq->len)};
 }
 
-heddle_status hdl_kv_seq_restore(hdl_kv_seq *seq, int64_t len, const hdl_kv_span *spans)
+hdl_kv_evicted hdl_kv_seq_evicted(const hdl_kv_seq *seq, int32_t group)
+{
+    return seq->tables[group].evicted;
+}
+
+static heddle_status check_restored(const hdl_kv_seq *seq, int32_t group, int64_t len, hdl_kv_span span,
+                                    hdl_kv_evicted evicted)
+{
+    const page_pool *pool = &seq->store->groups[group];
+    int32_t window = pool->spec.window, shift = pool->spec.page_shift;
+    int64_t first_read = window ? HDL_MAX(len - window + 1, 0) : 0;
+    bool is_sound = evicted.at_len >= 0 && evicted.at_len <= len && evicted.n_rows >= 0 &&
+                    evicted.n_rows <= evicted.at_len && !(window && evicted.n_rows);
+    int64_t end = is_sound ? (len - evicted.n_rows + pool->layout.page_tokens - 1) >> shift : -1;
+    if (span.end != end || span.first < 0 || span.first > HDL_MIN(first_read >> shift, end))
+        return HDL_FAIL(HEDDLE_E_INVALID, "KV group %d: pages %lld..%lld do not hold %lld tokens", group,
+                        (long long)span.first, (long long)span.end, (long long)len);
+    if (end - span.first > pool->n_free)
+        return HDL_FAIL(HEDDLE_E_CAPACITY, "the KV store is full: %lld pages of group %d wanted, %lld free",
+                        (long long)(end - span.first), group, (long long)pool->n_free);
+    return HEDDLE_OK;
+}
+
+heddle_status hdl_kv_seq_restore(hdl_kv_seq *seq, int64_t len, const hdl_kv_span *spans,
+                                 const hdl_kv_evicted *evicted)
 {
     HDL_ASSERT(!seq->len);
     if (len < 0 || len > seq->max_tokens)
         return HDL_FAIL(HEDDLE_E_CAPACITY, "%lld tokens are to be restored: the context holds %lld",
                         (long long)len, (long long)seq->max_tokens);
-    for (int32_t g = 0; g < seq->store->n_groups; g++) {
-        const page_pool *pool = &seq->store->groups[g];
-        int64_t end = (len + pool->layout.page_tokens - 1) >> pool->spec.page_shift;
-        int64_t first_read = pool->spec.window ? HDL_MAX(len - pool->spec.window + 1, 0) : 0;
-        HDL_ASSERT(!seq->tables[g].n);
-        if (spans[g].end != end || spans[g].first < 0 ||
-            spans[g].first > HDL_MIN(first_read >> pool->spec.page_shift, end))
-            return HDL_FAIL(HEDDLE_E_INVALID, "KV group %d: pages %lld..%lld do not hold %lld tokens", g,
-                            (long long)spans[g].first, (long long)spans[g].end, (long long)len);
-        if (end - spans[g].first > pool->n_free)
-            return HDL_FAIL(HEDDLE_E_CAPACITY,
-                            "the KV store is full: %lld pages of group %d wanted, %lld free",
-                            (long long)(end - spans[g].first), g, (long long)pool->n_free);
-    }
+    for (int32_t g = 0; g < seq->store->n_groups; g++)
+        HDL_TRY(check_restored(seq, g, len, spans[g], evicted[g]));
     for (int32_t g = 0; g < seq->store->n_groups; g++) {
         page_table *table = &seq->tables[g];
         table->first_live = spans[g].first;
+        table->evicted = evicted[g];
         for (table->n = spans[g].first; table->n < spans[g].end; table->n++)
             page_take(seq->store, g, table, table->n);
     }

@@ -13,9 +13,10 @@ typedef struct group_record {
     int32_t n_layers, window, n_kv_heads, head_dim, v_head_dim, dtype, is_head_major, page_shift;
     int64_t page_bytes, first_page, end_page;
     uint64_t planes; /* a hash of the planes' specs: what lies behind the rows of a page */
+    int64_t n_evicted, evicted_at_len;
 } group_record;
 
-static_assert(sizeof(seq_record) == 16 && sizeof(group_record) == 64, "records have no padding");
+static_assert(sizeof(seq_record) == 16 && sizeof(group_record) == 80, "records have no padding");
 
 static group_record record_of(const hdl_kv_store *store, int32_t group, hdl_kv_span span)
 {
@@ -53,6 +54,9 @@ heddle_status hdl_kv_snapshot_write(const hdl_kv_seq *seq, hdl_newfile *file)
     HDL_TRY(hdl_newfile_write(file, &head, sizeof head));
     for (int32_t g = 0; g < head.n_groups; g++) {
         group_record record = record_of(store, g, hdl_kv_seq_span(seq, g));
+        hdl_kv_evicted evicted = hdl_kv_seq_evicted(seq, g);
+        record.n_evicted = evicted.n_rows;
+        record.evicted_at_len = evicted.at_len;
         HDL_TRY(hdl_newfile_write(file, &record, sizeof record));
     }
     for (int32_t g = 0; g < head.n_groups; g++) {
@@ -74,7 +78,8 @@ static bool is_same_kind(const group_record *a, const group_record *b)
 
 /* The records, checked against the store and against the bytes that follow them. */
 static heddle_status read_records(const hdl_kv_store *store, const uint8_t *bytes, int64_t n_bytes,
-                                  const char *name, seq_record *head, hdl_kv_span *spans)
+                                  const char *name, seq_record *head, hdl_kv_span *spans,
+                                  hdl_kv_evicted *evicted)
 {
     if (n_bytes < (int64_t)sizeof *head) return HDL_FAIL(HEDDLE_E_FORMAT, "%s: holds no KV state", name);
     memcpy(head, bytes, sizeof *head);
@@ -86,6 +91,7 @@ static heddle_status read_records(const hdl_kv_store *store, const uint8_t *byte
         group_record record, own;
         memcpy(&record, bytes + sizeof *head + (size_t)g * sizeof record, sizeof record);
         spans[g] = (hdl_kv_span){record.first_page, record.end_page};
+        evicted[g] = (hdl_kv_evicted){record.n_evicted, record.evicted_at_len};
         own = record_of(store, g, spans[g]);
         if (!is_same_kind(&record, &own))
             return HDL_FAIL(HEDDLE_E_INVALID,
@@ -106,10 +112,11 @@ heddle_status hdl_kv_snapshot_read(hdl_kv_seq **out, hdl_kv_store *store, int64_
 {
     seq_record head;
     hdl_kv_span spans[HDL_KV_MAX_GROUPS];
+    hdl_kv_evicted evicted[HDL_KV_MAX_GROUPS];
     *out = NULL;
-    HDL_TRY(read_records(store, bytes, n_bytes, name, &head, spans));
+    HDL_TRY(read_records(store, bytes, n_bytes, name, &head, spans, evicted));
     HDL_TRY(hdl_kv_seq_new(out, store, max_tokens));
-    heddle_status status = hdl_kv_seq_restore(*out, head.len, spans);
+    heddle_status status = hdl_kv_seq_restore(*out, head.len, spans, evicted);
     if (status) {
         hdl_kv_seq_free(*out);
         *out = NULL;
