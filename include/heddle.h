@@ -204,7 +204,8 @@ heddle_status heddle_session_each_logits(heddle_session *session, const int32_t 
 const float *heddle_session_logits(const heddle_session *session);
 int64_t heddle_session_len(const heddle_session *session);
 const int32_t *heddle_session_ids(const heddle_session *session); /* [len], until it changes */
-/* Keeps the first n tokens, or fewer where a sliding cache no longer holds them; *n_kept says. */
+/* Keeps the first n tokens, or fewer where a sliding cache, or a plan that evicts, no longer holds what
+ * they need; *n_kept says. */
 heddle_status heddle_session_truncate(heddle_session *session, int64_t n, int64_t *n_kept);
 /* A second session over the same KV pages, copied when written. */
 heddle_status heddle_session_fork(heddle_session **out, const heddle_session *session);
@@ -323,7 +324,9 @@ typedef struct heddle_batch_item {
     int64_t n_ids;
     /* [n_ids] for token trees: 1 = row i sees new row j ([n_ids, n_ids]); NULL = causal */
     const uint8_t *mask;
-    int is_prompt; /* 1: by the prefill route; 0: generated tokens, by the decode route */
+    /* 0: generated tokens, by the decode route; 1: a prompt's end, 2: a prompt's part before its end, by
+     * the prefill route (the difference matters to plans that evict at the end of a prompt) */
+    int is_prompt;
 } heddle_batch_item;
 /* At most max_rows rows and max_sessions sessions a step. */
 heddle_status heddle_batch_new(heddle_batch **out, heddle_engine *engine, const heddle_plan *plan,

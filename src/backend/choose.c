@@ -25,6 +25,7 @@ static const char *const op_names[HDL_N_OPS] = {
     [HDL_OP_SCORE] = "score",
     [HDL_OP_POOL] = "pool",
     [HDL_OP_COMPLEMENT] = "complement",
+    [HDL_OP_COMPACT] = "compact",
 };
 
 const char *hdl_op_name(hdl_op op)

@@ -27,6 +27,7 @@ typedef enum hdl_op {
     HDL_OP_SELECT,
     HDL_OP_MERGE,
     HDL_OP_GLU,
+    HDL_OP_COMPACT,
     HDL_N_OPS
 } hdl_op;
 
@@ -319,6 +320,14 @@ typedef struct hdl_merge_args {
     float *o_out;            /* [n_rows, v_head_dim]; may be o[0] */
     float *lse_out;          /* [n_rows] or NULL; may be lse[0] */
 } hdl_merge_args;
+
+/* COMPACT: row r of KV head h of `to` = row ids[r] of `from`, ids the list of head h; bytes as they are,
+ * scales with them. No page is in both. All lists have the same count. */
+typedef struct hdl_compact_args {
+    int32_t n_kv_heads, head_dim, v_head_dim;
+    hdl_kv_view from, to;      /* one dtype and layout */
+    const hdl_selection *rows; /* one row; one list, or one a KV head */
+} hdl_compact_args;
 
 /* GLU: gate[r, j] = act(gate[r, j]) * up[r, j], in place. */
 typedef struct hdl_glu_args {

@@ -62,6 +62,9 @@ static const char *why_not(const hdl_runner *batch, const hdl_runner *own)
     for (int r = 0; r < 2; r++)
         if (!hdl_route_plan_equal(&a->routes[r], &b->routes[r], a->facts->n_layers))
             return "was made with another plan";
+    if (!hdl_retain_equal(&a->retain, &b->retain)) return "was made with another plan";
+    if (a->retain_group >= 0 && own->options.context_tokens != batch->options.context_tokens)
+        return "has another context than the batch, under a plan that evicts rows";
     if (own->options.context_tokens > batch->options.context_tokens)
         return "has a larger context than the batch";
     if (a->n_kept != b->n_kept || (a->n_kept && a->kept_ids_max != b->kept_ids_max))
@@ -93,6 +96,7 @@ heddle_status heddle_batch_step(heddle_batch *batch, const heddle_batch_item *it
                                              .n_ids = items[i].n_ids,
                                              .mask = items[i].mask,
                                              .is_prompt = items[i].is_prompt != 0,
+                                             .is_prompt_end = items[i].is_prompt == 1,
                                              .first_logit_row = items[i].n_ids - 1};
     }
     return hdl_forward(batch->runner, batch->items, n_items, keep_logits, batch->runner);

@@ -52,6 +52,7 @@ struct heddle_session {
     int32_t *kept_ids, *kept_counts; /* lists of the last refresh; NULL where the plan keeps none */
     int64_t kept_visible;            /* 0 = none kept */
     hdl_list_hook hook;
+    float *retain_mass; /* hdl_retain_mass_size floats of the plan's retain set, or NULL */
     atomic_bool is_cancelled;
     heddle_tap_fn tap;
     void *tap_user;
@@ -78,6 +79,7 @@ typedef struct hdl_forward_item {
     int64_t n_ids;
     const uint8_t *mask;
     bool is_prompt;          /* prompt rows: the prefill route unless the plan governs all */
+    bool is_prompt_end;      /* and the last of them is the last of the prompt: where a plan evicts */
     int64_t first_logit_row; /* rows from here on are handed to the sink; n_ids = none */
 } hdl_forward_item;
 typedef void (*hdl_logit_sink)(const hdl_forward_item *item, int64_t row, const float *logits, void *user);

@@ -298,7 +298,13 @@ heddle_status hdl_compile(hdl_schedule **out, const heddle_engine *engine, const
     limits.n_kept_plans = options->n_kept_plans;
     limits.max_list_rows = HDL_MIN(limits.max_list_rows, max_rows);
     HDL_TRY(hdl_schedule_new(out, plan, facts, &limits));
-    heddle_status status = lower_model(*out, engine->model);
+    heddle_status status = HEDDLE_OK;
+    if (options->plan_governs_all && (*out)->retain_group >= 0)
+        status = HDL_FAIL(HEDDLE_E_UNSUPPORTED,
+                          "plan %s evicts rows at the end of a prompt: its decode route cannot govern the "
+                          "prompt's own rows (plan_governs_all); judge it by what comes after a prompt",
+                          plan->name);
+    if (!status) status = lower_model(*out, engine->model);
     if (status) {
         hdl_schedule_free(*out);
         *out = NULL;

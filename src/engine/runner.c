@@ -18,6 +18,7 @@ static heddle_status batch_init(hdl_exec_batch *batch, int64_t n_rows, int32_t n
     bool is_made = (batch->seqs = hdl_calloc(n_seqs, sizeof *batch->seqs)) &&
                    (batch->attend = hdl_calloc(n_seqs + n_rows + 1, sizeof *batch->attend)) &&
                    (batch->n_visible = hdl_calloc(n_rows, sizeof *batch->n_visible)) &&
+                   (batch->n_held = hdl_calloc(n_rows, sizeof *batch->n_held)) &&
                    (batch->doc_start = hdl_calloc(n_rows, sizeof *batch->doc_start));
     return is_made ? HEDDLE_OK : HEDDLE_E_NOMEM;
 }
@@ -27,6 +28,7 @@ static void batch_deinit(hdl_exec_batch *batch)
     hdl_free(batch->seqs);
     hdl_free(batch->attend);
     hdl_free(batch->n_visible);
+    hdl_free(batch->n_held);
     hdl_free(batch->doc_start);
 }
 
@@ -174,6 +176,18 @@ static void tell_tap(const hdl_tap_row *row, void *user)
     session->tap(&told, session->tap_user);
 }
 
+/* Rows of the retained group that the item's session holds when the item is in. */
+static int64_t held_after(const hdl_runner *runner, const hdl_forward_item *item)
+{
+    int32_t kv_group = runner->schedule->retain_group;
+    return kv_group < 0 ? 0 : hdl_kv_seq_rows(item->session->kv, kv_group, item->n_ids);
+}
+
+static int64_t rows_to_retain(const hdl_runner *runner, const hdl_forward_item *item)
+{
+    return hdl_retain_due(runner->schedule, held_after(runner, item), item->is_prompt, item->is_prompt_end);
+}
+
 static void fill_batch(hdl_runner *runner, const hdl_forward_item *items, int32_t n_items)
 {
     const hdl_model_facts *facts = runner->schedule->facts;
@@ -187,6 +201,8 @@ static void fill_batch(hdl_runner *runner, const hdl_forward_item *items, int32_
         heddle_session *session = item->session;
         int64_t before = hdl_kv_seq_len(session->kv);
         bool has_hook = session->hook.made || session->hook.wanted;
+        int32_t kv_group = runner->schedule->retain_group;
+        int64_t n_evicted = kv_group < 0 ? 0 : hdl_kv_seq_evicted(session->kv, kv_group).n_rows;
         batch->seqs[i] = (hdl_exec_seq){.kv = session->kv,
                                         .hook = has_hook ? &session->hook : NULL,
                                         .q_len = item->n_ids,
@@ -195,26 +211,35 @@ static void fill_batch(hdl_runner *runner, const hdl_forward_item *items, int32_
                                         .mask = item->mask,
                                         .kept_ids = session->kept_ids,
                                         .kept_counts = session->kept_counts,
-                                        .kept_visible = session->kept_visible};
+                                        .kept_visible = session->kept_visible,
+                                        .n_evicted = n_evicted,
+                                        .n_retained = rows_to_retain(runner, item),
+                                        .n_observed = HDL_MIN(item->n_ids, runner->schedule->retain.observe),
+                                        .mass = session->retain_mass};
         memcpy(runner->ids + batch->n_rows, item->ids, (size_t)item->n_ids * sizeof *item->ids);
         int64_t doc_start = session->doc_start;
         for (int64_t t = 0; t < item->n_ids; t++) {
             if (facts->has_doc_resets && item->ids[t] == facts->doc_token) doc_start = before + t;
             batch->n_visible[batch->n_rows + t] = before + t + 1;
+            batch->n_held[batch->n_rows + t] = before + t + 1 - n_evicted;
             batch->doc_start[batch->n_rows + t] = doc_start;
         }
         batch->n_rows += item->n_ids;
     }
 }
 
-/* Tokens the decode route reads at `position`, and dense's, into the session's statistics. */
-static void count_reads(const hdl_runner *runner, heddle_session *session, int64_t position, hdl_route route)
+/* Tokens the decode route reads at `position`, and dense's, into the session's statistics. n_held: rows
+ * of the retained group before this one. */
+static void count_reads(const hdl_runner *runner, heddle_session *session, int64_t position, int64_t n_held,
+                        hdl_route route)
 {
     const hdl_model_facts *facts = runner->schedule->facts;
     const hdl_route_plan *plan = &runner->schedule->routes[route == HDL_ROUTE_PREFILL ? 0 : 1];
     for (int32_t layer = 0; layer < facts->n_layers; layer++) {
-        const hdl_kv_layout *layout = hdl_kv_store_layout(session->store, facts->layers[layer].cache_group);
-        hdl_cost cost = hdl_cost_of(plan, facts, layer, position);
+        int32_t kv_group = facts->layers[layer].cache_group;
+        const hdl_kv_layout *layout = hdl_kv_store_layout(session->store, kv_group);
+        bool is_retained = kv_group == runner->schedule->retain_group;
+        hdl_cost cost = hdl_cost_of(plan, facts, layer, is_retained ? n_held : position);
         session->tokens_read += cost.tokens;
         session->n_layer_rows += 1;
         session->stats.decode_kv_bytes_read += cost.tokens * (double)layout->token_bytes + cost.summary_bytes;
@@ -227,9 +252,13 @@ static heddle_status reserve(const hdl_runner *runner, const hdl_forward_item *i
 {
     for (int32_t i = 0; i < n_items; i++) {
         const hdl_forward_item *item = &items[runner->order[i]];
+        int64_t n_retained = rows_to_retain(runner, item);
         heddle_status status = hdl_kv_seq_reserve(item->session->kv, item->n_ids);
+        if (!status && n_retained)
+            status = hdl_kv_seq_reserve_retained(item->session->kv, runner->schedule->retain_group,
+                                                 n_retained);
         if (!status) continue;
-        while (i--) hdl_kv_seq_release(items[runner->order[i]].session->kv);
+        for (i++; i--;) hdl_kv_seq_release(items[runner->order[i]].session->kv);
         return status;
     }
     return HEDDLE_OK;
@@ -241,14 +270,14 @@ static void commit(hdl_runner *runner, const hdl_forward_item *items, int32_t n_
     for (int32_t i = 0; i < n_items; i++) {
         const hdl_forward_item *item = &items[runner->order[i]];
         heddle_session *session = item->session;
-        int64_t before = hdl_kv_seq_len(session->kv);
+        int64_t before = hdl_kv_seq_len(session->kv), n_held = held_after(runner, item) - item->n_ids;
         memcpy(session->ids + before, item->ids, (size_t)item->n_ids * sizeof *item->ids);
         hdl_kv_seq_commit(session->kv, item->n_ids);
         session->has_logits = false; /* those of an earlier token; hand_out may bring new ones */
         session->kept_visible = runner->batch.seqs[i].kept_visible;
         row += item->n_ids;
         session->doc_start = runner->batch.doc_start[row - 1];
-        if (!item->is_prompt) count_reads(runner, session, before, runner->batch.seqs[i].route);
+        if (!item->is_prompt) count_reads(runner, session, before, n_held, runner->batch.seqs[i].route);
     }
 }
 

@@ -52,6 +52,8 @@ static heddle_status session_over(heddle_session **out, hdl_runner *runner, hdl_
          !(session->kept_counts = hdl_calloc((int64_t)schedule->n_kept * schedule->facts->n_kv_heads,
                                              sizeof *session->kept_counts))))
         goto done;
+    int64_t n_mass = hdl_retain_mass_size(schedule);
+    if (n_mass && !(session->retain_mass = hdl_pages_alloc(n_mass * 4))) goto done;
     session->kv = kv;
     status = kv ? HEDDLE_OK : hdl_kv_seq_new(&session->kv, store, session->context_tokens);
 done:
@@ -84,6 +86,8 @@ heddle_status heddle_session_new(heddle_session **out, heddle_engine *engine, co
 void heddle_session_free(heddle_session *session)
 {
     if (!session) return;
+    if (session->retain_mass)
+        hdl_pages_free(session->retain_mass, hdl_retain_mass_size(session->runner->schedule) * 4);
     hdl_kv_seq_free(session->kv);
     hdl_kv_store_unref(session->store);
     atomic_fetch_sub(&session->runner->engine->n_users, 1);
@@ -133,6 +137,15 @@ static int64_t chunk_rows(const heddle_session *session, bool is_generated)
     return HDL_MIN((int64_t)session->runner->options.chunk_rows, schedule->limits.max_list_rows);
 }
 
+/* Rows of the next chunk. The last rows of a prompt that a plan observes come in one chunk. */
+static int64_t rows_of_chunk(const heddle_session *session, const read_call *call, int64_t n_chunk)
+{
+    const hdl_retain_spec *retain = &session->runner->schedule->retain;
+    int64_t left = call->n_ids - call->done, n = HDL_MIN(n_chunk, left);
+    int64_t wanted = retain->score == HDL_RETAIN_MASS_WINDOW && !call->is_generated ? retain->observe : 0;
+    return n < left && left - n < wanted && n > wanted - (left - n) ? n - (wanted - (left - n)) : n;
+}
+
 static heddle_status read_tokens(heddle_session *session, read_call *call)
 {
     double start = now_s();
@@ -146,12 +159,13 @@ static heddle_status read_tokens(heddle_session *session, read_call *call)
             (long long)hdl_kv_seq_len(session->kv), (long long)total, (long long)session->context_tokens);
     atomic_store(&session->is_cancelled, false);
     for (call->done = 0; call->done < total && !status;) {
-        int64_t n = HDL_MIN(n_chunk, total - call->done), last = call->done + n == total ? n - 1 : n;
+        int64_t n = rows_of_chunk(session, call, n_chunk), last = call->done + n == total ? n - 1 : n;
         hdl_forward_item item = {
             .session = session,
             .ids = call->ids + call->done,
             .n_ids = n,
             .is_prompt = !call->is_generated,
+            .is_prompt_end = !call->is_generated && call->done + n == total,
             .first_logit_row = HDL_MIN(last, HDL_MAX(call->first_logit_row - call->done, 0))};
         status = hdl_forward(session->runner, &item, 1, on_logits, call);
         if (status) break;
@@ -255,6 +269,28 @@ heddle_status heddle_session_each_logits(heddle_session *session, const int32_t 
 
 /* ---- state ---- */
 
+static int64_t retained_rows(const heddle_session *session)
+{
+    return hdl_kv_seq_rows(session->kv, session->runner->schedule->retain_group, 0);
+}
+
+/* Mass rows of another session of the same plan and context; only rows that are held are in use. */
+static void copy_mass(heddle_session *to, const heddle_session *from)
+{
+    int64_t stride = from->runner->schedule->limits.max_context, n_rows = retained_rows(from);
+    int64_t n_lists = hdl_retain_mass_size(from->runner->schedule) / stride;
+    for (int64_t i = 0; i < n_lists; i++)
+        memcpy(to->retain_mass + i * stride, from->retain_mass + i * stride, (size_t)n_rows * sizeof(float));
+}
+
+/* The session is empty: every row's sum is 0 again. */
+static void clear_mass(heddle_session *session)
+{
+    if (session->retain_mass)
+        memset(session->retain_mass, 0,
+               (size_t)hdl_retain_mass_size(session->runner->schedule) * sizeof(float));
+}
+
 const float *heddle_session_logits(const heddle_session *session)
 {
     return session->has_logits ? session->logits : NULL;
@@ -285,7 +321,9 @@ heddle_status heddle_session_truncate(heddle_session *session, int64_t n, int64_
     if (n < 0)
         return HDL_FAIL(HEDDLE_E_INVALID, "truncation to %lld tokens: must be 0 or more", (long long)n);
     if (n < len) {
-        kept = hdl_kv_seq_truncate(session->kv, n);
+        /* the mass of rows that go cannot be taken out of a sum again */
+        kept = hdl_kv_seq_truncate(session->kv, session->retain_mass ? 0 : n);
+        clear_mass(session);
         session->doc_start = hdl_doc_start(session, kept);
         session->has_logits = false;
         session->kept_visible = 0;
@@ -319,11 +357,30 @@ heddle_status heddle_session_fork(heddle_session **out, const heddle_session *se
     HDL_TRY(fork_over(out, session, session->runner));
     heddle_session *copy = *out;
     copy->kept_visible = session->kept_visible;
+    if (session->retain_mass) copy_mass(copy, session);
     if (schedule->n_kept) {
         memcpy(copy->kept_ids, session->kept_ids, (size_t)(schedule->n_kept * schedule->kept_ids_max) * 4);
         memcpy(copy->kept_counts, session->kept_counts,
                (size_t)schedule->n_kept * schedule->facts->n_kv_heads * 4);
     }
+    return HEDDLE_OK;
+}
+
+/* Can a sequence that another plan has read go on under this one's retain set? */
+static heddle_status check_retained(const heddle_session *session, const hdl_schedule *schedule,
+                                    const hdl_plan *plan)
+{
+    const hdl_schedule *own = session->runner->schedule;
+    if (own->retain_group >= 0 && schedule->retain_group < 0 &&
+        hdl_kv_seq_evicted(session->kv, own->retain_group).n_rows)
+        return HDL_FAIL(HEDDLE_E_UNSUPPORTED,
+                        "plan %s reads every row, and this session has evicted %lld of them", plan->name,
+                        (long long)hdl_kv_seq_evicted(session->kv, own->retain_group).n_rows);
+    if (hdl_retain_mass_size(schedule) && hdl_kv_seq_len(session->kv))
+        return HDL_FAIL(HEDDLE_E_UNSUPPORTED,
+                        "plan %s retains by the mass of every row so far, which was not observed while these "
+                        "%lld tokens were read: read them under the plan itself",
+                        plan->name, (long long)hdl_kv_seq_len(session->kv));
     return HEDDLE_OK;
 }
 
@@ -342,6 +399,7 @@ heddle_status heddle_session_fork_as(heddle_session **out, const heddle_session 
     HDL_TRY(hdl_plan_or_own(engine, plan, &own, &used));
     heddle_status status = hdl_runner_new(&runner, engine, used, &options, 1, options.chunk_rows);
     if (!status) status = hdl_schedule_fits_store(runner->schedule, used, session->kv);
+    if (!status) status = check_retained(session, runner->schedule, used);
     if (!status) status = fork_over(out, session, runner); /* no list is kept: the first step makes one */
     hdl_runner_unref(runner);
     heddle_plan_free(own);

@@ -5,6 +5,7 @@
  *   ids       i32 [n_tokens]
  *   logits    f32 [n_vocab], with FLAG_LOGITS
  *   lists     per list kept since the last refresh: i32 count, i32 ids[count]
+ *   mass      under a plan that retains by mass: f32 [layers of its group, n_kv_heads, n_mass_rows]
  *   KV        snapshot.h
  *   checksum  u64, XXH3 of everything before it
  *
@@ -29,11 +30,12 @@ typedef struct file_header {
     uint64_t model_identity;
     int64_t n_tokens, kept_visible;
     int64_t model_name_bytes, plan_name_bytes, plan_text_bytes;
+    int64_t n_mass_rows; /* rows held of the retained group */
     int32_t n_vocab, n_kept, page_shift;
     uint32_t flags;
     char kv_type[8], kv_layout[8]; /* padded with zeros */
 } file_header;
-static_assert(sizeof(file_header) == 104, "the header has no padding");
+static_assert(sizeof(file_header) == 112, "the header has no padding");
 
 /* The list numbered `kept`: its slot in the schedule. */
 static const hdl_selection *kept_slot(const hdl_schedule *schedule, int32_t kept)
@@ -54,6 +56,12 @@ static int32_t *kept_list(const heddle_session *session, int32_t kept, int32_t l
 {
     const hdl_schedule *schedule = session->runner->schedule;
     return session->kept_ids + kept * schedule->kept_ids_max + list * kept_slot(schedule, kept)->n_ids_max;
+}
+
+/* Accumulated mass is [n_mass_lists, max_context] in the session; 0 lists where the plan needs none. */
+static int64_t n_mass_lists(const hdl_schedule *schedule)
+{
+    return hdl_retain_mass_size(schedule) / schedule->limits.max_context;
 }
 
 static heddle_status model_identity(heddle_engine *engine, uint64_t *identity)
@@ -93,6 +101,9 @@ static heddle_status header_of(const heddle_session *session, file_header *heade
     for (int32_t k = 0; k < header->n_kept; k++)
         for (int32_t l = 0; l < kept_slot(runner->schedule, k)->n_lists; l++)
             n += 4 + 4 * (int64_t)*kept_count(session, k, l);
+    if (session->retain_mass)
+        header->n_mass_rows = hdl_kv_seq_rows(session->kv, runner->schedule->retain_group, 0);
+    n += n_mass_lists(runner->schedule) * header->n_mass_rows * 4;
     header->file_bytes = n + hdl_kv_snapshot_bytes(session->kv);
     return model_identity(runner->engine, &header->model_identity);
 }
@@ -113,6 +124,9 @@ static heddle_status write_all(const heddle_session *session, const file_header 
             HDL_TRY(hdl_newfile_write(file, count, 4));
             HDL_TRY(hdl_newfile_write(file, kept_list(session, k, l), 4 * (int64_t)*count));
         }
+    for (int64_t i = 0; i < n_mass_lists(runner->schedule); i++)
+        HDL_TRY(hdl_newfile_write(file, session->retain_mass + i * runner->schedule->limits.max_context,
+                                  header->n_mass_rows * 4));
     HDL_TRY(hdl_kv_snapshot_write(session->kv, file));
     uint64_t sum = hdl_hasher_sum(&file->hasher);
     HDL_TRY(hdl_newfile_write(file, &sum, sizeof sum));
@@ -145,7 +159,7 @@ heddle_status heddle_session_save(const heddle_session *session, const char *pat
 typedef struct session_file {
     hdl_mapfile map;
     file_header header;
-    const uint8_t *model_name, *plan_name, *plan_text, *ids, *logits, *lists, *kv; /* in the map */
+    const uint8_t *model_name, *plan_name, *plan_text, *ids, *logits, *lists, *mass, *kv; /* in the map */
     int64_t kv_bytes;
     int64_t at; /* bytes taken so far */
 } session_file;
@@ -280,6 +294,10 @@ static heddle_status check_lists(session_file *file, const hdl_schedule *schedul
         }
     }
     if (!is_sound) return HDL_FAIL(HEDDLE_E_FORMAT, "%s: its kept lists do not fit the plan", path);
+    int64_t n_mass = n_mass_lists(schedule);
+    if (header->n_mass_rows < 0 || header->n_mass_rows > header->n_tokens ||
+        !(file->mass = take(file, n_mass * header->n_mass_rows * 4)))
+        return HDL_FAIL(HEDDLE_E_FORMAT, "%s: its accumulated mass does not fit the plan", path);
     file->kv = file->map.data + file->at;
     file->kv_bytes = file->map.n_bytes - CHECKSUM_BYTES - file->at;
     return HEDDLE_OK;
@@ -327,6 +345,27 @@ static void adopt(heddle_session *session, const session_file *file, hdl_kv_seq 
             memcpy(kept_list(session, k, l), at + 4, (size_t)*count * 4);
             at += 4 + (int64_t)*count * 4;
         }
+    int64_t stride = session->runner->schedule->limits.max_context, n_rows = header->n_mass_rows;
+    for (int64_t i = 0; i < n_mass_lists(session->runner->schedule); i++) {
+        memset(session->retain_mass + i * stride, 0, (size_t)stride * sizeof(float));
+        memcpy(session->retain_mass + i * stride, file->mass + i * n_rows * 4,
+               (size_t)n_rows * sizeof(float));
+    }
+}
+
+/* The restored KV state against the rest of the file and the plan's retain set. */
+static heddle_status check_kv(const session_file *file, const hdl_schedule *schedule, const hdl_kv_seq *kv,
+                              const char *path)
+{
+    if (hdl_kv_seq_len(kv) != file->header.n_tokens)
+        return HDL_FAIL(HEDDLE_E_FORMAT, "%s: its tokens and its KV state differ in length", path);
+    for (int32_t g = 0; g < schedule->facts->n_groups; g++)
+        if (g != schedule->retain_group && hdl_kv_seq_evicted(kv, g).n_rows)
+            return HDL_FAIL(HEDDLE_E_FORMAT,
+                            "%s: lacks rows of KV group %d, which its plan evicts nothing from", path, g);
+    if (n_mass_lists(schedule) && hdl_kv_seq_rows(kv, schedule->retain_group, 0) != file->header.n_mass_rows)
+        return HDL_FAIL(HEDDLE_E_FORMAT, "%s: its rows and their accumulated mass differ in number", path);
+    return HEDDLE_OK;
 }
 
 heddle_status heddle_session_load(heddle_session *session, const char *path)
@@ -338,11 +377,11 @@ heddle_status heddle_session_load(heddle_session *session, const char *path)
     if (!status)
         status = hdl_kv_snapshot_read(&kv, session->store, session->context_tokens, file.kv, file.kv_bytes,
                                       path);
-    if (!status && hdl_kv_seq_len(kv) != file.header.n_tokens) {
+    if (!status) status = check_kv(&file, session->runner->schedule, kv, path);
+    if (status)
         hdl_kv_seq_free(kv);
-        status = HDL_FAIL(HEDDLE_E_FORMAT, "%s: its tokens and its KV state differ in length", path);
-    }
-    if (!status) adopt(session, &file, kv);
+    else
+        adopt(session, &file, kv);
     hdl_mapfile_close(&file.map);
     return status;
 }

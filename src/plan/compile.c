@@ -20,9 +20,9 @@
 const char *hdl_buffer_name(hdl_buffer buffer)
 {
     static const char *const names[HDL_N_BUFFERS] = {
-        "-",       "x",          "normed",  "q",       "k",     "v",     "attn", "gate",
-        "up",      "last",       "logits",  "cos_sin", "mass",  "spare", "lse",  "q_tile",
-        "q_index", "index_bias", "k_index", "allowed", "lists", "work"};
+        "-",       "x",          "normed",  "q",       "k",     "v",      "attn", "gate",
+        "up",      "last",       "logits",  "cos_sin", "mass",  "spare",  "lse",  "q_tile",
+        "q_index", "index_bias", "k_index", "allowed", "lists", "retain", "work"};
     return names[buffer];
 }
 
@@ -119,6 +119,7 @@ heddle_status hdl_schedule_new(hdl_schedule **out, const hdl_plan *plan, const h
     }
     assign_slots(schedule);
     status = hdl_schedule_find_planes(schedule, plan);
+    if (!status) status = hdl_retain_prepare(schedule, plan);
     schedule->limits.kept_plans = NULL;
     if (status)
         hdl_schedule_free(schedule);
@@ -200,7 +201,7 @@ static void note_refusals(hdl_schedule *schedule, const hdl_buf *why)
     }
 }
 
-static heddle_status choose(hdl_schedule *schedule, hdl_op op, const void *args, const hdl_impl **out)
+heddle_status hdl_schedule_choose(hdl_schedule *schedule, hdl_op op, const void *args, const hdl_impl **out)
 {
     hdl_buf why = {0};
     *out = hdl_choose(op, args, &why);
@@ -223,10 +224,12 @@ static heddle_status choose_router(hdl_schedule *schedule, const hdl_step *step,
     hdl_step sized;
     for (int cls = 0; cls < HDL_N_CLASSES && attend->is_scoring; cls++) {
         size_args(schedule, step, (hdl_class)cls, &sized);
-        HDL_TRY(choose(schedule, HDL_OP_SCORE, &sized.u.attend.score, &added->score_impl[cls]));
+        HDL_TRY(hdl_schedule_choose(schedule, HDL_OP_SCORE, &sized.u.attend.score, &added->score_impl[cls]));
     }
-    if (attend->is_pooling) HDL_TRY(choose(schedule, HDL_OP_POOL, &attend->pool, &added->pool_impl));
-    if (attend->is_selecting) HDL_TRY(choose(schedule, HDL_OP_SELECT, &attend->select, &added->select_impl));
+    if (attend->is_pooling)
+        HDL_TRY(hdl_schedule_choose(schedule, HDL_OP_POOL, &attend->pool, &added->pool_impl));
+    if (attend->is_selecting)
+        HDL_TRY(hdl_schedule_choose(schedule, HDL_OP_SELECT, &attend->select, &added->select_impl));
     return HEDDLE_OK;
 }
 
@@ -237,12 +240,12 @@ static heddle_status choose_complement(hdl_schedule *schedule, const hdl_step *s
     for (int cls = 0; cls < HDL_N_CLASSES; cls++) {
         size_args(schedule, step, (hdl_class)cls, &sized);
         const hdl_complement_args *args = &sized.u.attend.complement;
-        HDL_TRY(choose(schedule, HDL_OP_COMPLEMENT, args, &added->complement_impl[cls]));
+        HDL_TRY(hdl_schedule_choose(schedule, HDL_OP_COMPLEMENT, args, &added->complement_impl[cls]));
     }
     const hdl_attend_args *args = &sized.u.attend.args;
     hdl_merge_args merge = {
         .n_rows = args->n_rows * args->n_heads, .n_partials = 2, .v_head_dim = args->v_head_dim};
-    return choose(schedule, HDL_OP_MERGE, &merge, &added->merge_impl);
+    return hdl_schedule_choose(schedule, HDL_OP_MERGE, &merge, &added->merge_impl);
 }
 
 /* A dense pass over shared rows may have to leave tokens out: it then reads a list of the others. */
@@ -255,7 +258,7 @@ static heddle_status choose_listed(hdl_schedule *schedule, const hdl_step *step,
         hdl_step sized;
         size_args(schedule, step, (hdl_class)cls, &sized);
         sized.u.attend.args.has_selection = true;
-        HDL_TRY(choose(schedule, HDL_OP_ATTEND, &sized.u.attend.args, &added->listed_impl[cls]));
+        HDL_TRY(hdl_schedule_choose(schedule, HDL_OP_ATTEND, &sized.u.attend.args, &added->listed_impl[cls]));
     }
     hdl_schedule_book(schedule, HDL_BUF_ALLOWED, (limits->max_context + limits->max_logit_rows) * 4);
     return HEDDLE_OK;
@@ -275,7 +278,7 @@ heddle_status hdl_schedule_add(hdl_schedule *schedule, const hdl_step *step)
     if (step->op != HDL_OP_ATTEND || step->u.attend.is_attending)
         for (int cls = 0; cls < HDL_N_CLASSES; cls++) {
             size_args(schedule, step, (hdl_class)cls, &sized);
-            HDL_TRY(choose(schedule, step->op, args_of(&sized), &added->impl[cls]));
+            HDL_TRY(hdl_schedule_choose(schedule, step->op, args_of(&sized), &added->impl[cls]));
         }
     if (step->op == HDL_OP_ATTEND) HDL_TRY(choose_router(schedule, step, &added->u.attend));
     if (step->op == HDL_OP_ATTEND) HDL_TRY(choose_complement(schedule, step, &added->u.attend));
@@ -286,7 +289,7 @@ heddle_status hdl_schedule_add(hdl_schedule *schedule, const hdl_step *step)
 }
 
 /* The step that attends in `layer`; the caller adds what makes or reads a list. */
-static hdl_step attend_step(const hdl_schedule *schedule, int32_t layer, hdl_route route)
+hdl_step hdl_attend_step_of(const hdl_schedule *schedule, int32_t layer, hdl_route route)
 {
     const hdl_model_facts *facts = schedule->facts;
     const hdl_layer_facts *at = &facts->layers[layer];
@@ -423,7 +426,7 @@ static void add_complement(hdl_schedule *schedule, hdl_attend_step *attend, int3
 static heddle_status add_list_attend(hdl_schedule *schedule, int32_t layer, hdl_route route, int32_t slot,
                                      int32_t kept)
 {
-    hdl_step step = attend_step(schedule, layer, route);
+    hdl_step step = hdl_attend_step_of(schedule, layer, route);
     const hdl_layer_plan *at = &schedule->routes[HDL_MIN(route, HDL_ROUTE_DECODE)].layers[layer];
     if (at->has_head_map) step.u.attend.head_map = at->head_map;
     step.u.attend.args.has_selection = true;
@@ -441,7 +444,7 @@ static heddle_status add_list_maker(hdl_schedule *schedule, int32_t layer, hdl_r
                                     const hdl_router_spec *router, int32_t slot, int32_t candidate_slot,
                                     int32_t kept)
 {
-    hdl_step step = attend_step(schedule, layer, route);
+    hdl_step step = hdl_attend_step_of(schedule, layer, route);
     step.u.attend.kept = kept;
     step.u.attend.is_attending = false;
     add_router(schedule, &step, router, slot, candidate_slot);
@@ -462,7 +465,7 @@ static heddle_status lower_router(hdl_schedule *schedule, int32_t layer, hdl_rou
     if (at->candidate_owner >= 0) candidates = slots[at->candidate_owner];
     if (at->router.score != HDL_SCORE_MASS)
         return add_list_maker(schedule, layer, route, &at->router, slots[layer], candidates, kept);
-    hdl_step step = attend_step(schedule, layer, route);
+    hdl_step step = hdl_attend_step_of(schedule, layer, route);
     step.u.attend.kept = kept;
     add_router(schedule, &step, &at->router, slots[layer], -1);
     if (!is_dense) {
@@ -482,11 +485,11 @@ static heddle_status lower_fresh(hdl_schedule *schedule, int32_t layer, hdl_rout
     if (is_done) return HEDDLE_OK;
     if (at->op != HDL_OPERATOR_DENSE)
         return add_list_attend(schedule, layer, route, schedule->slot_of_layer[route][at->owner], -1);
-    hdl_step step = attend_step(schedule, layer, route);
+    hdl_step step = hdl_attend_step_of(schedule, layer, route);
     return hdl_schedule_add(schedule, &step);
 }
 
-heddle_status hdl_lower_attention(hdl_schedule *schedule, int32_t layer)
+static heddle_status lower_routes(hdl_schedule *schedule, int32_t layer)
 {
     const hdl_layer_plan *decode = &schedule->routes[HDL_ROUTE_DECODE].layers[layer];
     const int32_t *slots = schedule->slot_of_layer[HDL_ROUTE_DECODE];
@@ -502,8 +505,14 @@ heddle_status hdl_lower_attention(hdl_schedule *schedule, int32_t layer)
     if (decode->has_router) return add_list_attend(schedule, layer, HDL_ROUTE_REUSE, slots[layer], kept);
     if (decode->op != HDL_OPERATOR_DENSE)
         return add_list_attend(schedule, layer, HDL_ROUTE_REUSE, slots[decode->owner], -1);
-    hdl_step step = attend_step(schedule, layer, HDL_ROUTE_REUSE);
+    hdl_step step = hdl_attend_step_of(schedule, layer, HDL_ROUTE_REUSE);
     return hdl_schedule_add(schedule, &step);
+}
+
+heddle_status hdl_lower_attention(hdl_schedule *schedule, int32_t layer)
+{
+    HDL_TRY(lower_routes(schedule, layer));
+    return hdl_lower_retain(schedule, layer);
 }
 
 static int64_t slot_bytes(const hdl_schedule *schedule, const hdl_selection *slot)
@@ -559,6 +568,10 @@ static void bind_step(const hdl_schedule *schedule, hdl_step *step)
             step->u.attend.args.q = step->u.attend.score.q = in;
             step->u.attend.args.o = out;
             break;
+        case HDL_OP_COMPACT:
+            step->u.retain.args.q = in;
+            step->u.retain.args.o = out;
+            break;
         default: HDL_ASSERT(false);
     }
 }
@@ -577,6 +590,7 @@ heddle_status hdl_schedule_bind(hdl_schedule *schedule)
         slot->counts = (int32_t *)(at + HDL_ALIGN_UP(lists * slot->n_ids_max * 4, 64));
         at += slot_bytes(schedule, slot);
     }
+    hdl_retain_bind(schedule);
     const hdl_linear_args *next = NULL;
     for (int32_t i = 2 * schedule->n_steps - 1; i >= 0; i--) { /* twice: the last one's next is the first */
         hdl_step *step = &schedule->steps[i % schedule->n_steps];

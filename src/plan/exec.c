@@ -70,6 +70,19 @@ static void fill_cos_sin(const hdl_schedule *schedule, const hdl_exec_batch *bat
     }
 }
 
+/* Rows of a KV group after this step: tokens, less what was evicted before it. */
+static int64_t held(const hdl_schedule *schedule, const hdl_exec_seq *seq, int32_t kv_group)
+{
+    return seq->kv_len - (kv_group == schedule->retain_group ? seq->n_evicted : 0);
+}
+
+/* Rows that each query row sees, [rows of the batch]. */
+static const int64_t *visible_rows(const hdl_schedule *schedule, const hdl_exec_batch *batch,
+                                   int32_t kv_group)
+{
+    return kv_group == schedule->retain_group ? batch->n_held : batch->n_visible;
+}
+
 /* ---- lists ---- */
 
 /* Row `row` of the batch is this row of every slot. */
@@ -139,11 +152,12 @@ static hdl_selection map_heads(const hdl_schedule *schedule, const hdl_exec_batc
 
 /* ---- attention ---- */
 
-static hdl_attend_seq attend_seq(const hdl_exec_seq *seq, const hdl_attend_step *step, int64_t first_row)
+static hdl_attend_seq attend_seq(const hdl_schedule *schedule, const hdl_exec_seq *seq,
+                                 const hdl_attend_step *step, int64_t first_row)
 {
     hdl_attend_seq at = {.first_row = first_row,
                          .q_len = seq->q_len,
-                         .kv_len = seq->kv_len,
+                         .kv_len = held(schedule, seq, step->group),
                          .kv = hdl_kv_seq_view(seq->kv, step->group, step->layer_in_group),
                          .mask = seq->mask};
     if (step->is_scoring && step->score.plane) {
@@ -167,7 +181,7 @@ typedef struct row_span {
     const hdl_attend_seq *seqs; /* [n_seqs] */
     int32_t n_seqs;
     int64_t first_row, n_rows, max_q_len, max_kv_len, mass_stride;
-    const int64_t *n_visible; /* [n_rows] tokens of each row */
+    const int64_t *n_visible; /* [n_rows] tokens, or rows of the retained group, that each row sees */
     float *scores;            /* [n_rows, n_lists, mass_stride] */
     int32_t n_more; /* rows before each that read its list as well: the window reaches back so far */
     hdl_class cls;
@@ -358,12 +372,12 @@ static void attend_rows(const hdl_schedule *schedule, const hdl_step *step, cons
     if (!at->is_selecting) return;
     row_span span = {.seqs = seqs,
                      .n_seqs = n_seqs,
+                     .n_visible = visible_rows(schedule, batch, at->group) + first_row,
                      .first_row = first_row,
                      .n_rows = n_rows,
                      .max_q_len = args.max_q_len,
                      .max_kv_len = args.max_kv_len,
                      .mass_stride = args.mass_stride,
-                     .n_visible = batch->n_visible + first_row,
                      .scores = hdl_schedule_at(schedule, HDL_BUF_MASS),
                      .cls = of->cls,
                      .layer = step->layer,
@@ -460,7 +474,7 @@ static void attend_documents(const hdl_schedule *schedule, const hdl_step *step,
         const int64_t *start = batch->doc_start + at->first_row + row;
         for (int64_t from = 0, to; from < seq->q_len; from = to) {
             for (to = from + 1; to < seq->q_len && start[to] == start[from];) to++;
-            hdl_attend_seq part = attend_seq(seq, &step->u.attend, row + from);
+            hdl_attend_seq part = attend_seq(schedule, seq, &step->u.attend, row + from);
             part.kv_len = seq->kv_len - (seq->q_len - to);
             part.q_len = to - from;
             part.first_token = start[from];
@@ -482,7 +496,7 @@ static void attend_group(const hdl_schedule *schedule, const hdl_step *step, hdl
     }
     for (int32_t i = 0; i < at->n_seqs; i++) {
         hdl_exec_seq *seq = &batch->seqs[at->first_seq + i];
-        batch->attend[i] = attend_seq(seq, attend, row);
+        batch->attend[i] = attend_seq(schedule, seq, attend, row);
         if (attend->is_kept) {
             hdl_selection list = slot_view(schedule, batch, attend->slot, at->first_row + row, seq->q_len);
             for (int64_t r = 0; r < seq->q_len; r++) load_kept(schedule, seq, attend->kept, &list, r);
@@ -560,7 +574,7 @@ static void exec_summarise(const hdl_schedule *schedule, const hdl_step *step, c
         args.x += row * args.x_stride;
         row += seq->q_len;
         args.n_rows = seq->q_len;
-        args.first_token = seq->kv_len - seq->q_len;
+        args.first_token = held(schedule, seq, step->group) - seq->q_len;
         args.kv = hdl_kv_seq_view(seq->kv, step->group, step->layer_in_group);
         bool is_there = hdl_kv_seq_plane(seq->kv, step->group, step->layer_in_group, args.kind,
                                          args.block_size, &args.kv, 0);
@@ -578,7 +592,7 @@ static void exec_append(const hdl_schedule *schedule, const hdl_step *step, cons
         const hdl_exec_seq *seq = &batch->seqs[s];
         hdl_append_args args = step->u.append;
         args.n_rows = seq->q_len;
-        args.first_token = seq->kv_len - seq->q_len;
+        args.first_token = held(schedule, seq, step->group) - seq->q_len;
         args.k += row * args.k_stride;
         args.v += row * args.v_stride;
         args.kv = hdl_kv_seq_view(seq->kv, step->group, step->layer_in_group);
@@ -623,6 +637,8 @@ static void exec_step(const hdl_schedule *schedule, const hdl_step *step, hdl_ex
         exec_append(schedule, step, batch);
     else if (step->op == HDL_OP_SUMMARISE)
         exec_summarise(schedule, step, batch);
+    else if (step->op == HDL_OP_COMPACT)
+        hdl_exec_retain(schedule, step, batch);
     else
         exec_rows(schedule, step, batch->ids, batch->n_rows);
 }

@@ -121,6 +121,7 @@ heddle_status hdl_explain(const hdl_schedule *schedule, const hdl_plan *plan, hd
     hdl_buf_printf(text, "plan %s: %s\n\n", plan->name, plan->about);
     explain_layers(schedule, HDL_ROUTE_PREFILL, "prefill", text);
     explain_layers(schedule, HDL_ROUTE_DECODE, "decode", text);
+    hdl_explain_retain(schedule, text);
     hdl_buf_printf(
         text,
         "\nschedule: %d steps; \"a | b\": a for one row a sequence (linear layers: up to %d rows), b for "

@@ -80,6 +80,8 @@ static heddle_status check_step(const written *at, const hdl_step *step)
     if (step->op == HDL_OP_SUMMARISE && step->u.summarise.kind != HDL_PLANE_INDEX &&
         !at->kv[step->group][step->layer_in_group])
         return refuse(step, "KV rows");
+    if (step->op == HDL_OP_COMPACT && !at->kv[step->u.retain.group][step->u.retain.layer_in_group])
+        return refuse(step, "KV rows");
     return step->op == HDL_OP_ATTEND ? check_attend(at, step) : HEDDLE_OK;
 }
 

@@ -110,7 +110,7 @@ static const char *const route_keys[] = {"prefill", "decode"};
 
 static heddle_status check_variant(const json_t *variant, const char *path)
 {
-    static const char *const keys[] = {"when", "prefill", "decode", NULL};
+    static const char *const keys[] = {"when", "prefill", "decode", "retain", NULL};
     static const char *const when_keys[] = {"arch", "n_layers", "hidden_size", NULL};
     char at[256];
     if (!json_is_object(variant)) return HDL_FAIL(HEDDLE_E_INVALID, "%s: must be an object", path);
@@ -136,7 +136,9 @@ static heddle_status check_variant(const json_t *variant, const char *path)
             HDL_TRY(read_rule(json_array_get(rules, i), at, &one));
         }
     }
-    return HEDDLE_OK;
+    hdl_retain_spec retain;
+    snprintf(at, sizeof at, "%s.retain", path);
+    return hdl_retain_read(json_object_get(variant, "retain"), at, &retain);
 }
 
 static heddle_status check_doc(const json_t *doc, const char *source)
@@ -221,30 +223,49 @@ static heddle_status override_routers(json_t *doc, const char *key, int64_t valu
     return HEDDLE_OK;
 }
 
+/* The same for the retain sets. */
+static heddle_status override_retain(json_t *doc, const char *key, int64_t value, int64_t *n_set)
+{
+    const json_t *variants = json_object_get(doc, "variants");
+    for (size_t i = 0; i < json_array_size(variants); i++)
+        HDL_TRY(
+            override_one(json_object_get(json_array_get(variants, i), "retain"), key, value, true, n_set));
+    return HEDDLE_OK;
+}
+
+static const hdl_router_int *find_int(const hdl_router_int *rows, const char *key, size_t n)
+{
+    for (; rows->key; rows++)
+        if (n == strlen(rows->key) && !strncmp(key, rows->key, n)) return rows;
+    return NULL;
+}
+
+/* "key=value,key=value" into every router, or where the plan has none, into every retain set. */
 static heddle_status override_doc(json_t *doc, const char *text)
 {
     while (*text) {
         int64_t n_set = 0;
         size_t n = strcspn(text, ",");
         const char *equals = memchr(text, '=', n);
-        int n_key = equals ? (int)(equals - text) : (int)n;
-        const hdl_router_int *row = hdl_router_ints;
-        while (row->key && ((size_t)n_key != strlen(row->key) || strncmp(text, row->key, (size_t)n_key)))
-            row++;
-        if (!row->key)
+        size_t n_key = equals ? (size_t)(equals - text) : n;
+        const hdl_router_int *in_router = find_int(hdl_router_ints, text, n_key),
+                             *in_retain = find_int(hdl_retain_ints, text, n_key);
+        if (!in_router && !in_retain)
             return HDL_FAIL(
                 HEDDLE_E_INVALID,
                 "override \"%.*s\": must be one of top_k, sinks, window, refresh, block, tile, stride, "
-                "dense_below, seed",
+                "dense_below, seed; keep, observe, pool, every",
                 (int)n, text);
         char *end = NULL;
         int64_t value = equals ? strtoll(equals + 1, &end, 10) : 0;
         if (!equals || end == equals + 1 || end != text + n)
             return HDL_FAIL(HEDDLE_E_INVALID, "override \"%.*s\": must be key=whole number", (int)n, text);
-        HDL_TRY(override_routers(doc, row->key, value, false, &n_set));
-        if (!n_set) HDL_TRY(override_routers(doc, row->key, value, true, &n_set));
+        if (in_router) HDL_TRY(override_routers(doc, in_router->key, value, false, &n_set));
+        if (in_router && !n_set) HDL_TRY(override_routers(doc, in_router->key, value, true, &n_set));
+        if (in_retain && !n_set) HDL_TRY(override_retain(doc, in_retain->key, value, &n_set));
         if (!n_set && !check_doc(doc, "plan"))
-            return HDL_FAIL(HEDDLE_E_INVALID, "override \"%.*s\": the plan has no router", (int)n, text);
+            return HDL_FAIL(HEDDLE_E_INVALID, "override \"%.*s\": the plan has no %s", (int)n, text,
+                            in_router ? "router" : "retain set");
         text += n + (text[n] == ',');
     }
     return HEDDLE_OK;
@@ -390,18 +411,27 @@ static heddle_status apply_rule(const rule *one, const char *path, const hdl_mod
     return HEDDLE_OK;
 }
 
+heddle_status hdl_plan_variant(const hdl_plan *plan, const hdl_model_facts *facts, const json_t **variant,
+                               int *number)
+{
+    const json_t *variants = json_object_get(plan->doc, "variants");
+    for (size_t i = 0; i < json_array_size(variants); i++)
+        if (variant_fits(json_array_get(variants, i), facts)) {
+            *variant = json_array_get(variants, i);
+            *number = (int)i;
+            return HEDDLE_OK;
+        }
+    return HDL_FAIL(HEDDLE_E_UNSUPPORTED,
+                    "plan %s: has no variant for architecture %s with %d layers and hidden size %d",
+                    plan->name, facts->arch, facts->n_layers, facts->hidden_size);
+}
+
 heddle_status hdl_plan_resolve(const hdl_plan *plan, const hdl_model_facts *facts, hdl_route route,
                                hdl_route_plan *out)
 {
-    const json_t *variants = json_object_get(plan->doc, "variants"), *variant = NULL;
-    size_t at;
-    for (at = 0; at < json_array_size(variants) && !variant; at++)
-        if (variant_fits(json_array_get(variants, at), facts)) variant = json_array_get(variants, at);
-    if (!variant)
-        return HDL_FAIL(HEDDLE_E_UNSUPPORTED,
-                        "plan %s: has no variant for architecture %s with %d layers and hidden "
-                        "size %d",
-                        plan->name, facts->arch, facts->n_layers, facts->hidden_size);
+    const json_t *variant = NULL;
+    int number = 0;
+    HDL_TRY(hdl_plan_variant(plan, facts, &variant, &number));
     hdl_wishes wanted;
     for (int32_t layer = 0; layer < facts->n_layers; layer++) {
         out->layers[layer] = (hdl_layer_plan){.owner = -1, .candidate_owner = -1};
@@ -412,12 +442,12 @@ heddle_status hdl_plan_resolve(const hdl_plan *plan, const hdl_model_facts *fact
     const json_t *rules = json_object_get(variant, route_keys[route]);
     for (size_t i = 0; i < json_array_size(rules); i++) {
         rule one;
-        snprintf(path, sizeof path, "variants[%zu].%s[%zu]", at - 1, route_keys[route], i);
+        snprintf(path, sizeof path, "variants[%d].%s[%zu]", number, route_keys[route], i);
         HDL_TRY(read_rule(json_array_get(rules, i), path, &one));
         heddle_status status = apply_rule(&one, path, facts, out, &wanted, (int32_t)i);
         if (status) return blame(status, plan->name);
     }
-    snprintf(path, sizeof path, "variants[%zu].%s", at - 1, route_keys[route]);
+    snprintf(path, sizeof path, "variants[%d].%s", number, route_keys[route]);
     heddle_status status = hdl_share_owners(out, facts, &wanted, path);
     return status ? blame(status, plan->name) : HEDDLE_OK;
 }

@@ -30,6 +30,15 @@ typedef struct hdl_wishes {
 heddle_status hdl_share_owners(hdl_route_plan *route, const hdl_model_facts *facts, const hdl_wishes *wanted,
                                const char *path);
 
+/* retain.c */
+heddle_status hdl_retain_read(const json_t *obj, const char *path, hdl_retain_spec *out);
+extern const hdl_router_int hdl_retain_ints[]; /* NULL-key terminated; offsets in hdl_retain_spec */
+/* parse.c: the first variant whose `when` fits, and its number; UNSUPPORTED where none does. */
+heddle_status hdl_plan_variant(const hdl_plan *plan, const hdl_model_facts *facts, const json_t **variant,
+                               int *number);
+/* router.c: a member whose value is one of a few words (NULL-terminated); its number goes to *out. */
+heddle_status hdl_word_read(const json_t *obj, const char *path, const char *key, const char *const *words,
+                            int *out);
 heddle_status hdl_router_read(const json_t *obj, const char *path, bool is_candidate, hdl_router_spec *out);
 heddle_status hdl_candidates_read(const json_t *router, const char *path, hdl_candidates *out);
 heddle_status hdl_share_read(const json_t *share, const char *path, int32_t *out);

@@ -96,6 +96,26 @@ typedef struct hdl_route_plan {
     hdl_layer_plan layers[HDL_MAX_LAYERS];
 } hdl_route_plan;
 
+/* The retain set: which rows of the layers without a window stay in the cache at all. */
+typedef enum hdl_retain_score {
+    HDL_RETAIN_ALL = 0,     /* nothing is evicted */
+    HDL_RETAIN_MASS_WINDOW, /* attention mass of the last `observe` rows of a prompt */
+    HDL_RETAIN_MASS_SUM,    /* attention mass of every row so far */
+    HDL_RETAIN_RANDOM,      /* a control */
+    HDL_RETAIN_NONE,        /* only sinks and window: a control */
+    HDL_N_RETAIN_SCORES
+} hdl_retain_score;
+typedef struct hdl_retain_spec {
+    hdl_retain_score score;
+    int64_t keep;           /* rows after an eviction, sinks and window included */
+    int32_t n_sink, window; /* rows that always stay */
+    int32_t observe;        /* MASS_WINDOW */
+    int32_t pool;           /* MASS_WINDOW: odd; scores are smoothed over so many rows */
+    bool is_pool_max;       /* by their largest; else by their mean */
+    int32_t every;          /* while generating: evict when so many rows came on top of keep; 0 = never */
+    int64_t seed;
+} hdl_retain_spec;
+
 typedef struct hdl_plan {
     json_t *doc;      /* the validated document, overrides applied; owned */
     const char *name; /* inside doc */
@@ -110,6 +130,9 @@ heddle_status hdl_plan_format(const hdl_plan *plan, hdl_buf *text);
 /* Fits the plan to a model: the first variant whose `when` matches. route: PREFILL or DECODE. */
 heddle_status hdl_plan_resolve(const hdl_plan *plan, const hdl_model_facts *facts, hdl_route route,
                                hdl_route_plan *out);
+/* retain.c: the retain set of the variant that fits the model. */
+heddle_status hdl_plan_retain(const hdl_plan *plan, const hdl_model_facts *facts, hdl_retain_spec *out);
+bool hdl_retain_equal(const hdl_retain_spec *a, const hdl_retain_spec *b);
 bool hdl_route_plan_equal(const hdl_route_plan *a, const hdl_route_plan *b, int32_t n_layers);
 
 /* cost.c: what one layer reads for a row at `position`: tokens whose K and V are attended to or observed,

@@ -41,9 +41,8 @@ const hdl_router_int hdl_router_ints[] = {
     {NULL, 0, 0, 0, false},
 };
 
-/* A member whose value is one of a few words; its number goes to *out. */
-static heddle_status read_word(const json_t *obj, const char *path, const char *key, const char *const *words,
-                               int *out)
+heddle_status hdl_word_read(const json_t *obj, const char *path, const char *key, const char *const *words,
+                            int *out)
 {
     const char *word = NULL;
     HDL_TRY(hdl_json_str(obj, path, key, &word));
@@ -152,14 +151,14 @@ heddle_status hdl_router_read(const json_t *obj, const char *path, bool is_candi
     *out = (hdl_router_spec){.refresh = 1, .block = 1, .p = 1, .tile = 1};
     if (!json_is_object(obj)) return HDL_FAIL(HEDDLE_E_INVALID, "%s: must be an object", path);
     HDL_TRY(hdl_json_only(obj, path, keys));
-    HDL_TRY(read_word(obj, path, "score", scores, &score));
+    HDL_TRY(hdl_word_read(obj, path, "score", scores, &score));
     int measure = hdl_score_rows[score].measure;
-    HDL_TRY(read_word(obj, path, "measure", measures, &measure));
-    HDL_TRY(read_word(obj, path, "heads", reduces, &heads));
-    HDL_TRY(read_word(obj, path, "pool", reduces, &pool));
-    HDL_TRY(read_word(obj, path, "select", selects, &select));
-    HDL_TRY(read_word(obj, path, "p_rule", p_rules, &p_rule));
-    HDL_TRY(read_word(obj, path, "lists", lists, &list));
+    HDL_TRY(hdl_word_read(obj, path, "measure", measures, &measure));
+    HDL_TRY(hdl_word_read(obj, path, "heads", reduces, &heads));
+    HDL_TRY(hdl_word_read(obj, path, "pool", reduces, &pool));
+    HDL_TRY(hdl_word_read(obj, path, "select", selects, &select));
+    HDL_TRY(hdl_word_read(obj, path, "p_rule", p_rules, &p_rule));
+    HDL_TRY(hdl_word_read(obj, path, "lists", lists, &list));
     if (pool == HDL_REDUCE_MEAN)
         return HDL_FAIL(HEDDLE_E_INVALID, "%s.pool \"mean\": must be \"sum\" or \"max\"", path);
     out->score = (hdl_score_kind)score;

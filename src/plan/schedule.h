@@ -48,6 +48,7 @@ typedef enum hdl_buffer { /* activations; names as in `explain` */
                           HDL_BUF_K_INDEX,    /* [rows, index_dim] its keys */
                           HDL_BUF_ALLOWED,    /* [context] tokens that are not hidden, [logit rows] counts */
                           HDL_BUF_LISTS,      /* the slots: ids and counts */
+                          HDL_BUF_RETAIN,     /* scores [2, n_kv_heads, context] and lists of one eviction */
                           HDL_BUF_WORK,       /* scratch of the implementations */
                           HDL_N_BUFFERS
 } hdl_buffer;
@@ -80,6 +81,18 @@ typedef struct hdl_attend_step {
     int32_t kept;            /* index of the sequence's kept list (refresh > 1); -1 = none */
 } hdl_attend_step;
 
+/* A step of op COMPACT is what one layer does for the retain set, after its attention: observe the mass
+ * of rows, and where a sequence evicts in this step (hdl_exec_seq.n_retained), select the rows that stay
+ * and copy them to the pages that the commit puts in place. */
+typedef struct hdl_retain_step {
+    hdl_compact_args compact; /* first: the step's implementations are of this op */
+    hdl_attend_args args;     /* observing, into SPARE */
+    const hdl_impl *attend_impl[HDL_N_CLASSES], *select_impl;
+    hdl_select_args select;
+    int32_t group, layer_in_group;
+    int32_t first_summary, n_summaries; /* the layer's SUMMARISE steps: again over the rows that stay */
+} hdl_retain_step;
+
 /* One step. Buffers are named, pointers are filled in by bind: `in` is x, q, k or gate; `in2` is
  * residual, v or up. */
 typedef struct hdl_step {
@@ -101,6 +114,7 @@ typedef struct hdl_step {
         hdl_summarise_args summarise;
         hdl_glu_args glu;
         hdl_attend_step attend;
+        hdl_retain_step retain;
     } u;
 } hdl_step;
 
@@ -146,6 +160,10 @@ typedef struct hdl_schedule {
     int32_t candidates_of_layer[2][HDL_MAX_LAYERS]; /* slot of the layer's own candidates; -1 = none */
     hdl_selection slots[4 * HDL_MAX_LAYERS + 1];
     int64_t kept_ids_max;
+    hdl_retain_spec retain;    /* score ALL: the plan evicts nothing */
+    int32_t retain_group;      /* the KV group whose rows it is about; -1 = none */
+    int64_t retain_tile;       /* rows observed at once */
+    hdl_selection retain_list; /* of one eviction: one row, a list per KV head */
     /* the arena */
     int64_t buffer_bytes[HDL_N_BUFFERS], buffer_offset[HDL_N_BUFFERS];
     int64_t arena_bytes;
@@ -173,6 +191,20 @@ heddle_status hdl_schedule_fits_store(const hdl_schedule *schedule, const hdl_pl
 heddle_status hdl_schedule_can_hide(const hdl_schedule *schedule);
 /* Appends the attention steps of one layer, all routes: the plan's part of the forward. */
 heddle_status hdl_lower_attention(hdl_schedule *schedule, int32_t layer);
+/* A step that attends densely in `layer`. */
+hdl_step hdl_attend_step_of(const hdl_schedule *schedule, int32_t layer, hdl_route route);
+/* The first implementation that accepts; its refusals and scratch are booked. */
+heddle_status hdl_schedule_choose(hdl_schedule *schedule, hdl_op op, const void *args, const hdl_impl **out);
+/* retain.c: finds the retain set and its group, or says why it does not fit; then a layer's step. */
+heddle_status hdl_retain_prepare(hdl_schedule *schedule, const hdl_plan *plan);
+heddle_status hdl_lower_retain(hdl_schedule *schedule, int32_t layer);
+/* Rows of the retained group that n tokens of a sequence come to in one eviction now; 0 = none is due.
+ * n_held: rows after this step. is_prompt_end: its last row is the last of a prompt. */
+int64_t hdl_retain_due(const hdl_schedule *schedule, int64_t n_held, bool is_prompt, bool is_prompt_end);
+/* Floats of a sequence's accumulated mass [layers of the group, n_kv_heads, max_context]; 0 = none. */
+int64_t hdl_retain_mass_size(const hdl_schedule *schedule);
+void hdl_retain_bind(hdl_schedule *schedule);
+void hdl_explain_retain(const hdl_schedule *schedule, hdl_buf *text);
 /* Sizes a buffer; the largest wish counts. */
 void hdl_schedule_book(hdl_schedule *schedule, hdl_buffer buffer, int64_t n_bytes);
 /* order.c: INVALID, with a sentence, when a step reads what no step before it wrote. */
@@ -203,6 +235,10 @@ typedef struct hdl_exec_seq {
     int32_t *kept_ids;    /* [n_kept, kept_ids_max] lists of the last refresh; NULL when n_kept == 0 */
     int32_t *kept_counts; /* [n_kept] */
     int64_t kept_visible; /* tokens visible at the last refresh */
+    int64_t n_evicted;    /* rows of the retained group that went before this step */
+    int64_t n_retained;   /* > 0: after this step the retained group holds so many rows */
+    int64_t n_observed;   /* last rows of this step whose mass counts for the retain set */
+    float *mass;          /* accumulated mass (hdl_retain_mass_size), or NULL */
 } hdl_exec_seq;
 
 typedef struct hdl_tap_row {
@@ -227,10 +263,13 @@ typedef struct hdl_exec_batch {
     hdl_exec_seq *seqs;     /* [n_seqs] */
     hdl_attend_seq *attend; /* [n_seqs + n_rows + 1] scratch */
     int64_t *n_visible;     /* [n_rows] tokens of the sequence up to and with each row */
+    int64_t *n_held;        /* [n_rows] rows of the retained group up to and with each row */
     int64_t *doc_start;     /* [n_rows] where the row's document begins; positions count from there */
     hdl_tap tap;
 } hdl_exec_batch;
 
+/* retain_exec.c */
+void hdl_exec_retain(const hdl_schedule *schedule, const hdl_step *step, hdl_exec_batch *batch);
 /* What every row passes: embeddings to the residual stream HDL_BUF_X below the final norm or, in a model
  * with a shared state, to that state and its rows in the cache. */
 void hdl_exec_lower(const hdl_schedule *schedule, hdl_exec_batch *batch);

@@ -180,6 +180,27 @@ static void test_an_empty_and_a_cut_back_session(void **state)
     heddle_engine_close(engine);
 }
 
+/* Whole lists near the end of the context, which have room for no more than it: once refused. */
+static void test_whole_lists_at_the_end_of_the_context(void **state)
+{
+    (void)state;
+    heddle_engine *engine = open_tiny("llama");
+    heddle_session_options options = base_options();
+    options.context_tokens = 64;
+    const char *plan = ANCHOR("{\"top_k\": 512, \"window\": 8, \"refresh\": 8}");
+    heddle_session *a = new_session(engine, plan, &options), *b = new_session(engine, plan, &options);
+    extend(a, ids, 60);
+    decode(a, ids + 60, 2);
+    save(a);
+    if (heddle_session_load(b, path)) fail_msg("%s", heddle_last_error());
+    decode(a, ids + 62, 2);
+    decode(b, ids + 62, 2);
+    assert_same_state(a, b);
+    heddle_session_free(a);
+    heddle_session_free(b);
+    heddle_engine_close(engine);
+}
+
 /* A sliding cache goes back as far as it was told to keep, and the file keeps that, too. */
 static void test_going_back_in_a_sliding_cache(void **state)
 {
@@ -459,6 +480,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_going_on_equals_never_stopping),
         cmocka_unit_test(test_an_empty_and_a_cut_back_session),
+        cmocka_unit_test(test_whole_lists_at_the_end_of_the_context),
         cmocka_unit_test(test_going_back_in_a_sliding_cache),
         cmocka_unit_test(test_what_does_not_belong_is_refused),
         cmocka_unit_test(test_one_byte_of_one_weight_makes_another_model),
