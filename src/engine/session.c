@@ -5,6 +5,7 @@
 
 #include "base/mem.h"
 #include "engine/engine_int.h"
+#include "plan/hidden.h"
 
 static double now_s(void)
 {
@@ -400,6 +401,7 @@ heddle_status heddle_session_fork_as(heddle_session **out, const heddle_session 
     heddle_status status = hdl_runner_new(&runner, engine, used, &options, 1, options.chunk_rows);
     if (!status) status = hdl_schedule_fits_store(runner->schedule, used, session->kv);
     if (!status) status = check_retained(session, runner->schedule, used);
+    if (!status && hdl_has_hidden(session->kv)) status = hdl_schedule_can_hide(runner->schedule);
     if (!status) status = fork_over(out, session, runner); /* no list is kept: the first step makes one */
     hdl_runner_unref(runner);
     heddle_plan_free(own);

@@ -40,12 +40,21 @@ static heddle_session_options options_of(const char *kv_type)
     return options;
 }
 
+static heddle_plan *plan_of(const char *name_or_json)
+{
+    heddle_plan *plan;
+    heddle_status status = name_or_json[0] == '{'
+                               ? heddle_plan_parse(&plan, name_or_json, (int64_t)strlen(name_or_json), "test")
+                               : heddle_plan_named(&plan, name_or_json);
+    if (status) fail_msg("%s", heddle_last_error());
+    return plan;
+}
+
 static heddle_session *new_session(const char *plan_name)
 {
     heddle_session *session;
-    heddle_plan *plan;
     heddle_session_options options = options_of("f32");
-    if (heddle_plan_named(&plan, plan_name)) fail_msg("%s", heddle_last_error());
+    heddle_plan *plan = plan_of(plan_name);
     if (heddle_session_new(&session, engine, plan, &options)) fail_msg("%s", heddle_last_error());
     heddle_plan_free(plan);
     return session;
@@ -300,6 +309,32 @@ static void test_damage_is_told(void **state)
     }
 }
 
+static const char observing[] =
+    "{\"heddle_plan\": 1, \"name\": \"observing\", \"variants\": [{\"decode\": [{\"layers\": \"first\","
+    " \"operator\": \"dense\", \"router\": {\"top_k\": 8, \"window\": 2}},"
+    " {\"layers\": \"rest\", \"operator\": \"token_list\", \"share\": \"previous\"}]}]}";
+
+/* A fork may not go on under a plan that would read what the session may not. */
+static void test_forks_keep_what_is_forbidden(void **state)
+{
+    (void)state;
+    heddle_plan *dense = plan_of("dense"), *plan = plan_of(observing);
+    for (int i = 0; i < 3; i++) {
+        heddle_session *session = new_session("dense"), *fork;
+        int64_t first = mount(session, path_a);
+        if (i == 1) assert_int_equal(heddle_session_forbid(session, first, 3), HEDDLE_OK);
+        if (i == 2) assert_int_equal(heddle_session_unmount(session, first), HEDDLE_OK);
+        expect_refusal(heddle_session_fork_as(&fork, session, plan, 0), HEDDLE_E_UNSUPPORTED,
+                       "observes a dense pass");
+        assert_null(fork);
+        assert_int_equal(heddle_session_fork_as(&fork, session, dense, 0), HEDDLE_OK);
+        heddle_session_free(fork);
+        heddle_session_free(session);
+    }
+    heddle_plan_free(plan);
+    heddle_plan_free(dense);
+}
+
 static void test_refusals(void **state)
 {
     (void)state;
@@ -370,6 +405,7 @@ int main(void)
         cmocka_unit_test(test_forbidden_rows_may_be_nan),
         cmocka_unit_test(test_rows_in_any_order),
         cmocka_unit_test(test_damage_is_told),
+        cmocka_unit_test(test_forks_keep_what_is_forbidden),
         cmocka_unit_test(test_refusals),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
