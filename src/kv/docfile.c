@@ -9,7 +9,7 @@
 #include "base/mem.h"
 #include "base/newfile.h"
 
-enum { HEADER_BYTES = 4096, PAGE_ALIGNMENT = 4096, N_PARTS = 2 };
+enum { HEADER_BYTES = 4096, PAGE_ALIGNMENT = 4096, N_PARTS = 2, MAX_PAGE_SHIFT = 28 };
 static const char magic[8] = {'H', 'D', 'L', 'D', 'O', 'C', 'K', 'V'};
 
 typedef struct doc_header {
@@ -159,10 +159,14 @@ static heddle_status check_header(hdl_docfile *file)
     if (h->n_tokens < 1 || h->n_tokens > (int64_t)1 << 31 || h->n_kv_heads < 1 || h->n_kv_heads > 1024 ||
         h->head_dim < 1 || h->head_dim > 1 << 16 || h->v_head_dim < 1 || h->v_head_dim > 1 << 16 ||
         h->dtype < 0 || h->dtype >= HDL_N_DTYPES || h->index_dim < 0 || h->index_dim > 1 << 16 ||
-        h->index_heads < 0 || h->index_heads > 1024)
+        h->index_heads < 0 || h->index_heads > 1024 || !h->index_heads != !h->index_dim ||
+        h->page_shift < 4 || h->page_shift > MAX_PAGE_SHIFT)
         return refuse(file, "the header states impossible sizes");
     HDL_TRY(spec_of(&file->facts.spec, h));
     HDL_TRY(hdl_kv_layout_of(&file->layout, &file->facts.spec));
+    int64_t page_bytes = file->layout.page_bytes;
+    if (page_bytes <= 0 || h->n_pages < 0 || h->n_pages > (INT64_MAX / 2) / page_bytes)
+        return refuse(file, "the header states impossible sizes");
     file->facts.model = h->model;
     file->facts.n_tokens = h->n_tokens;
     fill_header(&want, &file->facts, &file->layout);

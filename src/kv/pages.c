@@ -35,6 +35,12 @@ static int32_t plane_rank(const hdl_kv_plane_spec *plane, int32_t layer)
     return n;
 }
 
+/* a * b, which must not be more than a page may have; its sums with others then fit 64 bits. */
+static bool product(int64_t a, int64_t b, int64_t *bytes)
+{
+    return !__builtin_mul_overflow(a, b, bytes) && *bytes >= 0 && *bytes <= (int64_t)1 << 46;
+}
+
 /* Places the planes behind the layers; returns the page's bytes. */
 static heddle_status layout_planes(hdl_kv_layout *out, const hdl_kv_group_spec *spec)
 {
@@ -43,18 +49,16 @@ static heddle_status layout_planes(hdl_kv_layout *out, const hdl_kv_group_spec *
         if (plane->block_size < 1 || out->page_tokens % plane->block_size)
             return HDL_FAIL(HEDDLE_E_INVALID, "summary %s of %d tokens: must divide a KV page of %lld tokens",
                             hdl_plane_name(plane->kind), plane->block_size, (long long)out->page_tokens);
-        int64_t entries = out->page_tokens / plane->block_size;
-        int64_t rows = HDL_ALIGN_UP(entries * hdl_plane_entry_bytes(plane->kind, plane->n_heads, plane->dim),
-                                    64);
-        int64_t scales = entries * hdl_plane_scale_bytes(plane->kind, plane->n_heads), bytes;
-        out->plane_offset[i] = out->page_bytes;
-        out->plane_scale_offset[i] = rows;
-        out->plane_bytes[i] = HDL_ALIGN_UP(rows + scales, 64);
+        int64_t entries = out->page_tokens / plane->block_size, rows, scales, bytes;
         int32_t n_layers = plane_rank(plane, HDL_KV_MAX_LAYERS);
-        if (__builtin_mul_overflow(out->plane_bytes[i], (int64_t)n_layers, &bytes) || bytes > (int64_t)1
-                                                                                                  << 46)
+        if (!product(entries, hdl_plane_entry_bytes(plane->kind, plane->n_heads, plane->dim), &rows) ||
+            !product(entries, hdl_plane_scale_bytes(plane->kind, plane->n_heads), &scales) ||
+            !product(HDL_ALIGN_UP(HDL_ALIGN_UP(rows, 64) + scales, 64), n_layers, &bytes))
             return HDL_FAIL(HEDDLE_E_CAPACITY, "summary %s of %d layers is too large for a KV page",
                             hdl_plane_name(plane->kind), n_layers);
+        out->plane_offset[i] = out->page_bytes;
+        out->plane_scale_offset[i] = HDL_ALIGN_UP(rows, 64);
+        out->plane_bytes[i] = HDL_ALIGN_UP(out->plane_scale_offset[i] + scales, 64);
         out->page_bytes += bytes;
     }
     return HEDDLE_OK;
@@ -71,7 +75,12 @@ heddle_status hdl_kv_layout_of(hdl_kv_layout *out, const hdl_kv_group_spec *spec
     int64_t k = hdl_row_bytes(spec->dtype, spec->head_dim), v = hdl_row_bytes(spec->dtype, spec->v_head_dim);
     int64_t heads = spec->n_kv_heads, scales = spec->dtype == HDL_I8 ? 2 * heads * 4 : 0;
     out->page_tokens = (int64_t)1 << spec->page_shift;
-    out->token_bytes = heads * (k + v) + scales;
+    if (!product(heads, k + v, &out->token_bytes) ||
+        !product(out->page_tokens, out->token_bytes + scales, &out->layer_bytes))
+        return HDL_FAIL(HEDDLE_E_CAPACITY,
+                        "a KV page of 2^%d tokens, %d heads of %d + %d elements, is too large",
+                        spec->page_shift, spec->n_kv_heads, spec->head_dim, spec->v_head_dim);
+    out->token_bytes += scales;
     if (spec->is_head_major) {
         out->token_stride = k + v;
         out->head_stride = out->v_head_stride = out->page_tokens * (k + v);
@@ -84,9 +93,8 @@ heddle_status hdl_kv_layout_of(hdl_kv_layout *out, const hdl_kv_group_spec *spec
     }
     out->k_scale_offset = out->page_tokens * heads * (k + v);
     out->v_scale_offset = out->k_scale_offset + out->page_tokens * heads * 4;
-    out->layer_bytes = HDL_ALIGN_UP(out->page_tokens * out->token_bytes, 64);
-    if (__builtin_mul_overflow(out->layer_bytes, (int64_t)spec->n_layers, &out->page_bytes) ||
-        out->page_bytes > (int64_t)1 << 46)
+    out->layer_bytes = HDL_ALIGN_UP(out->layer_bytes, 64);
+    if (!product(out->layer_bytes, spec->n_layers, &out->page_bytes))
         return HDL_FAIL(HEDDLE_E_CAPACITY, "a KV page of 2^%d tokens of %d layers is too large",
                         spec->page_shift, spec->n_layers);
     HDL_TRY(layout_planes(out, spec));

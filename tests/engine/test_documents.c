@@ -11,6 +11,7 @@
 #include <cmocka.h>
 
 #include "base/buf.h"
+#include "base/hash.h"
 #include "base/mem.h"
 #include "cross_model.h"
 #include "engine/engine_int.h"
@@ -309,6 +310,29 @@ static void test_damage_is_told(void **state)
     }
 }
 
+/* Pages whose bytes overflow to none, under a header whose sum is right. */
+static void test_headers_that_overflow_are_refused(void **state)
+{
+    (void)state;
+    enum { N_PAGES = 32, FILE_BYTES = 72, HEADS = 80, SHIFT = 100, INDEX = 104, SUM = 128 };
+    hdl_buf bytes = {0};
+    hdl_docfile *file;
+    if (hdl_buf_read_file(&bytes, path_a, 1 << 24)) fail_msg("%s", hdl_last_error());
+    const int64_t pages[2] = {1, 0}, file_bytes = 8192;
+    const int32_t rows[3] = {1024, 1 << 16, 1 << 16}, shift = 40, no_index[2] = {0, 0};
+    assert_memory_equal(bytes.data + FILE_BYTES, &(int64_t){bytes.n}, 8); /* the offsets are right */
+    memcpy(bytes.data + N_PAGES, pages, sizeof pages);
+    memcpy(bytes.data + FILE_BYTES, &file_bytes, 8);
+    memcpy(bytes.data + HEADS, rows, sizeof rows);
+    memcpy(bytes.data + SHIFT, &shift, 4);
+    memcpy(bytes.data + INDEX, no_index, sizeof no_index);
+    uint64_t sum = hdl_hash(bytes.data, SUM);
+    memcpy(bytes.data + SUM, &sum, 8);
+    assert_true(tiny_write_file(path_bad, bytes.data, file_bytes));
+    hdl_buf_deinit(&bytes);
+    expect_refusal(hdl_docfile_open(&file, path_bad), HEDDLE_E_FORMAT, "impossible sizes");
+}
+
 static const char observing[] =
     "{\"heddle_plan\": 1, \"name\": \"observing\", \"variants\": [{\"decode\": [{\"layers\": \"first\","
     " \"operator\": \"dense\", \"router\": {\"top_k\": 8, \"window\": 2}},"
@@ -405,6 +429,7 @@ int main(void)
         cmocka_unit_test(test_forbidden_rows_may_be_nan),
         cmocka_unit_test(test_rows_in_any_order),
         cmocka_unit_test(test_damage_is_told),
+        cmocka_unit_test(test_headers_that_overflow_are_refused),
         cmocka_unit_test(test_forks_keep_what_is_forbidden),
         cmocka_unit_test(test_refusals),
     };

@@ -64,6 +64,25 @@ static void test_layouts_hold_every_row_once(void **state)
         }
 }
 
+/* Sizes whose products do not fit 64 bits, as a file may state them. */
+static void test_layouts_too_large_are_refused(void **state)
+{
+    (void)state;
+    hdl_kv_layout at;
+    hdl_kv_group_spec rows = {.n_layers = 1,
+                              .n_kv_heads = 1024,
+                              .head_dim = 1 << 16,
+                              .v_head_dim = 1 << 16,
+                              .dtype = HDL_F32,
+                              .page_shift = 40};
+    assert_int_equal(hdl_kv_layout_of(&at, &rows), HEDDLE_E_CAPACITY);
+    hdl_kv_group_spec summary = {
+        .n_layers = 1, .n_kv_heads = 1, .head_dim = 1, .v_head_dim = 1, .dtype = HDL_F16, .page_shift = 40};
+    assert_int_equal(hdl_kv_layout_of(&at, &summary), HEDDLE_OK);
+    assert_int_equal(hdl_kv_spec_add_plane(&summary, HDL_PLANE_INDEX, 1, 1024, 1 << 16, 0), HEDDLE_OK);
+    assert_int_equal(hdl_kv_layout_of(&at, &summary), HEDDLE_E_CAPACITY);
+}
+
 static void test_bytes_follow_use(void **state)
 {
     (void)state;
@@ -180,6 +199,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_layouts_hold_every_row_once),
+        cmocka_unit_test(test_layouts_too_large_are_refused),
         cmocka_unit_test(test_bytes_follow_use),
         cmocka_unit_test(test_a_fork_copies_what_it_writes),
         cmocka_unit_test(test_a_full_store_changes_nothing),
