@@ -75,6 +75,28 @@ int32_t hdl_kv_seq_n_mounts(const hdl_kv_seq *seq)
     return seq->n_mounts;
 }
 
+/* Index keys lie in the file's pages where this store's views look for them. */
+static heddle_status check_index(const hdl_kv_seq *seq, int32_t group, const hdl_docfile *file)
+{
+    const page_pool *pool = &seq->store->groups[group];
+    const hdl_kv_plane_spec *ours = &pool->spec.planes[0];
+    const hdl_kv_group_spec *spec = &hdl_docfile_facts_of(file)->spec;
+    const hdl_kv_plane_spec *its = spec->n_planes ? &spec->planes[0] : &(hdl_kv_plane_spec){0};
+    const char *path = hdl_docfile_path(file);
+    hdl_kv_layout layout;
+    if (its->dim != ours->dim || its->n_heads != ours->n_heads)
+        return HDL_FAIL(HEDDLE_E_INVALID,
+                        "%s: holds index keys of %d x %d elements, the session needs %d x %d", path,
+                        its->n_heads, its->dim, ours->n_heads, ours->dim);
+    HDL_TRY(hdl_kv_layout_of(&layout, spec));
+    if (layout.page_bytes != pool->layout.page_bytes ||
+        layout.plane_offset[0] != pool->layout.plane_offset[0] ||
+        layout.plane_scale_offset[0] != pool->layout.plane_scale_offset[0])
+        return HDL_FAIL(HEDDLE_E_INVALID, "%s: lays out pages of %lld bytes, the session pages of %lld", path,
+                        (long long)layout.page_bytes, (long long)pool->layout.page_bytes);
+    return HEDDLE_OK;
+}
+
 /* The file's pages must be this group's pages, as far as this store reads them. */
 static heddle_status check_fit(const hdl_kv_seq *seq, int32_t group, const hdl_docfile *file)
 {
@@ -99,10 +121,8 @@ static heddle_status check_fit(const hdl_kv_seq *seq, int32_t group, const hdl_d
             return HDL_FAIL(HEDDLE_E_UNSUPPORTED,
                             "%s: this session keeps the summary %s of its rows, which the file does not hold",
                             path, hdl_plane_name(plane->kind));
-        if (!its->n_planes || its->planes[0].dim != plane->dim)
-            return HDL_FAIL(HEDDLE_E_INVALID, "%s: holds index keys of %d elements, the session needs %d",
-                            path, its->n_planes ? its->planes[0].dim : 0, plane->dim);
     }
+    if (ours->n_planes) HDL_TRY(check_index(seq, group, file));
     for (int32_t g = 0; g < seq->store->n_groups; g++)
         if (g != group &&
             (!seq->store->groups[g].spec.window || seq->store->groups[g].spec.page_shift != ours->page_shift))

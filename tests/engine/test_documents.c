@@ -310,6 +310,40 @@ static void test_damage_is_told(void **state)
     }
 }
 
+/* A file of this model whose index keys are shaped otherwise. */
+static void test_index_keys_of_other_heads_are_refused(void **state)
+{
+    (void)state;
+    hdl_docfile *a;
+    hdl_kv_layout layout;
+    const uint8_t *pages[8];
+    int64_t first;
+    if (hdl_docfile_open(&a, path_a)) fail_msg("%s", hdl_last_error());
+    hdl_docfile_facts facts = *hdl_docfile_facts_of(a);
+    for (int32_t n_heads = 0; n_heads <= 2; n_heads += 2) {
+        heddle_document *document;
+        facts.spec.planes[0].n_heads = n_heads;
+        assert_int_equal(hdl_kv_layout_of(&layout, &facts.spec), HEDDLE_OK);
+        uint8_t *page = calloc(1, (size_t)layout.page_bytes);
+        for (int64_t p = 0; p < hdl_docfile_n_pages(a); p++) pages[p] = page;
+        assert_int_equal(hdl_docfile_write(path_bad, &facts, hdl_docfile_ids(a), pages), HEDDLE_OK);
+        free(page);
+        heddle_status status = heddle_document_open(&document, engine, path_bad);
+        if (!n_heads) {
+            expect_refusal(status, HEDDLE_E_FORMAT, "impossible sizes");
+            continue;
+        }
+        assert_int_equal(status, HEDDLE_OK);
+        heddle_session *session = new_session("clsa:top_k=12");
+        expect_refusal(heddle_session_mount(session, document, &first), HEDDLE_E_INVALID,
+                       "holds index keys of 2 x");
+        assert_int_equal(heddle_session_len(session), 0);
+        heddle_session_free(session);
+        heddle_document_close(document);
+    }
+    hdl_docfile_unref(a);
+}
+
 /* Pages whose bytes overflow to none, under a header whose sum is right. */
 static void test_headers_that_overflow_are_refused(void **state)
 {
@@ -429,6 +463,7 @@ int main(void)
         cmocka_unit_test(test_forbidden_rows_may_be_nan),
         cmocka_unit_test(test_rows_in_any_order),
         cmocka_unit_test(test_damage_is_told),
+        cmocka_unit_test(test_index_keys_of_other_heads_are_refused),
         cmocka_unit_test(test_headers_that_overflow_are_refused),
         cmocka_unit_test(test_forks_keep_what_is_forbidden),
         cmocka_unit_test(test_refusals),
