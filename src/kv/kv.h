@@ -136,7 +136,7 @@ bool hdl_kv_seq_follows_mount(const hdl_kv_seq *seq, int64_t n); /* token n - 1 
 heddle_status hdl_kv_seq_hide(hdl_kv_seq *seq, int64_t first, int64_t end);
 const hdl_kv_span *hdl_kv_seq_hidden(const hdl_kv_seq *seq, int32_t *n); /* ascending, disjoint */
 /* Verify what is about to be read: all index keys; the rows of tokens ids [n], ascending. What does not
- * hold is remembered, and hdl_kv_seq_damage says it (FORMAT). */
+ * hold is remembered, by forks too, until its mount is gone; hdl_kv_seq_damage says it (FORMAT). */
 void hdl_kv_seq_check_index(hdl_kv_seq *seq);
 void hdl_kv_seq_check_rows(hdl_kv_seq *seq, const int32_t *ids, int64_t n);
 heddle_status hdl_kv_seq_damage(const hdl_kv_seq *seq);

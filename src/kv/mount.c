@@ -53,6 +53,17 @@ static void cut_hidden(hdl_kv_seq *seq, int64_t n)
 
 /* ---- mounts ---- */
 
+/* Gives a mount's file up, and what was found damaged in it: other mounts of it tell that again. */
+static void let_go(hdl_kv_seq *seq, kv_mount *mount)
+{
+    if (mount->file && seq->damaged.file == mount->file) {
+        hdl_docfile_unref(seq->damaged.file);
+        seq->damaged = (kv_mount){0};
+    }
+    hdl_docfile_unref(mount->file);
+    mount->file = NULL;
+}
+
 static int64_t first_token(const hdl_kv_seq *seq, const kv_mount *mount)
 {
     return mount->first_page << seq->store->groups[mount->group].spec.page_shift;
@@ -177,8 +188,7 @@ heddle_status hdl_kv_seq_unmount(hdl_kv_seq *seq, int64_t first)
         HDL_TRY(hdl_kv_seq_hide(seq, first, end_token(seq, mount)));
         page_table *table = &seq->tables[mount->group]; /* scores of these rows are made and thrown away */
         for (int64_t p = 0; p < mount->n_pages; p++) table->pages[mount->first_page + p] = pool->blank;
-        hdl_docfile_unref(mount->file);
-        mount->file = NULL; /* its place stays: rows after it keep their numbers */
+        let_go(seq, mount); /* its place stays: rows after it keep their numbers */
         return HEDDLE_OK;
     }
     return HDL_FAIL(HEDDLE_E_INVALID, "no document is mounted at token %lld", (long long)first);
@@ -198,10 +208,13 @@ void hdl_kv_seq_check_index(hdl_kv_seq *seq)
     for (int32_t i = 0; i < seq->n_mounts; i++) {
         kv_mount *mount = &seq->mounts[i];
         if (!mount->file || mount->is_index_checked) continue;
+        bool holds = true;
         for (int64_t p = 0; p < mount->n_pages; p++)
-            if (!hdl_docfile_page_holds(mount->file, p, HDL_DOCFILE_INDEX))
+            if (!hdl_docfile_page_holds(mount->file, p, HDL_DOCFILE_INDEX)) {
                 note_damage(seq, mount, p, HDL_DOCFILE_INDEX);
-        mount->is_index_checked = true;
+                holds = false;
+            }
+        mount->is_index_checked = holds;
     }
 }
 
@@ -245,7 +258,7 @@ int64_t hdl_kv_mounts_whole(const hdl_kv_seq *seq, int64_t n)
 void hdl_kv_mounts_cut(hdl_kv_seq *seq, int64_t n)
 {
     while (seq->n_mounts && first_token(seq, &seq->mounts[seq->n_mounts - 1]) >= n)
-        hdl_docfile_unref(seq->mounts[--seq->n_mounts].file);
+        let_go(seq, &seq->mounts[--seq->n_mounts]);
     cut_hidden(seq, n);
 }
 
@@ -260,6 +273,9 @@ heddle_status hdl_kv_mounts_copy(hdl_kv_seq *to, const hdl_kv_seq *from)
     to->n_mounts = from->n_mounts;
     memcpy(to->hidden, from->hidden, (size_t)from->n_hidden * sizeof *to->hidden);
     to->n_hidden = from->n_hidden;
+    to->damaged = from->damaged;
+    to->damaged_part = from->damaged_part;
+    if (to->damaged.file) hdl_docfile_ref(to->damaged.file);
     return HEDDLE_OK;
 }
 

@@ -310,6 +310,36 @@ static void test_damage_is_told(void **state)
     }
 }
 
+/* Told again by every step and by forks, until the document is gone. */
+static void test_damaged_index_keys_are_told_until_the_document_goes(void **state)
+{
+    (void)state;
+    hdl_docfile *a;
+    hdl_kv_layout layout;
+    if (hdl_docfile_open(&a, path_a)) fail_msg("%s", hdl_last_error());
+    assert_int_equal(hdl_kv_layout_of(&layout, &hdl_docfile_facts_of(a)->spec), HEDDLE_OK);
+    flip(path_a, layout.plane_offset[0] + 3 - hdl_docfile_n_pages(a) * layout.page_bytes);
+    hdl_docfile_unref(a);
+    heddle_session *session = new_session("clsa:top_k=12"), *fork, *emptied;
+    int64_t first = mount(session, path_bad), kept;
+    for (int i = 0; i < 2; i++)
+        expect_refusal(heddle_session_decode(session, question(), 1), HEDDLE_E_FORMAT,
+                       "page 0 of 3: its index keys");
+    assert_int_equal(heddle_session_fork(&fork, session), HEDDLE_OK);
+    assert_int_equal(heddle_session_fork(&emptied, session), HEDDLE_OK);
+    expect_refusal(heddle_session_decode(fork, question(), 1), HEDDLE_E_FORMAT,
+                   "page 0 of 3: its index keys");
+    assert_int_equal(heddle_session_unmount(fork, first), HEDDLE_OK);
+    assert_int_equal(heddle_session_decode(fork, question(), 1), HEDDLE_OK);
+    assert_int_equal(heddle_session_truncate(emptied, 0, &kept), HEDDLE_OK);
+    assert_int_equal(heddle_session_decode(emptied, question(), 1), HEDDLE_OK);
+    expect_refusal(heddle_session_decode(session, question(), 1), HEDDLE_E_FORMAT,
+                   "page 0 of 3: its index keys");
+    heddle_session_free(emptied);
+    heddle_session_free(fork);
+    heddle_session_free(session);
+}
+
 /* A file of this model whose index keys are shaped otherwise. */
 static void test_index_keys_of_other_heads_are_refused(void **state)
 {
@@ -463,6 +493,7 @@ int main(void)
         cmocka_unit_test(test_forbidden_rows_may_be_nan),
         cmocka_unit_test(test_rows_in_any_order),
         cmocka_unit_test(test_damage_is_told),
+        cmocka_unit_test(test_damaged_index_keys_are_told_until_the_document_goes),
         cmocka_unit_test(test_index_keys_of_other_heads_are_refused),
         cmocka_unit_test(test_headers_that_overflow_are_refused),
         cmocka_unit_test(test_forks_keep_what_is_forbidden),
