@@ -16,10 +16,7 @@ struct heddle_document {
 static heddle_status shared_group(const heddle_engine *engine, int32_t *group)
 {
     const hdl_model_facts *facts = &engine->model->facts;
-    if (facts->cross_from == facts->n_layers || !facts->has_doc_resets)
-        return HDL_FAIL(HEDDLE_E_UNSUPPORTED,
-                        "this model's rows depend on what was read before them: its documents cannot be "
-                        "written to files of their own");
+    HDL_TRY(hdl_facts_can_hide(facts));
     *group = facts->layers[facts->cross_from].cache_group;
     return HEDDLE_OK;
 }

@@ -63,13 +63,24 @@ hdl_selection hdl_list_allowed(hdl_kv_seq *kv, int64_t kv_len, int32_t *space, i
         .block_size = 1, .n_rows = n_rows, .n_lists = 1, .n_ids_max = 0, .ids = space, .counts = counts};
 }
 
-heddle_status hdl_schedule_can_hide(const hdl_schedule *schedule)
+heddle_status hdl_facts_can_hide(const hdl_model_facts *facts)
 {
-    const hdl_model_facts *facts = schedule->facts;
     if (facts->cross_from == facts->n_layers || !facts->has_doc_resets)
         return HDL_FAIL(HEDDLE_E_UNSUPPORTED,
                         "this model's rows depend on what was read before them: its documents can be neither "
-                        "mounted nor forbidden");
+                        "written to files of their own, mounted nor forbidden");
+    for (int32_t layer = 0; layer < facts->cross_from; layer++)
+        if (!facts->layers[layer].window)
+            return HDL_FAIL(HEDDLE_E_UNSUPPORTED,
+                            "layer %d, below the shared state, reads all tokens before its row: this model's "
+                            "documents can be neither written to files of their own, mounted nor forbidden",
+                            layer);
+    return HEDDLE_OK;
+}
+
+heddle_status hdl_schedule_can_hide(const hdl_schedule *schedule)
+{
+    HDL_TRY(hdl_facts_can_hide(schedule->facts));
     for (int32_t i = 0; i < schedule->n_steps; i++) {
         const hdl_attend_step *at = &schedule->steps[i].u.attend;
         if (schedule->steps[i].op != HDL_OP_ATTEND || at->args.window) continue;
@@ -83,6 +94,11 @@ heddle_status hdl_schedule_can_hide(const hdl_schedule *schedule)
                 "lists: documents can be mounted or forbidden under plans that read densely, or "
                 "token lists by scores, made every step",
                 schedule->steps[i].layer);
+        if (at->is_scoring && at->score.measure == HDL_MEASURE_MASS)
+            return HDL_FAIL(HEDDLE_E_UNSUPPORTED,
+                            "layer %d chooses by shares of attention mass, in which tokens that are left out "
+                            "would count: documents can be mounted or forbidden under \"measure\": \"logit\"",
+                            schedule->steps[i].layer);
     }
     return HEDDLE_OK;
 }

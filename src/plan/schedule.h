@@ -187,6 +187,8 @@ heddle_status hdl_schedule_planes(const hdl_schedule *schedule, hdl_kv_group_spe
 /* UNSUPPORTED, with a sentence, when the sequence's store lacks a summary that the schedule writes. */
 heddle_status hdl_schedule_fits_store(const hdl_schedule *schedule, const hdl_plan *plan,
                                       const hdl_kv_seq *kv);
+/* UNSUPPORTED, with a sentence, when rows of this model hold what a document before them said. */
+heddle_status hdl_facts_can_hide(const hdl_model_facts *facts);
 /* UNSUPPORTED, with a sentence, when some step could not leave hidden tokens out. */
 heddle_status hdl_schedule_can_hide(const hdl_schedule *schedule);
 /* Appends the attention steps of one layer, all routes: the plan's part of the forward. */

@@ -401,6 +401,10 @@ static const char observing[] =
     "{\"heddle_plan\": 1, \"name\": \"observing\", \"variants\": [{\"decode\": [{\"layers\": \"first\","
     " \"operator\": \"dense\", \"router\": {\"top_k\": 8, \"window\": 2}},"
     " {\"layers\": \"rest\", \"operator\": \"token_list\", \"share\": \"previous\"}]}]}";
+static const char by_mass[] =
+    "{\"heddle_plan\": 1, \"name\": \"by_mass\", \"variants\": [{\"decode\": [{\"layers\": \"first\","
+    " \"operator\": \"token_list\", \"router\": {\"score\": \"index\", \"measure\": \"mass\","
+    " \"top_k\": 12}}, {\"layers\": \"rest\", \"operator\": \"token_list\", \"share\": \"previous\"}]}]}";
 
 /* A fork may not go on under a plan that would read what the session may not. */
 static void test_forks_keep_what_is_forbidden(void **state)
@@ -421,6 +425,36 @@ static void test_forks_keep_what_is_forbidden(void **state)
     }
     heddle_plan_free(plan);
     heddle_plan_free(dense);
+}
+
+/* A softmax over all tokens has weighed hidden ones before they could be taken out. */
+static void test_shares_of_mass_cannot_hide(void **state)
+{
+    (void)state;
+    heddle_session *session = new_session(by_mass);
+    extend(session, 0, BORDER_1);
+    expect_refusal(heddle_session_forbid(session, 0, 3), HEDDLE_E_UNSUPPORTED, "shares of attention mass");
+    heddle_session_free(session);
+}
+
+/* A model that reads all tokens in a layer below the shared state: its rows hold what others said. */
+static void test_full_layers_below_the_shared_state_cannot_hide(void **state)
+{
+    (void)state;
+    heddle_document *document;
+    heddle_session *session = new_session("dense");
+    extend(session, 0, BORDER_1);
+    int32_t *window = &engine->model->facts.layers[0].window, old = *window;
+    *window = 0;
+    heddle_session_options options = options_of("f32");
+    heddle_status forbidden = heddle_session_forbid(session, 0, 3);
+    heddle_status opened = heddle_document_open(&document, engine, path_a);
+    heddle_status written = heddle_document_encode(engine, &options, golden.tokens, 9, path_bad, NULL, NULL);
+    *window = old;
+    expect_refusal(forbidden, HEDDLE_E_UNSUPPORTED, "layer 0, below the shared state, reads all tokens");
+    assert_int_equal(opened, HEDDLE_E_UNSUPPORTED);
+    assert_int_equal(written, HEDDLE_E_UNSUPPORTED);
+    heddle_session_free(session);
 }
 
 static void test_refusals(void **state)
@@ -497,6 +531,8 @@ int main(void)
         cmocka_unit_test(test_index_keys_of_other_heads_are_refused),
         cmocka_unit_test(test_headers_that_overflow_are_refused),
         cmocka_unit_test(test_forks_keep_what_is_forbidden),
+        cmocka_unit_test(test_shares_of_mass_cannot_hide),
+        cmocka_unit_test(test_full_layers_below_the_shared_state_cannot_hide),
         cmocka_unit_test(test_refusals),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
