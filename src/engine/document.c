@@ -24,9 +24,8 @@ static heddle_status shared_group(const heddle_engine *engine, int32_t *group)
 static heddle_status write_rows(const heddle_session *session, int32_t group, const int32_t *ids,
                                 int64_t n_ids, const char *path)
 {
-    heddle_engine *engine = session->runner->engine;
     hdl_docfile_facts facts = {.spec = *hdl_kv_store_spec(session->store, group), .n_tokens = n_ids};
-    HDL_TRY(hdl_model_identity(engine->model, engine->n_threads, &facts.model));
+    HDL_TRY(hdl_engine_identity(session->runner->engine, &facts.model));
     const uint8_t *const *pages = (const uint8_t *const *)hdl_kv_seq_view(session->kv, group, 0).pages;
     return hdl_docfile_write(path, &facts, ids, pages);
 }
@@ -65,7 +64,7 @@ heddle_status heddle_document_open(heddle_document **out, const heddle_engine *e
     heddle_document *document = hdl_calloc(1, sizeof *document);
     if (!document) return HEDDLE_E_NOMEM;
     heddle_status status = hdl_docfile_open(&document->file, path);
-    if (!status) status = hdl_model_identity(engine->model, engine->n_threads, &identity);
+    if (!status) status = hdl_engine_identity(engine, &identity);
     if (!status && identity != hdl_docfile_facts_of(document->file)->model)
         status = HDL_FAIL(HEDDLE_E_INVALID, "%s: was written with another model", path);
     if (status) {

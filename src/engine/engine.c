@@ -225,6 +225,16 @@ heddle_status heddle_plan_format(const heddle_plan *plan, char **json)
     return status;
 }
 
+heddle_status hdl_engine_identity(const heddle_engine *engine, uint64_t *identity)
+{
+    heddle_engine *kept = (heddle_engine *)(uintptr_t)engine; /* what is kept changes no answer */
+    *identity = atomic_load(&kept->identity);
+    if (*identity) return HEDDLE_OK;
+    HDL_TRY(hdl_model_identity(engine->model, engine->n_threads, identity));
+    atomic_store(&kept->identity, *identity);
+    return HEDDLE_OK;
+}
+
 /* Both routes resolved on the heap: a route plan is too large for a stack we do not own. */
 static heddle_status resolve_both(const heddle_plan *plan, const heddle_engine *engine, hdl_route_plan **out)
 {

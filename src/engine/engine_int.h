@@ -14,7 +14,7 @@ struct heddle_engine {
     atomic_int n_users; /* sessions and batches alive */
     hdl_buf formats;    /* "q4_1 (210), f32 (61)" */
     int64_t n_params;
-    _Atomic uint64_t identity; /* hdl_model_identity once it was asked for; 0 = not yet */
+    _Atomic uint64_t identity; /* for hdl_engine_identity; 0 = not yet */
 };
 
 enum { HDL_MAX_KEPT_PLANS = 64 };
@@ -87,6 +87,8 @@ typedef void (*hdl_logit_sink)(const hdl_forward_item *item, int64_t row, const 
 heddle_status hdl_forward(hdl_runner *runner, const hdl_forward_item *items, int32_t n_items,
                           hdl_logit_sink sink, void *user);
 
+/* engine.c: hdl_model_identity, which reads every weight, asked for once. */
+heddle_status hdl_engine_identity(const heddle_engine *engine, uint64_t *identity);
 /* engine.c: `given`, or where it is NULL the model's own plan, made in *own (freed by the caller). */
 heddle_status hdl_plan_or_own(const heddle_engine *engine, const heddle_plan *given, heddle_plan **own,
                               const hdl_plan **used);

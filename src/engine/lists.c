@@ -67,7 +67,7 @@ heddle_status heddle_lists_new(heddle_lists **out, const heddle_engine *engine)
     heddle_lists *lists = hdl_calloc(1, sizeof *lists);
     *out = NULL;
     if (!lists) return HEDDLE_E_NOMEM;
-    heddle_status status = hdl_model_identity(engine->model, engine->n_threads, &lists->model);
+    heddle_status status = hdl_engine_identity(engine, &lists->model);
     if (status) {
         heddle_lists_free(lists);
         return status;

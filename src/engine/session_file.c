@@ -64,15 +64,6 @@ static int64_t n_mass_lists(const hdl_schedule *schedule)
     return hdl_retain_mass_size(schedule) / schedule->limits.max_context;
 }
 
-static heddle_status model_identity(heddle_engine *engine, uint64_t *identity)
-{
-    *identity = atomic_load(&engine->identity);
-    if (*identity) return HEDDLE_OK;
-    HDL_TRY(hdl_model_identity(engine->model, engine->n_threads, identity));
-    atomic_store(&engine->identity, *identity);
-    return HEDDLE_OK;
-}
-
 /* ---- writing ---- */
 
 static heddle_status header_of(const heddle_session *session, file_header *header)
@@ -105,7 +96,7 @@ static heddle_status header_of(const heddle_session *session, file_header *heade
         header->n_mass_rows = hdl_kv_seq_rows(session->kv, runner->schedule->retain_group, 0);
     n += n_mass_lists(runner->schedule) * header->n_mass_rows * 4;
     header->file_bytes = n + hdl_kv_snapshot_bytes(session->kv);
-    return model_identity(runner->engine, &header->model_identity);
+    return hdl_engine_identity(runner->engine, &header->model_identity);
 }
 
 static heddle_status write_all(const heddle_session *session, const file_header *header, hdl_newfile *file)
@@ -309,7 +300,7 @@ static heddle_status check_belongs(session_file *file, const heddle_session *ses
     const file_header *header = &file->header;
     uint64_t identity;
     int32_t id;
-    HDL_TRY(model_identity(runner->engine, &identity));
+    HDL_TRY(hdl_engine_identity(runner->engine, &identity));
     if (header->model_identity != identity || header->n_vocab != runner->schedule->facts->n_vocab)
         return HDL_FAIL(HEDDLE_E_INVALID,
                         "%s: was written with another model (\"%.*s\"): its weights are not those of \"%s\"",

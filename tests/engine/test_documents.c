@@ -457,6 +457,23 @@ static void test_full_layers_below_the_shared_state_cannot_hide(void **state)
     heddle_session_free(session);
 }
 
+/* The identity reads every weight: one engine asks for it once. */
+static void test_the_identity_is_computed_once(void **state)
+{
+    (void)state;
+    heddle_document *document;
+    heddle_lists *lists;
+    uint64_t identity = engine->identity;
+    assert_true(identity != 0); /* encode asked for it */
+    engine->identity = identity ^ 1;
+    heddle_status changed = heddle_document_open(&document, engine, path_a);
+    engine->identity = 0;
+    assert_int_equal(heddle_lists_new(&lists, engine), HEDDLE_OK);
+    heddle_lists_free(lists);
+    assert_int_equal(engine->identity, identity);
+    assert_int_equal(changed, HEDDLE_E_INVALID);
+}
+
 static void test_refusals(void **state)
 {
     (void)state;
@@ -533,6 +550,7 @@ int main(void)
         cmocka_unit_test(test_forks_keep_what_is_forbidden),
         cmocka_unit_test(test_shares_of_mass_cannot_hide),
         cmocka_unit_test(test_full_layers_below_the_shared_state_cannot_hide),
+        cmocka_unit_test(test_the_identity_is_computed_once),
         cmocka_unit_test(test_refusals),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
