@@ -259,6 +259,7 @@ void heddle_session_set_tap(heddle_session *session, heddle_tap_fn fn, void *use
 typedef struct heddle_lists heddle_lists;
 heddle_status heddle_lists_new(heddle_lists **out, const heddle_engine *engine); /* empty */
 void heddle_lists_free(heddle_lists *lists);
+/* While recording, a row that is read again counts again; saved and loaded, its last list stays. */
 int64_t heddle_lists_count(const heddle_lists *lists);
 heddle_status heddle_lists_save(const heddle_lists *lists, const char *path);
 heddle_status heddle_lists_load(heddle_lists **out, const heddle_engine *engine, const char *path);

@@ -4,7 +4,8 @@
  *            the lists, u64 XXH3 of everything before it
  *   list     row, layer, n, then n ids as differences: whole numbers of 7 bits a byte, low ones first
  *
- * A record is a buffer that grows as rows go by; a loaded one has an index sorted by (row, layer). */
+ * A record is a buffer that grows as rows go by; a row that was read again, after a truncation, stands in
+ * it again, and the last time counts. A loaded one has an index sorted by (row, layer). */
 #include <stdlib.h>
 #include <string.h>
 
@@ -24,8 +25,9 @@ typedef struct list_entry {
 struct heddle_lists {
     uint64_t model;
     hdl_buf bytes;
-    int64_t n_lists;
-    list_entry *entries; /* [n_lists] sorted; NULL while recording */
+    int64_t n_lists;     /* in bytes */
+    list_entry *entries; /* [n_entries] sorted, each (row, layer) once; NULL while recording */
+    int64_t n_entries;
 };
 
 typedef struct lists_header {
@@ -86,7 +88,7 @@ void heddle_lists_free(heddle_lists *lists)
 
 int64_t heddle_lists_count(const heddle_lists *lists)
 {
-    return lists->n_lists;
+    return lists->entries ? lists->n_entries : lists->n_lists;
 }
 
 heddle_status heddle_lists_save(const heddle_lists *lists, const char *path)
@@ -131,6 +133,24 @@ static int entry_compare(const void *a, const void *b)
     return (x->layer > y->layer) - (x->layer < y->layer);
 }
 
+static int entry_and_place_compare(const void *a, const void *b)
+{
+    const list_entry *x = a, *y = b;
+    int order = entry_compare(a, b);
+    return order ? order : (x->at > y->at) - (x->at < y->at);
+}
+
+static void sort_entries(heddle_lists *lists)
+{
+    list_entry *entries = lists->entries;
+    if (!lists->n_lists) return;
+    qsort(entries, (size_t)lists->n_lists, sizeof *entries, entry_and_place_compare);
+    for (int64_t i = 0; i < lists->n_lists; i++) {
+        bool is_last = i + 1 == lists->n_lists || entry_compare(&entries[i], &entries[i + 1]);
+        if (is_last) entries[lists->n_entries++] = entries[i];
+    }
+}
+
 /* Walks all lists once: ids ascend and lie before their row's end. */
 static heddle_status build_index(heddle_lists *lists, const char *path)
 {
@@ -154,7 +174,7 @@ static heddle_status build_index(heddle_lists *lists, const char *path)
     if (at != lists->bytes.n)
         return HDL_FAIL(HEDDLE_E_FORMAT, "%s: %lld bytes behind the last list", path,
                         (long long)(lists->bytes.n - at));
-    if (lists->n_lists) qsort(lists->entries, (size_t)lists->n_lists, sizeof *lists->entries, entry_compare);
+    sort_entries(lists);
     return HEDDLE_OK;
 }
 
@@ -201,9 +221,9 @@ static int32_t on_wanted(void *user, int32_t layer, int64_t row, int32_t *ids, i
 {
     const heddle_lists *lists = user;
     list_entry key = {.row = row, .layer = layer};
-    const list_entry *entry = lists->n_lists ? bsearch(&key, lists->entries, (size_t)lists->n_lists,
-                                                       sizeof key, entry_compare)
-                                             : NULL;
+    const list_entry *entry = lists->n_entries ? bsearch(&key, lists->entries, (size_t)lists->n_entries,
+                                                         sizeof key, entry_compare)
+                                               : NULL;
     if (!entry || entry->n > n_max) return -1;
     int64_t at = entry->at, id = -1, step = 0;
     for (int32_t i = 0; i < entry->n; i++) {

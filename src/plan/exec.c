@@ -207,14 +207,17 @@ static void tell_tap(const hdl_attend_step *at, int32_t layer, const hdl_exec_ba
         }
 }
 
-/* The rows' lists as the hook gives them; false when it lacks one. */
-static bool take_lists(const row_span *span, hdl_selection *list)
+/* The rows' lists as the hook gives them; false when it lacks one. A list that is kept needs room for the
+ * tokens up to the next refresh, unless any list has room. */
+static bool take_lists(const hdl_schedule *schedule, const row_span *span, hdl_selection *list)
 {
     const hdl_list_hook *hook = span->hook;
+    int64_t n_max = list->n_ids_max;
+    if (n_max < schedule->limits.max_context) n_max -= schedule->refresh - 1;
     if (!hook || !hook->wanted || list->n_lists != 1 || list->block_size != 1) return false;
     for (int64_t r = 0; r < span->n_rows; r++) {
         int32_t n = hook->wanted(hook->wanted_user, span->layer, span->n_visible[r] - 1,
-                                 hdl_selection_ids(list, r, 0), list->n_ids_max);
+                                 hdl_selection_ids(list, r, 0), n_max);
         if (n < 0) return false;
         *hdl_selection_count(list, r, 0) = n;
     }
@@ -300,15 +303,15 @@ static void make_lists(const hdl_schedule *schedule, const hdl_step *step, const
 {
     const hdl_attend_step *at = &step->u.attend;
     hdl_selection candidates;
+    bool is_final = at->slot == schedule->slot_of_layer[HDL_MIN(step->route, HDL_ROUTE_DECODE)][step->layer];
     if (at->candidate_slot >= 0)
         candidates = slot_view(schedule, batch, at->candidate_slot, span->first_row, span->n_rows);
-    if (!take_lists(span, list)) {
+    if (!is_final || !take_lists(schedule, span, list)) {
         if (q) score_rows(schedule, at, span, q, &candidates, batch->tap.fn);
         select_rows(schedule, at, span, &candidates, list);
     }
     if (span->hiding) hdl_hide_listed(span->hiding, list);
-    show_lists(span, list);
-    bool is_final = at->slot == schedule->slot_of_layer[HDL_MIN(step->route, HDL_ROUTE_DECODE)][step->layer];
+    if (is_final) show_lists(span, list); /* what is picked from is read by nobody */
     if (batch->tap.fn && is_final) tell_tap(at, step->layer, batch, span, list);
 }
 

@@ -31,7 +31,20 @@ static const char by_chance[] =
     " \"router\": {\"score\": \"random\", \"top_k\": 12}},"
     " {\"layers\": \"rest\", \"operator\": \"token_list\", \"share\": \"previous\"}]}]}";
 
-static heddle_session *new_session(bool is_chance)
+static const char by_refresh[] =
+    "{\"heddle_plan\": 1, \"name\": \"refresh\", \"variants\": [{"
+    "\"decode\": [{\"layers\": \"first\", \"operator\": \"token_list\","
+    " \"router\": {\"score\": \"random\", \"top_k\": 8, \"window\": 4, \"refresh\": 4}},"
+    " {\"layers\": \"rest\", \"operator\": \"token_list\", \"share\": \"previous\"}]}]}";
+
+static const char by_candidates[] =
+    "{\"heddle_plan\": 1, \"name\": \"candidates\", \"variants\": [{"
+    "\"decode\": [{\"layers\": \"first\", \"operator\": \"token_list\","
+    " \"router\": {\"score\": \"index\", \"top_k\": 8, \"window\": 2,"
+    " \"candidates\": {\"score\": \"random\", \"top_k\": 24, \"window\": 2}}},"
+    " {\"layers\": \"rest\", \"operator\": \"token_list\", \"share\": \"previous\"}]}]}";
+
+static heddle_session *session_under(const char *json)
 {
     heddle_session *session = NULL;
     heddle_plan *plan;
@@ -39,11 +52,16 @@ static heddle_session *new_session(bool is_chance)
     heddle_session_options_default(&options);
     options.context_tokens = 128;
     options.kv_type = "f32";
-    heddle_status status = is_chance ? heddle_plan_parse(&plan, by_chance, sizeof by_chance - 1, "chance")
-                                     : heddle_plan_named(&plan, "clsa:top_k=12");
+    heddle_status status = json ? heddle_plan_parse(&plan, json, (int64_t)strlen(json), "test")
+                                : heddle_plan_named(&plan, "clsa:top_k=12");
     if (status || heddle_session_new(&session, engine, plan, &options)) fail_msg("%s", heddle_last_error());
     heddle_plan_free(plan);
     return session;
+}
+
+static heddle_session *new_session(bool is_chance)
+{
+    return session_under(is_chance ? by_chance : NULL);
 }
 
 static void read_all(heddle_session *session, float (*out)[N_VOCAB])
@@ -109,6 +127,78 @@ static void test_replay_is_in_place_of_scoring(void **state)
     heddle_lists_free(loaded);
 }
 
+/* Read, cut back, read otherwise: what was read last is what is given again. */
+static void test_a_row_that_is_read_again_keeps_its_last_list(void **state)
+{
+    (void)state;
+    char again[300];
+    heddle_lists *lists, *loaded;
+    heddle_session *session = new_session(false);
+    snprintf(again, sizeof again, "%s/again.lists", folder);
+    if (heddle_lists_new(&lists, engine)) fail_msg("%s", heddle_last_error());
+    assert_int_equal(heddle_session_record(session, lists), HEDDLE_OK);
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(heddle_session_extend(session, golden.tokens, N_PROMPT, NULL, NULL), HEDDLE_OK);
+        for (int64_t t = N_PROMPT; t < N_TOKENS; t++)
+            assert_int_equal(heddle_session_decode(session, golden.tokens + (t * 7 + i) % N_PROMPT, 1),
+                             HEDDLE_OK);
+        assert_int_equal(heddle_session_truncate(session, 0, NULL), HEDDLE_OK);
+    }
+    read_all(session, want);
+    heddle_session_free(session);
+    assert_int_equal(heddle_lists_count(lists), 4 * (N_TOKENS - N_PROMPT + 1));
+    assert_int_equal(heddle_lists_save(lists, again), HEDDLE_OK);
+    heddle_lists_free(lists);
+    if (heddle_lists_load(&loaded, engine, again)) fail_msg("%s", heddle_last_error());
+    assert_int_equal(heddle_lists_count(loaded), N_TOKENS - N_PROMPT + 1);
+    session = new_session(true);
+    assert_int_equal(heddle_session_replay(session, loaded), HEDDLE_OK);
+    read_all(session, got);
+    for (int64_t t = N_PROMPT - 1; t < N_TOKENS; t++) assert_memory_equal(want[t], got[t], sizeof got[t]);
+    heddle_session_free(session);
+    assert_int_equal(heddle_lists_save(loaded, again), HEDDLE_OK); /* all its bytes are there still */
+    heddle_lists_free(loaded);
+    if (heddle_lists_load(&loaded, engine, again)) fail_msg("%s", heddle_last_error());
+    heddle_lists_free(loaded);
+}
+
+static void test_candidates_are_not_recorded(void **state)
+{
+    (void)state;
+    heddle_lists *lists;
+    heddle_session *session = session_under(by_candidates);
+    if (heddle_lists_new(&lists, engine)) fail_msg("%s", heddle_last_error());
+    assert_int_equal(heddle_session_record(session, lists), HEDDLE_OK);
+    read_all(session, got);
+    assert_int_equal(heddle_lists_count(lists), N_TOKENS - N_PROMPT);
+    heddle_session_free(session);
+    heddle_lists_free(lists);
+}
+
+static int32_t give_most(void *user, int32_t layer, int64_t row, int32_t *ids, int64_t n_max)
+{
+    (void)layer;
+    *(int64_t *)user = n_max;
+    for (int32_t i = 0; i < n_max; i++) ids[i] = i;
+    return n_max <= row ? (int32_t)n_max : -1;
+}
+
+/* Until the next refresh, each step adds its token to the list that was given. */
+static void test_a_replayed_list_leaves_room_until_the_refresh(void **state)
+{
+    (void)state;
+    int64_t n_max = 0;
+    heddle_session *session = session_under(by_refresh);
+    const hdl_schedule *schedule = session->runner->schedule;
+    int32_t layer = engine->model->facts.cross_from;
+    int64_t room = schedule->slots[schedule->slot_of_layer[HDL_ROUTE_DECODE][layer]].n_ids_max;
+    session->hook.wanted = give_most;
+    session->hook.wanted_user = &n_max;
+    read_all(session, got);
+    assert_true(n_max > 0 && n_max + schedule->refresh - 1 <= room);
+    heddle_session_free(session);
+}
+
 static void test_damaged_files_are_refused(void **state)
 {
     (void)state;
@@ -151,6 +241,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_recorded_lists_are_one_a_row),
         cmocka_unit_test(test_replay_is_in_place_of_scoring),
+        cmocka_unit_test(test_a_row_that_is_read_again_keeps_its_last_list),
+        cmocka_unit_test(test_candidates_are_not_recorded),
+        cmocka_unit_test(test_a_replayed_list_leaves_room_until_the_refresh),
         cmocka_unit_test(test_damaged_files_are_refused),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
