@@ -21,6 +21,8 @@
  *   are NULL or zero and the objects are unchanged.
  *   Texts returned through char ** are freed with heddle_string_free. Every *_free accepts NULL.
  *   Option structs come from their _default function and carry their size, so that they may grow.
+ *   Structs that are filled in (peaks, info, memory, stats) are given with struct_size set; no byte
+ *   behind that is written, and after the call it says how many were.
  *   Token ids are int32, counts and offsets int64. Sizes are in bytes where the name says so.
  *   The library prints nothing, never exits and reads four environment variables: HEDDLE_LOG
  *   (error, warn, info, debug), HEDDLE_THREADS, HEDDLE_DEVICE, HEDDLE_IMPL. */

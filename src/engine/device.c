@@ -8,15 +8,18 @@
 heddle_status heddle_device_measure(heddle_device_peaks *peaks)
 {
     hdl_peaks measured;
-    *peaks = (heddle_device_peaks){.struct_size = sizeof *peaks};
-    HDL_TRY(hdl_measure_peaks(&measured, 0));
-    snprintf(peaks->isa, sizeof peaks->isa, "%s", hdl_isa_name(measured.isa));
-    peaks->n_threads = measured.n_threads;
-    peaks->read_bytes_per_s = measured.read[HDL_N_READ_SIZES - 1].gbs_all * 1e9;
-    peaks->read_small_bytes_per_s = measured.read[HDL_N_READ_SIZES - 2].gbs_all * 1e9;
-    peaks->fma_flops_per_s = measured.fma_gflops_all * 1e9;
-    peaks->int8_ops_per_s = measured.int8_gops_all * 1e9;
-    return HEDDLE_OK;
+    heddle_device_peaks out = {0};
+    heddle_status status = hdl_measure_peaks(&measured, 0);
+    if (!status) {
+        snprintf(out.isa, sizeof out.isa, "%s", hdl_isa_name(measured.isa));
+        out.n_threads = measured.n_threads;
+        out.read_bytes_per_s = measured.read[HDL_N_READ_SIZES - 1].gbs_all * 1e9;
+        out.read_small_bytes_per_s = measured.read[HDL_N_READ_SIZES - 2].gbs_all * 1e9;
+        out.fma_flops_per_s = measured.fma_gflops_all * 1e9;
+        out.int8_ops_per_s = measured.int8_gops_all * 1e9;
+    }
+    hdl_give(peaks, &out, sizeof out);
+    return status;
 }
 
 heddle_status heddle_device_describe(char **text)

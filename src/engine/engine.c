@@ -127,32 +127,42 @@ heddle_status heddle_engine_close(heddle_engine *engine)
     return HEDDLE_OK;
 }
 
+void hdl_give(void *to, const void *from, size_t n_bytes)
+{
+    uint32_t given;
+    memcpy(&given, to, sizeof given);
+    given = (uint32_t)HDL_MIN((size_t)given, n_bytes);
+    if (given < sizeof given) return;
+    memcpy(to, from, given);
+    memcpy(to, &given, sizeof given);
+}
+
 void heddle_engine_model_info(const heddle_engine *engine, heddle_model_info *info)
 {
     const hdl_model *model = engine->model;
     const hdl_model_facts *facts = &model->facts;
-    *info = (heddle_model_info){.struct_size = sizeof *info,
-                                .arch = facts->arch,
-                                .name = facts->name,
-                                .chat = hdl_chat_kind_name(model->chat.kind),
-                                .n_layers = facts->n_layers,
-                                .hidden_size = facts->hidden_size,
-                                .n_heads = facts->n_heads,
-                                .n_kv_heads = facts->n_kv_heads,
-                                .head_dim = facts->head_dim,
-                                .v_head_dim = facts->v_head_dim,
-                                .n_ff = facts->n_ff,
-                                .n_vocab = facts->n_vocab,
-                                .train_context = facts->train_context,
-                                .weight_bytes = model->weight_bytes,
-                                .file_bytes = model->file_bytes,
-                                .n_params = engine->n_params,
-                                .formats = engine->formats.data};
+    heddle_model_info out = {.arch = facts->arch,
+                             .name = facts->name,
+                             .chat = hdl_chat_kind_name(model->chat.kind),
+                             .n_layers = facts->n_layers,
+                             .hidden_size = facts->hidden_size,
+                             .n_heads = facts->n_heads,
+                             .n_kv_heads = facts->n_kv_heads,
+                             .head_dim = facts->head_dim,
+                             .v_head_dim = facts->v_head_dim,
+                             .n_ff = facts->n_ff,
+                             .n_vocab = facts->n_vocab,
+                             .train_context = facts->train_context,
+                             .weight_bytes = model->weight_bytes,
+                             .file_bytes = model->file_bytes,
+                             .n_params = engine->n_params,
+                             .formats = engine->formats.data};
     for (int32_t layer = 0; layer < facts->n_layers; layer++)
         if (facts->layers[layer].window) {
-            info->n_windowed_layers++;
-            info->window = facts->layers[layer].window;
+            out.n_windowed_layers++;
+            out.window = facts->layers[layer].window;
         }
+    hdl_give(info, &out, sizeof out);
 }
 
 /* ---- plans ---- */

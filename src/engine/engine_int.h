@@ -93,6 +93,9 @@ heddle_status hdl_engine_identity(const heddle_engine *engine, uint64_t *identit
 heddle_status hdl_plan_or_own(const heddle_engine *engine, const heddle_plan *given, heddle_plan **own,
                               const hdl_plan **used);
 
+/* engine.c: into a struct of the caller that begins with its struct_size: as much of `from` as that holds. */
+void hdl_give(void *to, const void *from, size_t n_bytes);
+
 /* memory.c */
 /* The KV groups of a session with this schedule: the model's caches and the plan's summaries. */
 heddle_status hdl_group_specs(const heddle_engine *engine, const heddle_session_options *options,

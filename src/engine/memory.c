@@ -110,14 +110,15 @@ heddle_status heddle_memory_plan(const heddle_engine *engine, const heddle_plan 
                                  heddle_memory *memory)
 {
     heddle_session_options checked;
-    heddle_plan *own;
+    heddle_plan *own = NULL;
     const hdl_plan *used;
-    *memory = (heddle_memory){.struct_size = sizeof *memory};
-    HDL_TRY(hdl_options_check(options, &checked));
-    HDL_TRY(hdl_context_check(n_tokens));
-    HDL_TRY(hdl_plan_or_own(engine, plan, &own, &used));
-    heddle_status status = fill(engine, used, checked, n_tokens, memory);
+    heddle_memory out = {0};
+    heddle_status status = hdl_options_check(options, &checked);
+    if (!status) status = hdl_context_check(n_tokens);
+    if (!status) status = hdl_plan_or_own(engine, plan, &own, &used);
+    if (!status) status = fill(engine, used, checked, n_tokens, &out);
     heddle_plan_free(own);
+    hdl_give(memory, &out, sizeof out);
     return status;
 }
 

@@ -421,12 +421,12 @@ void heddle_session_cancel(heddle_session *session)
 
 void heddle_session_stats(const heddle_session *session, heddle_stats *stats)
 {
-    *stats = session->stats;
-    stats->struct_size = sizeof *stats;
-    stats->kv_bytes = hdl_kv_seq_bytes(session->kv);
-    stats->kv_peak_bytes = hdl_kv_store_peak_bytes(session->store);
-    stats->workspace_bytes = session->runner->schedule->arena_bytes;
-    stats->decode_tokens_read = session->n_layer_rows ? session->tokens_read / session->n_layer_rows : 0;
+    heddle_stats now = session->stats;
+    now.kv_bytes = hdl_kv_seq_bytes(session->kv);
+    now.kv_peak_bytes = hdl_kv_store_peak_bytes(session->store);
+    now.workspace_bytes = session->runner->schedule->arena_bytes;
+    now.decode_tokens_read = session->n_layer_rows ? session->tokens_read / session->n_layer_rows : 0;
+    hdl_give(stats, &now, sizeof now);
 }
 
 void heddle_session_stats_reset(heddle_session *session)

@@ -387,20 +387,23 @@ static void copy_text(char *to, int64_t n_to, const uint8_t *from, int64_t n)
 heddle_status heddle_session_file_inspect(const char *path, heddle_session_file_info *info)
 {
     session_file file;
-    *info = (heddle_session_file_info){.struct_size = sizeof *info};
-    HDL_TRY(open_file(&file, path));
-    const file_header *header = &file.header;
-    info->format = header->format;
-    info->n_tokens = header->n_tokens;
-    info->file_bytes = header->file_bytes;
-    info->page_shift = header->page_shift;
-    info->is_invariant = (header->flags & FLAG_INVARIANT) != 0;
-    info->plan_governs_all = (header->flags & FLAG_GOVERNS_ALL) != 0;
-    copy_text(info->model, sizeof info->model, file.model_name, header->model_name_bytes);
-    copy_text(info->plan, sizeof info->plan, file.plan_name, header->plan_name_bytes);
-    copy_text(info->kv_type, sizeof info->kv_type, (const uint8_t *)header->kv_type, sizeof header->kv_type);
-    copy_text(info->kv_layout, sizeof info->kv_layout, (const uint8_t *)header->kv_layout,
-              sizeof header->kv_layout);
-    hdl_mapfile_close(&file.map);
-    return HEDDLE_OK;
+    heddle_session_file_info out = {0};
+    heddle_status status = open_file(&file, path);
+    if (!status) {
+        const file_header *header = &file.header;
+        out.format = header->format;
+        out.n_tokens = header->n_tokens;
+        out.file_bytes = header->file_bytes;
+        out.page_shift = header->page_shift;
+        out.is_invariant = (header->flags & FLAG_INVARIANT) != 0;
+        out.plan_governs_all = (header->flags & FLAG_GOVERNS_ALL) != 0;
+        copy_text(out.model, sizeof out.model, file.model_name, header->model_name_bytes);
+        copy_text(out.plan, sizeof out.plan, file.plan_name, header->plan_name_bytes);
+        copy_text(out.kv_type, sizeof out.kv_type, (const uint8_t *)header->kv_type, sizeof header->kv_type);
+        copy_text(out.kv_layout, sizeof out.kv_layout, (const uint8_t *)header->kv_layout,
+                  sizeof header->kv_layout);
+        hdl_mapfile_close(&file.map);
+    }
+    hdl_give(info, &out, sizeof out);
+    return status;
 }

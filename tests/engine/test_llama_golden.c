@@ -99,7 +99,7 @@ static void run_case(heddle_engine *engine, const model_file *file, const char *
                 read_file(&lead, file->golden, name, "lead.f32") &&
                 read_file(&rows, file->golden, name, "logits"));
     const int32_t *head = (const int32_t *)rows.data;
-    heddle_model_info info;
+    heddle_model_info info = {.struct_size = sizeof info};
     heddle_engine_model_info(engine, &info);
     now = (check){.rows = (const uint8_t *)(head + 4),
                   .n_rows = head[0],

@@ -403,7 +403,7 @@ static void test_layers_that_share_kv(void **state)
     heddle_engine *engine = open_tiny("llama", 2);
     heddle_session_options options = options_of(64, 1), single = options_of(1, 1);
     heddle_session *own = new_session(engine, NULL, &options);
-    heddle_stats own_stats, shared_stats;
+    heddle_stats own_stats = {.struct_size = sizeof own_stats}, shared_stats = own_stats;
     logits_of(own, 8, other[0]);
     heddle_session_stats(own, &own_stats);
     heddle_session_free(own);
@@ -541,7 +541,7 @@ static void test_a_failed_step_changes_no_session(void **state)
                    *fresh = new_session(engine, NULL, &options);
     extend(a, ids, 10);
     extend(b, ids, 20);
-    heddle_stats before, after;
+    heddle_stats before = {.struct_size = sizeof before}, after = before;
     heddle_session_stats(a, &before);
     heddle_batch_item items[] = {{.session = a, .ids = ids, .n_ids = 200, .is_prompt = 1},
                                  {.session = b, .ids = ids, .n_ids = 20, .is_prompt = 1}};
@@ -634,7 +634,7 @@ static void test_a_prompt_of_one_token_is_a_prompt(void **state)
     heddle_session_options options = options_of(64, 1);
     heddle_session *dense = new_session(engine, NULL, &options),
                    *routed = new_session(engine, plan, &options), *at_once;
-    heddle_stats stats;
+    heddle_stats stats = {.struct_size = sizeof stats};
     extend(dense, ids, 100);
     extend(routed, ids, 99);
     extend(routed, ids + 99, 1);

@@ -432,7 +432,7 @@ static void test_what_a_file_says_of_itself(void **state)
     heddle_engine *engine = open_tiny("qwen3");
     heddle_session_options options = base_options();
     heddle_session *session = new_session(engine, plans[1], &options);
-    heddle_session_file_info info;
+    heddle_session_file_info info = {.struct_size = sizeof info};
     extend(session, ids, 33);
     save(session);
     assert_int_equal(heddle_session_file_inspect(path, &info), HEDDLE_OK);
@@ -443,6 +443,45 @@ static void test_what_a_file_says_of_itself(void **state)
     assert_int_equal(info.page_shift, 4);
     assert_true(info.is_invariant && !info.plan_governs_all);
     assert_int_equal(heddle_session_file_inspect("/no/such/file", &info), HEDDLE_E_IO);
+    heddle_session_free(session);
+    heddle_engine_close(engine);
+}
+
+/* A caller that was built when a struct was shorter: what lies behind its struct is not written. */
+static void test_structs_of_an_older_caller_are_not_overrun(void **state)
+{
+    (void)state;
+    heddle_engine *engine = open_tiny("qwen3");
+    heddle_session_options options = base_options();
+    heddle_session *session = new_session(engine, NULL, &options);
+    union {
+        uint32_t struct_size;
+        heddle_session_file_info info;
+        heddle_stats stats;
+        heddle_memory memory;
+        heddle_model_info model;
+        uint8_t bytes[1024];
+    } at;
+    static uint8_t behind[sizeof at];
+    memset(behind, 0x5a, sizeof behind);
+    extend(session, ids, 33);
+    save(session);
+    for (int i = 0; i < 4; i++) {
+        memset(&at, 0x5a, sizeof at);
+        at.struct_size = 16;
+        if (i == 0) assert_int_equal(heddle_session_file_inspect(path, &at.info), HEDDLE_OK);
+        if (i == 1) heddle_session_stats(session, &at.stats);
+        if (i == 2) assert_int_equal(heddle_memory_plan(engine, NULL, &options, 64, &at.memory), HEDDLE_OK);
+        if (i == 3) heddle_engine_model_info(engine, &at.model);
+        assert_int_equal(at.struct_size, 16);
+        if (i < 2) assert_int_equal(i ? at.stats.n_prefill_tokens : at.info.n_tokens, 33);
+        assert_memory_equal(at.bytes + 16, behind, sizeof at - 16);
+    }
+    memset(&at, 0x5a, sizeof at);
+    at.struct_size = sizeof at; /* and one that is newer hears how much it got */
+    heddle_session_stats(session, &at.stats);
+    assert_int_equal(at.struct_size, sizeof at.stats);
+    assert_memory_equal(at.bytes + sizeof at.stats, behind, sizeof at - sizeof at.stats);
     heddle_session_free(session);
     heddle_engine_close(engine);
 }
@@ -487,6 +526,7 @@ int main(void)
         cmocka_unit_test(test_a_file_cut_or_flipped_anywhere_is_refused),
         cmocka_unit_test(test_numbers_that_contradict_are_refused),
         cmocka_unit_test(test_what_a_file_says_of_itself),
+        cmocka_unit_test(test_structs_of_an_older_caller_are_not_overrun),
         cmocka_unit_test(test_every_allocation_may_fail),
     };
     uint32_t random = 5;
