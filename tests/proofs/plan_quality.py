@@ -198,7 +198,7 @@ def main():
                     record(model, name)
         open(SUMMARY, "w").write(text)
     print(text)
-    return 0
+    return 1 if "DOES NOT HOLD" in text else 0
 
 
 if __name__ == "__main__":
