@@ -114,7 +114,8 @@ install: all
 format:
 	clang-format -i $$(git ls-files '*.c' '*.h')
 check-style: all
-	@tools/check_includes && tools/check_words && tools/check_size && tools/check_symbols $(BUILD)
+	@tools/check_includes && tools/check_words && tools/check_size && tools/check_format && \
+	    tools/check_symbols $(BUILD)
 clean:
 	rm -rf $(BUILD)
 

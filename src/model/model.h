@@ -17,7 +17,7 @@ typedef struct hdl_layer_weights { /* absent ones have data == NULL; norms and b
                                                   [n_kv_heads*v_head_dim, hidden] [hidden, n_heads*v_head_dim] */
     hdl_tensor bq, bk, bv, bo;     /* may be absent */
     hdl_tensor q_norm, k_norm;     /* [1, head_dim], may be absent */
-    hdl_tensor post_attn_norm, post_ffn_norm;  /* [1, hidden_size], may be absent */
+    hdl_tensor post_attn_norm, post_ffn_norm; /* [1, hidden_size], may be absent */
     /* of an index file: [n_heads * dim, hidden] [n_heads, hidden] [dim, hidden] [1, dim]; else absent */
     hdl_tensor index_q, index_bias, index_k, index_k_norm;
     hdl_tensor ffn_norm, w_gate, w_up, w_down; /* [n_ff, hidden] [n_ff, hidden] [hidden, n_ff] */

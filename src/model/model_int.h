@@ -120,7 +120,7 @@ typedef struct hdl_model_owner { /* hdl_model.owner */
     hdl_gguf *gguf;              /* one of the two */
     hdl_safetensors *safetensors;
     hdl_safetensors *index; /* of an index file, may be NULL */
-    float **vectors; /* [n_vectors] converted norms and biases */
+    float **vectors;        /* [n_vectors] converted norms and biases */
     int64_t n_vectors, vector_capacity;
 } hdl_model_owner;
 

@@ -43,7 +43,10 @@ float hdl_f16_to_f32(uint16_t h);
 uint16_t hdl_f32_to_f16(float f);
 static inline float hdl_bf16_to_f32(uint16_t h)
 {
-    union { uint32_t u; float f; } bits = {(uint32_t)h << 16};
+    union {
+        uint32_t u;
+        float f;
+    } bits = {(uint32_t)h << 16};
     return bits.f;
 }
 uint16_t hdl_f32_to_bf16(float f);
