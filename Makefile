@@ -111,6 +111,9 @@ install: all
 	install $(BUILD)/heddle $(DESTDIR)$(PREFIX)/bin/
 	install -m 644 $(BUILD)/libheddle.a $(BUILD)/libheddle.so $(DESTDIR)$(PREFIX)/lib/
 	install -m 644 include/heddle.h include/heddle_status.h $(DESTDIR)$(PREFIX)/include/
+	install -d $(DESTDIR)$(PREFIX)/lib/pkgconfig
+	sed -e 's|@PREFIX@|$(PREFIX)|' -e "s|@VERSION@|$$($(BUILD)/heddle --version | cut -d' ' -f2)|" tools/heddle.pc.in \
+	    >$(DESTDIR)$(PREFIX)/lib/pkgconfig/heddle.pc
 format:
 	clang-format -i $$(git ls-files '*.c' '*.h')
 check-style: all

@@ -9,7 +9,7 @@ contains nor builds them. Figures: pp512 pp32768 tg@0 tg@16384 tg@32768 (default
 both). Flash attention is on. A row's figure is the median over the repetitions in tokens per second.
 
 --short   one repetition, depth 512 for 16384 and 32768: only to see that everything runs
---facts   copy this file's lines, as comments, to the head of the output (what `heddle bench host` printed
+--facts   copy this file's lines, as comments, to the head of the output (what `heddle bench depth` printed
           on this host, in this hour); without it the figures carry no bounds
 --ik-args=TEXT  more options for ik_llama.cpp's llama-bench, such as --ik-args="-rtr 1" (repack at load)
 A busy machine makes the peers many times slower (their threads spin): the script refuses to start while other
