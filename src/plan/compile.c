@@ -110,7 +110,7 @@ heddle_status hdl_schedule_new(hdl_schedule **out, const hdl_plan *plan, const h
             status = HDL_FAIL(HEDDLE_E_UNSUPPORTED,
                               "plan %s: routers refresh every %d and every %d steps; one interval "
                               "a plan is supported",
-                              plan->name, schedule->refresh, decode->router.refresh);
+                              plan->source, schedule->refresh, decode->router.refresh);
         schedule->refresh = decode->router.refresh;
     }
     if (status) {

@@ -84,6 +84,9 @@ static heddle_status read_rule(const json_t *obj, const char *path, rule *out)
     HDL_TRY(read_operator(obj, path, out));
     out->layers = json_object_get(obj, "layers");
     const char *word = json_string_value(out->layers);
+    for (size_t i = 0; i < json_array_size(out->layers); i++)
+        if (!json_is_integer(json_array_get(out->layers, i)))
+            return HDL_FAIL(HEDDLE_E_INVALID, "%s.layers[%zu]: must be a whole number", path, i);
     if (!json_is_array(out->layers) &&
         (!word || (strcmp(word, "all") && strcmp(word, "rest") && strcmp(word, "first"))))
         return HDL_FAIL(HEDDLE_E_INVALID,
@@ -175,13 +178,17 @@ static heddle_status adopt(hdl_plan **out, json_t *doc, const char *source)
     *out = NULL;
     heddle_status status = check_doc(doc, source);
     hdl_plan *plan = status ? NULL : hdl_calloc(1, sizeof *plan);
-    if (!plan) {
+    char *kept_source = plan ? hdl_strdup(source) : NULL;
+    if (!kept_source) {
+        hdl_free(plan);
         json_decref(doc);
         return status ? blame(status, source) : HEDDLE_E_NOMEM;
     }
     const char *about = json_string_value(json_object_get(doc, "about"));
-    *plan = (hdl_plan){
-        .doc = doc, .name = json_string_value(json_object_get(doc, "name")), .about = about ? about : ""};
+    *plan = (hdl_plan){.doc = doc,
+                       .name = json_string_value(json_object_get(doc, "name")),
+                       .about = about ? about : "",
+                       .source = kept_source};
     *out = plan;
     return HEDDLE_OK;
 }
@@ -329,13 +336,14 @@ void hdl_plan_free(hdl_plan *plan)
 {
     if (!plan) return;
     json_decref(plan->doc);
+    hdl_free(plan->source);
     hdl_free(plan);
 }
 
 heddle_status hdl_plan_format(const hdl_plan *plan, hdl_buf *text)
 {
     char *dump = json_dumps(plan->doc, JSON_INDENT(2));
-    if (!dump) return HDL_FAIL(HEDDLE_E_NOMEM, "out of memory while printing plan %s", plan->name);
+    if (!dump) return HDL_FAIL(HEDDLE_E_NOMEM, "out of memory while printing plan %s", plan->source);
     hdl_buf_puts(text, dump);
     free(dump);
     return hdl_buf_status(text);
@@ -423,7 +431,7 @@ heddle_status hdl_plan_variant(const hdl_plan *plan, const hdl_model_facts *fact
         }
     return HDL_FAIL(HEDDLE_E_UNSUPPORTED,
                     "plan %s: has no variant for architecture %s with %d layers and hidden size %d",
-                    plan->name, facts->arch, facts->n_layers, facts->hidden_size);
+                    plan->source, facts->arch, facts->n_layers, facts->hidden_size);
 }
 
 heddle_status hdl_plan_resolve(const hdl_plan *plan, const hdl_model_facts *facts, hdl_route route,
@@ -445,9 +453,9 @@ heddle_status hdl_plan_resolve(const hdl_plan *plan, const hdl_model_facts *fact
         snprintf(path, sizeof path, "variants[%d].%s[%zu]", number, route_keys[route], i);
         HDL_TRY(read_rule(json_array_get(rules, i), path, &one));
         heddle_status status = apply_rule(&one, path, facts, out, &wanted, (int32_t)i);
-        if (status) return blame(status, plan->name);
+        if (status) return blame(status, plan->source);
     }
     snprintf(path, sizeof path, "variants[%d].%s", number, route_keys[route]);
     heddle_status status = hdl_share_owners(out, facts, &wanted, path);
-    return status ? blame(status, plan->name) : HEDDLE_OK;
+    return status ? blame(status, plan->source) : HEDDLE_OK;
 }

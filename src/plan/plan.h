@@ -120,6 +120,7 @@ typedef struct hdl_plan {
     json_t *doc;      /* the validated document, overrides applied; owned */
     const char *name; /* inside doc */
     const char *about;
+    char *source; /* the file, or the name with its overrides: what messages name; owned */
 } hdl_plan;
 
 heddle_status hdl_plan_parse(hdl_plan **out, const char *text, int64_t n_bytes, const char *name);

@@ -23,19 +23,19 @@ static heddle_status add_need(hdl_schedule *schedule, const hdl_plan *plan, int3
     if (!need.kind) return HEDDLE_OK;
     if (!hdl_plane_shape_of(schedule->facts, need.kind).dim)
         return HDL_FAIL(HEDDLE_E_UNSUPPORTED,
-                        "plan %s: layer %d reads the summary %s, which this model does not have", plan->name,
-                        layer, hdl_plane_name(need.kind));
+                        "plan %s: layer %d reads the summary %s, which this model does not have",
+                        plan->source, layer, hdl_plane_name(need.kind));
     if (need.kind == HDL_PLANE_INDEX && schedule->facts->index.is_of_layers &&
         !schedule->facts->layers[layer].has_index)
         return HDL_FAIL(HEDDLE_E_UNSUPPORTED,
                         "plan %s: layer %d routes by an index, which the index file does not give it",
-                        plan->name, layer);
+                        plan->source, layer);
     for (int32_t i = 0; i < *n; i++)
         if (planes[i].kind == need.kind && planes[i].block_size == need.block_size) return HEDDLE_OK;
     if (*n == HDL_KV_MAX_PLANES)
         return HDL_FAIL(HEDDLE_E_UNSUPPORTED,
-                        "plan %s: the rows of layer %d would carry more than %d summaries", plan->name, owner,
-                        HDL_KV_MAX_PLANES);
+                        "plan %s: the rows of layer %d would carry more than %d summaries", plan->source,
+                        owner, HDL_KV_MAX_PLANES);
     planes[(*n)++] = need;
     return HEDDLE_OK;
 }
@@ -106,7 +106,7 @@ heddle_status hdl_schedule_fits_store(const hdl_schedule *schedule, const hdl_pl
                     HEDDLE_E_UNSUPPORTED,
                     "plan %s reads the summary %s of %d tokens in layer %d, which this session does not "
                     "keep: name the plan among its kept_plans",
-                    plan->name, hdl_plane_name(need.kind), need.block_size, layer);
+                    plan->source, hdl_plane_name(need.kind), need.block_size, layer);
         }
     return HEDDLE_OK;
 }

@@ -119,21 +119,21 @@ heddle_status hdl_retain_prepare(hdl_schedule *schedule, const hdl_plan *plan)
         if (facts->groups[g].kind == HDL_CACHE_FULL) schedule->retain_group = g;
     if (schedule->retain_group < 0)
         return HDL_FAIL(HEDDLE_E_INVALID, "plan %s: retain: every layer of the model has a window",
-                        plan->name);
+                        plan->source);
     if (facts->cross_from < facts->n_layers || facts->has_doc_resets)
         return HDL_FAIL(
             HEDDLE_E_UNSUPPORTED,
             "plan %s: retain: rows of a shared state, or of documents with positions of their own, "
             "are not evicted",
-            plan->name);
+            plan->source);
     if (schedule->refresh > 1)
         return HDL_FAIL(HEDDLE_E_UNSUPPORTED, "plan %s: retain: lists kept over %d steps name rows that go",
-                        plan->name, schedule->refresh);
+                        plan->source, schedule->refresh);
     if (spec->score == HDL_RETAIN_MASS_WINDOW && spec->observe > limits->max_rows &&
         limits->max_rows < limits->max_context)
         return HDL_FAIL(HEDDLE_E_INVALID,
                         "plan %s: retain.observe %d: is more than the %lld rows of a step (chunk_rows)",
-                        plan->name, spec->observe, (long long)limits->max_rows);
+                        plan->source, spec->observe, (long long)limits->max_rows);
     int64_t row_bytes = facts->n_kv_heads * (limits->max_context + 16) * 4;
     schedule->retain_tile = HDL_MIN(HDL_MAX(HDL_TILE_BYTES / row_bytes, 1),
                                     HDL_MIN((int64_t)HDL_MAX_TILE_ROWS, limits->max_rows));

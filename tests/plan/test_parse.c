@@ -72,6 +72,8 @@ static void test_refusals(void **state)
             "decode[0].operater: is not a member known here; did you mean \"operator\"?");
     refused(RULES("{\"layers\": [0], \"zzzzzzzz\": 1}"), "known here: layers, operator");
     refused(RULES("{\"layers\": [4]}"), "layers[0] 4: the model has layers 0..3");
+    refused(RULES("{\"layers\": [1.5]}"), "layers[0]: must be a whole number");
+    refused(RULES("{\"layers\": [4]}"), "plan p.json: ");
     refused(RULES("{\"layers\": [1, 1]}"), "layers[1] 1: a rule before it names this layer");
     refused(ROUTER("\"top_k\": -1"), "variants[0].decode[0].router.top_k -1: must be in 0..");
     refused(ROUTER("\"top_k\": 1.5"), "router.top_k: must be a whole number");
