@@ -8,6 +8,7 @@
 #include <sys/mman.h>
 
 #include "backend/attend_cases.h"
+#include "backend/route_impls.h"
 
 static const hdl_impl *const tables[] = {
     hdl_cpu_ref_attend,         hdl_cpu_generic_attend_row, hdl_cpu_generic_attend_rows,
@@ -360,6 +361,116 @@ static void test_split_and_merge(void **state)
     }
 }
 
+/* softmax(scale q . k) of one head in double precision over the tokens but `without` (-1 = all), from the
+ * stored rows: p [n] and o [v_head_dim]. */
+static void softmax_of_head(const attend_setup *setup, int32_t head, int64_t without, double *p, double *o)
+{
+    const hdl_attend_args *args = &setup->args;
+    const hdl_kv_view *kv = &setup->seqs[0].kv;
+    int64_t n = setup->seqs[0].kv_len, slots = (int64_t)1 << kv->page_shift;
+    int32_t kv_head = head / (args->n_heads / args->n_kv_heads);
+    const float *q = args->q + (int64_t)head * args->head_dim;
+    double sum = 0;
+    memset(o, 0, (size_t)args->v_head_dim * sizeof *o);
+    for (int64_t t = 0; t < n; t++) {
+        const uint8_t *row = kv->pages[t / slots] + t % slots * kv->token_stride;
+        const float *key = (const float *)(const void *)(row + kv_head * kv->head_stride),
+                    *value = (const float *)(const void *)(row + kv->v_offset + kv_head * kv->v_head_stride);
+        double dot = 0;
+        for (int32_t d = 0; d < args->head_dim; d++) dot += (double)q[d] * key[d];
+        p[t] = t == without ? 0 : exp(args->scale * dot);
+        sum += p[t];
+        for (int32_t d = 0; d < args->v_head_dim; d++) o[d] += p[t] * value[d];
+    }
+    for (int64_t t = 0; t < n; t++) p[t] /= sum;
+    for (int32_t d = 0; d < args->v_head_dim; d++) o[d] /= sum;
+}
+
+enum { LAW_SINK = 4, LAW_WINDOW = 16, LAW_DIM = 48, LAW_MAX = 400 };
+
+/* The unforced token of least mean mass over the heads, in double precision. */
+static int32_t lowest_unforced(const attend_setup *setup, bool *has_lower_forced)
+{
+    double p[LAW_MAX], o[LAW_DIM], mass[LAW_MAX] = {0};
+    int32_t n = (int32_t)setup->seqs[0].kv_len, lowest = LAW_SINK;
+    for (int32_t head = 0; head < setup->args.n_heads; head++) {
+        softmax_of_head(setup, head, -1, p, o);
+        for (int32_t t = 0; t < n; t++) mass[t] += p[t];
+    }
+    for (int32_t t = LAW_SINK; t < n - LAW_WINDOW; t++)
+        if (mass[t] < mass[lowest]) lowest = t;
+    for (int32_t t = 0; t < n; t++)
+        *has_lower_forced |= (t < LAW_SINK || t >= n - LAW_WINDOW) && mass[t] < mass[lowest];
+    return lowest;
+}
+
+/* Layer inputs fixed and n = k + forced + 1: ATTEND's masses, SELECT and ATTEND over the list drop exactly
+ * `lowest`, and the output is dense renormalised without it. */
+static void check_law(attend_setup *setup, const hdl_impl *attend, const hdl_impl *select, int32_t lowest)
+{
+    int64_t n = setup->seqs[0].kv_len;
+    int32_t ids[LAW_MAX], count = 0;
+    outputs dense = new_outputs(&setup->args);
+    run_impl(attend, &setup->args, 2, &dense);
+    hdl_selection list = {
+        .block_size = 1, .n_rows = 1, .n_lists = 1, .n_ids_max = n, .ids = ids, .counts = &count};
+    hdl_select_args args = {.n_rows = 1,
+                            .n_lists = 1,
+                            .score = dense.mass,
+                            .score_stride = setup->args.mass_stride,
+                            .n_visible = &n,
+                            .max_visible = n,
+                            .top_k = n - LAW_SINK - LAW_WINDOW - 1,
+                            .n_sink = LAW_SINK,
+                            .window = LAW_WINDOW,
+                            .out = &list};
+    void *workspace = must_alloc(select->workspace ? select->workspace(&args, 2) : 0);
+    select->launch(&(hdl_launch){.n_threads = 2, .workspace = workspace}, &args);
+    free(workspace);
+    assert_int_equal(count, n - 1);
+    for (int32_t i = 0; i < count; i++) assert_int_equal(ids[i], i + (i >= lowest));
+    hdl_attend_args call = setup->args;
+    call.has_mass = false;
+    call.n_mass_lists = 0;
+    call.has_selection = true;
+    call.selection = &list;
+    outputs sparse = new_outputs(&call);
+    if (!attend->why_not || !attend->why_not(&call)) {
+        run_impl(attend, &call, 2, &sparse);
+        for (int32_t head = 0; head < call.n_heads; head++) {
+            double p[LAW_MAX], o[LAW_DIM];
+            softmax_of_head(setup, head, lowest, p, o);
+            for (int32_t d = 0; d < LAW_DIM; d++)
+                assert_true(fabs(sparse.o[head * LAW_DIM + d] - o[d]) < tolerance_o);
+        }
+    }
+    free_outputs(&sparse);
+    free_outputs(&dense);
+}
+
+static void test_one_too_many_drops_the_lowest_mass(void **state)
+{
+    (void)state;
+    static const attend_case c = {
+        "law", 4, 2, 32, LAW_DIM, HDL_F32, 5, .q_len = {1}, .kv_len = {200}, .n_mass_lists = 1};
+    const hdl_impl *impls[MAX_IMPLS], *selects[MAX_ROUTE_IMPLS];
+    int64_t n_impls = attend_impls(impls), n_selects = route_impls(HDL_OP_SELECT, selects), n_checked = 0;
+    bool has_lower_forced = false;
+    for (uint64_t seed = 1; seed <= 20; seed++) {
+        attend_setup setup;
+        build_case(&setup, &c, seed);
+        int32_t lowest = lowest_unforced(&setup, &has_lower_forced);
+        for (int64_t k = 0; k < n_impls * n_selects; k++) {
+            const hdl_impl *attend = impls[k / n_selects], *select = selects[k % n_selects];
+            if (attend->why_not && attend->why_not(&setup.args)) continue;
+            check_law(&setup, attend, select, lowest);
+            n_checked++;
+        }
+        free_case(&setup);
+    }
+    assert_true(n_checked >= 20 && has_lower_forced); /* a forced token of less mass stayed, somewhere */
+}
+
 /* 16M tokens in one sparse mapping: the list names the first and the last. */
 static void test_16m_tokens(void **state)
 {
@@ -429,7 +540,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_cases),           cmocka_unit_test(test_invariant_chunks),
         cmocka_unit_test(test_invariant_batch), cmocka_unit_test(test_all_ids_equal_dense),
-        cmocka_unit_test(test_split_and_merge), cmocka_unit_test(test_16m_tokens),
+        cmocka_unit_test(test_split_and_merge), cmocka_unit_test(test_one_too_many_drops_the_lowest_mass),
+        cmocka_unit_test(test_16m_tokens),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
