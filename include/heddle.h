@@ -19,6 +19,8 @@
  *   Functions return a heddle_status; 0 is success. heddle_last_error() gives the sentence of the
  *   last failure on this thread: it names the object, the value and the limit. On failure results
  *   are NULL or zero and the objects are unchanged.
+ *   A pointer that is NULL where that is not said to be allowed is INVALID; functions without a status
+ *   then do nothing, or give NULL, 0 or "".
  *   Texts returned through char ** are freed with heddle_string_free. Every *_free accepts NULL.
  *   Option structs come from their _default function and carry their size, so that they may grow.
  *   Structs that are filled in (peaks, info, memory, stats) are given with struct_size set; no byte

@@ -30,6 +30,8 @@ typedef struct hdl_impl {
 } hdl_impl;
 
 /* AVX2 means AVX2 + FMA + F16C; AVX-512 means F, BW, DQ, VL and VNNI. */
+/* INVALID where HEDDLE_IMPL or HEDDLE_DEVICE names what this build does not have. */
+heddle_status hdl_choice_check(void);
 hdl_isa hdl_cpu_isa(void); /* of this processor, lowered by HEDDLE_IMPL=generic|avx2|avx512 */
 const char *hdl_isa_name(hdl_isa isa);
 

@@ -51,6 +51,37 @@ static bool is_listed(const char *name, char sign)
     return false;
 }
 
+static bool is_known(const char *name, size_t n)
+{
+    for (int isa = 0; isa < HDL_N_ISAS; isa++)
+        if (strlen(hdl_isa_name((hdl_isa)isa)) == n && !memcmp(hdl_isa_name((hdl_isa)isa), name, n))
+            return true;
+    if (n && *name == '-') name++, n--;
+    for (int op = 0; op < HDL_N_OPS; op++)
+        for (const hdl_impl *const *row = hdl_cpu_impls((hdl_op)op); *row; row++)
+            if (strlen((*row)->name) == n && !memcmp((*row)->name, name, n)) return true;
+    return false;
+}
+
+heddle_status hdl_choice_check(void)
+{
+    const char *device = hdl_env()->device;
+    if (device && *device && strcmp(device, "cpu"))
+        return HDL_FAIL(HEDDLE_E_INVALID, "HEDDLE_DEVICE \"%s\": must be cpu, the only device of this build",
+                        device);
+    for (const char *item = hdl_env()->impl; item && *item;) {
+        size_t n = strcspn(item, ",");
+        if (!is_known(item, n))
+            return HDL_FAIL(
+                HEDDLE_E_INVALID,
+                "HEDDLE_IMPL \"%.*s\": must be ref, generic, avx2, avx512, or NAME or -NAME of an "
+                "implementation that 'heddle explain' shows",
+                (int)n, item);
+        item += n + (item[n] == ',');
+    }
+    return HEDDLE_OK;
+}
+
 /* NULL, or why this row is not for these arguments on this processor. */
 static const char *refusal(const hdl_impl *impl, const void *args)
 {

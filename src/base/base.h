@@ -17,7 +17,11 @@
         heddle_status hdl_try_status_ = (expr);                                                              \
         if (hdl_try_status_) return hdl_try_status_;                                                         \
     } while (0)
-#define HDL_FAIL(code, ...)         hdl_fail((code), __VA_ARGS__)
+#define HDL_FAIL(code, ...) hdl_fail((code), __VA_ARGS__)
+/* At the head of a public function: each of these pointers is given, or INVALID names the one that is not. */
+#define HDL_GIVEN(...)                                                                                       \
+    HDL_TRY(hdl_given(__func__, #__VA_ARGS__, (const void *const[]){__VA_ARGS__},                            \
+                      HDL_COUNT(((const void *const[]){__VA_ARGS__}))))
 #define HDL_ASSERT(cond)            assert(cond) /* our own bugs only; user input is never asserted */
 #define HDL_MIN(a, b)               ((a) < (b) ? (a) : (b))
 #define HDL_MAX(a, b)               ((a) > (b) ? (a) : (b))
@@ -27,6 +31,8 @@
 
 /* Stores the sentence for this thread and returns `code`. */
 heddle_status hdl_fail(heddle_status code, const char *fmt, ...) HDL_PRINTF(2, 3);
+/* `names` are those of the pointers, ", " between them. */
+heddle_status hdl_given(const char *function, const char *names, const void *const *pointers, int64_t n);
 /* The last sentence of this thread; never NULL. Borrowed until the next failure on the thread. */
 const char *hdl_last_error(void);
 void hdl_clear_error(void);

@@ -61,7 +61,11 @@ void *hdl_pages_alloc(int64_t n_bytes)
         ptr = mmap(NULL, (size_t)HDL_MAX(n_bytes, 1), PROT_READ | PROT_WRITE,
                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (ptr == MAP_FAILED) {
-        hdl_fail(HEDDLE_E_NOMEM, "out of memory: %lld bytes of pages", (long long)n_bytes);
+        hdl_fail(
+            HEDDLE_E_NOMEM,
+            "out of memory: %lld bytes of address space: a limit on it (ulimit -v) counts what is reserved and "
+            "not yet used, too",
+            (long long)n_bytes);
         return NULL;
     }
     atomic_fetch_add(&live_bytes, n_bytes);

@@ -4,6 +4,7 @@
  * binding wants exactly one place to read. Worker threads hand code and text to the joiner. */
 #include <stdarg.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "base/base.h"
 
@@ -19,6 +20,17 @@ heddle_status hdl_fail(heddle_status code, const char *fmt, ...)
     va_end(ap);
     snprintf(last_error, sizeof last_error, "%s", text);
     return code;
+}
+
+heddle_status hdl_given(const char *function, const char *names, const void *const *pointers, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) {
+        size_t length = strcspn(names, ",");
+        if (!pointers[i])
+            return HDL_FAIL(HEDDLE_E_INVALID, "%s: %.*s: must not be NULL", function, (int)length, names);
+        names += length + strspn(names + length, ", ");
+    }
+    return HEDDLE_OK;
 }
 
 const char *hdl_last_error(void)

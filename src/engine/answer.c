@@ -13,6 +13,7 @@ struct heddle_sampler {
 
 void heddle_sampler_options_default(heddle_sampler_options *options)
 {
+    if (!options) return;
     *options = (heddle_sampler_options){
         .struct_size = sizeof *options, .top_p = 1, .repetition_penalty = 1, .repetition_window = 64};
 }
@@ -37,12 +38,15 @@ heddle_status heddle_sampler_new(heddle_sampler **out, const heddle_engine *engi
 {
     heddle_sampler_options given;
     hdl_sampler_options inner;
+    HDL_GIVEN(out);
     *out = NULL;
+    HDL_GIVEN(engine);
     heddle_sampler_options_default(&given);
     if (options) memcpy(&given, options, HDL_MIN(options->struct_size, sizeof given));
     if (given.n_bias < 0 || given.n_bias > HDL_MAX_LOGIT_BIAS)
         return HDL_FAIL(HEDDLE_E_INVALID, "%lld logit biases: must be in 0..%d", (long long)given.n_bias,
                         HDL_MAX_LOGIT_BIAS);
+    if (given.n_bias) HDL_GIVEN(given.bias);
     hdl_logit_bias *bias = hdl_calloc(given.n_bias, sizeof *bias);
     heddle_sampler *sampler = hdl_calloc(1, sizeof *sampler);
     heddle_status status = HEDDLE_E_NOMEM;
@@ -70,9 +74,11 @@ void heddle_sampler_free(heddle_sampler *sampler)
 heddle_status heddle_sample(heddle_sampler *sampler, const heddle_session *session, const uint64_t *mask,
                             int32_t *id)
 {
+    HDL_GIVEN(id);
+    *id = -1;
+    HDL_GIVEN(sampler, session);
     const float *logits = heddle_session_logits(session);
     int64_t len = heddle_session_len(session);
-    *id = -1;
     if (!logits)
         return HDL_FAIL(HEDDLE_E_INVALID, "the session holds no logits yet: read at least one token first");
     /* Told anew each time: the session may have been cut back and grown again, or be another one. */
@@ -92,7 +98,11 @@ struct heddle_stream {
 heddle_status heddle_stream_new(heddle_stream **out, const heddle_engine *engine, const char *const *stops,
                                 int32_t n_stops)
 {
+    HDL_GIVEN(out);
     *out = NULL;
+    HDL_GIVEN(engine);
+    if (n_stops > 0) HDL_GIVEN(stops);
+    for (int32_t i = 0; i < n_stops; i++) HDL_GIVEN(stops[i]);
     if (!engine->model->tokenizer) return HDL_FAIL(HEDDLE_E_UNSUPPORTED, "the model file holds no tokenizer");
     heddle_stream *stream = hdl_calloc(1, sizeof *stream);
     if (!stream) return HEDDLE_E_NOMEM;
@@ -125,6 +135,7 @@ static heddle_status show(heddle_stream *stream, const char **text, int64_t *n_b
 heddle_status heddle_stream_push(heddle_stream *stream, int32_t id, const char **text, int64_t *n_bytes,
                                  int *is_stopped)
 {
+    HDL_GIVEN(stream, text, n_bytes, is_stopped);
     stream->shown.n = stream->piece.n = 0;
     if (heddle_token_is_end(stream->engine, id)) {
         stream->is_ended = true;
@@ -139,6 +150,7 @@ heddle_status heddle_stream_push(heddle_stream *stream, int32_t id, const char *
 
 heddle_status heddle_stream_flush(heddle_stream *stream, const char **text, int64_t *n_bytes)
 {
+    HDL_GIVEN(stream, text, n_bytes);
     stream->shown.n = 0;
     hdl_stop_flush(stream->stop, &stream->shown);
     hdl_stop_reset(stream->stop);

@@ -15,7 +15,9 @@ heddle_status heddle_batch_new(heddle_batch **out, heddle_engine *engine, const 
     heddle_session_options checked;
     heddle_plan *own;
     const hdl_plan *used;
+    HDL_GIVEN(out);
     *out = NULL;
+    HDL_GIVEN(engine);
     HDL_TRY(hdl_options_check(options, &checked));
     HDL_TRY(hdl_context_check(checked.context_tokens));
     if (max_sessions < 1 || max_sessions > HDL_MAX_SEQS)
@@ -81,11 +83,13 @@ static const char *why_not(const hdl_runner *batch, const hdl_runner *own)
 
 heddle_status heddle_batch_step(heddle_batch *batch, const heddle_batch_item *items, int32_t n_items)
 {
+    HDL_GIVEN(batch, items);
     const hdl_runner *runner = batch->runner;
     if (n_items < 1 || n_items > runner->schedule->limits.max_seqs)
         return HDL_FAIL(HEDDLE_E_INVALID, "a step of %d sessions: must be in 1..%d", n_items,
                         runner->schedule->limits.max_seqs);
     for (int32_t i = 0; i < n_items; i++) {
+        HDL_GIVEN(items[i].session, items[i].ids);
         const char *why = why_not(runner, items[i].session->runner);
         if (why) return HDL_FAIL(HEDDLE_E_INVALID, "session %d of the step: %s", i, why);
         for (int32_t j = 0; j < i; j++)

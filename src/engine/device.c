@@ -8,6 +8,7 @@
 heddle_status heddle_device_measure(heddle_device_peaks *peaks)
 {
     hdl_peaks measured;
+    HDL_GIVEN(peaks);
     heddle_device_peaks out = {0};
     heddle_status status = hdl_measure_peaks(&measured, 0);
     if (!status) {
@@ -26,6 +27,7 @@ heddle_status heddle_device_describe(char **text)
 {
     hdl_peaks peaks;
     hdl_buf buf = {0};
+    HDL_GIVEN(text);
     *text = NULL;
     HDL_TRY(hdl_measure_peaks(&peaks, 0));
     hdl_buf_printf(&buf, "instructions %s, %d threads\n", hdl_isa_name(peaks.isa), peaks.n_threads);

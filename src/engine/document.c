@@ -36,7 +36,9 @@ heddle_status heddle_document_encode(heddle_engine *engine, const heddle_session
 {
     heddle_session_options used;
     heddle_session *session = NULL;
-    int32_t group = 0, doc_token = engine->model->facts.doc_token;
+    int32_t group = 0;
+    HDL_GIVEN(engine, ids);
+    int32_t doc_token = engine->model->facts.doc_token;
     HDL_TRY(shared_group(engine, &group));
     if (!path || !*path) return HDL_FAIL(HEDDLE_E_INVALID, "a document's path: is missing");
     if (n_ids < 1 || ids[0] != doc_token)
@@ -59,7 +61,9 @@ heddle_status heddle_document_open(heddle_document **out, const heddle_engine *e
 {
     int32_t group = 0;
     uint64_t identity;
+    HDL_GIVEN(out);
     *out = NULL;
+    HDL_GIVEN(engine, path);
     HDL_TRY(shared_group(engine, &group));
     heddle_document *document = hdl_calloc(1, sizeof *document);
     if (!document) return HEDDLE_E_NOMEM;
@@ -84,13 +88,15 @@ void heddle_document_close(heddle_document *document)
 
 int64_t heddle_document_len(const heddle_document *document)
 {
-    return hdl_docfile_facts_of(document->file)->n_tokens;
+    return document ? hdl_docfile_facts_of(document->file)->n_tokens : 0;
 }
 
 heddle_status heddle_document_verify(const char *path, int64_t *n_tokens, int64_t *n_pages)
 {
     hdl_docfile *file;
+    HDL_GIVEN(n_tokens, n_pages);
     *n_tokens = *n_pages = 0;
+    HDL_GIVEN(path);
     HDL_TRY(hdl_docfile_open(&file, path));
     heddle_status status = hdl_docfile_verify(file);
     if (!status) {
@@ -106,9 +112,11 @@ heddle_status heddle_document_verify(const char *path, int64_t *n_tokens, int64_
 heddle_status heddle_session_mount(heddle_session *session, const heddle_document *document,
                                    int64_t *first_token)
 {
+    HDL_GIVEN(first_token);
+    *first_token = 0;
+    HDL_GIVEN(session, document);
     int32_t group = 0, doc_token = session->runner->schedule->facts->doc_token;
     int64_t before = hdl_kv_seq_len(session->kv), n = heddle_document_len(document), first;
-    *first_token = 0;
     HDL_TRY(shared_group(session->runner->engine, &group));
     HDL_TRY(hdl_schedule_can_hide(session->runner->schedule));
     HDL_TRY(hdl_kv_seq_mount(session->kv, group, document->file, &first));
@@ -123,6 +131,7 @@ heddle_status heddle_session_mount(heddle_session *session, const heddle_documen
 
 heddle_status heddle_session_unmount(heddle_session *session, int64_t first_token)
 {
+    HDL_GIVEN(session);
     HDL_TRY(hdl_kv_seq_unmount(session->kv, first_token));
     session->has_logits = false;
     return HEDDLE_OK;
@@ -130,6 +139,7 @@ heddle_status heddle_session_unmount(heddle_session *session, int64_t first_toke
 
 heddle_status heddle_session_forbid(heddle_session *session, int64_t first_token, int64_t n_tokens)
 {
+    HDL_GIVEN(session);
     int64_t len = hdl_kv_seq_len(session->kv);
     if (first_token < 0 || n_tokens < 0 || n_tokens > len - first_token)
         return HDL_FAIL(HEDDLE_E_INVALID, "tokens %lld..%lld: must be among the %lld of the session",

@@ -35,7 +35,7 @@ void heddle_set_log(heddle_log_fn fn, void *user)
 
 void heddle_engine_options_default(heddle_engine_options *options)
 {
-    *options = (heddle_engine_options){.struct_size = sizeof *options};
+    if (options) *options = (heddle_engine_options){.struct_size = sizeof *options};
 }
 
 /* ---- what the weights are ---- */
@@ -95,8 +95,10 @@ static heddle_status take_census(heddle_engine *engine)
 heddle_status heddle_engine_open(heddle_engine **out, const char *model_path,
                                  const heddle_engine_options *options)
 {
+    HDL_GIVEN(out);
     *out = NULL;
     if (!model_path || !*model_path) return HDL_FAIL(HEDDLE_E_INVALID, "model path: is empty");
+    HDL_TRY(hdl_choice_check());
     int32_t n_threads = options ? options->n_threads : 0;
     if (n_threads < 0 || n_threads > HDL_MAX_THREADS)
         return HDL_FAIL(HEDDLE_E_INVALID, "threads %d: must be in 1..%d", n_threads, HDL_MAX_THREADS);
@@ -139,6 +141,11 @@ void hdl_give(void *to, const void *from, size_t n_bytes)
 
 void heddle_engine_model_info(const heddle_engine *engine, heddle_model_info *info)
 {
+    if (!info) return;
+    if (!engine) {
+        hdl_give(info, &(heddle_model_info){0}, sizeof *info);
+        return;
+    }
     const hdl_model *model = engine->model;
     const hdl_model_facts *facts = &model->facts;
     heddle_model_info out = {.arch = facts->arch,
@@ -193,7 +200,11 @@ const char *heddle_preset_at(int32_t i)
 heddle_status heddle_plan_parse(heddle_plan **out, const char *json, int64_t n_bytes, const char *name)
 {
     hdl_plan *inner;
+    HDL_GIVEN(out);
     *out = NULL;
+    HDL_GIVEN(json);
+    if (n_bytes < 0)
+        return HDL_FAIL(HEDDLE_E_INVALID, "a plan of %lld bytes: must be 0 or more", (long long)n_bytes);
     HDL_TRY(hdl_plan_parse(&inner, json, n_bytes, name ? name : "plan"));
     return wrap_plan(out, inner);
 }
@@ -201,7 +212,9 @@ heddle_status heddle_plan_parse(heddle_plan **out, const char *json, int64_t n_b
 heddle_status heddle_plan_named(heddle_plan **out, const char *spec)
 {
     hdl_plan *inner;
+    HDL_GIVEN(out);
     *out = NULL;
+    HDL_GIVEN(spec);
     HDL_TRY(hdl_plan_named(&inner, spec));
     return wrap_plan(out, inner);
 }
@@ -215,18 +228,20 @@ void heddle_plan_free(heddle_plan *plan)
 
 const char *heddle_plan_name(const heddle_plan *plan)
 {
-    return plan->plan->name;
+    return plan ? plan->plan->name : "";
 }
 
 const char *heddle_plan_about(const heddle_plan *plan)
 {
-    return plan->plan->about;
+    return plan ? plan->plan->about : "";
 }
 
 heddle_status heddle_plan_format(const heddle_plan *plan, char **json)
 {
     hdl_buf text = {0};
+    HDL_GIVEN(json);
     *json = NULL;
+    HDL_GIVEN(plan);
     heddle_status status = hdl_plan_format(plan->plan, &text);
     if (status)
         hdl_buf_deinit(&text);
@@ -263,6 +278,7 @@ static heddle_status resolve_both(const heddle_plan *plan, const heddle_engine *
 heddle_status heddle_plan_check(const heddle_plan *plan, const heddle_engine *engine)
 {
     hdl_route_plan *routes;
+    HDL_GIVEN(plan, engine);
     HDL_TRY(resolve_both(plan, engine, &routes));
     hdl_free(routes);
     return HEDDLE_OK;
@@ -270,9 +286,12 @@ heddle_status heddle_plan_check(const heddle_plan *plan, const heddle_engine *en
 
 heddle_status heddle_plan_default(heddle_plan **out, const heddle_engine *engine)
 {
+    char spec[128];
+    HDL_GIVEN(out);
+    *out = NULL;
+    HDL_GIVEN(engine);
     const hdl_model_facts *facts = &engine->model->facts;
     const hdl_index_facts *index = &facts->index;
-    char spec[128];
     if (!facts->plan[0]) return heddle_plan_named(out, "dense");
     snprintf(spec, sizeof spec, "%s:top_k=%lld,sinks=%d,window=%d", facts->plan, (long long)index->top_k,
              index->n_sink, index->window);
@@ -295,9 +314,11 @@ heddle_status heddle_plan_route(const heddle_plan *plan, const heddle_engine *en
     heddle_plan *own;
     const hdl_plan *used;
     hdl_buf buf = {0};
-    const hdl_model_facts *facts = &engine->model->facts;
     int32_t n_dense = 0, n_window = 0, n_lists = 0;
+    HDL_GIVEN(text);
     *text = NULL;
+    HDL_GIVEN(engine);
+    const hdl_model_facts *facts = &engine->model->facts;
     HDL_TRY(hdl_plan_or_own(engine, plan, &own, &used));
     heddle_status status = resolve_both(plan ? plan : own, engine, &routes);
     heddle_plan_free(own);
@@ -330,10 +351,12 @@ heddle_status heddle_plan_share_read(const heddle_engine *engine, const heddle_p
                                      int64_t last_row, double *share)
 {
     hdl_route_plan *routes;
+    HDL_GIVEN(share);
+    *share = 0;
+    HDL_GIVEN(engine, plan);
     const hdl_model_facts *facts = &engine->model->facts;
     double read = 0, dense = 0,
            token_bytes = 2.0 * facts->n_kv_heads * (facts->head_dim + facts->v_head_dim); /* f16 */
-    *share = 0;
     if (first_row < 0 || last_row <= first_row)
         return HDL_FAIL(HEDDLE_E_INVALID, "rows %lld..%lld: must be a non-empty range", (long long)first_row,
                         (long long)last_row);

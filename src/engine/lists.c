@@ -66,8 +66,10 @@ static void on_made(void *user, int32_t layer, int64_t row, const int32_t *ids, 
 
 heddle_status heddle_lists_new(heddle_lists **out, const heddle_engine *engine)
 {
-    heddle_lists *lists = hdl_calloc(1, sizeof *lists);
+    HDL_GIVEN(out);
     *out = NULL;
+    HDL_GIVEN(engine);
+    heddle_lists *lists = hdl_calloc(1, sizeof *lists);
     if (!lists) return HEDDLE_E_NOMEM;
     heddle_status status = hdl_engine_identity(engine, &lists->model);
     if (status) {
@@ -88,12 +90,14 @@ void heddle_lists_free(heddle_lists *lists)
 
 int64_t heddle_lists_count(const heddle_lists *lists)
 {
+    if (!lists) return 0;
     return lists->entries ? lists->n_entries : lists->n_lists;
 }
 
 heddle_status heddle_lists_save(const heddle_lists *lists, const char *path)
 {
     hdl_newfile file;
+    HDL_GIVEN(lists, path);
     HDL_TRY(hdl_buf_status(&lists->bytes)); /* out of memory on the way: the record is not whole */
     lists_header header = {.version = LISTS_VERSION,
                            .model = lists->model,
@@ -205,7 +209,9 @@ heddle_status heddle_lists_load(heddle_lists **out, const heddle_engine *engine,
 {
     hdl_buf file = {0};
     heddle_lists *lists;
+    HDL_GIVEN(out);
     *out = NULL;
+    HDL_GIVEN(engine, path);
     HDL_TRY(heddle_lists_new(&lists, engine));
     heddle_status status = hdl_buf_read_file(&file, path, MAX_LISTS_BYTES);
     if (!status) status = parse(lists, &file, path, lists->model);
@@ -238,6 +244,7 @@ static int32_t on_wanted(void *user, int32_t layer, int64_t row, int32_t *ids, i
 
 heddle_status heddle_session_record(heddle_session *session, heddle_lists *lists)
 {
+    HDL_GIVEN(session);
     if (lists && lists->entries)
         return HDL_FAIL(HEDDLE_E_INVALID, "lists that were loaded cannot be recorded into");
     session->hook.made = lists ? on_made : NULL;
@@ -247,6 +254,7 @@ heddle_status heddle_session_record(heddle_session *session, heddle_lists *lists
 
 heddle_status heddle_session_replay(heddle_session *session, const heddle_lists *lists)
 {
+    HDL_GIVEN(session);
     if (lists && !lists->entries)
         return HDL_FAIL(HEDDLE_E_INVALID,
                         "lists that are being recorded cannot be replayed: save and load them");

@@ -6,6 +6,7 @@
 
 void heddle_session_options_default(heddle_session_options *options)
 {
+    if (!options) return;
     *options = (heddle_session_options){.struct_size = sizeof *options,
                                         .context_tokens = 4096,
                                         .kv_type = "f16",
@@ -21,6 +22,9 @@ heddle_status hdl_options_check(const heddle_session_options *given, heddle_sess
     heddle_session_options_default(out);
     if (given) memcpy(out, given, HDL_MIN(given->struct_size, sizeof *out));
     out->struct_size = sizeof *out;
+    for (int32_t i = 0; i < out->n_kept_plans; i++)
+        if (!out->kept_plans || !out->kept_plans[i])
+            return HDL_FAIL(HEDDLE_E_INVALID, "kept plan %d of %d: must not be NULL", i, out->n_kept_plans);
     if (!out->kv_type) out->kv_type = "f16";
     if (!out->kv_layout) out->kv_layout = "token";
     hdl_dtype dtype = hdl_dtype_named(out->kv_type);
@@ -113,7 +117,9 @@ heddle_status heddle_memory_plan(const heddle_engine *engine, const heddle_plan 
     heddle_plan *own = NULL;
     const hdl_plan *used;
     heddle_memory out = {0};
-    heddle_status status = hdl_options_check(options, &checked);
+    HDL_GIVEN(memory);
+    heddle_status status = hdl_given(__func__, "engine", (const void *const[]){engine}, 1);
+    if (!status) status = hdl_options_check(options, &checked);
     if (!status) status = hdl_context_check(n_tokens);
     if (!status) status = hdl_plan_or_own(engine, plan, &own, &used);
     if (!status) status = fill(engine, used, checked, n_tokens, &out);
@@ -167,7 +173,9 @@ heddle_status heddle_explain(const heddle_engine *engine, const heddle_plan *pla
     heddle_memory memory;
     hdl_schedule *schedule = NULL;
     hdl_buf buf = {0};
+    HDL_GIVEN(text);
     *text = NULL;
+    HDL_GIVEN(engine);
     HDL_TRY(hdl_options_check(options, &checked));
     HDL_TRY(hdl_context_check(checked.context_tokens));
     HDL_TRY(hdl_plan_or_own(engine, plan, &own, &used));

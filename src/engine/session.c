@@ -71,7 +71,9 @@ heddle_status heddle_session_new(heddle_session **out, heddle_engine *engine, co
     const hdl_plan *used;
     hdl_runner *runner = NULL;
     hdl_kv_store *store = NULL;
+    HDL_GIVEN(out);
     *out = NULL;
+    HDL_GIVEN(engine);
     HDL_TRY(hdl_options_check(options, &checked));
     HDL_TRY(hdl_plan_or_own(engine, plan, &own, &used));
     heddle_status status = hdl_memory_check(engine, used, &checked);
@@ -189,6 +191,7 @@ static heddle_status read_tokens(heddle_session *session, read_call *call)
 heddle_status heddle_session_extend(heddle_session *session, const int32_t *ids, int64_t n_ids,
                                     heddle_progress_fn progress, void *user)
 {
+    HDL_GIVEN(session, ids);
     read_call call = {
         .ids = ids, .n_ids = n_ids, .first_logit_row = n_ids, .progress = progress, .progress_user = user};
     return read_tokens(session, &call);
@@ -196,6 +199,7 @@ heddle_status heddle_session_extend(heddle_session *session, const int32_t *ids,
 
 heddle_status heddle_session_decode(heddle_session *session, const int32_t *ids, int64_t n_ids)
 {
+    HDL_GIVEN(session, ids);
     read_call call = {.ids = ids, .n_ids = n_ids, .first_logit_row = n_ids, .is_generated = true};
     return read_tokens(session, &call);
 }
@@ -203,8 +207,9 @@ heddle_status heddle_session_decode(heddle_session *session, const int32_t *ids,
 heddle_status heddle_session_sync(heddle_session *session, const int32_t *ids, int64_t n_ids, int64_t *n_kept,
                                   heddle_progress_fn progress, void *user)
 {
-    int64_t same = 0, len = hdl_kv_seq_len(session->kv), kept;
     if (n_kept) *n_kept = 0;
+    HDL_GIVEN(session, ids);
+    int64_t same = 0, len = hdl_kv_seq_len(session->kv), kept;
     while (same < len && same < n_ids && session->ids[same] == ids[same]) same++;
     if (same == len && same == n_ids && session->has_logits) {
         if (n_kept) *n_kept = same;
@@ -236,6 +241,7 @@ static void score_row(read_call *call, int64_t row, const float *logits)
 heddle_status heddle_session_score(heddle_session *session, const int32_t *ids, int64_t n_ids,
                                    int64_t first_scored, float *nll, heddle_progress_fn progress, void *user)
 {
+    HDL_GIVEN(session, ids, nll);
     read_call call = {.ids = ids,
                       .n_ids = n_ids,
                       .first_logit_row = HDL_MAX(first_scored - 1, 0),
@@ -259,6 +265,8 @@ static void hand_row(read_call *call, int64_t row, const float *logits)
 heddle_status heddle_session_each_logits(heddle_session *session, const int32_t *ids, int64_t n_ids,
                                          int64_t first_row, heddle_logits_fn fn, void *user)
 {
+    HDL_GIVEN(session, ids);
+    if (!fn) return HDL_FAIL(HEDDLE_E_INVALID, "%s: fn: must not be NULL", __func__);
     read_call call = {.ids = ids,
                       .n_ids = n_ids,
                       .first_logit_row = HDL_MAX(first_row, 0),
@@ -294,17 +302,17 @@ static void clear_mass(heddle_session *session)
 
 const float *heddle_session_logits(const heddle_session *session)
 {
-    return session->has_logits ? session->logits : NULL;
+    return session && session->has_logits ? session->logits : NULL;
 }
 
 int64_t heddle_session_len(const heddle_session *session)
 {
-    return hdl_kv_seq_len(session->kv);
+    return session ? hdl_kv_seq_len(session->kv) : 0;
 }
 
 const int32_t *heddle_session_ids(const heddle_session *session)
 {
-    return session->ids;
+    return session ? session->ids : NULL;
 }
 
 int64_t hdl_doc_start(const heddle_session *session, int64_t n)
@@ -318,6 +326,8 @@ int64_t hdl_doc_start(const heddle_session *session, int64_t n)
 
 heddle_status heddle_session_truncate(heddle_session *session, int64_t n, int64_t *n_kept)
 {
+    if (n_kept) *n_kept = 0;
+    HDL_GIVEN(session);
     int64_t len = hdl_kv_seq_len(session->kv), kept = len;
     if (n < 0)
         return HDL_FAIL(HEDDLE_E_INVALID, "truncation to %lld tokens: must be 0 or more", (long long)n);
@@ -353,8 +363,10 @@ static heddle_status fork_over(heddle_session **out, const heddle_session *sessi
 
 heddle_status heddle_session_fork(heddle_session **out, const heddle_session *session)
 {
-    const hdl_schedule *schedule = session->runner->schedule;
+    HDL_GIVEN(out);
     *out = NULL;
+    HDL_GIVEN(session);
+    const hdl_schedule *schedule = session->runner->schedule;
     HDL_TRY(fork_over(out, session, session->runner));
     heddle_session *copy = *out;
     copy->kept_visible = session->kept_visible;
@@ -388,12 +400,14 @@ static heddle_status check_retained(const heddle_session *session, const hdl_sch
 heddle_status heddle_session_fork_as(heddle_session **out, const heddle_session *session,
                                      const heddle_plan *plan, int plan_governs_all)
 {
+    HDL_GIVEN(out);
+    *out = NULL;
+    HDL_GIVEN(session);
     heddle_session_options options = session->runner->options;
     heddle_engine *engine = session->runner->engine;
     heddle_plan *own;
     const hdl_plan *used;
     hdl_runner *runner = NULL;
-    *out = NULL;
     options.plan_governs_all = plan_governs_all;
     options.kept_plans = NULL;
     options.n_kept_plans = 0;
@@ -410,18 +424,25 @@ heddle_status heddle_session_fork_as(heddle_session **out, const heddle_session 
 
 void heddle_session_set_tap(heddle_session *session, heddle_tap_fn fn, void *user)
 {
+    if (!session) return;
     session->tap = fn;
     session->tap_user = user;
 }
 
 void heddle_session_cancel(heddle_session *session)
 {
-    atomic_store(&session->is_cancelled, true);
+    if (session) atomic_store(&session->is_cancelled, true);
 }
 
 void heddle_session_stats(const heddle_session *session, heddle_stats *stats)
 {
-    heddle_stats now = session->stats;
+    heddle_stats now = {0};
+    if (!stats) return;
+    if (!session) {
+        hdl_give(stats, &now, sizeof now);
+        return;
+    }
+    now = session->stats;
     now.kv_bytes = hdl_kv_seq_bytes(session->kv);
     now.kv_peak_bytes = hdl_kv_store_peak_bytes(session->store);
     now.workspace_bytes = session->runner->schedule->arena_bytes;
@@ -431,6 +452,7 @@ void heddle_session_stats(const heddle_session *session, heddle_stats *stats)
 
 void heddle_session_stats_reset(heddle_session *session)
 {
+    if (!session) return;
     session->stats = (heddle_stats){.struct_size = sizeof session->stats};
     session->n_layer_rows = session->tokens_read = 0;
 }

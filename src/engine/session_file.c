@@ -130,7 +130,7 @@ heddle_status heddle_session_save(const heddle_session *session, const char *pat
     file_header header;
     hdl_newfile file;
     int32_t n_hidden;
-    if (!path) return HDL_FAIL(HEDDLE_E_INVALID, "a session's path: is missing");
+    HDL_GIVEN(session, path);
     hdl_kv_seq_hidden(session->kv, &n_hidden);
     if (hdl_kv_seq_n_mounts(session->kv) || n_hidden)
         return HDL_FAIL(HEDDLE_E_UNSUPPORTED,
@@ -363,6 +363,7 @@ heddle_status heddle_session_load(heddle_session *session, const char *path)
 {
     session_file file;
     hdl_kv_seq *kv = NULL;
+    HDL_GIVEN(session, path);
     HDL_TRY(open_file(&file, path));
     heddle_status status = check_belongs(&file, session, path);
     if (!status)
@@ -388,7 +389,9 @@ heddle_status heddle_session_file_inspect(const char *path, heddle_session_file_
 {
     session_file file;
     heddle_session_file_info out = {0};
-    heddle_status status = open_file(&file, path);
+    HDL_GIVEN(info);
+    heddle_status status = hdl_given(__func__, "path", (const void *const[]){path}, 1);
+    if (!status) status = open_file(&file, path);
     if (!status) {
         const file_header *header = &file.header;
         out.format = header->format;

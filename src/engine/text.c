@@ -10,6 +10,15 @@ static heddle_status tokenizer_of(const heddle_engine *engine, const hdl_tokeniz
     return *out ? HEDDLE_OK : HDL_FAIL(HEDDLE_E_UNSUPPORTED, "the model file holds no tokenizer");
 }
 
+static heddle_status check_text(const char *text, int64_t n_bytes)
+{
+    if (n_bytes < 0)
+        return HDL_FAIL(HEDDLE_E_INVALID, "a text of %lld bytes: must be 0 or more", (long long)n_bytes);
+    if (n_bytes && !text)
+        return HDL_FAIL(HEDDLE_E_INVALID, "a text of %lld bytes: must not be NULL", (long long)n_bytes);
+    return HEDDLE_OK;
+}
+
 static heddle_status give_ids(heddle_status status, hdl_ids *made, int32_t **ids, int64_t *n_ids)
 {
     if (!status && !made->data && !(made->data = hdl_calloc(1, sizeof *made->data))) status = HEDDLE_E_NOMEM;
@@ -27,8 +36,11 @@ heddle_status heddle_tokenize(const heddle_engine *engine, const char *text, int
 {
     const hdl_tokenizer *tok;
     hdl_ids made = {0};
+    HDL_GIVEN(ids, n_ids);
     *ids = NULL;
     *n_ids = 0;
+    HDL_GIVEN(engine);
+    HDL_TRY(check_text(text, n_bytes));
     HDL_TRY(tokenizer_of(engine, &tok));
     heddle_status status = hdl_tokenizer_encode(tok, text, n_bytes, (flags & HEDDLE_TOKENIZE_SPECIAL) != 0,
                                                 (flags & HEDDLE_TOKENIZE_BOS) != 0, &made);
@@ -45,8 +57,11 @@ heddle_status heddle_detokenize(const heddle_engine *engine, const int32_t *ids,
 {
     const hdl_tokenizer *tok;
     hdl_buf buf = {0};
+    HDL_GIVEN(text);
     *text = NULL;
     if (n_bytes) *n_bytes = 0;
+    HDL_GIVEN(engine);
+    if (n_ids) HDL_GIVEN(ids);
     HDL_TRY(tokenizer_of(engine, &tok));
     hdl_buf_puts(&buf, "");
     heddle_status status = hdl_tokenizer_decode(tok, ids, n_ids, with_special != 0, &buf);
@@ -65,12 +80,15 @@ heddle_status heddle_chat_turn(const heddle_engine *engine, const char *previous
                                int64_t *n_ids)
 {
     const hdl_tokenizer *tok;
-    const hdl_chat_template *chat = &engine->model->chat;
     hdl_chat_piece pieces[HDL_CHAT_MAX_PIECES + 1] = {{.is_markup = true}};
     hdl_ids made = {0};
+    HDL_GIVEN(ids, n_ids);
     *ids = NULL;
     *n_ids = 0;
+    HDL_GIVEN(engine, role);
+    HDL_TRY(check_text(content, n_bytes));
     HDL_TRY(tokenizer_of(engine, &tok));
+    const hdl_chat_template *chat = &engine->model->chat;
     if (chat->kind <= HDL_CHAT_UNKNOWN)
         return HDL_FAIL(HEDDLE_E_UNSUPPORTED,
                         chat->kind == HDL_CHAT_NONE
@@ -88,5 +106,5 @@ heddle_status heddle_chat_turn(const heddle_engine *engine, const char *previous
 
 int heddle_token_is_end(const heddle_engine *engine, int32_t id)
 {
-    return engine->model->tokenizer && hdl_tokenizer_is_end(engine->model->tokenizer, id);
+    return engine && engine->model->tokenizer && hdl_tokenizer_is_end(engine->model->tokenizer, id);
 }
