@@ -79,7 +79,7 @@ static heddle_status print_memory(const cli_setup *setup)
     if (!status)
         status = heddle_memory_plan(setup->engine, NULL, &setup->session_options, contexts[0], &memory);
     char bytes[TERM_COUNT];
-    if (!status)
+    if (!status && memory.available_bytes < INT64_MAX)
         printf("* more than the %s that are free here\n", term_bytes(bytes, (double)memory.available_bytes));
     return status;
 }

@@ -3,6 +3,7 @@
  * A turn is: ids of the documents and the prompt -> session holds them -> ids sampled one by one.
  * `history` is the truth of a conversation; the session is made to hold it (heddle_session_sync),
  * so a turn that was stopped while reading is simply taken out of the history again. */
+#include <errno.h>
 #include <math.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -100,7 +101,9 @@ static void on_interrupt(int number)
     is_interrupted = 1;
 }
 
-static const char stopped_reading[] = "stopped by Ctrl-C while reading";
+static const char stopped_reading[] = "stopped by Ctrl-C while reading: there is no answer";
+static const char stopped_turn[] =
+    "stopped by Ctrl-C while reading: this turn, with its documents, is not part of the conversation";
 
 static int on_progress(int64_t n_done, int64_t n_total, void *user)
 {
@@ -448,7 +451,7 @@ static int answer(run_state *state)
     state->is_read = !status;
     if (status && status != HEDDLE_E_CANCELLED) return cli_fail(status);
     if (status)
-        why = stopped_reading;
+        why = state->options->is_chat ? stopped_turn : stopped_reading;
     else if (!code)
         code = generate(state, &why, &ends_line);
     if (!heddle_stream_flush(state->stream, &text, &n_bytes)) write_text(text, n_bytes, &ends_line);
@@ -590,6 +593,20 @@ static int check_options(const run_options *options)
     return 0;
 }
 
+/* A file that is written at the end: its folder is there and takes files, which is better said before reading. */
+static int check_writable(const char *path)
+{
+    if (!path) return 0;
+    const char *slash = strrchr(path, '/');
+    size_t n = slash == path ? 1 : slash ? (size_t)(slash - path) : 0;
+    char *folder = n ? strndup(path, n) : strdup(".");
+    if (!folder) return cli_fail(HEDDLE_E_NOMEM);
+    int code = access(folder, W_OK | X_OK) ? cli_refuse("%s: cannot be written: %s", path, strerror(errno))
+                                           : 0;
+    free(folder);
+    return code;
+}
+
 static int check_template(run_state *state)
 {
     const char *chat_kind = state->setup.info.chat;
@@ -673,13 +690,17 @@ static int run(const void *command_options)
     run_state state = {.options = command_options};
     cli_text documents = {0};
     int code = check_options(state.options);
+    if (!code) code = check_writable(state.options->session_path);
+    if (!code) code = check_writable(state.options->record_path);
     if (!code) code = read_documents(state.options, &documents);
     if (!code) code = cli_open(&state.setup, &state.options->common);
     if (!code) code = check_template(&state);
     if (code) goto done;
     char bytes[TERM_COUNT];
-    cli_note("%s: %s, %d layers, %s mapped", state.setup.info.name, state.setup.info.arch,
-             state.setup.info.n_layers, term_bytes(bytes, (double)state.setup.info.file_bytes));
+    const char *name = state.setup.info.name;
+    cli_note("%s: %s, %d layers, %s mapped", name && *name ? name : state.options->common.model,
+             state.setup.info.arch, state.setup.info.n_layers,
+             term_bytes(bytes, (double)state.setup.info.file_bytes));
     catch_interrupts();
     if (state.options->is_chat && !state.options->prompts.n) { /* the first turn is typed */
         cli_text line = {0};
@@ -711,7 +732,8 @@ const cli_command cmd_run = {
     .about =
         "The documents in the order given, then the prompt, are one turn of the user in the model's own\n"
         "chat template; a model without one continues the text. The answer alone goes to standard output.\n"
-        "Ctrl-C stops the answer, not the program.",
+        "Ctrl-C stops the answer, not the program; while the prompt is still read, it stops the question: exit\n"
+        "code 1 without --chat.",
     .groups = CLI_GROUP_MODEL | CLI_GROUP_PLAN | CLI_GROUP_CONTEXT | CLI_GROUP_SESSION,
     .options = run_rows,
     .options_size = sizeof(run_options),

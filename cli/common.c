@@ -50,7 +50,10 @@ int cli_fail(heddle_status status)
 
 int cli_finish_output(void)
 {
+    static bool is_told;
     if (!fflush(stdout) && !ferror(stdout)) return 0;
+    if (is_told) return EXIT_RUNTIME;
+    is_told = true;
     cli_note("heddle: standard output cannot be written: %s", strerror(errno));
     return EXIT_RUNTIME;
 }
@@ -150,9 +153,9 @@ void cli_warn_trained(const cli_setup *setup, int64_t n_tokens)
     if (!trained || n_tokens <= trained) return;
     char have[TERM_COUNT], limit[TERM_COUNT];
     cli_note(
-        "heddle: warning: this model was trained on %s tokens; over %s only its speed means something, its "
-        "words may not",
-        term_count(limit, trained), term_count(have, n_tokens));
+        "heddle: warning: %s tokens are more than the %s that this model was trained on; beyond those only its "
+        "speed means something, its words may not",
+        term_count(have, n_tokens), term_count(limit, trained));
 }
 
 int cli_preset_width(void)

@@ -23,6 +23,31 @@ refused "misspelled option names the closest" "did you mean --context" run --con
 refused "unknown letter" "unknown option -Q" run -Q
 refused "option without its value" "needs a value" run -m
 refused "flag with a value" "takes no value" run --chat=yes
+refused "--session in no folder: before anything is read" "/nosuch/x.kv: cannot be written: No such file" \
+    run -m x -p hello --session /nosuch/x.kv
+refused "--record in no folder" "/nosuch/x: cannot be written: No such file" run -m x -p hello --record /nosuch/x
+if [ -w /dev/full ]; then
+    "$HEDDLE" help >/dev/full 2>"$work/err"
+    code=$?
+    [ "$code" = 1 ] && [ "$(grep -c 'cannot be written' "$work/err")" = 1 ]
+    result "a full disk is told once" $?
+fi
+tiny=$(dirname "$0")/../golden/tiny/llama
+for setting in HEDDLE_IMPL=bogus HEDDLE_IMPL=avx2,-nothing HEDDLE_DEVICE=cuda; do
+    export "${setting?}"
+    refused "$setting is not known" "${setting%%=*} \".*\": must be" inspect "$tiny"
+    unset "${setting%%=*}"
+done
+for setting in HEDDLE_IMPL=generic HEDDLE_IMPL=ref HEDDLE_DEVICE=cpu HEDDLE_IMPL= HEDDLE_DEVICE=; do
+    export "${setting?}"
+    says "$setting is known" '^architecture +llama' inspect "$tiny"
+    unset "${setting%%=*}"
+done
+cat >"$work/plan.json" <<'END'
+{"heddle_plan": 1, "name": "other", "variants": [{"decode": [{"layers": [0, 77]}]}]}
+END
+refused "what the model refuses in a plan names the file" "plan $work/plan.json: .*layers\[1\] 77" \
+    explain -m "$tiny" --plan "$work/plan.json"
 refused "not a number" "must be a whole number" run -m x -c many
 refused "number with a tail" "must be a whole number" run -m x -c 12x
 refused "number out of bounds" "must be in 1\.\." run -m x -c 0

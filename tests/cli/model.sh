@@ -128,11 +128,11 @@ interrupts out . run -m "$model" --raw -p "Once upon a time" -p "The capital of 
 result "Ctrl-C stops one of two answers, not the other" $?
 yes "The warp is wound on the beam before the weaver sits down." | head -n 600 >"$work/long"
 interrupts err '^reading' run -m "$model" --raw -f "$work/long" -p "And then" -n 4
-[ $code = 1 ] && grep -q 'stopped by Ctrl-C while reading' "$work/err" && [ ! -s "$work/out" ]
+[ $code = 1 ] && grep -q 'stopped by Ctrl-C while reading: there is no answer' "$work/err" && [ ! -s "$work/out" ]
 result "Ctrl-C while reading: no answer, exit code 1" $?
 printf 'Hello\n' >"$work/in"
 interrupts err '^reading' run -m "$model" --chat -f "$work/long" -p "And then" -n 4
-[ $code = 0 ] && grep -q 'stopped by Ctrl-C while reading' "$work/err" && [ -s "$work/out" ]
+[ $code = 0 ] && grep -q 'while reading: this turn, with its documents, is not part' "$work/err" && [ -s "$work/out" ]
 result "Ctrl-C while reading in a chat: the next turn is answered" $?
 "$HEDDLE" run -m "$model" --raw -p Hello -n 2 >/dev/full 2>"$work/err" </dev/null
 code=$?
