@@ -24,8 +24,7 @@ static void build_lists(void)
         hdl_cpu_generic_index,       hdl_cpu_generic_summary,   hdl_cpu_generic_misc,
         hdl_cpu_ref_linear,          hdl_cpu_ref_attend,        hdl_cpu_ref_route,
         hdl_cpu_avx512_complement,   hdl_cpu_avx2_complement,   hdl_cpu_generic_complement,
-        hdl_cpu_ref_complement,      hdl_cpu_ref_misc,
-        hdl_cpu_compact,
+        hdl_cpu_ref_complement,      hdl_cpu_ref_misc,          hdl_cpu_compact,
     };
     int n[HDL_N_OPS] = {0};
     for (int64_t t = 0; t < HDL_COUNT(tables); t++) {
