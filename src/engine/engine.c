@@ -281,6 +281,12 @@ heddle_status heddle_plan_check(const heddle_plan *plan, const heddle_engine *en
     HDL_GIVEN(plan, engine);
     HDL_TRY(resolve_both(plan, engine, &routes));
     hdl_free(routes);
+    /* what a plan's routers need of the model is known when it is compiled */
+    hdl_schedule *schedule;
+    heddle_session_options options;
+    HDL_TRY(hdl_options_check(NULL, &options));
+    HDL_TRY(hdl_compile(&schedule, engine, plan->plan, &options, 1, options.chunk_rows));
+    hdl_schedule_free(schedule);
     return HEDDLE_OK;
 }
 
