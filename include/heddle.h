@@ -314,7 +314,8 @@ typedef struct heddle_stats {
 void heddle_session_stats(const heddle_session *session, heddle_stats *stats);
 void heddle_session_stats_reset(heddle_session *session);
 /* The share of dense's K, V (and summary) bytes that the plan's decode route reads for the rows
- * first..last-1 of a sequence, summed over layers and rows; bytes read twice count twice. */
+ * first..last-1 of a sequence, summed over layers and rows; bytes read twice count twice. Where the plan
+ * evicts, as if every row came after a prompt's end. */
 heddle_status heddle_plan_share_read(const heddle_engine *engine, const heddle_plan *plan, int64_t first_row,
                                      int64_t last_row, double *share);
 

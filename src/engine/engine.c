@@ -366,14 +366,19 @@ heddle_status heddle_plan_share_read(const heddle_engine *engine, const heddle_p
     if (first_row < 0 || last_row <= first_row)
         return HDL_FAIL(HEDDLE_E_INVALID, "rows %lld..%lld: must be a non-empty range", (long long)first_row,
                         (long long)last_row);
+    hdl_retain_spec retain;
     HDL_TRY(resolve_both(plan, engine, &routes));
-    for (int64_t row = first_row; row < last_row; row++)
+    heddle_status status = hdl_plan_retain(plan->plan, facts, &retain);
+    for (int64_t row = first_row; row < last_row && !status; row++)
         for (int32_t layer = 0; layer < facts->n_layers; layer++) {
-            hdl_cost cost = hdl_cost_of(&routes[HDL_ROUTE_DECODE], facts, layer, row);
+            bool is_retained = retain.score && !facts->layers[layer].window;
+            int64_t held = is_retained ? HDL_MIN(row, retain.keep + retain.every / 2) : row;
+            hdl_cost cost = hdl_cost_of(&routes[HDL_ROUTE_DECODE], facts, layer, held);
+            if (is_retained) cost.tokens += hdl_retain_observed(&retain, held);
             read += cost.tokens + cost.summary_bytes / token_bytes;
             dense += hdl_cost_tokens_dense(facts, layer, row);
         }
-    *share = read / dense;
+    if (!status) *share = read / dense;
     hdl_free(routes);
-    return HEDDLE_OK;
+    return status;
 }

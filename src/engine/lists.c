@@ -242,11 +242,22 @@ static int32_t on_wanted(void *user, int32_t layer, int64_t row, int32_t *ids, i
 
 /* ---- sessions ---- */
 
+/* Lists are kept by the position of their row; after an eviction a row's place is no position. */
+static heddle_status check_positions(const heddle_session *session)
+{
+    if (session->runner->schedule->retain_group < 0) return HEDDLE_OK;
+    return HDL_FAIL(HEDDLE_E_UNSUPPORTED,
+                    "plan %s evicts rows: its lists name rows and not tokens, and are neither recorded nor "
+                    "replayed",
+                    session->runner->plan_name);
+}
+
 heddle_status heddle_session_record(heddle_session *session, heddle_lists *lists)
 {
     HDL_GIVEN(session);
     if (lists && lists->entries)
         return HDL_FAIL(HEDDLE_E_INVALID, "lists that were loaded cannot be recorded into");
+    if (lists) HDL_TRY(check_positions(session));
     session->hook.made = lists ? on_made : NULL;
     session->hook.made_user = lists;
     return HEDDLE_OK;
@@ -258,6 +269,7 @@ heddle_status heddle_session_replay(heddle_session *session, const heddle_lists 
     if (lists && !lists->entries)
         return HDL_FAIL(HEDDLE_E_INVALID,
                         "lists that are being recorded cannot be replayed: save and load them");
+    if (lists) HDL_TRY(check_positions(session));
     session->hook.wanted = lists ? on_wanted : NULL;
     session->hook.wanted_user = (void *)(uintptr_t)lists;
     return HEDDLE_OK;

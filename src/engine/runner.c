@@ -240,6 +240,7 @@ static void count_reads(const hdl_runner *runner, heddle_session *session, int64
         const hdl_kv_layout *layout = hdl_kv_store_layout(session->store, kv_group);
         bool is_retained = kv_group == runner->schedule->retain_group;
         hdl_cost cost = hdl_cost_of(plan, facts, layer, is_retained ? n_held : position);
+        if (is_retained) cost.tokens += hdl_retain_observed(&runner->schedule->retain, n_held);
         session->tokens_read += cost.tokens;
         session->n_layer_rows += 1;
         session->stats.decode_kv_bytes_read += cost.tokens * (double)layout->token_bytes + cost.summary_bytes;

@@ -133,6 +133,8 @@ heddle_status hdl_plan_resolve(const hdl_plan *plan, const hdl_model_facts *fact
                                hdl_route_plan *out);
 /* retain.c: the retain set of the variant that fits the model. */
 heddle_status hdl_plan_retain(const hdl_plan *plan, const hdl_model_facts *facts, hdl_retain_spec *out);
+/* Rows that a generated row reads only to observe their mass, of n_held before it. */
+double hdl_retain_observed(const hdl_retain_spec *spec, int64_t n_held);
 bool hdl_retain_equal(const hdl_retain_spec *a, const hdl_retain_spec *b);
 bool hdl_route_plan_equal(const hdl_route_plan *a, const hdl_route_plan *b, int32_t n_layers);
 

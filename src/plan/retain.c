@@ -98,6 +98,11 @@ heddle_status hdl_plan_retain(const hdl_plan *plan, const hdl_model_facts *facts
     return hdl_retain_read(json_object_get(variant, "retain"), path, out);
 }
 
+double hdl_retain_observed(const hdl_retain_spec *spec, int64_t n_held)
+{
+    return spec->score == HDL_RETAIN_MASS_SUM ? (double)(n_held + 1) : 0;
+}
+
 bool hdl_retain_equal(const hdl_retain_spec *a, const hdl_retain_spec *b)
 {
     return a->score == b->score && a->keep == b->keep && a->n_sink == b->n_sink && a->window == b->window &&

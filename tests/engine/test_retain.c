@@ -219,7 +219,7 @@ static void test_pages_are_really_freed(void **state)
     for (int p = 0; p < N_PLANS; p++) {
         heddle_session *session = new_session(engine, plans[p], &options);
         int64_t page = hdl_kv_store_layout(session->store, 0)->page_bytes;
-        heddle_stats stats;
+        heddle_stats stats = {.struct_size = sizeof stats};
         extend(session, ids, 300);
         heddle_session_stats(session, &stats);
         assert_int_equal(stats.kv_bytes, 3 * page); /* 48 rows in pages of 16 */
@@ -234,6 +234,32 @@ static void test_pages_are_really_freed(void **state)
         }
         int64_t every = session->runner->schedule->retain.every;
         assert_int_equal(most, every ? 48 + every - 1 : 148);
+        heddle_session_free(session);
+    }
+    heddle_engine_close(engine);
+}
+
+/* What is said to be read is what is held, and twice that where every row is observed as well. */
+static void test_share_read(void **state)
+{
+    (void)state;
+    static const double expected[] = {0.49, 1.16}; /* 49 of 100 rows; 2 * 58 */
+    heddle_engine *engine = open_tiny("llama");
+    heddle_session_options options = options_of(64);
+    for (int p = 0; p < 2; p++) {
+        heddle_plan *plan;
+        double share;
+        assert_int_equal(heddle_plan_parse(&plan, plans[p], (int64_t)strlen(plans[p]), "test"), HEDDLE_OK);
+        assert_int_equal(heddle_plan_share_read(engine, plan, 99, 100, &share), HEDDLE_OK);
+        if (fabs(share - expected[p]) > 0.021) fail_msg("plan %d: %g, not %g", p, share, expected[p]);
+        heddle_plan_free(plan);
+        heddle_session *session = new_session(engine, plans[p], &options);
+        heddle_stats stats = {.struct_size = sizeof stats};
+        extend(session, ids, 99);
+        decode(session, ids + 99, 1);
+        heddle_session_stats(session, &stats);
+        assert_true(fabs(stats.decode_kv_bytes_read / stats.decode_kv_bytes_dense - (p ? 0.98 : 0.49)) <
+                    1e-9);
         heddle_session_free(session);
     }
     heddle_engine_close(engine);
@@ -571,6 +597,13 @@ static void test_what_eviction_does_not_go_with(void **state)
     options.chunk_rows = 7;
     assert_not_made(engine, plans[0], &options, HEDDLE_E_INVALID, "more than the 7 rows of a step");
     options = options_of(64);
+    heddle_session *session = new_session(engine, plans[0], &options);
+    heddle_lists *lists;
+    assert_int_equal(heddle_lists_new(&lists, engine), HEDDLE_OK);
+    assert_int_equal(heddle_session_record(session, lists), HEDDLE_E_UNSUPPORTED);
+    assert_non_null(strstr(heddle_last_error(), "name rows and not tokens"));
+    heddle_session_free(session);
+    heddle_lists_free(lists);
     options.plan_governs_all = 1;
     assert_not_made(engine, plans[0], &options, HEDDLE_E_UNSUPPORTED,
                     "judge it by what comes after a prompt");
@@ -615,6 +648,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_lists_and_logits_of_the_oracle),
         cmocka_unit_test(test_pages_are_really_freed),
+        cmocka_unit_test(test_share_read),
         cmocka_unit_test(test_forks_do_not_see_each_others_evictions),
         cmocka_unit_test(test_keeping_everything_equals_dense),
         cmocka_unit_test(test_chunks_and_layouts_do_not_change_a_bit),
