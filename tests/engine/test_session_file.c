@@ -30,6 +30,10 @@ static char folder[512], path[600], other_path[600];
 static const char *const plans[] = {
     NULL, ANCHOR("{\"top_k\": 16, \"window\": 8, \"refresh\": 4}"),
     ANCHOR("{\"top_k\": 9, \"window\": 2, \"lists\": \"kv_head\", \"refresh\": 3}")};
+/* every layer its own blocks by this score */
+#define OWN_ROUTER(score)                                                                                                     \
+    "{\"heddle_plan\": 1, \"name\": \"t\", \"variants\": [{\"decode\": [{\"layers\": \"all\", \"operator\": \"block_list\", " \
+    "\"router\": {\"score\": " score ", \"top_k\": 32, \"window\": 1}}]}]}"
 /* for the model whose layers have a window, but for layer 5 */
 static const char *const windowed_plans[] = {NULL, OWN("16", "4"), OWN("9", "3")};
 
@@ -305,6 +309,34 @@ static void test_what_does_not_belong_is_refused(void **state)
     heddle_engine_close(scaled);
 }
 
+/* Two kinds of summaries of one size: a file of the one is no file of the other. */
+static void test_other_summaries_of_one_size_are_refused(void **state)
+{
+    (void)state;
+    heddle_engine *engine = open_tiny("llama");
+    const char *kinds[] = {OWN_ROUTER("\"block_mean\", \"block\": 8"),
+                           OWN_ROUTER("\"block_bounds\", \"block\": 16")};
+    heddle_session *sessions[2];
+    for (int i = 0; i < 2; i++) {
+        heddle_plan *plan = plan_of(kinds[i]);
+        const heddle_plan *kept[] = {plan};
+        heddle_session_options options = base_options();
+        options.kept_plans = kept;
+        options.n_kept_plans = 1;
+        if (heddle_session_new(&sessions[i], engine, NULL, &options)) fail_msg("%s", heddle_last_error());
+        heddle_plan_free(plan);
+    }
+    assert_int_equal(hdl_kv_store_layout(sessions[0]->store, 0)->page_bytes,
+                     hdl_kv_store_layout(sessions[1]->store, 0)->page_bytes);
+    extend(sessions[0], ids, 50);
+    save(sessions[0]);
+    assert_int_not_equal(heddle_session_load(sessions[1], path), HEDDLE_OK);
+    assert_int_equal(heddle_session_len(sessions[1]), 0);
+    assert_int_equal(heddle_session_load(sessions[0], path), HEDDLE_OK);
+    for (int i = 0; i < 2; i++) heddle_session_free(sessions[i]);
+    heddle_engine_close(engine);
+}
+
 /* One weight that differs in one byte, far inside a matrix, makes another model. */
 static void test_one_byte_of_one_weight_makes_another_model(void **state)
 {
@@ -522,6 +554,7 @@ int main(void)
         cmocka_unit_test(test_whole_lists_at_the_end_of_the_context),
         cmocka_unit_test(test_going_back_in_a_sliding_cache),
         cmocka_unit_test(test_what_does_not_belong_is_refused),
+        cmocka_unit_test(test_other_summaries_of_one_size_are_refused),
         cmocka_unit_test(test_one_byte_of_one_weight_makes_another_model),
         cmocka_unit_test(test_a_file_cut_or_flipped_anywhere_is_refused),
         cmocka_unit_test(test_numbers_that_contradict_are_refused),
