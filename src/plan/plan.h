@@ -35,6 +35,8 @@ typedef enum hdl_score_kind {
     HDL_SCORE_STRIDE,   /* every stride-th block */
     HDL_SCORE_POWERS,   /* blocks at distances 1, 2, 4, ... */
     HDL_SCORE_MEAN,     /* the query against each block's mean key */
+    HDL_SCORE_PEAK,     /* the query against each block's largest key elements */
+    HDL_SCORE_MIDDLE,   /* the query against the key in the middle of each block */
     HDL_SCORE_BOUNDS,   /* the largest score that a key of the block could have */
     HDL_SCORE_POOLED,   /* softmax over overlapping windows' mean keys, the largest of a block */
     HDL_SCORE_KEY_I8,   /* attention mass by 8-bit keys */

@@ -29,6 +29,13 @@ static const router_case routers[] = {
      0},
     {"pooled", "block_list", "\"score\": \"block_pooled\", \"heads\": \"sum\", \"block\": 32, \"window\": 40",
      0},
+    {"peaks", "block_list", "\"score\": \"block_peak\", \"heads\": \"max\", \"block\": 16, \"window\": 8", 0},
+    {"middle keys", "block_list",
+     "\"score\": \"block_middle\", \"block\": 16, \"window\": 8, \"lists\": \"kv_head\"", 0},
+    {"two levels by middle keys", "token_list",
+     "\"score\": \"key_i8\", \"window\": 4, \"candidates\": {\"score\": \"block_middle\", \"block\": 16, "
+     "\"window\": 4, \"top_k\": CANDIDATES}",
+     0},
     {"8-bit keys", "token_list", "\"score\": \"key_i8\", \"window\": 4, \"sinks\": 2", 0},
     {"4-bit keys", "token_list", "\"score\": \"key_i4\", \"window\": 4, \"lists\": \"kv_head\"", 0},
     {"4-bit keys to blocks", "block_list",

@@ -146,6 +146,31 @@ def case(plan, n_lists, score, how, **select):
     return {"plan": plan, "lists": lists(n_lists, row)}
 
 
+def block_peak(t, h, block):
+    out = []
+    for b in range((t + 1) // block):
+        peak = [max(c) for c in zip(*(K[j][h // GROUP] for j in range(b * block, (b + 1) * block)))]
+        out.append(SCALE * dot(Q[t][h], peak))
+    return out
+
+
+def block_middle(t, h, block):
+    return [SCALE * dot(Q[t][h], K[b * block + block // 2][h // GROUP]) for b in range((t + 1) // block)]
+
+
+def sale(plan, n_lists, block, limit, top_k, sinks, window):
+    """Blocks with one key whose 4-bit mass under some head is above the limit; of them the largest (0: all)."""
+    def row(t, lst):
+        mass = reduce_heads([low_bit_mass(t, h, 7) for h in heads_of(lst, n_lists)], "max")
+        assert all(abs(x - limit) > 1e-6 for x in mass), t
+        units = -(-(t + 1) // block)
+        forced = set(range(min(-(-sinks // block), units))) | set(range(max(t + 1 - window, 0) // block, units))
+        best = {b: max(mass[b * block:(b + 1) * block]) for b in range(units) if b not in forced}
+        above = sorted((b for b in best if best[b] > limit), key=lambda b: (-best[b], b))
+        return sorted(forced | set(above[:top_k // block] if top_k else above))
+    return {"plan": plan, "lists": lists(n_lists, row)}
+
+
 def infllm(plan, n_lists, block, **select):
     def row(t, lst):
         p = [pooled_windows(t, h, block) for h in heads_of(lst, n_lists)]
@@ -204,6 +229,10 @@ CASES = [
     case("moba:block=8,top_k=16,window=1", KV, lambda t, h: block_mean(t, h, 8), "max", block=8, top_k=16, sinks=0, window=1),
     case("keys4:top_k=12,sinks=2,window=5", 1, lambda t, h: low_bit_mass(t, h, 7), "mean", block=1, top_k=12, sinks=2, window=5),
     case("oracle:top_k=12,sinks=2,window=5", 1, attention_mass, "mean", block=1, top_k=12, sinks=2, window=5),
+    case("peaks:block=4,top_k=12,sinks=2,window=5", KV, lambda t, h: block_peak(t, h, 4), "max", block=4, top_k=12, sinks=2, window=5),
+    case("midkeys:block=4,top_k=12,sinks=2,window=5", KV, lambda t, h: block_middle(t, h, 4), "max", block=4, top_k=12, sinks=2, window=5),
+    sale("sale:block=2,sinks=2,window=1", KV, 2, 0.004, 0, 2, 1),
+    sale("sale:block=4,top_k=12,sinks=2,window=5", KV, 4, 0.004, 12, 2, 5),
     infllm("infllm:block=8,top_k=16,sinks=8,window=9", KV, 8, top_k=16, sinks=8, window=9),
     hisa("hisa:block=8,top_k=10,sinks=2,window=5", 8, 10, 10, 2, 5),
     delta("delta:block=4,top_k=12,window=8", 4, "max", top_k=12, sinks=0, window=8),

@@ -82,6 +82,27 @@ static void summarise_bounds(const hdl_summarise_args *args, int64_t entry, int3
     }
 }
 
+/* One row that stands for its block: the largest elements, or the row in the middle. */
+static void summarise_one(const hdl_summarise_args *args, int64_t entry, int32_t head, int64_t first,
+                          int64_t n)
+{
+    int64_t dim = args->kv.plane[0].dim;
+    float row[MAX_DIM], out[MAX_DIM];
+    if (args->kind == HDL_PLANE_MIDDLE) {
+        load_row(args, first + HDL_MIN(args->block_size / 2, n - 1), head, false, out);
+    } else {
+        load_row(args, first, head, false, out);
+        for (int64_t t = first + 1; t < first + n; t++) {
+            load_row(args, t, head, false, row);
+            for (int64_t i = 0; i < dim; i++) out[i] = row[i] > out[i] ? row[i] : out[i];
+        }
+    }
+    uint16_t *to = (uint16_t *)plane_at(&args->kv, args->kv.plane[0].offset, entry, args->block_size,
+                                        hdl_plane_entry_bytes(args->kind, args->n_kv_heads, (int32_t)dim)) +
+                   head * dim;
+    for (int64_t i = 0; i < dim; i++) to[i] = hdl_f32_to_f16(out[i]);
+}
+
 static void summarise_key(const hdl_summarise_args *args, int64_t token, int32_t head)
 {
     const hdl_kv_plane *plane = &args->kv.plane[0];
@@ -129,6 +150,8 @@ static void summarise(const hdl_launch *launch, const void *op)
                 case HDL_PLANE_MEAN:
                 case HDL_PLANE_MEAN_V: summarise_mean(args, entry, head, first, n); break;
                 case HDL_PLANE_BOUNDS: summarise_bounds(args, entry, head, first, n); break;
+                case HDL_PLANE_PEAK:
+                case HDL_PLANE_MIDDLE: summarise_one(args, entry, head, first, n); break;
                 case HDL_PLANE_KEY_I8:
                 case HDL_PLANE_KEY_I4: /* entries are tokens; those before first_token are up to date */
                     if (entry >= args->first_token) summarise_key(args, entry, head);
@@ -204,7 +227,8 @@ static float entry_score(const hdl_score_args *args, const hdl_kv_view *kv, cons
                               kv_head * (bytes / plane->n_heads);
         return args->scale * pair_dot(q, (const uint16_t *)at, (const uint16_t *)next, dim);
     }
-    if (args->plane == HDL_PLANE_MEAN) return args->scale * float_dot(q, (const uint16_t *)at, dim);
+    if (args->plane == HDL_PLANE_MEAN || args->plane == HDL_PLANE_PEAK || args->plane == HDL_PLANE_MIDDLE)
+        return args->scale * float_dot(q, (const uint16_t *)at, dim);
     const float *scales = (const float *)plane_at(kv, plane->scale_offset, e, args->block_size,
                                                   plane->n_heads * (int64_t)sizeof(float));
     float dot = integer_dot(q, args->plane, at, dim), k_scale = scales[kv_head];

@@ -140,6 +140,21 @@ static void summarise_bounds(const hdl_summarise_args *args, int32_t head, int64
     store_outwards(largest, out + dim, dim, false);
 }
 
+/* One row that stands for its block: the largest elements, or the row in the middle. */
+static void summarise_one(const hdl_summarise_args *args, int32_t head, int64_t first, int64_t n,
+                          uint16_t *out)
+{
+    int64_t dim = args->kv.plane[0].dim;
+    bool is_middle = args->kind == HDL_PLANE_MIDDLE;
+    float row[MAX_DIM], largest[MAX_DIM];
+    load_row(args, is_middle ? first + HDL_MIN(args->block_size / 2, n - 1) : first, head, false, largest);
+    for (int64_t t = first + 1; t < first + n && !is_middle; t++) {
+        load_row(args, t, head, false, row);
+        for (int64_t i = 0; i < dim; i++) largest[i] = row[i] > largest[i] ? row[i] : largest[i];
+    }
+    store_f16(largest, out, dim);
+}
+
 static void summarise_block(const hdl_summarise_args *args, int64_t entry)
 {
     const hdl_kv_plane *plane = &args->kv.plane[0];
@@ -150,6 +165,8 @@ static void summarise_block(const hdl_summarise_args *args, int64_t entry)
     for (int32_t head = 0; head < args->n_kv_heads; head++, to += bytes / args->n_kv_heads) {
         if (args->kind == HDL_PLANE_BOUNDS)
             summarise_bounds(args, head, first, n, (uint16_t *)(void *)to);
+        else if (args->kind == HDL_PLANE_PEAK || args->kind == HDL_PLANE_MIDDLE)
+            summarise_one(args, head, first, n, (uint16_t *)(void *)to);
         else
             summarise_mean(args, head, first, n, (uint16_t *)(void *)to);
     }
