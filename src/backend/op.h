@@ -209,7 +209,7 @@ typedef struct hdl_complement_args {
 /* SCORE: an entry's score for each (row, list), without reading K. Entry e stands for the tokens
  * [e * block_size, (e+1) * block_size). Entries that lie wholly within the row's visible tokens are
  * scored, the one that is cut by them (the row's own block) gets -inf: selection forces it.
- *   DOT      s_h[e] = scale * q_h . K~_e with K~ from plane MEAN, KEY_I8 or KEY_I4
+ *   DOT      s_h[e] = scale * q_h . K~_e with K~ from plane MEAN, PEAK, MIDDLE, KEY_I8 or KEY_I4
  *   PAIRS    as DOT, with the mean of entries e and e + 1 of plane MEAN (a window of two blocks, which
  *            must be wholly visible; else -inf)
  *   BOUND    s_h[e] = scale * sum_d max(q_d * least_d, q_d * largest_d): no token of the block exceeds it
@@ -282,12 +282,22 @@ typedef struct hdl_pool_args {
  *              of the row changes them: a mass counts in units of 2^-38 of the power of two below the
  *              row's largest, rounded down; the share C_r is one division, rounded to f32.
  *   THRESHOLD  score > threshold; at most top_k of them, the largest (0 = no limit)
+ *   BEAM       top_k of the n unforced units by a walk down a binary tree (HiP, arXiv 2406.09827): top_k
+ *              nodes of sizes floor((i + 1) n / top_k) - floor(i n / top_k) tile them; each node is split
+ *              into its first floor(size / 2) units and the rest, a half counts as its first unit's score,
+ *              the top_k best halves stay (ties to the lowest id), until every node is one unit. What
+ *              it misses lies in halves whose first unit scored low (every unit was scored all the same)
  * ids = forced and chosen, ascending, unique. A row with n_visible <= dense_below keeps everything, as
- * does TOP_K where no more than top_k units are unforced.
+ * do TOP_K and BEAM where no more than top_k units are unforced.
  * With candidates: unit i is step i of the row's candidate list (block_size 1), forced steps are the
  * first n_sink and the last `window` steps, and the tokens that they stand for are written.
  * `guess` only saves time: the lists are the same whatever it holds. */
-typedef enum hdl_select_kind { HDL_SELECT_TOP_K = 0, HDL_SELECT_TOP_P, HDL_SELECT_THRESHOLD } hdl_select_kind;
+typedef enum hdl_select_kind {
+    HDL_SELECT_TOP_K = 0,
+    HDL_SELECT_TOP_P,
+    HDL_SELECT_THRESHOLD,
+    HDL_SELECT_BEAM
+} hdl_select_kind;
 typedef enum hdl_p_rule { HDL_P_INCLUSIVE = 0, HDL_P_STRICT, HDL_P_PLUS_ONE, HDL_P_EXCLUSIVE } hdl_p_rule;
 typedef struct hdl_select_args {
     int64_t n_rows;

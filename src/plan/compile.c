@@ -394,8 +394,8 @@ static void add_router(hdl_schedule *schedule, hdl_step *step, const hdl_router_
                                        .has_candidates = candidate_slot >= 0,
                                        .out = list};
     int64_t all = router->block > 1 ? router->top_k : router->top_k + router->n_sink + router->window;
-    attend->all_below = router->select == HDL_SELECT_TOP_K ? HDL_MAX(all, router->dense_below)
-                                                           : router->dense_below;
+    bool has_width = router->select == HDL_SELECT_TOP_K || router->select == HDL_SELECT_BEAM;
+    attend->all_below = has_width ? HDL_MAX(all, router->dense_below) : router->dense_below;
     if (router->tile > 1)
         hdl_schedule_book(schedule, HDL_BUF_Q_TILE, schedule->tile_rows * attend->score.q_stride * 4);
     if (hdl_score_rows[router->score].rule == HDL_RULE_INDEX && attend->is_scoring)

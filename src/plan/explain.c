@@ -11,6 +11,7 @@ static void explain_router(const hdl_router_spec *router, hdl_buf *text)
         hdl_buf_printf(text, " (%s, %s of heads)", router->measure == HDL_MEASURE_MASS ? "mass" : "logit",
                        reduces[router->heads]);
     if (router->select == HDL_SELECT_TOP_P) hdl_buf_printf(text, ": top_p %g", (double)router->p);
+    if (router->select == HDL_SELECT_BEAM) hdl_buf_printf(text, ": beam");
     if (router->select == HDL_SELECT_THRESHOLD) hdl_buf_printf(text, ": above %g", (double)router->threshold);
     hdl_buf_printf(text, ": top_k %lld + sinks %d + window %d", (long long)router->top_k, router->n_sink,
                    router->window);

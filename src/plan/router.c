@@ -94,6 +94,8 @@ static heddle_status check_router(const json_t *obj, const char *path, const hdl
         return HDL_FAIL(HEDDLE_E_INVALID, "%s.select: must be \"top_k\" when score is \"none\"", path);
     if (at->select == HDL_SELECT_TOP_K && at->top_k + at->n_sink + at->window < 1)
         return HDL_FAIL(HEDDLE_E_INVALID, "%s: sinks + window + top_k is 0: a row could read nothing", path);
+    if (at->select == HDL_SELECT_BEAM && at->top_k < 1)
+        return HDL_FAIL(HEDDLE_E_INVALID, "%s.top_k 0: a beam needs a width of at least 1", path);
     if (at->refresh > 1 && at->window < 1)
         return HDL_FAIL(HEDDLE_E_INVALID, "%s.refresh %d: needs a window of at least 1 token", path,
                         at->refresh);
@@ -145,7 +147,7 @@ heddle_status hdl_router_read(const json_t *obj, const char *path, bool is_candi
                                        "seed",   "dense_below", "candidates", "tile",    NULL};
     static const char *const measures[] = {"logit", "mass", NULL};
     static const char *const reduces[] = {"mean", "sum", "max", NULL};
-    static const char *const selects[] = {"top_k", "top_p", "threshold", NULL};
+    static const char *const selects[] = {"top_k", "top_p", "threshold", "beam", NULL};
     static const char *const p_rules[] = {"inclusive", "strict", "plus_one", "exclusive", NULL};
     static const char *const lists[] = {"layer", "kv_head", NULL};
     const char *scores[HDL_N_SCORE_KINDS + 1] = {NULL};

@@ -264,6 +264,49 @@ static void test_share_and_threshold(void **state)
     free(score);
 }
 
+/* A beam over scores that are equal in runs of 4 units is the exact top-k (HiP's locality, taken at its word);
+ * over others it has the width, ascends, and misses what hides behind a low first unit. */
+static void test_beam(void **state)
+{
+    (void)state;
+    enum { N = 64, WIDTH = 8, SINK = 3, WINDOW = 5, ALL = SINK + N + WINDOW };
+    const hdl_impl *impls[MAX_ROUTE_IMPLS];
+    float score[ALL];
+    uint64_t random = 5;
+    hdl_select_args args = {.kind = HDL_SELECT_BEAM, .top_k = WIDTH, .n_sink = SINK, .window = WINDOW};
+    int64_t n_impls = route_impls(HDL_OP_SELECT, impls);
+    for (int64_t k = 1; k < n_impls; k++) assert_non_null(impls[k]->why_not(&args));
+    for (int round = 0; round < 50; round++) {
+        int32_t n, n_exact;
+        for (int i = 0; i < N; i++)
+            score[SINK + i] = i % 4 ? score[SINK + i - 1] : (float)(next_random(&random) % 9);
+        hdl_select_args exact = args;
+        exact.kind = HDL_SELECT_TOP_K;
+        int32_t *ids = ids_of(impls[0], args, score, ALL, &n);
+        int32_t *want = ids_of(impls[0], exact, score, ALL, &n_exact);
+        assert_int_equal(n, SINK + WIDTH + WINDOW);
+        assert_int_equal(n_exact, n);
+        assert_memory_equal(ids, want, (size_t)n * sizeof *ids);
+        free(ids);
+        free(want);
+    }
+    for (int i = 0; i < ALL; i++) score[i] = 0;
+    score[SINK + 3] = 9; /* its halves count as units 0, then 2: ties, which the lowest ids win */
+    score[SINK + 60] = 5;
+    for (int64_t width = 1; width <= N + 1; width++) {
+        int32_t n, n_found = 0;
+        args.top_k = width;
+        int32_t *ids = ids_of(impls[0], args, score, ALL, &n);
+        assert_int_equal(n, SINK + HDL_MIN(width, N) + WINDOW);
+        for (int32_t i = 1; i < n; i++) assert_true(ids[i] > ids[i - 1]);
+        for (int32_t i = 0; i < n; i++) n_found += ids[i] == SINK + 3;
+        if (width == 1) assert_int_equal(n_found, 0); /* exact top-k would take it first */
+        if (width >= N) assert_int_equal(n_found, 1);
+        if (width == N - 1) assert_true(n == ALL - 1); /* one unit too many for it */
+        free(ids);
+    }
+}
+
 /* Steps of a candidate list: blocks of 4, every third, and the tokens they stand for. */
 static void test_candidates(void **state)
 {
@@ -373,6 +416,7 @@ int main(void)
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_exact),
                                        cmocka_unit_test(test_share_by_definition),
                                        cmocka_unit_test(test_share_and_threshold),
+                                       cmocka_unit_test(test_beam),
                                        cmocka_unit_test(test_candidates),
                                        cmocka_unit_test(test_guess),
                                        cmocka_unit_test(test_check_refuses)};

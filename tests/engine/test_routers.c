@@ -32,6 +32,10 @@ static const router_case routers[] = {
     {"peaks", "block_list", "\"score\": \"block_peak\", \"heads\": \"max\", \"block\": 16, \"window\": 8", 0},
     {"middle keys", "block_list",
      "\"score\": \"block_middle\", \"block\": 16, \"window\": 8, \"lists\": \"kv_head\"", 0},
+    {"beam of middle keys", "block_list",
+     "\"score\": \"block_middle\", \"select\": \"beam\", \"heads\": \"max\", \"block\": 4, \"window\": 8", 0},
+    {"beam of 8-bit keys", "token_list",
+     "\"score\": \"key_i8\", \"measure\": \"logit\", \"select\": \"beam\", \"sinks\": 2, \"window\": 4", 0},
     {"two levels by middle keys", "token_list",
      "\"score\": \"key_i8\", \"window\": 4, \"candidates\": {\"score\": \"block_middle\", \"block\": 16, "
      "\"window\": 4, \"top_k\": CANDIDATES}",

@@ -171,6 +171,29 @@ def sale(plan, n_lists, block, limit, top_k, sinks, window):
     return {"plan": plan, "lists": lists(n_lists, row)}
 
 
+def hip(plan, n_lists, block, top_k, sinks, window):
+    """HiP: groups that tile the blocks between sinks and window are halved; a half counts as its first block's
+    largest key, the best so many stay."""
+    def row(t, lst):
+        units = -(-(t + 1) // block)
+        first, last = min(-(-sinks // block), units), max(t + 1 - window, 0) // block
+        n = max(last - first, 0)
+        width = min(top_k // block, n)
+        scores = []
+        for h in heads_of(lst, n_lists):
+            q, qs = quantised_query(t, h)
+            keys = [quantised(h // GROUP, j, 127) for j in range(t + 1)]
+            scores.append([sum(a * b for a, b in zip(q, k)) * ks * qs * SCALE for k, ks in keys])
+        best = reduce_heads(scores, "max")
+        groups = [(first + i * n // width, (i + 1) * n // width - i * n // width) for i in range(width)]
+        while any(size > 1 for _, size in groups):
+            halves = [c for s, size in groups for c in ((s, size // 2), (s + size // 2, size - size // 2)) if c[1]]
+            by_score = sorted(halves, key=lambda c: (-max(best[c[0] * block:(c[0] + 1) * block]), c[0]))
+            groups = sorted(by_score[:width])
+        return sorted(set(range(first)) | {s for s, _ in groups} | set(range(max(last, 0), units)))
+    return {"plan": plan, "lists": lists(n_lists, row)}
+
+
 def infllm(plan, n_lists, block, **select):
     def row(t, lst):
         p = [pooled_windows(t, h, block) for h in heads_of(lst, n_lists)]
@@ -233,6 +256,7 @@ CASES = [
     case("midkeys:block=4,top_k=12,sinks=2,window=5", KV, lambda t, h: block_middle(t, h, 4), "max", block=4, top_k=12, sinks=2, window=5),
     sale("sale:block=2,sinks=2,window=1", KV, 2, 0.004, 0, 2, 1),
     sale("sale:block=4,top_k=12,sinks=2,window=5", KV, 4, 0.004, 12, 2, 5),
+    hip("hip:block=2,top_k=12,sinks=2,window=5", KV, 2, 12, 2, 5),
     infllm("infllm:block=8,top_k=16,sinks=8,window=9", KV, 8, top_k=16, sinks=8, window=9),
     hisa("hisa:block=8,top_k=10,sinks=2,window=5", 8, 10, 10, 2, 5),
     delta("delta:block=4,top_k=12,window=8", 4, "max", top_k=12, sinks=0, window=8),

@@ -388,6 +388,60 @@ static int64_t n_chosen(const hdl_select_args *args, const float *score, const u
     return args->top_k > 0 ? HDL_MIN(k, args->top_k) : k;
 }
 
+/* The largest key that at least k of the scores [begin, end) reach. */
+static uint32_t bound_of(const float *score, int64_t begin, int64_t end, int64_t k)
+{
+    uint32_t bound = 0;
+    for (int bit = 31; bit >= 0; bit--) {
+        uint32_t higher = bound | (uint32_t)1 << bit;
+        if (count_at_least(score, begin, end, higher) >= k) bound = higher;
+    }
+    return bound;
+}
+
+typedef struct beam_node {
+    int32_t first, n; /* units */
+} beam_node;
+
+/* Splits n nodes into `halves` with their scores; returns how many. */
+static int64_t beam_split(const beam_node *nodes, int64_t n, const float *score, beam_node *halves, float *of)
+{
+    int64_t m = 0;
+    for (int64_t i = 0; i < n; i++) {
+        int32_t left = nodes[i].n / 2;
+        if (left) halves[m++] = (beam_node){nodes[i].first, left};
+        halves[m++] = (beam_node){nodes[i].first + left, nodes[i].n - left};
+    }
+    for (int64_t i = 0; i < m; i++) of[i] = score[halves[i].first];
+    return m;
+}
+
+static void beam_list(const hdl_select_args *args, int64_t row, int32_t list, void *workspace)
+{
+    const float *score = args->score + (row * args->n_lists + list) * args->score_stride;
+    int32_t *ids = hdl_selection_ids(args->out, row, list), count = 0;
+    unit_range at = select_range(args, row, list);
+    int64_t n = at.end - at.begin, k = HDL_MIN(args->top_k, n), longest = k ? (n + k - 1) / k : 1;
+    beam_node *nodes = workspace, *halves = nodes + k;
+    float *of = (float *)(void *)(halves + 2 * k);
+    for (int64_t i = 0; i < k; i++)
+        nodes[i] = (beam_node){(int32_t)(at.begin + i * n / k), (int32_t)((i + 1) * n / k - i * n / k)};
+    for (; longest > 1; longest = (longest + 1) / 2) {
+        int64_t m = beam_split(nodes, k, score, halves, of), kept = 0;
+        uint32_t bound = bound_of(of, 0, m, k);
+        int64_t n_ties = k - (bound == UINT32_MAX ? 0 : count_at_least(of, 0, m, bound + 1));
+        for (int64_t i = 0; i < m; i++) {
+            uint32_t key = score_key(of[i]);
+            if (key > bound || (key == bound && n_ties-- > 0)) nodes[kept++] = halves[i];
+        }
+    }
+    for (int64_t i = 0; i < at.begin; i++) ids[count++] = (int32_t)i;
+    for (int64_t i = 0; i < k; i++) ids[count++] = nodes[i].first;
+    for (int64_t i = at.end; i < at.n; i++) ids[count++] = (int32_t)i;
+    select_map(args, &at, ids, count);
+    *hdl_selection_count(args->out, row, list) = count;
+}
+
 static void select_list(const hdl_select_args *args, int64_t row, int32_t list, float *sorted)
 {
     const float *score = args->score + (row * args->n_lists + list) * args->score_stride;
@@ -398,10 +452,7 @@ static void select_list(const hdl_select_args *args, int64_t row, int32_t list, 
     uint32_t bound = 0; /* the largest key that at least k candidates reach */
     int64_t n_ties = 0; /* how many of the candidates at the bound are taken, lowest ids first */
     if (!takes_all) {
-        for (int bit = 31; bit >= 0; bit--) {
-            uint32_t higher = bound | (uint32_t)1 << bit;
-            if (count_at_least(score, at.begin, at.end, higher) >= k) bound = higher;
-        }
+        bound = bound_of(score, at.begin, at.end, k);
         n_ties = k - (bound == UINT32_MAX ? 0 : count_at_least(score, at.begin, at.end, bound + 1));
     }
     for (int64_t i = 0; i < at.n; i++) {
@@ -420,6 +471,8 @@ static int64_t select_workspace(const void *op, int n_threads)
 {
     const hdl_select_args *args = op;
     (void)n_threads;
+    if (args->kind == HDL_SELECT_BEAM)
+        return HDL_MIN(args->top_k, args->max_visible) * (int64_t)(3 * sizeof(beam_node) + 2 * sizeof(float));
     return args->kind == HDL_SELECT_TOP_P ? args->max_visible * (int64_t)sizeof(float) : 0;
 }
 
@@ -427,7 +480,12 @@ static void select(const hdl_launch *launch, const void *op)
 {
     const hdl_select_args *args = op;
     for (int64_t row = 0; row < args->n_rows; row++)
-        for (int32_t list = 0; list < args->n_lists; list++) select_list(args, row, list, launch->workspace);
+        for (int32_t list = 0; list < args->n_lists; list++) {
+            if (args->kind == HDL_SELECT_BEAM)
+                beam_list(args, row, list, launch->workspace);
+            else
+                select_list(args, row, list, launch->workspace);
+        }
 }
 
 const hdl_impl hdl_cpu_ref_route[] = {

@@ -429,6 +429,12 @@ static int64_t select_workspace(const void *op, int n_threads)
     return n_threads * thread_bytes(op);
 }
 
+static const char *select_why_not(const void *op)
+{
+    const hdl_select_args *args = op;
+    return args->kind == HDL_SELECT_BEAM ? "a beam reads too few scores for vectors" : NULL;
+}
+
 static void select_tokens(const hdl_launch *launch, const void *op)
 {
     const hdl_select_args *args = op;
@@ -532,7 +538,8 @@ static void append(const hdl_launch *launch, const void *op)
 
 const hdl_impl HDL_CPU_ROWS(route)[] = {
     {"append" HDL_ISA_SUFFIX, HDL_OP_APPEND, (hdl_isa)THIS_ISA, NULL, NULL, append},
-    {"select" HDL_ISA_SUFFIX, HDL_OP_SELECT, (hdl_isa)THIS_ISA, NULL, select_workspace, select_tokens},
+    {"select" HDL_ISA_SUFFIX, HDL_OP_SELECT, (hdl_isa)THIS_ISA, select_why_not, select_workspace,
+     select_tokens},
     {"merge" HDL_ISA_SUFFIX, HDL_OP_MERGE, (hdl_isa)THIS_ISA, merge_why_not, NULL, merge},
     {NULL, HDL_OP_APPEND, (hdl_isa)THIS_ISA, NULL, NULL, NULL},
 };
