@@ -12,6 +12,7 @@
  *   token_list, shared            attend the owner's list
  *   a list with its complement    attend the list; what it leaves out by means of blocks; merge
  *   between two refreshes         an owner loads its kept list, then everybody attends lists */
+#include <math.h>
 #include <string.h>
 
 #include "base/mem.h"
@@ -320,6 +321,12 @@ hdl_step hdl_attend_step_of(const hdl_schedule *schedule, int32_t layer, hdl_rou
     return step;
 }
 
+/* What a router asks its scores to be multiplied by, against the shrinking of means of `entry` tokens. */
+static float length_scale(const hdl_router_spec *router, int32_t entry)
+{
+    return router->is_scaled_by_length ? sqrtf((float)entry) : 1;
+}
+
 /* The score row: its source, and from tokens or small blocks to the units that are chosen. */
 static void add_score(hdl_schedule *schedule, hdl_attend_step *attend, const hdl_router_spec *router,
                       const hdl_selection *list)
@@ -343,7 +350,7 @@ static void add_score(hdl_schedule *schedule, hdl_attend_step *attend, const hdl
                                                           : attend->args.q_stride,
                                      .scale = is_of_layer ? facts->index.scale
                                               : is_index  ? 1
-                                                          : facts->attn_scale,
+                                                          : facts->attn_scale * length_scale(router, entry),
                                      .rule = is_of_layer ? HDL_RULE_DOT : row->rule,
                                      .has_bias = is_of_layer,
                                      .plane = row->plane,

@@ -10,6 +10,7 @@ static void explain_router(const hdl_router_spec *router, hdl_buf *text)
     if (hdl_score_rows[router->score].plane)
         hdl_buf_printf(text, " (%s, %s of heads)", router->measure == HDL_MEASURE_MASS ? "mass" : "logit",
                        reduces[router->heads]);
+    if (router->is_scaled_by_length) hdl_buf_puts(text, " times sqrt(length)");
     if (router->select == HDL_SELECT_TOP_P) hdl_buf_printf(text, ": top_p %g", (double)router->p);
     if (router->select == HDL_SELECT_BEAM) hdl_buf_printf(text, ": beam");
     if (router->select == HDL_SELECT_THRESHOLD) hdl_buf_printf(text, ": above %g", (double)router->threshold);

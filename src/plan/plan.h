@@ -77,7 +77,8 @@ typedef struct hdl_router_spec {
     int32_t tile;        /* query rows, by position, that share a list when they come in one call; 1 = none */
     int32_t stride;      /* STRIDE: blocks */
     int64_t dense_below; /* rows that see at most so many tokens read all of them */
-    bool is_per_kv_head; /* one list per KV head instead of one for the layer */
+    bool is_scaled_by_length; /* scores of blocks times sqrt(tokens of an entry): see docs/plan.md, scale */
+    bool is_per_kv_head;      /* one list per KV head instead of one for the layer */
     int64_t seed;
 } hdl_router_spec;
 

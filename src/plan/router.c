@@ -116,6 +116,9 @@ static heddle_status check_router(const json_t *obj, const char *path, const hdl
         return HDL_FAIL(HEDDLE_E_INVALID,
                         "%s.select \"top_p\": needs a measure of mass; score \"%s\" has logits", path,
                         row->name);
+    if (at->is_scaled_by_length && !row->is_by_block)
+        return HDL_FAIL(HEDDLE_E_INVALID, "%s.scale \"sqrt_length\": score \"%s\" is not by block", path,
+                        row->name);
     if (at->score == HDL_SCORE_MASS && json_object_get(obj, "measure"))
         return HDL_FAIL(HEDDLE_E_INVALID, "%s.measure: score \"attention_mass\" is mass already", path);
     return HEDDLE_OK;
@@ -141,18 +144,19 @@ static heddle_status check_tile(const json_t *obj, const char *path, const hdl_r
 
 heddle_status hdl_router_read(const json_t *obj, const char *path, bool is_candidate, hdl_router_spec *out)
 {
-    static const char *const keys[] = {"score",  "measure",     "heads",      "pool",    "select",
-                                       "p_rule", "p",           "block",      "lists",   "threshold",
-                                       "top_k",  "sinks",       "window",     "refresh", "stride",
-                                       "seed",   "dense_below", "candidates", "tile",    NULL};
+    static const char *const keys[] = {
+        "score",  "measure", "heads",       "pool",       "select", "p_rule", "p",
+        "block",  "lists",   "threshold",   "top_k",      "sinks",  "window", "refresh",
+        "stride", "seed",    "dense_below", "candidates", "tile",   "scale",  NULL};
     static const char *const measures[] = {"logit", "mass", NULL};
     static const char *const reduces[] = {"mean", "sum", "max", NULL};
     static const char *const selects[] = {"top_k", "top_p", "threshold", "beam", NULL};
     static const char *const p_rules[] = {"inclusive", "strict", "plus_one", "exclusive", NULL};
+    static const char *const scales[] = {"none", "sqrt_length", NULL};
     static const char *const lists[] = {"layer", "kv_head", NULL};
     const char *scores[HDL_N_SCORE_KINDS + 1] = {NULL};
     int score = HDL_SCORE_MASS, heads = HDL_REDUCE_MEAN, pool = HDL_REDUCE_SUM, select = HDL_SELECT_TOP_K,
-        p_rule = HDL_P_STRICT, list = 0;
+        p_rule = HDL_P_STRICT, list = 0, scale = 0;
     for (int i = 0; i < HDL_N_SCORE_KINDS; i++) scores[i] = hdl_score_rows[i].name;
     *out = (hdl_router_spec){.refresh = 1, .block = 1, .p = 1, .tile = 1};
     if (!json_is_object(obj)) return HDL_FAIL(HEDDLE_E_INVALID, "%s: must be an object", path);
@@ -165,6 +169,7 @@ heddle_status hdl_router_read(const json_t *obj, const char *path, bool is_candi
     HDL_TRY(hdl_word_read(obj, path, "select", selects, &select));
     HDL_TRY(hdl_word_read(obj, path, "p_rule", p_rules, &p_rule));
     HDL_TRY(hdl_word_read(obj, path, "lists", lists, &list));
+    HDL_TRY(hdl_word_read(obj, path, "scale", scales, &scale));
     if (pool == HDL_REDUCE_MEAN)
         return HDL_FAIL(HEDDLE_E_INVALID, "%s.pool \"mean\": must be \"sum\" or \"max\"", path);
     out->score = (hdl_score_kind)score;
@@ -174,6 +179,7 @@ heddle_status hdl_router_read(const json_t *obj, const char *path, bool is_candi
     out->select = (hdl_select_kind)select;
     out->p_rule = (hdl_p_rule)p_rule;
     out->is_per_kv_head = list == 1;
+    out->is_scaled_by_length = scale == 1;
     HDL_TRY(read_numbers(obj, path, out));
     if (is_candidate && (json_object_get(obj, "candidates") || out->refresh > 1))
         return HDL_FAIL(HEDDLE_E_INVALID, "%s: candidates have neither candidates nor a refresh of their own",

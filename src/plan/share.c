@@ -121,7 +121,8 @@ heddle_status hdl_share_owners(hdl_route_plan *route, const hdl_model_facts *fac
 
 static bool routers_equal(const hdl_router_spec *p, const hdl_router_spec *q)
 {
-    return p->score == q->score && p->measure == q->measure && p->heads == q->heads && p->pool == q->pool &&
+    return p->score == q->score && p->measure == q->measure &&
+           p->is_scaled_by_length == q->is_scaled_by_length && p->heads == q->heads && p->pool == q->pool &&
            p->select == q->select && p->p_rule == q->p_rule && p->p == q->p && p->threshold == q->threshold &&
            p->top_k == q->top_k && p->block == q->block && p->n_sink == q->n_sink && p->window == q->window &&
            p->refresh == q->refresh && p->tile == q->tile && p->stride == q->stride &&

@@ -146,6 +146,11 @@ def case(plan, n_lists, score, how, **select):
     return {"plan": plan, "lists": lists(n_lists, row)}
 
 
+def mean_mass(t, h, block):
+    """Softmax over mean keys times the root of their length; every block stands for as many tokens."""
+    return softmax([x * math.sqrt(block) for x in block_mean(t, h, block)]) if t + 1 >= block else []
+
+
 def block_peak(t, h, block):
     out = []
     for b in range((t + 1) // block):
@@ -254,6 +259,7 @@ CASES = [
     case("oracle:top_k=12,sinks=2,window=5", 1, attention_mass, "mean", block=1, top_k=12, sinks=2, window=5),
     case("peaks:block=4,top_k=12,sinks=2,window=5", KV, lambda t, h: block_peak(t, h, 4), "max", block=4, top_k=12, sinks=2, window=5),
     case("midkeys:block=4,top_k=12,sinks=2,window=5", KV, lambda t, h: block_middle(t, h, 4), "max", block=4, top_k=12, sinks=2, window=5),
+    case("sqrtmeans:block=4,top_k=12,sinks=2,window=5", KV, lambda t, h: mean_mass(t, h, 4), "mean", block=4, top_k=12, sinks=2, window=5),
     sale("sale:block=2,sinks=2,window=1", KV, 2, 0.004, 0, 2, 1),
     sale("sale:block=4,top_k=12,sinks=2,window=5", KV, 4, 0.004, 12, 2, 5),
     hip("hip:block=2,top_k=12,sinks=2,window=5", KV, 2, 12, 2, 5),

@@ -125,6 +125,8 @@ static void test_refusals(void **state)
         RULES("{\"layers\": [0], \"operator\": \"block_list\", \"complement\": 64, \"router\": {\"score\": "
               "\"block_mean\", \"block\": 32, \"top_k\": 8, \"window\": 1}}"),
         "its window is 1");
+    refused(ROUTER("\"scale\": \"sqrt_length\", \"top_k\": 4"),
+            "scale \"sqrt_length\": score \"attention_mass\" is not by block");
     refused(ROUTER("\"select\": \"beam\", \"sinks\": 4"), "top_k 0: a beam needs a width of at least 1");
     set_facts("gemma3", 12, 64, 6);
     refused(ROUTER("\"top_k\": 4"), "the model gives this layer a window of 512 tokens");
