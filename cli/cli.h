@@ -15,7 +15,7 @@ enum { EXIT_RUNTIME = 1, EXIT_INPUT = 2 };
 
 extern const cli_command *const cli_commands[]; /* main.c; NULL-terminated */
 extern const cli_command cmd_run, cmd_inspect, cmd_tokenize, cmd_perplexity, cmd_bench_depth, cmd_plans,
-    cmd_explain, cmd_eval, cmd_report, cmd_plan_search, cmd_encode, cmd_verify;
+    cmd_explain, cmd_eval, cmd_report, cmd_plan_search, cmd_calibrate, cmd_encode, cmd_verify;
 
 /* One sentence on stderr; returns EXIT_INPUT. */
 int cli_refuse(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
@@ -51,6 +51,9 @@ int cli_open_session(cli_setup *setup, int64_t context);
 void cli_close(cli_setup *setup);
 /* Warns when n_tokens is more than the model was trained on. */
 void cli_warn_trained(const cli_setup *setup, int64_t n_tokens);
+
+/* n_ids tokens of a text, repeated as needed; path NULL: a built-in one. malloc'd. 0 or an exit code. */
+int cli_sample_ids(const heddle_engine *engine, const char *path, int64_t n_ids, int32_t **out);
 
 /* Of the longest preset's name. */
 int cli_preset_width(void);

@@ -120,12 +120,13 @@ static const char built_in_text[] =
     "one column for each pick. In the year 1804 a loom read its draft from punched cards, one card for "
     "each pick, so that a pattern of a thousand picks could be woven by one person. ";
 
-static int make_ids(bench_state *state, const heddle_engine *engine)
+int cli_sample_ids(const heddle_engine *engine, const char *path, int64_t n_ids, int32_t **out)
 {
     cli_text text = {0};
     int32_t *ids = NULL;
     int64_t n = 0;
-    int code = state->options->file ? cli_read_file(&text, state->options->file) : 0;
+    *out = NULL;
+    int code = path ? cli_read_file(&text, path) : 0;
     if (code) goto done;
     const char *data = text.n ? text.data : built_in_text;
     heddle_status status = heddle_tokenize(engine, data, text.n ? text.n : (int64_t)strlen(data),
@@ -134,19 +135,24 @@ static int make_ids(bench_state *state, const heddle_engine *engine)
         code = cli_fail(status);
         goto done;
     }
-    int64_t n_timed = state->options->tokens > PREFILL_TOKENS ? state->options->tokens : PREFILL_TOKENS;
-    state->n_ids = state->depths[state->n_depths - 1] + n_timed + 1;
-    state->ids = malloc((size_t)state->n_ids * sizeof *state->ids);
-    if (!state->ids || n < 1) {
-        cli_note("heddle: no tokens to fill a context of %" PRId64 " with", state->n_ids);
+    *out = n > 0 ? malloc((size_t)n_ids * sizeof **out) : NULL;
+    if (!*out) {
+        cli_note("heddle: no tokens to fill a context of %" PRId64 " with", n_ids);
         code = EXIT_RUNTIME;
         goto done;
     }
-    for (int64_t i = 0; i < state->n_ids; i++) state->ids[i] = ids[i % n];
+    for (int64_t i = 0; i < n_ids; i++) (*out)[i] = ids[i % n];
 done:
     heddle_ids_free(ids);
     cli_text_free(&text);
     return code;
+}
+
+static int make_ids(bench_state *state, const heddle_engine *engine)
+{
+    int64_t n_timed = state->options->tokens > PREFILL_TOKENS ? state->options->tokens : PREFILL_TOKENS;
+    state->n_ids = state->depths[state->n_depths - 1] + n_timed + 1;
+    return cli_sample_ids(engine, state->options->file, state->n_ids, &state->ids);
 }
 
 /* ---- measuring ---- */

@@ -14,8 +14,9 @@
 typedef struct search_options {
     cli_common common;
     cli_texts fit, check;
-    const char *score, *out, *name, *method;
-    int64_t n_rows, n_lists, fit_top_k, top_k, n_sink, window;
+    const char *score, *out, *name, *method, *cost;
+    double budget_ms;
+    int64_t n_rows, n_lists, fit_top_k, top_k, n_sink, window, budget_bytes, depth;
 } search_options;
 
 #define AT(field) offsetof(search_options, field)
@@ -34,6 +35,14 @@ static const cli_option search_rows[] = {
     {"top-k", 0, CLI_INT, "K", "1024", "top_k of the plan that is written", AT(top_k), 1, 1 << 24, 0},
     {"sinks", 0, CLI_INT, "N", "4", "first tokens, always read", AT(n_sink), 0, 1 << 16, 0},
     {"window", 0, CLI_INT, "N", "128", "recent tokens, always read", AT(window), 1, 1 << 16, 0},
+    {"cost", 0, CLI_TEXT, "FILE", NULL, "a cost model of this host: heddle bench calibrate", AT(cost), 0, 0,
+     0},
+    {"budget-ms", 0, CLI_NUM, "MS", "0", "the plan's decode step may take so long, by the cost model",
+     AT(budget_ms), 0, 1e9, 0},
+    {"budget-bytes", 0, CLI_INT, "N", "0", "it may read so many bytes of keys, values and summaries",
+     AT(budget_bytes), 0, 1e15, 0},
+    {"at", 0, CLI_INT, "TOKENS", "0", "the context that a budget is for (default: -c)", AT(depth), 0, 1 << 28,
+     0},
     {"name", 0, CLI_TEXT, "NAME", "found", "the plan's name", AT(name), 0, 0, 0},
     {"out", 'o', CLI_TEXT, "FILE", NULL, "write the plan here; default: standard output", AT(out), 0, 0, 0},
     {0},
@@ -56,7 +65,7 @@ static int judge(search *at, const search_options *options, const search_set *se
     double dense = 0;
     print_set(at, set, layers, sizeof layers);
     for (int i = first; i < last; i++) dense += at->texts[i].dense_nll / (last - first);
-    const int64_t top_ks[] = {options->fit_top_k, options->top_k};
+    const int64_t top_ks[] = {options->fit_top_k, at->written_top_k};
     for (int k = 0; k < 2; k++) {
         double nll;
         router.top_k = top_ks[k];
@@ -68,16 +77,15 @@ static int judge(search *at, const search_options *options, const search_set *se
     return 0;
 }
 
-static int write_plan(const search *at, const search_options *options, const search_set *set, int64_t seconds)
+static int write_plan(const search *at, const search_options *options, const search_set *set,
+                      const search_router *router, int64_t seconds)
 {
     char about[512];
-    search_router router = at->router;
-    router.top_k = options->top_k;
     snprintf(about, sizeof about,
              "%d list layers found by %s (plan search: %" PRId64 " evaluations of %" PRId64 " rows, %" PRId64
              " s)",
              set->n, options->method, at->n_evaluations, at->n_rows, seconds);
-    char *text = search_plan_text(at, set, &router, options->name, about);
+    char *text = search_plan_text(at, set, router, options->name, about);
     if (!text) return cli_refuse("plan search: no memory for the plan");
     FILE *file = options->out ? fopen(options->out, "w") : stdout;
     int code = 0;
@@ -120,36 +128,60 @@ static int compare(search *at, const search_options *options, const search_set *
     return code;
 }
 
-static int run_search(search *at, const search_options *options)
+static int load_budget(const search *at, const search_options *options, const heddle_session_options *session,
+                       search_budget *budget)
 {
-    static search_set greedy, by_mass, by_heads; /* a few hundred KiB */
+    *budget = (search_budget){.ms = options->budget_ms,
+                              .bytes = options->budget_bytes,
+                              .depth = options->depth            ? options->depth
+                                       : options->common.context ? options->common.context
+                                                                 : 4096,
+                              .kv_type = session->kv_type};
+    if (options->budget_ms > 0 && !options->cost)
+        return cli_refuse("plan search: --budget-ms needs --cost FILE (heddle bench calibrate writes one)");
+    return options->cost ? cost_load(&budget->model, options->cost, &at->info, budget->kv_type,
+                                     options->common.n_threads)
+                         : 0;
+}
+
+static int run_search(search *at, const search_options *options, const search_budget *budget)
+{
+    static search_set greedy, by_mass, by_heads, chosen; /* a few hundred KiB */
     static const char *const names[] = {"by loss, greedily", "by captured mass (DP)",
                                         "the same, head by head"};
     double curve[SEARCH_MAX_LAYERS + 1];
+    int32_t dropped[SEARCH_MAX_LAYERS + 1];
     time_t start = time(NULL);
     int32_t n_lists = (int32_t)options->n_lists;
-    bool is_by_loss = !strcmp(options->method, "loss"), is_by_heads = !strcmp(options->method, "heads");
-    int code = is_by_loss ? search_greedy(at, options->fit.n, n_lists, &greedy, curve) : 0;
+    bool is_by_loss = !strcmp(options->method, "loss"), is_by_heads = !strcmp(options->method, "heads"),
+         has_budget = budget->ms > 0 || budget->bytes > 0;
+    search_router router = at->router;
+    router.top_k = options->top_k;
+    int code = is_by_loss ? search_greedy(at, options->fit.n, n_lists, &greedy, curve, dropped) : 0;
     int64_t seconds = (int64_t)(time(NULL) - start);
     if (!code) code = search_dp(at, options->fit.n, n_lists, false, &by_mass);
     if (!code && is_by_heads) code = search_dp(at, options->fit.n, n_lists, true, &by_heads);
     if (code) return code;
     cli_note("fitted in %" PRId64 " s, %" PRId64 " evaluations", seconds, at->n_evaluations);
+    search_set *found = is_by_loss ? &greedy : is_by_heads ? &by_heads : &by_mass;
+    if (has_budget) {
+        code = search_within_budget(at, options->fit.n, found, is_by_loss ? dropped : NULL, budget, &chosen,
+                                    &router);
+        *found = chosen;
+    }
+    at->written_top_k = router.top_k;
     const search_set *sets[] = {is_by_loss ? &greedy : NULL, &by_mass, is_by_heads ? &by_heads : NULL};
-    code = compare(at, options, sets, names);
-    return code ? code
-                : write_plan(at, options,
-                             is_by_loss    ? &greedy
-                             : is_by_heads ? &by_heads
-                                           : &by_mass,
-                             seconds);
+    if (!code) code = compare(at, options, sets, names);
+    if (!code && (has_budget || options->cost)) code = search_say_cost(at, found, &router, budget);
+    return code ? code : write_plan(at, options, found, &router, seconds);
 }
 
 static int plan_search(const void *command_options)
 {
     const search_options *options = command_options;
     cli_setup setup = {0};
-    search at = {.router = {options->score, options->fit_top_k, options->n_sink, options->window},
+    search_budget budget;
+    search at = {.router = {options->score, options->fit_top_k, options->n_sink, options->window, 0},
                  .n_rows = options->n_rows};
     if (!options->fit.n) return cli_refuse("plan search: no text is given: -f FILE");
     if (strcmp(options->score, "attention_mass") && strcmp(options->score, "key_i8") &&
@@ -162,8 +194,10 @@ static int plan_search(const void *command_options)
     int code = cli_open(&setup, &options->common);
     if (code) return code;
     at.engine = setup.engine;
-    code = load_texts(&at, options);
-    if (!code) code = run_search(&at, options);
+    at.info = setup.info;
+    code = load_budget(&at, options, &setup.session_options, &budget);
+    if (!code) code = load_texts(&at, options);
+    if (!code) code = run_search(&at, options, &budget);
     search_free(&at);
     cli_close(&setup);
     return code ? code : cli_finish_output();
@@ -176,7 +210,8 @@ const cli_command cmd_plan_search = {
     .about =
         "Reads the texts densely (-c tokens of each, default 4096), then judges sets of list-making layers on\n"
         "their last --rows tokens: from all layers down to --lists, each time without the layer that is\n"
-        "cheapest to lose. Writes a plan file for this model.",
+        "cheapest to lose. Writes a plan file for this model. Under a budget: of these sets, each with the\n"
+        "largest top_k that fits, the one of least loss; says what a step is expected to cost and what it does.",
     .groups = CLI_GROUP_MODEL | CLI_GROUP_CONTEXT,
     .options = search_rows,
     .options_size = sizeof(search_options),

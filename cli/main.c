@@ -6,9 +6,10 @@
 #include "cli.h"
 
 const cli_command *const cli_commands[] = {
-    &cmd_run,      &cmd_encode,     &cmd_verify,      &cmd_inspect, &cmd_plans,  &cmd_explain,
-    &cmd_tokenize, &cmd_perplexity, &cmd_bench_depth, &cmd_eval,    &cmd_report, &cmd_plan_search,
-    NULL,
+    &cmd_run,         &cmd_encode,    &cmd_verify,   &cmd_inspect,
+    &cmd_plans,       &cmd_explain,   &cmd_tokenize, &cmd_perplexity,
+    &cmd_bench_depth, &cmd_calibrate, &cmd_eval,     &cmd_report,
+    &cmd_plan_search, NULL,
 };
 
 static void print_overview(FILE *out)

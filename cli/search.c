@@ -49,11 +49,11 @@ char *search_plan_text(const search *at, const search_set *set, const search_rou
                           "      \"decode\": [\n"
                           "        {\"layers\": [%s], \"operator\": \"%s\",\n"
                           "         \"router\": {\"score\": \"%s\"%s, \"top_k\": %" PRId64
-                          ", \"sinks\": %" PRId64 ", \"window\": %" PRId64 "}}",
+                          ", \"sinks\": %" PRId64 ", \"window\": %" PRId64 ", \"dense_below\": %" PRId64 "}}",
                           name, about, at->info.arch, at->info.n_layers, at->info.hidden_size, layers,
                           is_dense ? "dense" : "token_list", router->score,
                           set->is_mapped ? ", \"lists\": \"kv_head\"" : "", router->top_k, router->n_sink,
-                          router->window);
+                          router->window, router->dense_below);
     cli_text_add(&text, head, n_head);
     free(head);
     add_readers(at, set, &text);
@@ -87,19 +87,16 @@ static int read_text(search *at, search_text *text)
 {
     search_set all = {.n = at->n_open};
     memcpy(all.has, at->is_open, sizeof all.has);
-    char *json = search_plan_text(at, &all, &at->router, "all", "");
-    heddle_plan *plan = NULL;
+    heddle_plan *plan;
     heddle_session_options options;
-    if (!json) return cli_refuse("plan search: no memory for a plan");
-    heddle_status status = heddle_plan_parse(&plan, json, (int64_t)strlen(json), "all");
-    free(json);
-    if (status) return cli_fail(status);
+    int code = search_plan(at, &all, &at->router, &plan);
+    if (code) return code;
     const heddle_plan *kept[] = {plan};
     heddle_session_options_default(&options);
     options.context_tokens = text->n_ids;
     options.kept_plans = kept;
     options.n_kept_plans = 1;
-    status = heddle_session_new(&text->session, at->engine, NULL, &options);
+    heddle_status status = heddle_session_new(&text->session, at->engine, NULL, &options);
     heddle_plan_free(plan);
     if (!status)
         status = heddle_session_extend(text->session, text->ids, text->n_ids - at->n_rows, NULL, NULL);
@@ -162,17 +159,23 @@ void search_free(search *at)
     }
 }
 
+int search_plan(const search *at, const search_set *set, const search_router *router, heddle_plan **plan)
+{
+    char *json = search_plan_text(at, set, router, "candidate", "");
+    *plan = NULL;
+    if (!json) return cli_refuse("plan search: no memory for a plan");
+    heddle_status status = heddle_plan_parse(plan, json, (int64_t)strlen(json), "candidate");
+    free(json);
+    return status ? cli_fail(status) : 0;
+}
+
 int search_loss(search *at, const search_set *set, const search_router *router, int first, int last,
                 double *nll)
 {
-    char *json = search_plan_text(at, set, router, "candidate", "");
-    heddle_plan *plan = NULL;
-    if (!json) return cli_refuse("plan search: no memory for a plan");
-    heddle_status status = heddle_plan_parse(&plan, json, (int64_t)strlen(json), "candidate");
-    free(json);
-    if (status) return cli_fail(status);
+    heddle_plan *plan;
+    int code = search_plan(at, set, router, &plan);
+    if (code) return code;
     double sum = 0;
-    int code = 0;
     for (int i = first; i < last && !code; i++) code = score_text(at, &at->texts[i], plan, &sum);
     heddle_plan_free(plan);
     *nll = sum / (double)((last - first) * at->n_rows);
@@ -180,7 +183,7 @@ int search_loss(search *at, const search_set *set, const search_router *router, 
     return code;
 }
 
-int search_greedy(search *at, int n_fit, int32_t n_lists, search_set *set, double *curve)
+int search_greedy(search *at, int n_fit, int32_t n_lists, search_set *set, double *curve, int32_t *dropped)
 {
     *set = (search_set){.n = at->n_open};
     memcpy(set->has, at->is_open, sizeof set->has);
@@ -206,6 +209,7 @@ int search_greedy(search *at, int n_fit, int32_t n_lists, search_set *set, doubl
         if (code || best < 0) break;
         set->has[best] = false;
         curve[--set->n] = least;
+        dropped[set->n] = best;
         cli_note("%2d lists: loss %.4f (layer %d reads its neighbour's)", set->n, least, best);
     }
     return code;

@@ -8,13 +8,13 @@
 
 #include <stdbool.h>
 
-#include "cli.h"
+#include "cost.h"
 
 enum { SEARCH_MAX_LAYERS = 512, SEARCH_MAX_TEXTS = 16, SEARCH_MAX_HEADS = 64 };
 
 typedef struct search_router { /* what every list-making layer does */
     const char *score;         /* "attention_mass" (these layers stay dense), "key_i8", "key_i4" */
-    int64_t top_k, n_sink, window;
+    int64_t top_k, n_sink, window, dense_below;
 } search_router;
 
 typedef struct search_text {
@@ -34,6 +34,7 @@ typedef struct search {
     search_text texts[SEARCH_MAX_TEXTS];
     int n_texts;
     int64_t n_evaluations;
+    int64_t written_top_k; /* of the plan that is written */
 } search;
 
 typedef struct search_set { /* layers that make a list, or one for each KV head */
@@ -49,15 +50,37 @@ void search_free(search *at);
 /* The plan file of a set, malloc'd; for this very model. */
 char *search_plan_text(const search *at, const search_set *set, const search_router *router, const char *name,
                        const char *about);
+/* The same, parsed; for this engine. 0, or an exit code. */
+int search_plan(const search *at, const search_set *set, const search_router *router, heddle_plan **plan);
 /* Mean NLL per token over texts [first, last) under the set's plan. */
 int search_loss(search *at, const search_set *set, const search_router *router, int first, int last,
                 double *nll);
 /* Starts from all open layers and takes away, again and again, the layer whose loss is smallest to lose, until
- * n_lists are left; curve[n] = the loss with n lists. */
-int search_greedy(search *at, int n_fit, int32_t n_lists, search_set *set, double *curve);
+ * n_lists are left; curve[n] = the loss with n lists, dropped[n] = the layer that was taken to come to n. */
+int search_greedy(search *at, int n_fit, int32_t n_lists, search_set *set, double *curve, int32_t *dropped);
 /* The n_lists layers (the first open one among them) whose lists capture the most mass of the layers that read
  * them, exactly, by dynamic programming over the texts' last rows. is_mapped: lists are per KV head, and every
  * reader's head takes the list that captures most of its own mass. */
 int search_dp(search *at, int n_fit, int32_t n_lists, bool is_mapped, search_set *set);
+
+/* search_budget.c: what a decode step may cost after `depth` tokens. */
+typedef struct search_budget {
+    cost_model model;
+    double ms;     /* 0 = not asked */
+    int64_t bytes; /* of keys, values and summaries; 0 = not asked */
+    int64_t depth;
+    const char *kv_type;
+} search_budget;
+/* The largest top_k (a multiple of 32, at most `depth`) with which the set is within the budget; 0 = none is. */
+int search_largest_top_k(const search *at, const search_set *set, const search_budget *budget,
+                         int64_t *top_k);
+/* Of the sets that the greedy search came by, each with its largest top_k, the one of least loss on the texts
+ * fitted on; the router's top_k and dense_below (the crossover with dense by the cost model) are set. Refused
+ * when none is within the budget. */
+int search_within_budget(search *at, int n_fit, const search_set *smallest, const int32_t *dropped,
+                         const search_budget *budget, search_set *set, search_router *router);
+/* Says what the plan is expected to cost, and what a decode step costs when it is timed, dense beside it. */
+int search_say_cost(search *at, const search_set *set, const search_router *router,
+                    const search_budget *budget);
 
 #endif

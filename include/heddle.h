@@ -318,6 +318,17 @@ void heddle_session_stats_reset(heddle_session *session);
  * evicts, as if every row came after a prompt's end. */
 heddle_status heddle_plan_share_read(const heddle_engine *engine, const heddle_plan *plan, int64_t first_row,
                                      int64_t last_row, double *share);
+/* What the plan's decode route reads for the row at `position` (it sees position + 1 tokens), summed over
+ * layers; kv_type NULL = "f16". For cost models: each has a price of its own. */
+typedef struct heddle_plan_reads {
+    uint32_t struct_size;
+    double dense_bytes;   /* K and V in their order: dense passes, windows of the model, observing passes */
+    double listed_bytes;  /* K and V through a list */
+    double summary_bytes; /* of which scores are made, and means that stand for what a list leaves out */
+    double scores;        /* that lists are chosen from */
+} heddle_plan_reads;
+heddle_status heddle_plan_count_reads(const heddle_engine *engine, const heddle_plan *plan,
+                                      const char *kv_type, int64_t position, heddle_plan_reads *reads);
 
 /* ---- batches --------------------------------------------------------------------------------- */
 

@@ -353,6 +353,24 @@ heddle_status heddle_plan_route(const heddle_plan *plan, const heddle_engine *en
     return status;
 }
 
+/* What a row reads in a layer; where the plan evicts, as if it came after a prompt's end. */
+static hdl_cost row_cost(const hdl_route_plan *route, const hdl_retain_spec *retain,
+                         const hdl_model_facts *facts, int32_t layer, int64_t row)
+{
+    bool is_retained = retain->score && !facts->layers[layer].window;
+    int64_t held = is_retained ? HDL_MIN(row, retain->keep + retain->every / 2) : row;
+    hdl_cost cost = hdl_cost_of(route, facts, layer, held);
+    if (is_retained) cost.tokens += hdl_retain_observed(retain, held);
+    return cost;
+}
+
+/* Bytes of one token's keys and values in one layer, scales included. */
+static double token_bytes_of(const hdl_model_facts *facts, hdl_dtype dtype)
+{
+    int64_t n_values = (int64_t)facts->n_kv_heads * (facts->head_dim + facts->v_head_dim);
+    return (double)hdl_row_bytes(dtype, n_values) + (dtype == HDL_I8 ? 8.0 * facts->n_kv_heads : 0);
+}
+
 heddle_status heddle_plan_share_read(const heddle_engine *engine, const heddle_plan *plan, int64_t first_row,
                                      int64_t last_row, double *share)
 {
@@ -361,8 +379,7 @@ heddle_status heddle_plan_share_read(const heddle_engine *engine, const heddle_p
     *share = 0;
     HDL_GIVEN(engine, plan);
     const hdl_model_facts *facts = &engine->model->facts;
-    double read = 0, dense = 0,
-           token_bytes = 2.0 * facts->n_kv_heads * (facts->head_dim + facts->v_head_dim); /* f16 */
+    double read = 0, dense = 0, token_bytes = token_bytes_of(facts, HDL_F16);
     if (first_row < 0 || last_row <= first_row)
         return HDL_FAIL(HEDDLE_E_INVALID, "rows %lld..%lld: must be a non-empty range", (long long)first_row,
                         (long long)last_row);
@@ -371,14 +388,40 @@ heddle_status heddle_plan_share_read(const heddle_engine *engine, const heddle_p
     heddle_status status = hdl_plan_retain(plan->plan, facts, &retain);
     for (int64_t row = first_row; row < last_row && !status; row++)
         for (int32_t layer = 0; layer < facts->n_layers; layer++) {
-            bool is_retained = retain.score && !facts->layers[layer].window;
-            int64_t held = is_retained ? HDL_MIN(row, retain.keep + retain.every / 2) : row;
-            hdl_cost cost = hdl_cost_of(&routes[HDL_ROUTE_DECODE], facts, layer, held);
-            if (is_retained) cost.tokens += hdl_retain_observed(&retain, held);
+            hdl_cost cost = row_cost(&routes[HDL_ROUTE_DECODE], &retain, facts, layer, row);
             read += cost.tokens + cost.summary_bytes / token_bytes;
             dense += hdl_cost_tokens_dense(facts, layer, row);
         }
     if (!status) *share = read / dense;
     hdl_free(routes);
+    return status;
+}
+
+heddle_status heddle_plan_count_reads(const heddle_engine *engine, const heddle_plan *plan,
+                                      const char *kv_type, int64_t position, heddle_plan_reads *reads)
+{
+    HDL_GIVEN(engine, plan, reads);
+    hdl_route_plan *routes;
+    hdl_retain_spec retain;
+    heddle_plan_reads sum = {.struct_size = sizeof sum};
+    heddle_session_options options, checked;
+    heddle_session_options_default(&options);
+    options.kv_type = kv_type;
+    if (position < 0)
+        return HDL_FAIL(HEDDLE_E_INVALID, "position %lld: must not be negative", (long long)position);
+    HDL_TRY(hdl_options_check(&options, &checked));
+    HDL_TRY(resolve_both(plan, engine, &routes));
+    const hdl_model_facts *facts = &engine->model->facts;
+    double bytes = token_bytes_of(facts, hdl_dtype_named(checked.kv_type));
+    heddle_status status = hdl_plan_retain(plan->plan, facts, &retain);
+    for (int32_t layer = 0; layer < facts->n_layers && !status; layer++) {
+        hdl_cost cost = row_cost(&routes[HDL_ROUTE_DECODE], &retain, facts, layer, position);
+        sum.dense_bytes += (cost.tokens - cost.listed) * bytes;
+        sum.listed_bytes += cost.listed * bytes;
+        sum.summary_bytes += cost.summary_bytes;
+        sum.scores += cost.scores;
+    }
+    hdl_free(routes);
+    if (!status) memcpy(reads, &sum, HDL_MIN(reads->struct_size, sizeof sum));
     return status;
 }

@@ -28,6 +28,13 @@ int64_t hdl_router_units(const hdl_router_spec *router, int64_t n_tokens)
     return HDL_MAX(HDL_MIN(n, all), 1);
 }
 
+/* Scores that a row's lists are chosen from, of `scored` tokens. */
+static double scores_of(const hdl_router_spec *router, const hdl_model_facts *facts, double scored)
+{
+    if (router->score == HDL_SCORE_NONE || scored <= (double)router->dense_below) return 0;
+    return scored / router->block * (router->is_per_kv_head ? facts->n_kv_heads : 1);
+}
+
 /* Tokens of a list that a row with `visible` tokens reads. */
 static double list_tokens(const hdl_router_spec *router, double visible)
 {
@@ -85,20 +92,24 @@ hdl_cost hdl_cost_of(const hdl_route_plan *route, const hdl_model_facts *facts, 
     bool is_dense = at->op == HDL_OPERATOR_DENSE;
     const hdl_router_spec *own = at->has_router ? &at->router : NULL;
     const hdl_router_spec *list = is_dense ? own : &route->layers[at->owner].router;
-    /* a step between two refreshes reads the kept list instead of the dense pass */
     double listed = list ? list_tokens(list, dense) : dense;
     double rest_bytes = complement_bytes(at, facts, dense);
-    hdl_cost fresh = {.tokens = is_dense ? dense : listed};
-    if (!own) return (hdl_cost){fresh.tokens, rest_bytes};
+    hdl_cost fresh = {.tokens = is_dense ? dense : listed, .listed = is_dense ? 0 : listed};
+    if (!own) return (hdl_cost){fresh.tokens, rest_bytes, fresh.listed, 0};
     if (own->score == HDL_SCORE_MASS && !is_dense) fresh.tokens += dense;
     double scored = dense;
     if (at->has_candidates) {
         fresh.summary_bytes += summary_bytes(&at->candidates, facts, dense);
+        fresh.scores += scores_of(&at->candidates, facts, dense);
         scored = list_tokens(&at->candidates, dense);
     } else if (at->candidate_owner >= 0) {
         scored = list_tokens(&route->layers[at->candidate_owner].router, dense);
     }
     fresh.summary_bytes += summary_bytes(own, facts, scored);
-    return (hdl_cost){.tokens = (fresh.tokens + (own->refresh - 1) * listed) / own->refresh,
-                      .summary_bytes = fresh.summary_bytes / own->refresh + rest_bytes};
+    fresh.scores += scores_of(own, facts, scored);
+    int32_t n_reused = own->refresh - 1; /* steps between two refreshes read the kept list */
+    return (hdl_cost){.tokens = (fresh.tokens + n_reused * listed) / own->refresh,
+                      .summary_bytes = fresh.summary_bytes / own->refresh + rest_bytes,
+                      .listed = (fresh.listed + n_reused * listed) / own->refresh,
+                      .scores = fresh.scores / own->refresh};
 }

@@ -145,6 +145,8 @@ bool hdl_route_plan_equal(const hdl_route_plan *a, const hdl_route_plan *b, int3
  * and bytes of summaries. The second is dense's. */
 typedef struct hdl_cost {
     double tokens, summary_bytes;
+    double listed; /* of tokens: those that are read through a list, not in their order */
+    double scores; /* of units that lists are chosen from */
 } hdl_cost;
 hdl_cost hdl_cost_of(const hdl_route_plan *route, const hdl_model_facts *facts, int32_t layer,
                      int64_t position);

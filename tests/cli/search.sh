@@ -22,4 +22,28 @@ refused "no text" 'no text is given' plan search -m "$model"
 refused "as many lists as layers" 'must be fewer' plan search -m "$gemma" -f "$text" -c 400 --rows 32 --lists 3
 refused "an unknown score" 'must be attention_mass, key_i8 or key_i4' plan search -m "$model" -f "$text" --score best
 refused "a text that is too short" 'at least twice --rows' plan search -m "$model" -f "$text" -c 400 --rows 256
+
+heddle bench calibrate -m "$gemma" --depth 512 --tokens 4 -o "$work/cost.json"
+[ "$code" = 0 ] && grep -q '"dense_ms_per_mb"' "$work/cost.json" && [ "$(grep -c '"depth"' "$work/cost.json")" = 36 ]
+result "nine probes at four depths give a cost model" $?
+# a model whose prices are known, so that what fits does not hang on this host
+sed -E 's/("(dense|listed|summary)_ms_per_mb"): [^,]*/\1: 1.0/; s/("step_ms"): [^,]*/\1: 0.0/; s/("select_ms_per_million"): [^,]*/\1: 0.0/' \
+    "$work/cost.json" >"$work/plain.json"
+search=(plan search -m "$gemma" -f "$text" -c 400 --rows 32 --lists 1 --fit-top-k 32 --score key_i4 --at 4K)
+heddle "${search[@]}" --cost "$work/plain.json" --budget-ms 10 -o "$work/budget.json"
+[ "$code" = 0 ] && grep -q '1 lists within the budget: top_k 384, ' "$work/err"
+result "a budget of 10 ms where a million bytes take one: top_k 384" $?
+heddle "${search[@]}" --budget-bytes 10000000 -o "$work/bytes.json"
+[ "$code" = 0 ] && grep -q '1 lists within the budget: top_k 384, ' "$work/err" && grep -q 'measured: ' "$work/err"
+result "and so for a budget of ten million bytes; what a step takes is measured" $?
+grep -q '"dense_below": [1-9]' "$work/budget.json"
+result "the crossover with dense is in the plan" $?
+says "and the plan is taken" 'makes a list by 4-bit keys' explain -m "$gemma" --plan "$work/budget.json"
+refused "a budget that nothing fits" 'no plan is within the budget: 1 lists and top_k 32 take 8\.[0-9]+ MB' \
+    "${search[@]}" --budget-bytes 2000000
+refused "a budget in ms without prices" '\-\-budget-ms needs --cost' "${search[@]}" --budget-ms 5
+refused "prices of another model" 'was measured with model' plan search -m "$model" -f "$text" --cost "$work/plain.json"
+refused "a plan for prices" 'is no cost model' "${search[@]}" --cost "$work/one.json"
+sed 's/"step_ms": 0.0/"step_ms": -1.0/' "$work/plain.json" >"$work/minus.json"
+refused "a price below zero" 'terms.step_ms: must be a number of 0 or more' "${search[@]}" --cost "$work/minus.json"
 finish

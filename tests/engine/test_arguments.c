@@ -94,6 +94,13 @@ static void test_plans(void **state)
     REFUSED(heddle_plan_share_read(NULL, plan, 0, 1, &share), "engine");
     REFUSED(heddle_plan_share_read(engine, NULL, 0, 1, &share), "plan");
     REFUSED(heddle_plan_share_read(engine, plan, 0, 1, NULL), "share");
+    heddle_plan_reads reads = {.struct_size = sizeof reads};
+    REFUSED(heddle_plan_count_reads(NULL, plan, NULL, 0, &reads), "engine");
+    REFUSED(heddle_plan_count_reads(engine, plan, NULL, 0, NULL), "reads");
+    assert_int_equal(heddle_plan_count_reads(engine, plan, NULL, -1, &reads), HEDDLE_E_INVALID);
+    assert_int_equal(heddle_plan_count_reads(engine, plan, "f8", 0, &reads), HEDDLE_E_INVALID);
+    assert_int_equal(heddle_plan_count_reads(engine, plan, NULL, 99, &reads), HEDDLE_OK);
+    assert_true(reads.dense_bytes > 0);
 }
 
 static void test_sessions(void **state)
