@@ -18,7 +18,7 @@ enum { DEFAULT_ANSWER_TOKENS = 512, CHAT_TOKENS = 8192, REWIND_TOKENS = 1024 };
 
 typedef struct run_options {
     cli_common common;
-    cli_texts files, mounts, prompts, stops, bias;
+    cli_texts files, mounts, never, prompts, stops, bias;
     const char *session_path, *record_path, *replay_path;
     bool is_chat, is_raw, is_special, shows_lead;
     int64_t n_answer, sample_top_k, repeat_window, seed;
@@ -31,6 +31,8 @@ static const cli_option run_rows[] = {
      AT(files), 0, 0, 0},
     {"mount", 0, CLI_TEXTS, "FILE.kv", NULL,
      "a document that 'heddle encode' read, before all others; may be repeated", AT(mounts), 0, 0, 0},
+    {"never", 0, CLI_TEXTS, "FILE.kv[:A-B]", NULL,
+     "no answer reads this mounted document, or its tokens A to B; may be repeated", AT(never), 0, 0, 0},
     {"record", 0, CLI_TEXT, "FILE", NULL, "writes which tokens each row read", AT(record_path), 0, 0, 0},
     {"replay", 0, CLI_TEXT, "FILE", NULL, "reads the lists of such a file in place of scoring",
      AT(replay_path), 0, 0, 0},
@@ -526,6 +528,7 @@ static int prepare(run_state *state, const cli_text *documents)
     if (!code) code = load_session(state);
     if (!code) code = cli_mounts_mount(&state->mounts, &state->setup);
     if (!code && state->mounts.n) code = note_mounted(state);
+    if (!code) code = cli_mounts_never(&state->mounts, &state->setup, &options->mounts, &options->never);
     if (!code) code = attach_lists(state);
     return code ? code : make_sampler(state);
 }
@@ -580,6 +583,8 @@ static int check_options(const run_options *options)
     }
     if ((options->record_path || options->replay_path) && options->prompts.n > 1)
         return cli_refuse("run: --record and --replay go with one -p");
+    if (options->never.n && !options->mounts.n)
+        return cli_refuse("run: --never: names tokens of documents that --mount reads, and there is none");
     if (options->mounts.n && options->session_path)
         return cli_refuse("run: --mount and --session: a session with mounted documents cannot be saved");
     if (options->is_special && !options->is_raw) return cli_refuse("run: --special goes with --raw");

@@ -1,6 +1,8 @@
-/* mounts.c - opens and mounts the files of `--mount`. */
+/* mounts.c - opens and mounts the files of `--mount`, and forbids what `--never` names. */
 #include "mounts.h"
 
+#include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
 #include "term.h"
@@ -26,12 +28,12 @@ int cli_mounts_open(cli_mounts *mounts, const cli_setup *setup, const cli_texts 
     return 0;
 }
 
-int cli_mounts_mount(const cli_mounts *mounts, const cli_setup *setup)
+int cli_mounts_mount(cli_mounts *mounts, const cli_setup *setup)
 {
     double start = now_s();
-    int64_t first, n_tokens = 0;
+    int64_t n_tokens = 0;
     for (int i = 0; i < mounts->n; i++) {
-        heddle_status status = heddle_session_mount(setup->session, mounts->documents[i], &first);
+        heddle_status status = heddle_session_mount(setup->session, mounts->documents[i], &mounts->first[i]);
         if (status) return cli_fail(status);
         n_tokens += heddle_document_len(mounts->documents[i]);
     }
@@ -39,6 +41,53 @@ int cli_mounts_mount(const cli_mounts *mounts, const cli_setup *setup)
     if (mounts->n)
         cli_note("mounted %d documents of %s tokens in %.3f s", mounts->n, term_count(count, n_tokens),
                  mounts->open_s + now_s() - start);
+    return 0;
+}
+
+/* "A-B", whole numbers with A <= B, and nothing else. */
+static bool read_range(const char *text, int64_t *first, int64_t *last)
+{
+    char *end;
+    if (*text < '0' || *text > '9') return false;
+    *first = strtoll(text, &end, 10);
+    if (*end != '-' || end[1] < '0' || end[1] > '9') return false;
+    *last = strtoll(end + 1, &end, 10);
+    return !*end && *first <= *last;
+}
+
+/* The mount whose path is the first n bytes of `text`; -1 = none. */
+static int find_mount(const cli_texts *paths, const char *text, size_t n)
+{
+    for (int i = 0; i < paths->n; i++)
+        if (strlen(paths->items[i]) == n && !memcmp(paths->items[i], text, n)) return i;
+    return -1;
+}
+
+int cli_mounts_never(const cli_mounts *mounts, const cli_setup *setup, const cli_texts *paths,
+                     const cli_texts *never)
+{
+    for (int i = 0; i < never->n; i++) {
+        const char *text = never->items[i], *colon = strrchr(text, ':');
+        int64_t first = 0, last = 0, begin = 0, n = heddle_session_len(setup->session);
+        int at = find_mount(paths, text, strlen(text));
+        bool is_range = at < 0 && read_range(colon ? colon + 1 : text, &first, &last);
+        if (is_range && colon) at = find_mount(paths, text, (size_t)(colon - text));
+        if (at < 0 && (colon || !is_range))
+            return cli_refuse(
+                "run: --never %s: must be a file that --mount names, FILE.kv:A-B of its tokens, or "
+                "A-B of all mounted ones",
+                text);
+        if (at >= 0) {
+            begin = mounts->first[at];
+            n = heddle_document_len(mounts->documents[at]);
+        }
+        if (!is_range) last = n - 1;
+        if (last >= n)
+            return cli_refuse("run: --never %s: token %lld: must be below %lld, the tokens of %s", text,
+                              (long long)last, (long long)n, at < 0 ? "the mounts" : paths->items[at]);
+        heddle_status status = heddle_session_forbid(setup->session, begin + first, last - first + 1);
+        if (status) return cli_fail(status);
+    }
     return 0;
 }
 

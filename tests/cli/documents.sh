@@ -28,6 +28,24 @@ heddle "${ask[@]}" -p "$question" --mount "$work/a.kv"
 [ "$code" = 0 ] && [ "$(grep -c 48213 "$work/out")" = 2 ]
 result "two questions over one mount" $?
 
+heddle "${ask[@]}" --mount "$work/b.kv" --mount "$work/a.kv" --never "$work/a.kv"
+[ "$code" = 0 ] && ! grep -q 48213 "$work/out" && cp "$work/out" "$work/never"
+result "--never: not from its document" $?
+heddle verify "$work/a.kv"
+n_a=$(sed -n 's/.*: \([0-9]*\) tokens,.*/\1/p' "$work/out")
+heddle "${ask[@]}" --mount "$work/b.kv" --mount "$work/a.kv" --never "$work/a.kv:0-$((n_a - 1))"
+[ "$code" = 0 ] && cmp -s "$work/out" "$work/never"
+result "--never: all its tokens as a range" $?
+says "--never: another document's tokens" '48213' "${ask[@]}" --mount "$work/b.kv" --mount "$work/a.kv" \
+    --never "$work/b.kv:10-99" --never 0-9
+refused "--never: behind the document's end" "token $n_a: must be below $n_a" "${ask[@]}" \
+    --mount "$work/a.kv" --never "$work/a.kv:5-$n_a"
+refused "--never: a file that is not mounted" 'a file that --mount names' "${ask[@]}" --mount "$work/a.kv" \
+    --never "$work/b.kv"
+refused "--never: a range that is none" 'a file that --mount names' "${ask[@]}" --mount "$work/a.kv" \
+    --never "$work/a.kv:9-5"
+refused "--never without a mount" 'there is none' "${ask[@]}" --never 0-9
+
 heddle "${ask[@]}" --mount "$work/a.kv" --record "$work/lists" && cp "$work/out" "$work/first"
 [ "$code" = 0 ] && grep -qE 'lists$' "$work/err" && [ -s "$work/lists" ]
 result "lists are recorded" $?
