@@ -223,7 +223,10 @@ typedef struct hdl_complement_args {
  *   LOGIT  reduce s_h[e];   MASS  reduce n_e exp(s_h[e]) / sum_e' n_e' exp(s_h[e']), n_e the block's
  *   tokens; the sum in the order of e, cut and merged at multiples of HDL_KV_STRIDE entries.
  * With candidates (token planes only) entry i is step i of the row's candidate list: the walk of its
- * tokens (tokens of its blocks) in ascending order, the visible ones. */
+ * tokens (tokens of its blocks) in ascending order, the visible ones.
+ * Shared (planes only, no candidates): the rows of a sequence make one score row, score[s, l, e] = rows over
+ * those that score e; the row's entries are the last row's. What only some rows score lies between the
+ * first new token and the last: a window forces that. */
 typedef enum hdl_score_rule {
     HDL_RULE_DOT = 0,
     HDL_RULE_PAIRS,
@@ -252,9 +255,10 @@ typedef struct hdl_score_args {
     int32_t block_size; /* tokens of an entry */
     int32_t stride;
     int64_t seed;
-    bool has_candidates;
+    bool has_candidates, is_shared;
+    hdl_reduce rows;                 /* shared: SUM or MAX */
     const hdl_selection *candidates; /* n_rows lists, n_lists or one a row; NULL = all tokens */
-    float *score;                    /* [n_rows, n_lists, score_stride] */
+    float *score;                    /* [n_rows, n_lists, score_stride]; shared: [n_seqs, ...] */
     int64_t score_stride;            /* >= entries of max_kv_len */
     bool is_invariant;
 } hdl_score_args;

@@ -140,11 +140,14 @@ static int64_t chunk_rows(const heddle_session *session, bool is_generated)
     return HDL_MIN((int64_t)session->runner->options.chunk_rows, schedule->limits.max_list_rows);
 }
 
-/* Rows of the next chunk. The last rows of a prompt that a plan observes come in one chunk. */
+/* Rows of the next chunk. It ends where a tile of rows that share a list ends, so that lists do not depend
+ * on chunks; the last rows of a prompt that a plan observes come in one chunk. */
 static int64_t rows_of_chunk(const heddle_session *session, const read_call *call, int64_t n_chunk)
 {
     const hdl_retain_spec *retain = &session->runner->schedule->retain;
     int64_t left = call->n_ids - call->done, n = HDL_MIN(n_chunk, left);
+    int64_t past = (hdl_kv_seq_len(session->kv) + n) % session->runner->schedule->rows_per_list;
+    if (n < left && past < n) n -= past;
     int64_t wanted = retain->score == HDL_RETAIN_MASS_WINDOW && !call->is_generated ? retain->observe : 0;
     return n < left && left - n < wanted && n > wanted - (left - n) ? n - (wanted - (left - n)) : n;
 }

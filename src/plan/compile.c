@@ -76,6 +76,9 @@ static void assign_slots(hdl_schedule *schedule)
         }
     add_mapped_slot(schedule);
     int64_t row_bytes = (schedule->limits.max_context + 16) * 4;
+    schedule->rows_per_list = 1;
+    for (int32_t i = 0; i < schedule->n_slots; i++)
+        schedule->rows_per_list = HDL_MAX(schedule->rows_per_list, schedule->slots[i].rows_per_list);
     for (int32_t i = 0; i < schedule->n_slots; i++)
         row_bytes = HDL_MAX(row_bytes, schedule->slots[i].n_lists * (schedule->limits.max_context + 16) * 4);
     schedule->tile_rows = HDL_MIN(HDL_MAX(HDL_TILE_BYTES / row_bytes, 1), (int64_t)HDL_MAX_TILE_ROWS);
@@ -179,7 +182,8 @@ static void size_args(const hdl_schedule *schedule, const hdl_step *step, hdl_cl
             score->max_q_len = args->max_q_len;
             score->max_kv_len = limits->max_context;
             if (step->u.attend.is_selecting && sized->u.attend.select.out->rows_per_list > 1) {
-                score->max_q_len = 1; /* a tile's mean query is a row of its own */
+                /* a tile's mean query is a row of its own */
+                score->max_q_len = score->is_shared ? sized->u.attend.select.out->rows_per_list : 1;
                 score->n_seqs = (int32_t)HDL_MAX(schedule->tile_rows, (int64_t)score->n_seqs);
             }
             break;
@@ -342,26 +346,28 @@ static void add_score(hdl_schedule *schedule, hdl_attend_step *attend, const hdl
          is_of_layer = is_index && facts->index.is_of_layers;
     int32_t n_queries = HDL_MAX(facts->index.n_heads, 1);
     attend->is_scoring = row->is_scored;
-    attend->score = (hdl_score_args){.n_heads = is_index ? n_queries : facts->n_heads,
-                                     .n_kv_heads = is_index ? 1 : facts->n_kv_heads,
-                                     .head_dim = is_index ? facts->index.dim : facts->head_dim,
-                                     .n_lists = list->n_lists,
-                                     .q_stride = is_index ? n_queries * facts->index.dim
-                                                          : attend->args.q_stride,
-                                     .scale = is_of_layer ? facts->index.scale
-                                              : is_index  ? 1
-                                                          : facts->attn_scale * length_scale(router, entry),
-                                     .rule = is_of_layer ? HDL_RULE_DOT : row->rule,
-                                     .has_bias = is_of_layer,
-                                     .plane = row->plane,
-                                     .measure = router->measure,
-                                     .reduce = is_of_layer ? HDL_REDUCE_MAX : router->heads,
-                                     .block_size = entry,
-                                     .stride = router->stride,
-                                     .seed = router->seed,
-                                     .has_candidates = attend->candidate_slot >= 0,
-                                     .score_stride = stride,
-                                     .is_invariant = schedule->limits.is_invariant};
+    attend->score = (hdl_score_args){
+        .n_heads = is_index ? n_queries : facts->n_heads,
+        .n_kv_heads = is_index ? 1 : facts->n_kv_heads,
+        .head_dim = is_index ? facts->index.dim : facts->head_dim,
+        .n_lists = list->n_lists,
+        .q_stride = is_index ? n_queries * facts->index.dim : attend->args.q_stride,
+        .scale = is_of_layer ? facts->index.scale
+                 : is_index  ? 1
+                             : facts->attn_scale * length_scale(router, entry),
+        .rule = is_of_layer ? HDL_RULE_DOT : row->rule,
+        .has_bias = is_of_layer,
+        .plane = row->plane,
+        .measure = router->measure,
+        .reduce = is_of_layer ? HDL_REDUCE_MAX : router->heads,
+        .block_size = entry,
+        .stride = router->stride,
+        .seed = router->seed,
+        .has_candidates = attend->candidate_slot >= 0,
+        .is_shared = router->tile_by != HDL_TILE_BY_QUERY_MEAN,
+        .rows = router->tile_by == HDL_TILE_BY_MAX ? HDL_REDUCE_MAX : HDL_REDUCE_SUM,
+        .score_stride = stride,
+        .is_invariant = schedule->limits.is_invariant};
     attend->is_pooling = entry < router->block && router->score != HDL_SCORE_NONE;
     attend->pool = (hdl_pool_args){.n_lists = list->n_lists,
                                    .n = router->block / entry,
@@ -403,7 +409,7 @@ static void add_router(hdl_schedule *schedule, hdl_step *step, const hdl_router_
     int64_t all = router->block > 1 ? router->top_k : router->top_k + router->n_sink + router->window;
     bool has_width = router->select == HDL_SELECT_TOP_K || router->select == HDL_SELECT_BEAM;
     attend->all_below = has_width ? HDL_MAX(all, router->dense_below) : router->dense_below;
-    if (router->tile > 1)
+    if (router->tile > 1 && router->tile_by == HDL_TILE_BY_QUERY_MEAN)
         hdl_schedule_book(schedule, HDL_BUF_Q_TILE, schedule->tile_rows * attend->score.q_stride * 4);
     if (hdl_score_rows[router->score].rule == HDL_RULE_INDEX && attend->is_scoring)
         step->in = HDL_BUF_Q_INDEX;

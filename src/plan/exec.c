@@ -181,6 +181,7 @@ typedef struct row_span {
     const hdl_attend_seq *seqs; /* [n_seqs] */
     int32_t n_seqs;
     int64_t first_row, n_rows, max_q_len, max_kv_len, mass_stride;
+    int64_t n_shared_rows;    /* rows that the sequences' score rows are made of; 0 = each has its own */
     const int64_t *n_visible; /* [n_rows] tokens, or rows of the retained group, that each row sees */
     float *scores;            /* [n_rows, n_lists, mass_stride] */
     int32_t n_more; /* rows before each that read its list as well: the window reaches back so far */
@@ -241,7 +242,8 @@ static void score_rows(const hdl_schedule *schedule, const hdl_attend_step *at, 
     bool needs_scores = span->hiding || has_tap || span->max_kv_len > at->all_below;
     if (at->is_scoring && needs_scores) {
         hdl_score_args score = at->score;
-        score.n_rows = span->n_rows;
+        score.is_shared = span->n_shared_rows > 0;
+        score.n_rows = score.is_shared ? span->n_shared_rows : span->n_rows;
         score.n_seqs = span->n_seqs;
         score.seqs = span->seqs;
         score.max_q_len = span->max_q_len;
@@ -408,23 +410,25 @@ static void mean_query(const float *q, int64_t stride, int64_t n, int64_t width,
     for (int64_t i = 0; i < width; i++) mean[i] /= (float)n;
 }
 
-/* The next tiles of a sequence from *row on, as many as are scored at once: each is a sequence of one
- * row, the mean query at the tile's last position. begin[t]: the tile's first row, begin[n] the end. */
+/* The next tiles of a sequence from *row on, as many as are scored at once: each is a sequence of its rows,
+ * or of one row, their mean query at the last position. begin[t]: the tile's first row, begin[n] the end. */
 static int32_t next_tiles(const hdl_schedule *schedule, const hdl_attend_step *at, const hdl_attend_seq *seq,
                           const float *q, hdl_attend_seq *tiles, int64_t *begin, int64_t *n_visible)
 {
     int64_t before = seq->kv_len - seq->q_len, tile = schedule->slots[at->slot].rows_per_list;
     int64_t row = begin[0], stride = at->score.q_stride;
+    bool is_shared = at->score.is_shared;
     float *mean = hdl_schedule_at(schedule, HDL_BUF_Q_TILE);
     int32_t n = 0;
     for (; n < schedule->tile_rows && row < seq->q_len; n++) {
         int64_t end = HDL_MIN((before + row) / tile * tile + tile - before, seq->q_len);
         tiles[n] = row_tile(seq, row, end - row);
-        tiles[n].q_len = 1;
-        tiles[n].first_row = n;
+        tiles[n].q_len = is_shared ? end - row : 1;
+        tiles[n].first_row = is_shared ? row - begin[0] : n;
         tiles[n].mask = NULL;
         n_visible[n] = tiles[n].kv_len;
-        if (at->is_scoring) mean_query(q + row * stride, stride, end - row, stride, mean + n * stride);
+        if (at->is_scoring && !is_shared)
+            mean_query(q + row * stride, stride, end - row, stride, mean + n * stride);
         begin[n + 1] = row = end;
     }
     return n;
@@ -436,6 +440,7 @@ static void make_tile_lists(const hdl_schedule *schedule, const hdl_step *step, 
 {
     const hdl_attend_step *at = &step->u.attend;
     int64_t first_row = of->first_row + seq->first_row;
+    bool is_shared = at->score.is_shared;
     const float *q = at->is_scoring ? at->score.q + first_row * at->score.q_stride : NULL;
     hdl_attend_seq *tiles = batch->attend + batch->n_seqs;
     int64_t begin[HDL_MAX_TILE_ROWS + 1] = {0}, n_visible[HDL_MAX_TILE_ROWS];
@@ -444,7 +449,8 @@ static void make_tile_lists(const hdl_schedule *schedule, const hdl_step *step, 
         row_span span = {.seqs = tiles,
                          .n_seqs = n,
                          .n_rows = n,
-                         .max_q_len = 1,
+                         .n_shared_rows = is_shared ? begin[n] - begin[0] : 0,
+                         .max_q_len = is_shared ? schedule->slots[at->slot].rows_per_list : 1,
                          .max_kv_len = n_visible[n - 1],
                          .mass_stride = HDL_ALIGN_UP(n_visible[n - 1], 16),
                          .n_visible = n_visible,
@@ -453,7 +459,9 @@ static void make_tile_lists(const hdl_schedule *schedule, const hdl_step *step, 
                          .layer = step->layer,
                          .hiding = of->hiding,
                          .hook = of->hook};
-        score_rows(schedule, at, &span, hdl_schedule_at(schedule, HDL_BUF_Q_TILE), NULL, batch->tap.fn);
+        const float *scored = is_shared ? q + begin[0] * at->score.q_stride
+                                        : hdl_schedule_at(schedule, HDL_BUF_Q_TILE);
+        score_rows(schedule, at, &span, scored, NULL, batch->tap.fn);
         for (int32_t t = 0; t < n; t++) {
             hdl_selection list = slot_view(schedule, batch, at->slot, first_row + begin[t], 1);
             row_span one = span;

@@ -56,6 +56,13 @@ typedef struct hdl_score_row {
 } hdl_score_row;
 extern const hdl_score_row hdl_score_rows[HDL_N_SCORE_KINDS];
 
+/* Of which scores the list of a tile of query rows is made. */
+typedef enum hdl_tile_by {
+    HDL_TILE_BY_QUERY_MEAN = 0, /* those of the rows' mean query */
+    HDL_TILE_BY_SUM,            /* the sum of every row's */
+    HDL_TILE_BY_MAX             /* the largest of any row */
+} hdl_tile_by;
+
 typedef enum hdl_operator_kind {
     HDL_OPERATOR_DENSE = 0,
     HDL_OPERATOR_TOKEN_LIST,
@@ -73,10 +80,11 @@ typedef struct hdl_router_spec {
     int64_t top_k; /* unforced tokens; sinks and window come on top; blocks: rounded up to whole ones */
     int32_t block; /* tokens of a unit that is chosen; 1 = tokens */
     int32_t n_sink, window;
-    int32_t refresh;     /* decode steps per new list; 1 = every step */
-    int32_t tile;        /* query rows, by position, that share a list when they come in one call; 1 = none */
-    int32_t stride;      /* STRIDE: blocks */
-    int64_t dense_below; /* rows that see at most so many tokens read all of them */
+    int32_t refresh; /* decode steps per new list; 1 = every step */
+    int32_t tile;    /* query rows, by position, that share a list when they come in one call; 1 = none */
+    hdl_tile_by tile_by;
+    int32_t stride;           /* STRIDE: blocks */
+    int64_t dense_below;      /* rows that see at most so many tokens read all of them */
     bool is_scaled_by_length; /* scores of blocks times sqrt(tokens of an entry): see docs/plan.md, scale */
     bool is_per_kv_head;      /* one list per KV head instead of one for the layer */
     int64_t seed;

@@ -124,16 +124,28 @@ static heddle_status check_router(const json_t *obj, const char *path, const hdl
     return HEDDLE_OK;
 }
 
-/* One list for the rows of a tile is scored by their mean query, which has no attention mass. */
+/* One list for the rows of a tile is scored by summaries: a dense pass has its mass row by row. */
 static heddle_status check_tile(const json_t *obj, const char *path, const hdl_router_spec *at)
 {
+    const char *name = hdl_score_rows[at->score].name;
+    if (at->tile == 1 && json_object_get(obj, "tile_by"))
+        return HDL_FAIL(HEDDLE_E_INVALID, "%s.tile_by: needs a tile above 1", path);
     if (at->tile == 1) return HEDDLE_OK;
+    if (at->tile_by != HDL_TILE_BY_QUERY_MEAN && !hdl_score_rows[at->score].plane)
+        return HDL_FAIL(HEDDLE_E_INVALID, "%s.tile_by: score \"%s\" is the same for all rows of a tile", path,
+                        name);
+    if (at->tile_by != HDL_TILE_BY_QUERY_MEAN && at->window < 1)
+        return HDL_FAIL(
+            HEDDLE_E_INVALID,
+            "%s.window %d: rows scored together need a window of at least 1 token, so that they read "
+            "each other",
+            path, at->window);
     if (at->tile & (at->tile - 1))
         return HDL_FAIL(HEDDLE_E_INVALID, "%s.tile %d: must be a power of two", path, at->tile);
     if (at->score == HDL_SCORE_MASS || at->score == HDL_SCORE_INDEX)
         return HDL_FAIL(HEDDLE_E_INVALID,
                         "%s.tile %d: score \"%s\" is of single rows; a tile needs another score", path,
-                        at->tile, hdl_score_rows[at->score].name);
+                        at->tile, name);
     if (at->refresh > 1)
         return HDL_FAIL(HEDDLE_E_INVALID, "%s.tile %d: goes not with refresh %d", path, at->tile,
                         at->refresh);
@@ -145,18 +157,19 @@ static heddle_status check_tile(const json_t *obj, const char *path, const hdl_r
 heddle_status hdl_router_read(const json_t *obj, const char *path, bool is_candidate, hdl_router_spec *out)
 {
     static const char *const keys[] = {
-        "score",  "measure", "heads",       "pool",       "select", "p_rule", "p",
-        "block",  "lists",   "threshold",   "top_k",      "sinks",  "window", "refresh",
-        "stride", "seed",    "dense_below", "candidates", "tile",   "scale",  NULL};
+        "score",       "measure",    "heads", "pool",  "select",  "p_rule",  "p",      "block",
+        "lists",       "threshold",  "top_k", "sinks", "window",  "refresh", "stride", "seed",
+        "dense_below", "candidates", "tile",  "scale", "tile_by", NULL};
     static const char *const measures[] = {"logit", "mass", NULL};
     static const char *const reduces[] = {"mean", "sum", "max", NULL};
     static const char *const selects[] = {"top_k", "top_p", "threshold", "beam", NULL};
     static const char *const p_rules[] = {"inclusive", "strict", "plus_one", "exclusive", NULL};
     static const char *const scales[] = {"none", "sqrt_length", NULL};
     static const char *const lists[] = {"layer", "kv_head", NULL};
+    static const char *const tile_bys[] = {"query_mean", "sum", "max", NULL};
     const char *scores[HDL_N_SCORE_KINDS + 1] = {NULL};
     int score = HDL_SCORE_MASS, heads = HDL_REDUCE_MEAN, pool = HDL_REDUCE_SUM, select = HDL_SELECT_TOP_K,
-        p_rule = HDL_P_STRICT, list = 0, scale = 0;
+        p_rule = HDL_P_STRICT, list = 0, scale = 0, tile_by = HDL_TILE_BY_QUERY_MEAN;
     for (int i = 0; i < HDL_N_SCORE_KINDS; i++) scores[i] = hdl_score_rows[i].name;
     *out = (hdl_router_spec){.refresh = 1, .block = 1, .p = 1, .tile = 1};
     if (!json_is_object(obj)) return HDL_FAIL(HEDDLE_E_INVALID, "%s: must be an object", path);
@@ -170,6 +183,7 @@ heddle_status hdl_router_read(const json_t *obj, const char *path, bool is_candi
     HDL_TRY(hdl_word_read(obj, path, "p_rule", p_rules, &p_rule));
     HDL_TRY(hdl_word_read(obj, path, "lists", lists, &list));
     HDL_TRY(hdl_word_read(obj, path, "scale", scales, &scale));
+    HDL_TRY(hdl_word_read(obj, path, "tile_by", tile_bys, &tile_by));
     if (pool == HDL_REDUCE_MEAN)
         return HDL_FAIL(HEDDLE_E_INVALID, "%s.pool \"mean\": must be \"sum\" or \"max\"", path);
     out->score = (hdl_score_kind)score;
@@ -180,6 +194,7 @@ heddle_status hdl_router_read(const json_t *obj, const char *path, bool is_candi
     out->p_rule = (hdl_p_rule)p_rule;
     out->is_per_kv_head = list == 1;
     out->is_scaled_by_length = scale == 1;
+    out->tile_by = (hdl_tile_by)tile_by;
     HDL_TRY(read_numbers(obj, path, out));
     if (is_candidate && (json_object_get(obj, "candidates") || out->refresh > 1))
         return HDL_FAIL(HEDDLE_E_INVALID, "%s: candidates have neither candidates nor a refresh of their own",

@@ -152,9 +152,10 @@ typedef struct hdl_schedule {
     int32_t n_planes[HDL_MAX_LAYERS];
     /* list slots: one per layer that makes a list in the decode route */
     int32_t n_slots, n_kept;
-    int32_t mapped;    /* the slot that holds a list with its heads mapped; -1 = no layer maps heads */
-    int64_t tile_rows; /* query rows whose scores are held at once: HDL_TILE_BYTES bounds them */
-    int64_t slot_rows; /* rows of a slot: those of the decode route, or all where prefill routes too */
+    int32_t mapped;        /* the slot that holds a list with its heads mapped; -1 = no layer maps heads */
+    int64_t tile_rows;     /* query rows whose scores are held at once: HDL_TILE_BYTES bounds them */
+    int32_t rows_per_list; /* of the largest tile of query rows that share a list; 1 = none do */
+    int64_t slot_rows;     /* rows of a slot: those of the decode route, or all where prefill routes too */
     bool has_prefill_lists;
     int32_t slot_of_layer[2][HDL_MAX_LAYERS];
     int32_t candidates_of_layer[2][HDL_MAX_LAYERS]; /* slot of the layer's own candidates; -1 = none */

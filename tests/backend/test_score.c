@@ -12,6 +12,8 @@ typedef struct score_case {
     int32_t candidate_block; /* 0 = all entries; 1 = tokens; else blocks */
     bool has_lists;          /* candidates by list */
     bool has_bias;
+    int32_t tile; /* shared score rows of so many query rows each, by position; 0 = each row its own */
+    hdl_reduce rows;
 } score_case;
 
 #define KEYS4      HDL_RULE_DOT, HDL_PLANE_KEY_I4
@@ -83,12 +85,28 @@ static const score_case cases[] = {
      .candidate_block = 1, .has_lists = true},
     {"candidates of rows", HDL_RULE_INDEX, HDL_PLANE_INDEX, LOGIT_MEAN, 1, 1, 64, 1, 1, 5, .q_len = 6,
      .kv_len = 500, .candidate_block = 4},
+    {"tiles, summed", KEYS4, MASS_MEAN, 9, 3, 64, 1, 1, 8, .q_len = 70, .kv_len = 700, .tile = 32,
+     .rows = HDL_REDUCE_SUM},
+    {"tiles by list, summed", KEYS8, HDL_MEASURE_MASS, HDL_REDUCE_SUM, 9, 3, 64, 3, 1, 5, .q_len = 37,
+     .kv_len = 301, .tile = 16, .rows = HDL_REDUCE_SUM},
+    {"tiles, the largest", KEYS4, MASS_MAX, 8, 4, 48, 2, 1, 5, .q_len = 20, .kv_len = 20, .tile = 8,
+     .rows = HDL_REDUCE_MAX},
+    {"tiles, the largest of means", KEYS4, MASS_MEAN, 9, 3, 64, 1, 1, 8, .q_len = 33, .kv_len = 600,
+     .tile = 64, .rows = HDL_REDUCE_MAX},
+    {"tiles of one row", KEYS4, MASS_MEAN, 9, 3, 64, 1, 1, 8, .q_len = 1, .kv_len = 300, .tile = 32,
+     .rows = HDL_REDUCE_SUM},
+    {"tiles, means of blocks", HDL_RULE_DOT, HDL_PLANE_MEAN, LOGIT_SUM, 9, 3, 64, 1, 16, 8, .q_len = 40,
+     .kv_len = 1003, .tile = 32, .rows = HDL_REDUCE_MAX},
+    {"tiles, pairs", HDL_RULE_PAIRS, HDL_PLANE_MEAN, MASS_MAX, 6, 2, 32, 2, 4, 4, .q_len = 21, .kv_len = 2055,
+     .tile = 16, .rows = HDL_REDUCE_SUM},
+    {"tiles, bounds", HDL_RULE_BOUND, HDL_PLANE_BOUNDS, LOGIT_MAX, 4, 2, 80, 1, 32, 5, .q_len = 19,
+     .kv_len = 400, .tile = 8, .rows = HDL_REDUCE_MAX},
     {"not a multiple of 16", KEYS4, MASS_MEAN, 3, 3, 20, 1, 1, 8, .q_len = 2, .kv_len = 50},
 };
 
 typedef struct score_setup {
     plane_cache cache;
-    hdl_attend_seq seq;
+    hdl_attend_seq seq, tiles[8];
     hdl_selection candidates;
     hdl_score_args args;
     float *q, *bias;
@@ -115,6 +133,26 @@ static void make_candidates(score_setup *setup, const score_case *c, uint64_t *r
                     ids[n++] = (int32_t)u;
             *hdl_selection_count(sel, row, list) = n;
         }
+}
+
+/* The rows of the sequence in tiles that begin at multiples of c->tile by position. */
+static void make_tiles(score_setup *setup, const score_case *c)
+{
+    int64_t before = c->kv_len - c->q_len;
+    setup->args.is_shared = true;
+    setup->args.rows = c->rows;
+    setup->args.seqs = setup->tiles;
+    setup->args.n_seqs = 0;
+    setup->args.max_q_len = c->tile;
+    for (int64_t row = 0, end; row < c->q_len; row = end) {
+        end = HDL_MIN((before + row) / c->tile * c->tile + c->tile - before, c->q_len);
+        assert_true(setup->args.n_seqs < (int32_t)HDL_COUNT(setup->tiles));
+        hdl_attend_seq *tile = &setup->tiles[setup->args.n_seqs++];
+        *tile = setup->seq;
+        tile->first_row = row;
+        tile->q_len = end - row;
+        tile->kv_len = before + end;
+    }
 }
 
 static void open_setup(score_setup *setup, const score_case *c)
@@ -159,6 +197,7 @@ static void open_setup(score_setup *setup, const score_case *c)
                                    .has_candidates = c->candidate_block > 0,
                                    .candidates = c->candidate_block ? &setup->candidates : NULL};
     setup->args.score_stride = c->kv_len / (c->candidate_block ? 1 : c->block_size) + 3;
+    if (c->tile) make_tiles(setup, c);
 }
 
 static void close_setup(score_setup *setup)
@@ -195,7 +234,7 @@ static bool is_close(const score_case *c, float x, float want)
                     (c->n_heads == c->n_lists && c->measure == HDL_MEASURE_LOGIT &&
                      (c->plane >= HDL_PLANE_KEY_I8));
     if (is_exact) return x == want;
-    if (c->measure == HDL_MEASURE_MASS) return fabsf(x - want) <= 1e-5f * want;
+    if (c->measure == HDL_MEASURE_MASS) return fabsf(x - want) <= 1e-5f * want; /* masses of tiles, too */
     return fabsf(x - want) <= 2e-5f + 2e-6f * fabsf(want);
 }
 
@@ -249,6 +288,22 @@ static void test_same_bits(void **state)
             }
             float *all = scores_of(&setup, impls[k], 1), *again = scores_of(&setup, impls[k], 3);
             assert_memory_equal(all, again, (size_t)(args.n_rows * row_floats) * 4);
+            if (args.is_shared) { /* it is the tile that stands alone */
+                hdl_attend_seq *tile = &setup.tiles[args.n_seqs - 1];
+                setup.args.seqs = tile;
+                setup.args.n_seqs = 1;
+                setup.args.n_rows = setup.args.max_q_len = tile->q_len;
+                setup.args.q += tile->first_row * args.q_stride;
+                tile->first_row = 0;
+                float *alone = scores_of(&setup, impls[k], 2);
+                assert_memory_equal(all + (args.n_seqs - 1) * row_floats, alone, (size_t)row_floats * 4);
+                setup.args.q = setup.q; /* freed by its own name below */
+                free(all);
+                free(again);
+                free(alone);
+                close_setup(&setup);
+                continue;
+            }
             setup.seq.q_len = setup.args.n_rows = setup.args.max_q_len = 1; /* the last row */
             setup.args.q += last * args.q_stride;
             if (setup.args.bias) setup.args.bias += last * args.n_heads;

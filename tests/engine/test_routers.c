@@ -169,7 +169,7 @@ static void test_chunks_equal_single_steps(void **state)
     heddle_engine_close(engine);
 }
 
-/* Lists for tiles of 32 rows: everything is dense; chunks of whole tiles do not matter, bit for bit; rows
+/* Lists for tiles of 32 rows: everything is dense; chunks of a tile and more do not matter, bit for bit; rows
  * that come alone have their own lists, as without tiles. */
 static void test_tiles_of_rows_share_lists(void **state)
 {
@@ -180,6 +180,12 @@ static void test_tiles_of_rows_share_lists(void **state)
         {"pooled and complement", "block_list", "\"score\": \"block_pooled\", \"block\": 32, \"window\": 1",
          16},
         {"forced blocks", "block_list", "\"score\": \"random\", \"block\": 16, \"window\": 40", 0},
+        {"4-bit keys, summed", "token_list", "\"score\": \"key_i4\", \"window\": 4, \"tile_by\": \"sum\"", 0},
+        {"8-bit keys, the largest", "token_list",
+         "\"score\": \"key_i8\", \"window\": 1, \"lists\": \"kv_head\", \"heads\": \"max\", \"tile_by\": \"max\"",
+         0},
+        {"blocks of keys, summed", "block_list",
+         "\"score\": \"key_i8\", \"block\": 16, \"window\": 16, \"tile_by\": \"sum\"", 0},
     };
     heddle_engine *engine = open_tiny();
     heddle_session *session = new_session(engine, NULL, 64);
@@ -190,13 +196,18 @@ static void test_tiles_of_rows_share_lists(void **state)
         char router[512];
         snprintf(router, sizeof router, "%s, \"tile\": 32", tiled[i].router);
         at.router = router;
-        heddle_plan *all = plan_of(&at, 320), *few = plan_of(&at, 32), *single = plan_of(&tiled[i], 32);
+        router_case alone = tiled[i]; /* the same without tiles */
+        char own[512];
+        snprintf(own, sizeof own, "%s", tiled[i].router);
+        if (strstr(own, ", \"tile_by")) *strstr(own, ", \"tile_by") = 0;
+        alone.router = own;
+        heddle_plan *all = plan_of(&at, 320), *few = plan_of(&at, 32), *single = plan_of(&alone, 32);
         const struct {
             const heddle_plan *plan;
             int32_t chunk;
-        } runs[] = {{all, 64}, {few, 64}, {few, 128}, {few, 1}, {single, 1}};
-        static float nll[5][N_IDS];
-        for (int r = 0; r < 5; r++) {
+        } runs[] = {{all, 64}, {few, 64}, {few, 128}, {few, 1}, {single, 1}, {few, 50}, {few, 33}};
+        static float nll[7][N_IDS];
+        for (int r = 0; r < 7; r++) {
             session = new_session(engine, runs[r].plan, runs[r].chunk);
             nll_of(session, nll[r]);
             heddle_session_free(session);
@@ -206,6 +217,8 @@ static void test_tiles_of_rows_share_lists(void **state)
         assert_true(max_abs(dense + 1, nll[0] + 1, N_IDS - 1) < 2e-6);
         assert_true(max_abs(dense + 1, nll[1] + 1, N_IDS - 1) > 1e-4);
         assert_memory_equal(nll[1] + 1, nll[2] + 1, (N_IDS - 1) * sizeof(float));
+        assert_memory_equal(nll[1] + 1, nll[5] + 1, (N_IDS - 1) * sizeof(float)); /* cut by position */
+        assert_memory_equal(nll[1] + 1, nll[6] + 1, (N_IDS - 1) * sizeof(float));
         assert_memory_equal(nll[3] + 1, nll[4] + 1, (N_IDS - 1) * sizeof(float));
         assert_true(max_abs(nll[1] + 1, nll[3] + 1, N_IDS - 1) > 1e-6);
         heddle_plan_free(all);

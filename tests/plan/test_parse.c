@@ -109,6 +109,14 @@ static void test_refusals(void **state)
             "router.tile 48: must be a power of two");
     refused(ROUTER("\"score\": \"key_i8\", \"top_k\": 4, \"tile\": 64, \"window\": 1, \"refresh\": 2"),
             "router.tile 64: goes not with refresh 2");
+    refused(ROUTER("\"score\": \"key_i8\", \"top_k\": 4, \"window\": 1, \"tile_by\": \"sum\""),
+            "router.tile_by: needs a tile above 1");
+    refused(ROUTER("\"score\": \"key_i8\", \"top_k\": 4, \"tile\": 64, \"tile_by\": \"sum\""),
+            "router.window 0: rows scored together need a window of at least 1 token");
+    refused(ROUTER("\"score\": \"random\", \"top_k\": 4, \"window\": 1, \"tile\": 64, \"tile_by\": \"max\""),
+            "router.tile_by: score \"random\" is the same for all rows of a tile");
+    refused(ROUTER("\"score\": \"key_i8\", \"top_k\": 4, \"window\": 1, \"tile\": 64, \"tile_by\": \"mean\""),
+            "router.tile_by \"mean\": must be \"query_mean\", \"sum\" or \"max\"");
     refused(RULES("{\"layers\": [0], \"complement\": 64, \"router\": {\"top_k\": 8}}"),
             "decode[0].complement: a dense layer leaves nothing out");
     refused(

@@ -165,7 +165,7 @@ static void summarise(const hdl_launch *launch, const void *op)
 
 typedef struct score_call {
     const hdl_score_args *args;
-    float *s; /* [n_threads, entries] of one head */
+    float *s; /* [n_threads, 2, entries]: of one head, of one of several rows */
     int64_t n_max;
 } score_call;
 
@@ -255,16 +255,12 @@ static void reduce_head(const hdl_score_args *args, const float *s, int64_t n, i
     }
 }
 
-static void score_list(void *arg, int64_t task, int thread)
+/* One row's scores for one list into out; s: [entries] scratch. Returns the entries that were scored. */
+static int64_t score_row(const hdl_score_args *args, const hdl_attend_seq *seq, int64_t row, int32_t list,
+                         float *out, float *s)
 {
-    const score_call *call = arg;
-    const hdl_score_args *args = call->args;
-    int64_t row = task / args->n_lists;
-    int32_t list = (int32_t)(task % args->n_lists);
-    const hdl_attend_seq *seq = score_seq_of(args, row);
     int64_t visible = seq->kv_len - seq->q_len + row - seq->first_row + 1, block = args->block_size;
     int64_t n_all = (visible + block - 1) / block, n = whole_entries(visible, block);
-    float *out = args->score + task * args->score_stride, *s = call->s + thread * call->n_max;
     kv_walk walk = {0};
     if (args->has_candidates) {
         walk = candidate_walk(args->candidates, &seq->kv, row, list, visible);
@@ -274,7 +270,7 @@ static void score_list(void *arg, int64_t task, int thread)
     for (int64_t e = n; e < n_all; e++) out[e] = -INFINITY;
     if (args->plane == HDL_PLANE_NONE) {
         for (int64_t e = 0; e < n; e++) out[e] = pattern_score(args, (visible - 1) / block, e, list);
-        return;
+        return n;
     }
     int32_t n_heads = args->n_heads / args->n_lists;
     for (int32_t h = 0; h < n_heads; h++) {
@@ -287,12 +283,40 @@ static void score_list(void *arg, int64_t task, int thread)
             s[e] = entry_score(args, &seq->kv, &q, kv_head, walk.ids ? walk_token(&walk, e) : e) + bias;
         reduce_head(args, s, n, n_heads, h == 0, out);
     }
+    return n;
+}
+
+static void score_list(void *arg, int64_t task, int thread)
+{
+    const score_call *call = arg;
+    const hdl_score_args *args = call->args;
+    int64_t row = task / args->n_lists;
+    int32_t list = (int32_t)(task % args->n_lists);
+    score_row(args, score_seq_of(args, row), row, list, args->score + task * args->score_stride,
+              call->s + 2 * thread * call->n_max);
+}
+
+/* The rows of sequence task / n_lists as one, the last row first: it has the most entries. */
+static void score_shared(void *arg, int64_t task, int thread)
+{
+    const score_call *call = arg;
+    const hdl_score_args *args = call->args;
+    const hdl_attend_seq *seq = &args->seqs[task / args->n_lists];
+    int32_t list = (int32_t)(task % args->n_lists);
+    float *out = args->score + task * args->score_stride, *s = call->s + 2 * thread * call->n_max,
+          *one = s + call->n_max;
+    for (int64_t i = seq->q_len; i--;) {
+        bool is_last = i == seq->q_len - 1;
+        int64_t n = score_row(args, seq, seq->first_row + i, list, is_last ? out : one, s);
+        for (int64_t e = 0; e < n && !is_last; e++)
+            out[e] = args->rows == HDL_REDUCE_MAX ? HDL_MAX(out[e], one[e]) : out[e] + one[e];
+    }
 }
 
 static int64_t score_workspace(const void *op, int n_threads)
 {
     const hdl_score_args *args = op;
-    return n_threads * (args->max_kv_len + 1) * (int64_t)sizeof(float);
+    return 2 * n_threads * (args->max_kv_len + 1) * (int64_t)sizeof(float);
 }
 
 static void score(const hdl_launch *launch, const void *op)
@@ -300,7 +324,10 @@ static void score(const hdl_launch *launch, const void *op)
     const hdl_score_args *args = op;
     score_call call = {args, launch->workspace, args->max_kv_len + 1};
     HDL_ASSERT(args->head_dim <= MAX_DIM);
-    hdl_parallel_for(launch->n_threads, args->n_rows * args->n_lists, score_list, &call);
+    if (args->is_shared)
+        hdl_parallel_for(launch->n_threads, args->n_seqs * (int64_t)args->n_lists, score_shared, &call);
+    else
+        hdl_parallel_for(launch->n_threads, args->n_rows * args->n_lists, score_list, &call);
 }
 
 /* ---- POOL ---- */

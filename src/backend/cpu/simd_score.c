@@ -35,8 +35,8 @@ enum {
 typedef struct score_unit {
     const hdl_score_args *args;
     const hdl_kv_view *kv;
-    kv_walk walk; /* with candidates: entries are its steps */
-    int64_t row;
+    kv_walk walk;         /* with candidates: entries are its steps */
+    int64_t row, out_row; /* the first of its query rows, and of its score rows */
     int32_t n_rows, first_kv_head, n_kv_heads, group, n_queries;
     int64_t n[ROWS], n_most; /* scored entries */
     int64_t entry_bytes, head_bytes, q_bytes;
@@ -100,17 +100,24 @@ static unit_layout one_layout(const hdl_score_args *args, int n_threads, int64_t
     return lay_out(args, args->n_heads, is_mass(args) ? n_pieces : n_threads, n_pieces);
 }
 
-/* Rows of a task where there are many. */
+/* KV heads of a unit where there are many rows: a shared score row takes all heads of a row at once. */
+static int32_t heads_at_once(const hdl_score_args *args)
+{
+    return args->is_shared ? args->n_kv_heads / args->n_lists : 1;
+}
+
+/* Rows of a unit where there are many. */
 static int32_t rows_at_once(const hdl_score_args *args)
 {
-    int32_t rows = MANY_QUERIES / (args->n_heads / args->n_kv_heads);
+    int32_t rows = MANY_QUERIES / (args->n_heads / args->n_kv_heads * heads_at_once(args));
     return args->has_candidates ? 1 : HDL_MIN(HDL_MAX(rows, 1), (int32_t)ROWS);
 }
 
 static unit_layout many_layout(const hdl_score_args *args, int64_t n_pieces)
 {
-    return lay_out(args, rows_at_once(args) * (int64_t)args->n_heads / args->n_kv_heads,
-                   is_mass(args) ? n_pieces : 1, n_pieces);
+    int64_t group = args->n_heads / args->n_kv_heads;
+    return lay_out(args, rows_at_once(args) * heads_at_once(args) * group, is_mass(args) ? n_pieces : 1,
+                   n_pieces);
 }
 
 /* Pieces of the longest row, at least 1. */
@@ -126,7 +133,9 @@ static int64_t score_workspace(const void *op, int n_threads)
     int64_t n_pieces = most_pieces(args);
     int64_t one = one_layout(args, n_threads, n_pieces).bytes;
     if (args->plane == HDL_PLANE_NONE) return 0;
-    return args->max_q_len == 1 ? one : HDL_MAX(one, n_threads * many_layout(args, n_pieces).bytes);
+    return args->max_q_len == 1 && !args->is_shared
+               ? one
+               : HDL_MAX(one, n_threads * many_layout(args, n_pieces).bytes);
 }
 
 static void place_unit(score_unit *unit, const unit_layout *at, uint8_t *memory)
@@ -429,7 +438,7 @@ static void reduce_heads(const score_unit *unit, int64_t piece, const float *s, 
     bool is_max = args->reduce == HDL_REDUCE_MAX;
     int64_t n = n_in_piece(unit, piece, r);
     float *out = args->score +
-                 ((unit->row + r) * args->n_lists + list_of(args, kv_head)) * args->score_stride +
+                 ((unit->out_row + r) * args->n_lists + list_of(args, kv_head)) * args->score_stride +
                  piece * PIECE;
     const float *factor = unit->max + (is_mass(args) ? piece * padded_queries(unit) : 0);
     for (int64_t i = 0; i < n; i += VW) {
@@ -445,6 +454,36 @@ static void reduce_heads(const score_unit *unit, int64_t piece, const float *s, 
             }
         vf_store(at, x);
         if (is_part) memcpy(out + i, last, (size_t)(n - i) * sizeof *at);
+    }
+}
+
+/* Adds the unit's rows, with all heads of a list, into their shared score row. */
+static void reduce_shared(const score_unit *unit, int64_t piece, const float *s)
+{
+    const hdl_score_args *args = unit->args;
+    int32_t per_head = unit->n_rows * unit->group;
+    bool is_max = args->reduce == HDL_REDUCE_MAX;
+    float *out = args->score +
+                 (unit->out_row * args->n_lists + list_of(args, unit->first_kv_head)) * args->score_stride +
+                 piece * PIECE;
+    const float *factor = unit->max + (is_mass(args) ? piece * padded_queries(unit) : 0);
+    for (int32_t r = 0; r < unit->n_rows; r++) {
+        int64_t n = n_in_piece(unit, piece, r);
+        for (int64_t i = 0; i < n; i += VW) {
+            float last[VW] = {0}, *at = out + i;
+            bool is_part = i + VW > n;
+            if (is_part) at = memcpy(last, at, (size_t)(n - i) * sizeof *at);
+            vf x = vf_set1(is_max ? -INFINITY : 0);
+            for (int32_t head = 0; head < unit->n_kv_heads; head++)
+                for (int32_t g = 0; g < unit->group; g++) {
+                    int32_t query = head * per_head + r * unit->group + g;
+                    vf y = vf_load(s + query * PITCH + i), f = vf_set1(factor[query]);
+                    x = is_max ? vf_max(vf_mul(y, f), x) : vf_fma(y, f, x);
+                }
+            vf old = vf_load(at);
+            vf_store(at, args->rows == HDL_REDUCE_MAX ? vf_max(x, old) : vf_add(x, old));
+            if (is_part) memcpy(out + i, last, (size_t)(n - i) * sizeof *at);
+        }
     }
 }
 
@@ -504,7 +543,7 @@ static void score_one(const hdl_launch *launch, const hdl_score_args *args, int6
 {
     const hdl_attend_seq *seq = score_seq_of(args, row);
     unit_layout at = one_layout(args, launch->n_threads, most_pieces(args));
-    score_unit unit = {.row = row, .n_rows = 1, .first_kv_head = first, .n_kv_heads = n};
+    score_unit unit = {.row = row, .out_row = row, .n_rows = 1, .first_kv_head = first, .n_kv_heads = n};
     place_unit(&unit, &at, launch->workspace);
     open_unit(&unit, args, seq);
     int64_t n_tasks = (count_pieces(unit.n_most) + TASK_PIECES - 1) / TASK_PIECES;
@@ -546,6 +585,7 @@ static void score_rows(void *arg, int64_t task, int thread)
     for (; task >= count_tasks(call, seq); seq++) task -= count_tasks(call, seq);
     score_unit unit = {.row = seq->first_row + task * call->rows, .n_kv_heads = 1};
     unit.n_rows = (int32_t)HDL_MIN((int64_t)call->rows, seq->q_len - task * call->rows);
+    unit.out_row = unit.row;
     place_unit(&unit, &call->at, call->memory + thread * call->at.bytes);
     for (int32_t head = 0; head < args->n_kv_heads; head++) {
         unit.first_kv_head = head;
@@ -563,10 +603,44 @@ static void score_rows(void *arg, int64_t task, int thread)
     }
 }
 
+/* Task (sequence, list): its rows a few at a time. */
+static void score_shared(void *arg, int64_t task, int thread)
+{
+    const many_call *call = arg;
+    const hdl_score_args *args = call->args;
+    const hdl_attend_seq *seq = &args->seqs[task / args->n_lists];
+    int32_t list = (int32_t)(task % args->n_lists);
+    float *out = args->score + task * args->score_stride, none = args->rows == HDL_REDUCE_MAX ? -INFINITY : 0;
+    int64_t n = HDL_MAX(whole_entries(seq->kv_len, args->block_size) - (args->rule == HDL_RULE_PAIRS), 0);
+    for (int64_t e = 0; e < n; e++) out[e] = none;
+    close_row(args, task / args->n_lists, list, seq->kv_len, n);
+    score_unit unit = {.out_row = task / args->n_lists, .n_kv_heads = heads_at_once(args)};
+    unit.first_kv_head = list * unit.n_kv_heads;
+    place_unit(&unit, &call->at, call->memory + thread * call->at.bytes);
+    for (int64_t row = 0; row < seq->q_len; row += call->rows) {
+        unit.row = seq->first_row + row;
+        unit.n_rows = (int32_t)HDL_MIN((int64_t)call->rows, seq->q_len - row);
+        open_unit(&unit, args, seq);
+        int64_t n_pieces = count_pieces(unit.n_most);
+        for (int64_t piece = 0; piece < n_pieces; piece++) {
+            score_piece(&unit, piece, is_mass(args) ? piece : 0);
+            if (!is_mass(args)) reduce_shared(&unit, piece, unit.s);
+        }
+        if (!is_mass(args)) continue;
+        merge_pieces(&unit);
+        for (int64_t piece = 0; piece < n_pieces; piece++)
+            reduce_shared(&unit, piece, unit.s + piece * unit.n_queries * PITCH);
+    }
+}
+
 static void score_many(const hdl_launch *launch, const hdl_score_args *args)
 {
     many_call call = {args, launch->workspace, many_layout(args, most_pieces(args)), rows_at_once(args)};
     int64_t n_tasks = 0;
+    if (args->is_shared) {
+        hdl_parallel_for(launch->n_threads, args->n_seqs * (int64_t)args->n_lists, score_shared, &call);
+        return;
+    }
     for (int32_t s = 0; s < args->n_seqs; s++) n_tasks += count_tasks(&call, &args->seqs[s]);
     hdl_parallel_for(launch->n_threads, n_tasks, score_rows, &call);
 }
@@ -620,7 +694,7 @@ static void score(const hdl_launch *launch, const void *op)
     hdl_score_args args = *(const hdl_score_args *)op;
     if (args.plane == HDL_PLANE_NONE)
         hdl_parallel_for(launch->n_threads, args.n_rows * args.n_lists, score_pattern, &args);
-    else if (args.max_q_len == 1)
+    else if (args.max_q_len == 1 && !args.is_shared)
         score_ones(launch, &args);
     else
         score_many(launch, &args);
