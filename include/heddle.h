@@ -263,11 +263,12 @@ void heddle_session_set_tap(heddle_session *session, heddle_tap_fn fn, void *use
 typedef struct heddle_lists heddle_lists;
 heddle_status heddle_lists_new(heddle_lists **out, const heddle_engine *engine); /* empty */
 void heddle_lists_free(heddle_lists *lists);
-/* While recording, a row that is read again counts again; saved and loaded, its last list stays. */
+/* Truncation of the session takes the lists of the rows that go out of its record. */
 int64_t heddle_lists_count(const heddle_lists *lists);
 heddle_status heddle_lists_save(const heddle_lists *lists, const char *path);
 heddle_status heddle_lists_load(heddle_lists **out, const heddle_engine *engine, const char *path);
-/* Adds every list that the session makes; NULL stops. `lists` must outlive that. Forks record nothing. */
+/* Adds every list that the session makes; NULL stops. `lists` must outlive that, and records one session at a
+ * time. Forks record nothing. */
 heddle_status heddle_session_record(heddle_session *session, heddle_lists *lists);
 /* Reads the loaded lists in place of scoring; rows that they lack make their own. NULL stops. */
 heddle_status heddle_session_replay(heddle_session *session, const heddle_lists *lists);

@@ -64,6 +64,9 @@ struct heddle_session {
 /* session.c: where the document of token n - 1 begins. */
 int64_t hdl_doc_start(const heddle_session *session, int64_t n);
 
+/* lists.c: what is being recorded loses the lists of the rows from n_tokens on, which the session gave up. */
+void hdl_session_forget_lists(heddle_session *session, int64_t n_tokens);
+
 /* lower.c: the model's layers as steps, the plan's part through hdl_lower_attention. */
 heddle_status hdl_compile(hdl_schedule **out, const heddle_engine *engine, const hdl_plan *plan,
                           const heddle_session_options *options, int32_t max_seqs, int64_t max_rows);

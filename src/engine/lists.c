@@ -4,8 +4,9 @@
  *            the lists, u64 XXH3 of everything before it
  *   list     row, layer, n, then n ids as differences: whole numbers of 7 bits a byte, low ones first
  *
- * A record is a buffer that grows as rows go by; a row that was read again, after a truncation, stands in
- * it again, and the last time counts. A loaded one has an index sorted by (row, layer). */
+ * A record is a buffer that grows as rows go by; rows that a session gives up leave it again. One file may
+ * name a row twice all the same: then the last time counts. A loaded one has an index sorted by (row,
+ * layer). */
 #include <stdlib.h>
 #include <string.h>
 
@@ -241,6 +242,31 @@ static int32_t on_wanted(void *user, int32_t layer, int64_t row, int32_t *ids, i
 }
 
 /* ---- sessions ---- */
+
+/* Keeps the lists of rows before `end`, in their order. Truncations are rare: one pass over all bytes. */
+static void forget_from(heddle_lists *lists, int64_t end)
+{
+    int64_t at = 0, n_bytes = 0, n_lists = 0, row = 0, layer = 0, n = 0, step = 0;
+    if (lists->bytes.is_failed) return; /* the save says so */
+    for (int64_t i = 0; i < lists->n_lists; i++) {
+        int64_t start = at;
+        take(&lists->bytes, &at, INT64_MAX, &row);
+        take(&lists->bytes, &at, INT64_MAX, &layer);
+        take(&lists->bytes, &at, INT64_MAX, &n);
+        for (int64_t j = 0; j < n; j++) take(&lists->bytes, &at, INT64_MAX, &step);
+        if (row >= end) continue;
+        memmove(lists->bytes.data + n_bytes, lists->bytes.data + start, (size_t)(at - start));
+        n_bytes += at - start;
+        n_lists++;
+    }
+    lists->bytes.n = n_bytes;
+    lists->n_lists = n_lists;
+}
+
+void hdl_session_forget_lists(heddle_session *session, int64_t n_tokens)
+{
+    if (session->hook.made == on_made) forget_from(session->hook.made_user, n_tokens);
+}
 
 /* Lists are kept by the position of their row; after an eviction a row's place is no position. */
 static heddle_status check_positions(const heddle_session *session)

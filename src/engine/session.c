@@ -174,6 +174,7 @@ static heddle_status read_tokens(heddle_session *session, read_call *call)
             .is_prompt_end = !call->is_generated && call->done + n == total,
             .first_logit_row = HDL_MIN(last, HDL_MAX(call->first_logit_row - call->done, 0))};
         status = hdl_forward(session->runner, &item, 1, on_logits, call);
+        if (status) hdl_session_forget_lists(session, hdl_kv_seq_len(session->kv)); /* of rows it began */
         if (status) break;
         call->done += n;
         bool is_asked = call->progress && call->progress(call->done, total, call->progress_user);
@@ -341,6 +342,7 @@ heddle_status heddle_session_truncate(heddle_session *session, int64_t n, int64_
         session->doc_start = hdl_doc_start(session, kept);
         session->has_logits = false;
         session->kept_visible = 0;
+        hdl_session_forget_lists(session, kept);
     }
     if (n_kept) *n_kept = kept;
     return HEDDLE_OK;

@@ -146,7 +146,7 @@ static void test_a_row_that_is_read_again_keeps_its_last_list(void **state)
     }
     read_all(session, want);
     heddle_session_free(session);
-    assert_int_equal(heddle_lists_count(lists), 4 * (N_TOKENS - N_PROMPT + 1));
+    assert_int_equal(heddle_lists_count(lists), N_TOKENS - N_PROMPT + 1);
     assert_int_equal(heddle_lists_save(lists, again), HEDDLE_OK);
     heddle_lists_free(lists);
     if (heddle_lists_load(&loaded, engine, again)) fail_msg("%s", heddle_last_error());
@@ -159,6 +159,42 @@ static void test_a_row_that_is_read_again_keeps_its_last_list(void **state)
     assert_int_equal(heddle_lists_save(loaded, again), HEDDLE_OK); /* all its bytes are there still */
     heddle_lists_free(loaded);
     if (heddle_lists_load(&loaded, engine, again)) fail_msg("%s", heddle_last_error());
+    heddle_lists_free(loaded);
+}
+
+/* Cut back and read otherwise but shorter: nothing of the rows that went is in the file, whether a row was
+ * never read again, or as a prompt's row that makes no list. */
+static void test_rows_that_were_given_up_leave_the_record(void **state)
+{
+    (void)state;
+    enum { N_KEPT = N_PROMPT + 4, N_AGAIN = 6 };
+    char shorter[300];
+    int32_t ids[CROSS_TOP_K];
+    heddle_lists *lists, *loaded;
+    heddle_session *session = new_session(false);
+    int32_t layer = engine->model->facts.cross_from;
+    snprintf(shorter, sizeof shorter, "%s/shorter.lists", folder);
+    if (heddle_lists_new(&lists, engine)) fail_msg("%s", heddle_last_error());
+    assert_int_equal(heddle_session_record(session, lists), HEDDLE_OK);
+    read_all(session, want);
+    assert_int_equal(heddle_session_truncate(session, N_KEPT, NULL), HEDDLE_OK);
+    assert_int_equal(heddle_lists_count(lists), N_KEPT - N_PROMPT + 1);
+    assert_int_equal(heddle_session_extend(session, golden.tokens, N_AGAIN, NULL, NULL), HEDDLE_OK);
+    assert_int_equal(heddle_session_decode(session, golden.tokens, 1), HEDDLE_OK);
+    int64_t n_rows = heddle_session_len(session);
+    assert_true(n_rows < N_TOKENS);
+    heddle_session_free(session);
+    assert_int_equal(heddle_lists_save(lists, shorter), HEDDLE_OK);
+    heddle_lists_free(lists);
+    if (heddle_lists_load(&loaded, engine, shorter)) fail_msg("%s", heddle_last_error());
+    session = new_session(true);
+    assert_int_equal(heddle_session_replay(session, loaded), HEDDLE_OK);
+    for (int64_t t = 0; t < N_TOKENS; t++) {
+        bool is_decoded = (t >= N_PROMPT - 1 && t < N_KEPT) || (t >= n_rows - 2 && t < n_rows);
+        int32_t n = session->hook.wanted(session->hook.wanted_user, layer, t, ids, CROSS_TOP_K);
+        assert_int_equal(n, is_decoded ? CROSS_TOP_K : -1);
+    }
+    heddle_session_free(session);
     heddle_lists_free(loaded);
 }
 
@@ -242,6 +278,7 @@ int main(void)
         cmocka_unit_test(test_recorded_lists_are_one_a_row),
         cmocka_unit_test(test_replay_is_in_place_of_scoring),
         cmocka_unit_test(test_a_row_that_is_read_again_keeps_its_last_list),
+        cmocka_unit_test(test_rows_that_were_given_up_leave_the_record),
         cmocka_unit_test(test_candidates_are_not_recorded),
         cmocka_unit_test(test_a_replayed_list_leaves_room_until_the_refresh),
         cmocka_unit_test(test_damaged_files_are_refused),
