@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """The three texts of the quality proofs, from Debian packages: prose, code and a lexicon.
 
-    texts.py [--any-version] FOLDER     writes FOLDER/{prose,code,lexicon}-{0,1,2}.txt and prints their hashes
+    texts.py [--any-version] [--bytes N] FOLDER
+                 writes FOLDER/{prose,code,lexicon}-{0,1,2}.txt and prints their hashes
 
     prose    An Anarchist FAQ, sections A to J, markup taken out   anarchism 15.3-3
     code     the modules of Python's standard library              libpython3.11-stdlib 3.11.2-6+deb12u9
@@ -12,7 +13,8 @@ other bytes: the hashes below tell, and then this ends with a sentence, for figu
 be set beside the committed ones. --any-version: write what there is all the same.
 
 Documents begin at the first line after one third, one half and three quarters of a text, and are
-48,000 bytes long: more than 8,192 tokens of both demo models. Packages are downloaded with apt-get and
+48,000 bytes long: more than 8,192 tokens of both demo models. --bytes N: of another length, for documents that
+are drawn from a text; these have no hash to hold. Packages are downloaded with apt-get and
 unpacked, not installed.
 """
 import glob
@@ -77,7 +79,12 @@ def code(folder):
 
 def main():
     arguments = sys.argv[1:]
-    is_any = "--any-version" in arguments
+    n_bytes = DOC_BYTES
+    if "--bytes" in arguments:
+        at = arguments.index("--bytes")
+        n_bytes = int(arguments[at + 1])
+        del arguments[at:at + 2]
+    is_any = "--any-version" in arguments or n_bytes != DOC_BYTES
     folder = [a for a in arguments if not a.startswith("--")][0]
     others = []
     os.makedirs(folder, exist_ok=True)
@@ -86,7 +93,7 @@ def main():
             data = make(work).encode()
         for i, (num, den) in enumerate(((1, 3), (1, 2), (3, 4))):
             start = data.index(b"\n", len(data) * num // den) + 1
-            piece = data[start:start + DOC_BYTES]
+            piece = data[start:start + n_bytes]
             digest = hashlib.sha256(piece).hexdigest()[:16]
             if digest != SHA256[name][i]:
                 others.append(f"{name}-{i} has SHA-256 {digest}..., not {SHA256[name][i]}...")
