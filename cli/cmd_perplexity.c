@@ -242,14 +242,14 @@ static int score_text(cli_setup *setup, const perplexity_options *options, score
         if (!code) cli_note("[%" PRId64 "/%" PRId64 "] %.4f", i + 1, n_chunks, perplexity_of(&mean));
     }
     if (code) return code;
-    double share = 1;
-    heddle_status status = heddle_plan_share_read(setup->engine, setup->plan, from, context, &share);
-    if (status) return cli_fail(status);
+    heddle_stats stats = {.struct_size = sizeof stats};
+    heddle_session_stats(setup->session, &stats);
+    double dense = stats.scored_kv_bytes_dense, share = dense > 0 ? stats.scored_kv_bytes_read / dense : 1;
     cli_note("%s tokens scored in %" PRId64 " chunks of %" PRId64 ", rows %" PRId64 "..%" PRId64 "; +- %.4f",
              term_count(have, mean.n), n_chunks, context, from, context - 2, error_of(&mean));
     cli_note(
         "every row took the decode route of plan %s, which reads %.2f %% of dense's K and V for rows %" PRId64
-        "..%" PRId64,
+        "..%" PRId64 " (lists as they were made)",
         heddle_plan_name(setup->plan), 100 * share, from, context - 1);
     const comparison *against = &extras->against;
     if (against->session)

@@ -311,6 +311,9 @@ typedef struct heddle_stats {
     /* K, V bytes read by decode steps, and what a dense plan would have read for the same rows. */
     double decode_kv_bytes_read, decode_kv_bytes_dense;
     double decode_tokens_read; /* mean over layers and steps of the tokens a layer attended to */
+    /* The same of rows that were read under plan_governs_all and whose logits were wanted. Both count the
+     * lists as they were made, where a share or a threshold bounds them too. */
+    double scored_kv_bytes_read, scored_kv_bytes_dense;
 } heddle_stats;
 void heddle_session_stats(const heddle_session *session, heddle_stats *stats);
 void heddle_session_stats_reset(heddle_session *session);

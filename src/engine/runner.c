@@ -28,6 +28,7 @@ static void batch_deinit(hdl_exec_batch *batch)
     hdl_free(batch->seqs);
     hdl_free(batch->attend);
     hdl_free(batch->n_visible);
+    hdl_free(batch->n_listed);
     hdl_free(batch->n_held);
     hdl_free(batch->doc_start);
 }
@@ -49,6 +50,7 @@ heddle_status hdl_runner_new(hdl_runner **out, heddle_engine *engine, const hdl_
         bool is_made = (runner->ids = hdl_calloc(max_rows, sizeof *runner->ids)) &&
                        (runner->rows = hdl_calloc(last, sizeof *runner->rows)) &&
                        (runner->wanted = hdl_calloc(last, sizeof *runner->wanted)) &&
+                       (runner->batch.n_listed = hdl_calloc(max_rows, sizeof(double))) &&
                        (runner->order = hdl_calloc(max_seqs, sizeof *runner->order));
         status = is_made ? batch_init(&runner->batch, max_rows, max_seqs) : HEDDLE_E_NOMEM;
         if (!status) status = batch_init(&runner->upper, last, max_seqs);
@@ -221,6 +223,7 @@ static void fill_batch(hdl_runner *runner, const hdl_forward_item *items, int32_
         for (int64_t t = 0; t < item->n_ids; t++) {
             if (facts->has_doc_resets && item->ids[t] == facts->doc_token) doc_start = before + t;
             batch->n_visible[batch->n_rows + t] = before + t + 1;
+            batch->n_listed[batch->n_rows + t] = 0;
             batch->n_held[batch->n_rows + t] = before + t + 1 - n_evicted;
             batch->doc_start[batch->n_rows + t] = doc_start;
         }
@@ -228,24 +231,60 @@ static void fill_batch(hdl_runner *runner, const hdl_forward_item *items, int32_
     }
 }
 
-/* Tokens the decode route reads at `position`, and dense's, into the session's statistics. n_held: rows
- * of the retained group before this one. */
-static void count_reads(const hdl_runner *runner, heddle_session *session, int64_t position, int64_t n_held,
-                        hdl_route route)
+/* What a row under the decode route read, and what dense reads for it. */
+typedef struct row_reads {
+    double tokens, bytes, dense_bytes;
+} row_reads;
+
+/* n_held: rows of the retained group before this one; n_listed: tokens that came through lists. Lists of
+ * the layers above a shared state are not counted: for them it is what the plan's arithmetic says. */
+static row_reads reads_of(const hdl_runner *runner, const heddle_session *session, int64_t position,
+                          int64_t n_held, hdl_route route, double n_listed)
 {
     const hdl_model_facts *facts = runner->schedule->facts;
     const hdl_route_plan *plan = &runner->schedule->routes[route == HDL_ROUTE_PREFILL ? 0 : 1];
+    row_reads reads = {.tokens = n_listed};
+    double list_bytes = 0; /* of a token: the same in every layer that reads lists */
     for (int32_t layer = 0; layer < facts->n_layers; layer++) {
         int32_t kv_group = facts->layers[layer].cache_group;
-        const hdl_kv_layout *layout = hdl_kv_store_layout(session->store, kv_group);
+        double token_bytes = (double)hdl_kv_store_layout(session->store, kv_group)->token_bytes;
         bool is_retained = kv_group == runner->schedule->retain_group;
         hdl_cost cost = hdl_cost_of(plan, facts, layer, is_retained ? n_held : position);
         if (is_retained) cost.tokens += hdl_retain_observed(&runner->schedule->retain, n_held);
-        session->tokens_read += cost.tokens;
-        session->n_layer_rows += 1;
-        session->stats.decode_kv_bytes_read += cost.tokens * (double)layout->token_bytes + cost.summary_bytes;
-        session->stats.decode_kv_bytes_dense += hdl_cost_tokens_dense(facts, layer, position) *
-                                                (double)layout->token_bytes;
+        if (plan->layers[layer].op != HDL_OPERATOR_DENSE && layer < facts->cross_from) {
+            cost.tokens -= cost.listed;
+            list_bytes = token_bytes;
+        }
+        reads.tokens += cost.tokens;
+        reads.bytes += cost.tokens * token_bytes + cost.summary_bytes;
+        reads.dense_bytes += hdl_cost_tokens_dense(facts, layer, position) * token_bytes;
+    }
+    reads.bytes += n_listed * list_bytes;
+    return reads;
+}
+
+/* What an item's rows read, into its session's statistics: a decode step's row, or the rows of a text under
+ * the decode route whose logits are wanted. first_row: of the batch. */
+static void count_reads(const hdl_runner *runner, const hdl_forward_item *item, int32_t index,
+                        int64_t first_row, int64_t n_held)
+{
+    heddle_session *session = item->session;
+    hdl_route route = runner->batch.seqs[index].route;
+    if (item->is_prompt && route == HDL_ROUTE_PREFILL) return;
+    int64_t from = item->is_prompt ? item->first_logit_row : 0, end = item->is_prompt ? item->n_ids : 1;
+    for (int64_t r = from; r < end; r++) {
+        int64_t row = first_row + r;
+        row_reads reads = reads_of(runner, session, runner->batch.n_visible[row] - 1, n_held + r, route,
+                                   runner->batch.n_listed[row]);
+        if (item->is_prompt) {
+            session->stats.scored_kv_bytes_read += reads.bytes;
+            session->stats.scored_kv_bytes_dense += reads.dense_bytes;
+            continue;
+        }
+        session->tokens_read += reads.tokens;
+        session->n_layer_rows += runner->schedule->facts->n_layers;
+        session->stats.decode_kv_bytes_read += reads.bytes;
+        session->stats.decode_kv_bytes_dense += reads.dense_bytes;
     }
 }
 
@@ -278,7 +317,7 @@ static void commit(hdl_runner *runner, const hdl_forward_item *items, int32_t n_
         session->kept_visible = runner->batch.seqs[i].kept_visible;
         row += item->n_ids;
         session->doc_start = runner->batch.doc_start[row - 1];
-        if (!item->is_prompt) count_reads(runner, session, before, n_held, runner->batch.seqs[i].route);
+        count_reads(runner, item, i, row - item->n_ids, n_held);
     }
 }
 

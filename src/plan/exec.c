@@ -343,6 +343,30 @@ static void complete(const hdl_schedule *schedule, const hdl_attend_step *at, co
     at->merge_impl->launch(&launch, &merge);
 }
 
+/* Tokens of the lists that rows read, the mean of a layer's lists: what a plan bounds by a share or a
+ * threshold only is known here. n_visible, n_listed: of the call's rows. */
+static void count_listed(const hdl_attend_args *args, const int64_t *n_visible, double *n_listed)
+{
+    const hdl_selection *list = args->selection;
+    for (int32_t s = 0; s < args->n_seqs; s++) {
+        int64_t first = args->seqs[s].first_row, q_len = args->seqs[s].q_len, owner = first;
+        int64_t rows = q_len > 1 ? HDL_MAX(list->rows_per_list, 1) : 1;
+        for (int64_t r = first; r < first + q_len; r++) {
+            if ((n_visible[r] - 1) % rows == 0 || rows == 1) owner = r;
+            double n = 0;
+            for (int32_t l = 0; l < list->n_lists; l++) {
+                int64_t count = *hdl_selection_count(list, owner, l), block = list->block_size;
+                const int32_t *ids = hdl_selection_ids(list, owner, l);
+                while (count > 0 && ids[count - 1] * block >= n_visible[r]) count--;
+                if (!count) continue;
+                int64_t cut = (ids[count - 1] + 1) * block - n_visible[r]; /* of the row's own block */
+                n += (double)(count * block - HDL_MAX(cut, 0));
+            }
+            n_listed[r] += n / list->n_lists;
+        }
+    }
+}
+
 /* Attends rows first_row.. of the batch with the prepared sequences, then makes their lists. */
 static void attend_rows(const hdl_schedule *schedule, const hdl_step *step, const hdl_exec_batch *batch,
                         const group *of, const hdl_attend_seq *seqs, int32_t n_seqs, int64_t first_row,
@@ -373,6 +397,9 @@ static void attend_rows(const hdl_schedule *schedule, const hdl_step *step, cons
         attend_allowed(schedule, at, &args, of);
     else if (at->is_attending)
         step->impl[of->cls]->launch(&launch, &args);
+    if (batch->n_listed && at->is_attending && at->args.has_selection)
+        count_listed(&args, visible_rows(schedule, batch, at->group) + first_row,
+                     batch->n_listed + first_row);
     if (at->is_completing) complete(schedule, at, &args, of->cls);
     if (!at->is_selecting) return;
     row_span span = {.seqs = seqs,

@@ -267,7 +267,9 @@ typedef struct hdl_exec_batch {
     hdl_attend_seq *attend; /* [n_seqs + n_rows + 1] scratch */
     int64_t *n_visible;     /* [n_rows] tokens of the sequence up to and with each row */
     int64_t *n_held;        /* [n_rows] rows of the retained group up to and with each row */
-    int64_t *doc_start;     /* [n_rows] where the row's document begins; positions count from there */
+    double
+        *n_listed; /* [n_rows] tokens that a row read through lists, summed over layers; NULL = not counted */
+    int64_t *doc_start; /* [n_rows] where the row's document begins; positions count from there */
     hdl_tap tap;
 } hdl_exec_batch;
 

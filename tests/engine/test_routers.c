@@ -384,6 +384,47 @@ static void test_a_tap_hears_every_list(void **state)
     heddle_engine_close(engine);
 }
 
+/* What rows read is counted from their lists: as the arithmetic says where top_k bounds them, less where only
+ * a threshold does, and then as many as a tap sees. */
+static void count_ids(const heddle_tap_row *row, void *user)
+{
+    double *n = user;
+    if (row->position >= 100) *n += (double)row->n_ids;
+}
+
+static void test_lists_are_counted_as_they_are_made(void **state)
+{
+    (void)state;
+    heddle_engine *engine = open_tiny();
+    static const router_case counted[] = {
+        {"top_k", "token_list", "\"score\": \"attention_mass\", \"sinks\": 2, \"window\": 4", 0},
+        {"threshold", "token_list",
+         "\"score\": \"attention_mass\", \"select\": \"threshold\", \"threshold\": 0.01, \"window\": 1", 0}};
+    for (int i = 0; i < 2; i++) {
+        heddle_plan *plan = plan_of(&counted[i], i ? 0 : 48);
+        heddle_session *session = new_session(engine, plan, 64);
+        heddle_model_info info = {.struct_size = sizeof info};
+        heddle_stats stats = {.struct_size = sizeof stats};
+        double bound, listed = 0, n_dense = 0;
+        heddle_engine_model_info(engine, &info);
+        heddle_session_set_tap(session, count_ids, &listed);
+        if (heddle_session_score(session, ids, N_IDS, 101, sparse, NULL, NULL))
+            fail_msg("%s", heddle_last_error());
+        heddle_session_stats(session, &stats);
+        assert_int_equal(heddle_plan_share_read(engine, plan, 100, N_IDS, &bound), HEDDLE_OK);
+        double share = stats.scored_kv_bytes_read / stats.scored_kv_bytes_dense;
+        /* layer 0 reads densely; layer 1 too, to see its masses; those from layer 1 on read its list */
+        for (int64_t t = 100; t < N_IDS; t++) n_dense += (double)(t + 1);
+        double want = (2 * n_dense + (info.n_layers - 1) * listed) / (info.n_layers * n_dense);
+        printf("%s: %.4f, at most %.4f\n", counted[i].name, share, bound);
+        assert_true(fabs(share - want) < 1e-9);
+        assert_true(i ? share < bound - 0.05 : fabs(share - bound) < 1e-9);
+        heddle_session_free(session);
+        heddle_plan_free(plan);
+    }
+    heddle_engine_close(engine);
+}
+
 int main(void)
 {
     uint32_t seed = 7;
@@ -399,6 +440,7 @@ int main(void)
         cmocka_unit_test(test_a_fork_goes_on_under_a_kept_plan),
         cmocka_unit_test(test_kept_lists_below_dense_below_have_room),
         cmocka_unit_test(test_a_tap_hears_every_list),
+        cmocka_unit_test(test_lists_are_counted_as_they_are_made),
         cmocka_unit_test(test_steps_out_of_order_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
