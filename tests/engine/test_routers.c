@@ -384,6 +384,106 @@ static void test_a_tap_hears_every_list(void **state)
     heddle_engine_close(engine);
 }
 
+/* The first rows of a router that do not read everything leave out one unit each: of the unforced ones that
+ * with the least score, of several the last. */
+typedef struct boundary {
+    const router_case *at;
+    int64_t block, sinks, window, top_k; /* of the router, in tokens */
+    int64_t n_whole, n_first, n_checked; /* lists that hold everything; with one unit too many; scores seen */
+} boundary;
+
+static int64_t member(const char *router, const char *key, int64_t absent)
+{
+    char name[32];
+    snprintf(name, sizeof name, "\"%s\": ", key);
+    const char *end = strstr(router, "\"candidates\""), *found = strstr(router, name);
+    return found && (!end || found < end) ? atoll(found + strlen(name)) : absent;
+}
+
+static void check_boundary(const heddle_tap_row *row, void *user)
+{
+    boundary *b = user;
+    int64_t n = row->n_units, first = HDL_MIN((b->sinks + b->block - 1) / b->block, n);
+    int64_t last = b->window ? HDL_MAX(row->position + 1 - b->window, 0) / b->block : n, missing = 0;
+    int64_t k = (b->top_k + b->block - 1) / b->block, n_free = HDL_MAX(last - first, 0);
+    if (n_free > k + 1) return;
+    b->n_whole += n_free <= k;
+    b->n_first += n_free == k + 1;
+    if (row->n_ids != n - (n_free == k + 1))
+        fail_msg("%s: row %lld reads %lld of %lld units, %lld of them unforced, top_k %lld", b->at->name,
+                 (long long)row->position, (long long)row->n_ids, (long long)n, (long long)n_free,
+                 (long long)k);
+    if (row->n_ids == n || !row->score) return;
+    while (missing < row->n_ids && row->ids[missing] == missing) missing++;
+    assert_true(missing >= first && missing < last);
+    for (int64_t u = first; u < last; u++)
+        if (row->score[u] < row->score[missing] || (row->score[u] == row->score[missing] && u > missing))
+            fail_msg("%s: row %lld leaves out unit %lld, but unit %lld has less", b->at->name,
+                     (long long)row->position, (long long)missing, (long long)u);
+    b->n_checked++;
+}
+
+static void test_one_unit_too_many_drops_the_least(void **state)
+{
+    (void)state;
+    heddle_engine *engine = open_tiny();
+    for (size_t i = 0; i < sizeof routers / sizeof *routers; i++) {
+        const router_case *at = &routers[i];
+        bool has_pool = strstr(at->router, "candidates");
+        if (has_pool) continue; /* what the candidates leave out is gone before */
+        boundary b = {.at = at,
+                      .block = member(at->router, "block", 1),
+                      .sinks = member(at->router, "sinks", 0),
+                      .window = member(at->router, "window", 0),
+                      .top_k = 96};
+        heddle_plan *plan = plan_of(at, (int)b.top_k);
+        heddle_session *session = new_session(engine, plan, 64);
+        heddle_session_set_tap(session, check_boundary, &b);
+        nll_of(session, sparse);
+        printf("%s: %lld lists hold everything, %lld leave one unit out\n", at->name, (long long)b.n_whole,
+               (long long)b.n_first);
+        assert_true(b.n_whole > 0 && b.n_first > 0 && b.n_checked == b.n_first);
+        heddle_session_free(session);
+        heddle_plan_free(plan);
+    }
+    heddle_engine_close(engine);
+}
+
+/* Blocks with one key above a threshold: below every mass all of them, at 0.004 some, above 1 none. */
+static void test_a_threshold_reads_from_everything_to_nothing(void **state)
+{
+    (void)state;
+    heddle_engine *engine = open_tiny();
+    heddle_session *session = new_session(engine, NULL, 64);
+    nll_of(session, dense);
+    heddle_session_free(session);
+    static const char *const limits[] = {"-1", "0.004", "1"};
+    double share[3];
+    for (int i = 0; i < 3; i++) {
+        char router[256];
+        snprintf(
+            router, sizeof router,
+            "\"score\": \"key_i4\", \"heads\": \"max\", \"block\": 4, \"pool\": \"max\", \"lists\": \"kv_head\", "
+            "\"select\": \"threshold\", \"threshold\": %s, \"sinks\": 4, \"window\": 8",
+            limits[i]);
+        const router_case at = {"threshold of blocks", "block_list", router, 0};
+        heddle_plan *plan = plan_of(&at, 0);
+        heddle_stats stats = {.struct_size = sizeof stats};
+        session = new_session(engine, plan, 64);
+        nll_of(session, sparse);
+        heddle_session_stats(session, &stats);
+        share[i] = stats.scored_kv_bytes_read / stats.scored_kv_bytes_dense;
+        printf("above %s: %.3f read, max-abs %g\n", limits[i], share[i],
+               max_abs(dense + 1, sparse + 1, N_IDS - 1));
+        assert_true(i ? max_abs(dense + 1, sparse + 1, N_IDS - 1) > 1e-4
+                      : max_abs(dense + 1, sparse + 1, N_IDS - 1) < 2e-6);
+        heddle_session_free(session);
+        heddle_plan_free(plan);
+    }
+    assert_true(share[0] > share[1] && share[1] > share[2]);
+    heddle_engine_close(engine);
+}
+
 /* What rows read is counted from their lists: as the arithmetic says where top_k bounds them, less where only
  * a threshold does, and then as many as a tap sees. */
 static void count_ids(const heddle_tap_row *row, void *user)
@@ -440,6 +540,8 @@ int main(void)
         cmocka_unit_test(test_a_fork_goes_on_under_a_kept_plan),
         cmocka_unit_test(test_kept_lists_below_dense_below_have_room),
         cmocka_unit_test(test_a_tap_hears_every_list),
+        cmocka_unit_test(test_one_unit_too_many_drops_the_least),
+        cmocka_unit_test(test_a_threshold_reads_from_everything_to_nothing),
         cmocka_unit_test(test_lists_are_counted_as_they_are_made),
         cmocka_unit_test(test_steps_out_of_order_are_refused),
     };
