@@ -21,7 +21,7 @@ static const cli_option common_options[] = {
      offsetof(cli_common, plan), 0, 0, CLI_GROUP_PLAN},
     {"context", 'c', CLI_INT, "TOKENS", NULL, "the most tokens to hold, such as 8192 or 32K",
      offsetof(cli_common, context), 1, 9007199254740992.0, CLI_GROUP_CONTEXT},
-    {"kv", 0, CLI_TEXT, "TYPE", "f16", "how keys and values are stored: f16, bf16, i8 or f32",
+    {"kv", 0, CLI_TEXT, "TYPE", "f16", "how keys and values are stored: f16, bf16, i8, q4_1 or f32",
      offsetof(cli_common, kv_type), 0, 0, CLI_GROUP_SESSION},
     {"invariant", 0, CLI_FLAG, NULL, NULL, "the same bits for every batch, chunk and thread count; slower",
      offsetof(cli_common, is_invariant), 0, 0, CLI_GROUP_SESSION},

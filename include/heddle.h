@@ -149,7 +149,7 @@ typedef struct heddle_session heddle_session;
 typedef struct heddle_session_options {
     uint32_t struct_size;
     int64_t context_tokens;   /* most tokens the session can hold; memory follows what is used */
-    const char *kv_type;      /* "f16" (default), "bf16", "f32", "i8" */
+    const char *kv_type;      /* "f16" (default), "bf16", "f32", "i8", "q4_1" */
     const char *kv_layout;    /* "token" (default) or "head": order inside a page */
     int32_t page_shift;       /* log2 tokens of a KV page; default 8 */
     int32_t chunk_rows;       /* rows of a prefill step; default 512 */

@@ -92,6 +92,7 @@ typedef struct hdl_rope_args {
  *   K of head h: pages[p] + k_offset + slot * token_stride + h * head_stride   (bytes)
  *   V of head h: pages[p] + v_offset + slot * token_stride + h * v_head_stride
  * Token-major page: [slot][K of all heads | V of all heads]; head-major: [head][slot][K | V].
+ * Q4_1 rows: blocks of 32 elements, each with its f16 step and minimum (quantise_q4_1 in attend_int.h).
  * I8 rows: x = q * scale, the f32 scale of (token, head) at
  *   pages[p] + k_scale_offset + (slot * n_kv_heads + h) * 4      (V: v_scale_offset)
  * A page that was freed (rolling caches) is NULL and no visible token lies in it. One page may be
@@ -103,7 +104,7 @@ typedef struct hdl_kv_plane { /* entry e of page p: pages[p] + offset + e * entr
 typedef struct hdl_kv_view {
     uint8_t *const *pages; /* [ceil(kv_len / 2^page_shift)] */
     int32_t page_shift;
-    hdl_dtype dtype;                                                      /* F32, F16, BF16, I8 */
+    hdl_dtype dtype;                                                      /* F32, F16, BF16, I8, Q4_1 */
     int64_t k_offset, v_offset, token_stride, head_stride, v_head_stride; /* bytes */
     int64_t k_scale_offset, v_scale_offset;                               /* bytes, I8 only */
     const int32_t *positions; /* [kv_len] original position of row t; NULL = t itself */

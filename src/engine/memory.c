@@ -28,8 +28,8 @@ heddle_status hdl_options_check(const heddle_session_options *given, heddle_sess
     if (!out->kv_type) out->kv_type = "f16";
     if (!out->kv_layout) out->kv_layout = "token";
     hdl_dtype dtype = hdl_dtype_named(out->kv_type);
-    if (dtype != HDL_F32 && dtype != HDL_F16 && dtype != HDL_BF16 && dtype != HDL_I8)
-        return HDL_FAIL(HEDDLE_E_INVALID, "KV type \"%s\": must be f16, bf16, f32 or i8", out->kv_type);
+    if (dtype != HDL_F32 && dtype != HDL_F16 && dtype != HDL_BF16 && dtype != HDL_I8 && dtype != HDL_Q4_1)
+        return HDL_FAIL(HEDDLE_E_INVALID, "KV type \"%s\": must be f16, bf16, f32, i8 or q4_1", out->kv_type);
     if (strcmp(out->kv_layout, "token") && strcmp(out->kv_layout, "head"))
         return HDL_FAIL(HEDDLE_E_INVALID, "KV layout \"%s\": must be token or head", out->kv_layout);
     out->kv_type = hdl_dtype_of(dtype)->name; /* the caller's strings need not live on */

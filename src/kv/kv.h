@@ -50,7 +50,7 @@ typedef struct hdl_kv_group_spec {
     int32_t window; /* > 0: rolling, only the last `window` tokens before a row are read */
     int32_t rewind; /* rolling: tokens behind the window that stay, so that truncation may go back so far */
     int32_t n_kv_heads, head_dim, v_head_dim;
-    hdl_dtype dtype; /* F32, F16, BF16, I8 */
+    hdl_dtype dtype; /* F32, F16, BF16, I8, Q4_1 (heads of whole blocks of 32) */
     bool is_head_major;
     int32_t page_shift; /* log2 tokens per page, 4..40 */
     int32_t n_planes;

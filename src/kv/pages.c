@@ -69,9 +69,15 @@ heddle_status hdl_kv_layout_of(hdl_kv_layout *out, const hdl_kv_group_spec *spec
     *out = (hdl_kv_layout){0};
     if (spec->page_shift < 4 || spec->page_shift > 40)
         return HDL_FAIL(HEDDLE_E_INVALID, "KV page_shift %d: must be in 4..40", spec->page_shift);
-    if (spec->dtype != HDL_F32 && spec->dtype != HDL_F16 && spec->dtype != HDL_BF16 && spec->dtype != HDL_I8)
-        return HDL_FAIL(HEDDLE_E_UNSUPPORTED, "KV type %s: must be f32, f16, bf16 or i8",
+    if (spec->dtype != HDL_F32 && spec->dtype != HDL_F16 && spec->dtype != HDL_BF16 &&
+        spec->dtype != HDL_I8 && spec->dtype != HDL_Q4_1)
+        return HDL_FAIL(HEDDLE_E_UNSUPPORTED, "KV type %s: must be f32, f16, bf16, i8 or q4_1",
                         hdl_dtype_of(spec->dtype)->name);
+    int32_t block = hdl_dtype_of(spec->dtype)->block_elems;
+    if (spec->head_dim % block || spec->v_head_dim % block)
+        return HDL_FAIL(HEDDLE_E_UNSUPPORTED,
+                        "KV type %s: heads of %d and %d elements are not whole blocks of %d; use i8",
+                        hdl_dtype_of(spec->dtype)->name, spec->head_dim, spec->v_head_dim, block);
     int64_t k = hdl_row_bytes(spec->dtype, spec->head_dim), v = hdl_row_bytes(spec->dtype, spec->v_head_dim);
     int64_t heads = spec->n_kv_heads, scales = spec->dtype == HDL_I8 ? 2 * heads * 4 : 0;
     out->page_tokens = (int64_t)1 << spec->page_shift;

@@ -130,6 +130,22 @@ static const attend_case attend_cases[] = {
      .n_mass_lists = 1, .first_token = {660}},
     {"list documents", 9, 3, 64, 64, HDL_F16, 4, .q_len = {50, 3}, .kv_len = {900, 600}, .lists = LIST_RANDOM,
      .n_ids = 290, .first_token = {500, 590}},
+    {"decode q4_1", 9, 3, 64, 64, HDL_Q4_1, 8, .q_len = {1, 1}, .kv_len = {1, 5000}},
+    {"decode q4_1 mass, wide heads", 4, 1, 256, 256, HDL_Q4_1, 6, .q_len = {1}, .kv_len = {777},
+     .window = 512, .n_mass_lists = 1},
+    {"decode q4_1 head-major, V of one block", 10, 2, 96, 32, HDL_Q4_1, 5, true, .q_len = {1, 1},
+     .kv_len = {513, 300}, .soft_cap = 20, .has_sink = true},
+    {"prefill q4_1 mass", 9, 3, 64, 64, HDL_Q4_1, 8, .q_len = {37}, .kv_len = {533}, .n_mass_lists = 3},
+    {"prefill q4_1 window", 4, 1, 256, 256, HDL_Q4_1, 4, .q_len = {100}, .kv_len = {1500}, .window = 512},
+    {"prefill q4_1 odd blocks", 6, 2, 96, 160, HDL_Q4_1, 6, true, .q_len = {33, 2}, .kv_len = {290, 40}},
+    {"list decode q4_1", 9, 3, 64, 64, HDL_Q4_1, 8, .q_len = {1, 1}, .kv_len = {4000, 3},
+     .lists = LIST_RANDOM, .n_lists = 3, .n_ids = 300},
+    {"list rows q4_1", 9, 3, 64, 64, HDL_Q4_1, 4, .q_len = {50, 3}, .kv_len = {900, 3}, .lists = LIST_RANDOM,
+     .n_ids = 290},
+    {"blocks q4_1", 9, 3, 64, 64, HDL_Q4_1, 8, .q_len = {1, 1}, .kv_len = {4001, 129}, .lists = LIST_RANDOM,
+     .n_ids = 40, .block_size = 16},
+    {"tiles share blocks q4_1", 8, 4, 64, 96, HDL_Q4_1, 6, .q_len = {90, 40}, .kv_len = {701, 333},
+     .lists = LIST_RANDOM, .n_lists = 4, .n_ids = 20, .block_size = 16, .rows_per_list = 32},
     {"odd heads", 3, 3, 20, 12, HDL_F16, 6, .q_len = {5}, .kv_len = {77}, .n_mass_lists = 1},
 };
 
@@ -172,8 +188,8 @@ static inline void fill_random(float *x, int64_t n, uint64_t *state)
 /* Offsets of a page for the two layouts; scales of I8 at its end. Returns the page's bytes. */
 static inline int64_t lay_out_page(hdl_kv_view *kv, const attend_case *c)
 {
-    int64_t size = c->dtype == HDL_F32 ? 4 : c->dtype == HDL_I8 ? 1 : 2, slots = (int64_t)1 << c->page_shift;
-    int64_t k_bytes = c->head_dim * size, v_bytes = c->v_head_dim * size, n = c->n_kv_heads, total;
+    int64_t slots = (int64_t)1 << c->page_shift, n = c->n_kv_heads, total;
+    int64_t k_bytes = hdl_row_bytes(c->dtype, c->head_dim), v_bytes = hdl_row_bytes(c->dtype, c->v_head_dim);
     kv->page_shift = c->page_shift;
     kv->dtype = c->dtype;
     if (c->is_head_major) {

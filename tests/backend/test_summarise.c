@@ -27,7 +27,7 @@ static const plane_case cases[] = {
     {"not a multiple of 16", HDL_PLANE_KEY_I4, 1, 3, 20, 20, 6, 30},
 };
 
-static const hdl_dtype dtypes[] = {HDL_F32, HDL_F16, HDL_BF16, HDL_I8};
+static const hdl_dtype dtypes[] = {HDL_F32, HDL_F16, HDL_BF16, HDL_I8, HDL_Q4_1};
 
 /* Rows that a quantiser may trip over, in place of some random ones. */
 static void add_odd_rows(plane_cache *cache, const plane_case *c, hdl_dtype dtype)
@@ -84,6 +84,7 @@ static void test_same_bytes(void **state)
         for (int64_t d = 0; d < HDL_COUNT(dtypes); d++) {
             const plane_case *c = &cases[i];
             plane_cache want, got;
+            if (dtypes[d] == HDL_Q4_1 && (c->dim % 32 || c->v_dim % 32)) continue; /* no whole blocks */
             fill_cache(&want, c, dtypes[d], impls[0], c->kv_len);
             for (int64_t k = 0; k < n; k++)
                 for (int64_t j = 0; j < HDL_COUNT(chunks); j++) {

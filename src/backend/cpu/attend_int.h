@@ -13,6 +13,7 @@
 
 #include "backend/cpu/quantise.h"
 #include "backend/op.h"
+#include "tensor/dtype.h"
 
 typedef struct kv_walk {
     const hdl_kv_view *kv;
@@ -152,6 +153,69 @@ static inline float quantise_i4(const float *x, int8_t *q, int64_t n)
         q[i] = (int8_t)HDL_MIN(HDL_MAX(v, -7.0f), 7.0f);
     }
     return scale;
+}
+
+static inline bool is_kv_dtype(hdl_dtype dtype)
+{
+    return dtype == HDL_F32 || dtype == HDL_F16 || dtype == HDL_BF16 || dtype == HDL_I8 || dtype == HDL_Q4_1;
+}
+
+/* n elements of a cache's row in q4_1: 32 at a time [f16 d | f16 m | byte i: codes of elements i and i + 16],
+ * x = d q + m. m is the smallest element and d a 15th of the range, both rounded to halves first; q is the
+ * nearest code of the element between them. A NaN or an infinity in a block makes d and m NaN. Elements
+ * side by side, so that compilers vectorise it. */
+static inline void quantise_q4_1(const float *x, uint8_t *to, int64_t n)
+{
+    enum { N = 32, LANES = 16 };
+    for (; n > 0; n -= N, x += N, to += 20) {
+        int32_t bits[N], largest = 0;
+        float low[LANES], high[LANES], y[N], least, most;
+        memcpy(bits, x, sizeof bits);
+        memcpy(low, x, sizeof low);
+        memcpy(high, x, sizeof high);
+        for (int i = 0; i < N; i++) largest = HDL_MAX(largest, bits[i] & INT32_MAX);
+        for (int i = 0; i < LANES; i++) {
+            low[i] = x[i + LANES] < low[i] ? x[i + LANES] : low[i];
+            high[i] = x[i + LANES] > high[i] ? x[i + LANES] : high[i];
+        }
+        least = low[0];
+        most = high[0];
+        for (int i = 1; i < LANES; i++) {
+            least = low[i] < least ? low[i] : least;
+            most = high[i] > most ? high[i] : most;
+        }
+        bool is_finite = largest < HDL_QINF_BITS;
+        uint16_t half[2] = {hdl_f32_to_f16(is_finite ? (most - least) / 15 : NAN),
+                            hdl_f32_to_f16(is_finite ? least : NAN)};
+        float d = hdl_f16_to_f32(half[0]), m = hdl_f16_to_f32(half[1]);
+        float factor = is_finite && d > 0 ? 1 / d : 0;
+        memcpy(to, half, sizeof half);
+        for (int i = 0; i < N; i++) {
+            float q = (x[i] - m) * factor;
+            q = q > 0 ? q : 0;                    /* NaN, too */
+            y[i] = (q < 15 ? q : 15) + 0x1.8p23f; /* to the nearest whole number, even on ties */
+        }
+        memcpy(bits, y, sizeof bits);
+        for (int i = 0; i < LANES; i++) to[4 + i] = (uint8_t)((bits[i] & 15) | (bits[i + LANES] & 15) << 4);
+    }
+}
+
+/* Element i of a stored K or V row; `scale` is an int8 row's. */
+static inline float stored_element(hdl_dtype dtype, const uint8_t *row, int64_t i, float scale)
+{
+    uint16_t half[2];
+    float x;
+    switch (dtype) {
+        case HDL_F32: memcpy(&x, row + 4 * i, sizeof x); return x;
+        case HDL_F16: memcpy(half, row + 2 * i, sizeof *half); return hdl_f16_to_f32(half[0]);
+        case HDL_BF16: memcpy(half, row + 2 * i, sizeof *half); return hdl_bf16_to_f32(half[0]);
+        case HDL_Q4_1:
+            row += i / 32 * 20;
+            memcpy(half, row, sizeof half);
+            x = (float)(row[4 + i % 16] >> (i % 32 < 16 ? 0 : 4) & 15);
+            return hdl_f16_to_f32(half[0]) * x + hdl_f16_to_f32(half[1]);
+        default: return (float)((const int8_t *)row)[i] * scale;
+    }
 }
 
 /* How a row's partials become its output; shared by both kernels so that a sink is handled once.

@@ -12,16 +12,6 @@
 #include "backend/cpu/cpu.h"
 #include "base/pool.h"
 
-static double element(hdl_dtype dtype, const void *row, int64_t i, float scale)
-{
-    switch (dtype) {
-        case HDL_F32: return ((const float *)row)[i];
-        case HDL_F16: return hdl_f16_to_f32(((const uint16_t *)row)[i]);
-        case HDL_BF16: return hdl_bf16_to_f32(((const uint16_t *)row)[i]);
-        default: return (double)(((const int8_t *)row)[i] * scale);
-    }
-}
-
 static void append_head(const hdl_append_args *args, int64_t token, int32_t head, bool is_v)
 {
     const hdl_kv_view *kv = &args->kv;
@@ -38,6 +28,7 @@ static void append_head(const hdl_append_args *args, int64_t token, int32_t head
         case HDL_BF16:
             for (int64_t i = 0; i < dim; i++) ((uint16_t *)at)[i] = hdl_f32_to_bf16(x[i]);
             break;
+        case HDL_Q4_1: quantise_q4_1(x, at, dim); break;
         default: {
             float scale = quantise_i8(x, (int8_t *)at, dim);
             uint8_t *scales = kv_scale_at(kv, token, args->n_kv_heads) +
@@ -77,7 +68,8 @@ static double score(const hdl_attend_args *args, const kv_walk *walk, int64_t st
     float k_scale;
     const uint8_t *k = kv_row(args, walk->kv, walk_token(walk, step), kv_head, false, &k_scale);
     double dot = 0;
-    for (int64_t i = 0; i < args->head_dim; i++) dot += q[i] * element(walk->kv->dtype, k, i, k_scale);
+    for (int64_t i = 0; i < args->head_dim; i++)
+        dot += q[i] * (double)stored_element(walk->kv->dtype, k, i, k_scale);
     dot *= args->scale;
     if (args->soft_cap > 0) dot = args->soft_cap * tanh(dot / args->soft_cap);
     if (walk->bias) dot += walk->bias[step / walk->size];
@@ -128,7 +120,8 @@ static void attend_head(void *arg, int64_t task, int thread)
         float v_scale;
         const uint8_t *v = kv_row(args, walk.kv, token, kv_head, true, &v_scale);
         sum = sum * old + p;
-        for (int64_t i = 0; i < v_dim; i++) o[i] = o[i] * old + p * element(walk.kv->dtype, v, i, v_scale);
+        for (int64_t i = 0; i < v_dim; i++)
+            o[i] = o[i] * old + p * (double)stored_element(walk.kv->dtype, v, i, v_scale);
     }
     double lse = sum > 0 ? max + log(sum) : -INFINITY, share = sum > 0 ? 1 / sum : 0;
     if (args->sink) {

@@ -7,16 +7,6 @@
 
 enum { MAX_DIM = 1024 };
 
-static double stored(const hdl_kv_view *kv, const uint8_t *row, int64_t i, float scale)
-{
-    switch (kv->dtype) {
-        case HDL_F32: return ((const float *)(const void *)row)[i];
-        case HDL_F16: return hdl_f16_to_f32(((const uint16_t *)(const void *)row)[i]);
-        case HDL_BF16: return hdl_bf16_to_f32(((const uint16_t *)(const void *)row)[i]);
-        default: return (double)(((const int8_t *)row)[i] * scale);
-    }
-}
-
 /* sum [dim] -= the token's K or V row of the head. */
 static void take_away(const hdl_complement_args *args, const hdl_kv_view *kv, int64_t token, int32_t head,
                       bool is_v, double *sum)
@@ -30,7 +20,7 @@ static void take_away(const hdl_complement_args *args, const hdl_kv_view *kv, in
     const uint8_t *row = kv_token_at(kv, token) + (is_v ? kv->v_offset + head * kv->v_head_stride
                                                         : kv->k_offset + head * kv->head_stride);
     int32_t dim = is_v ? args->v_head_dim : args->head_dim;
-    for (int32_t i = 0; i < dim; i++) sum[i] -= stored(kv, row, i, scale);
+    for (int32_t i = 0; i < dim; i++) sum[i] -= (double)stored_element(kv->dtype, row, i, scale);
 }
 
 /* The mean of the entry's K or V rows that stand at none of steps [from, to); returns how many they are. */

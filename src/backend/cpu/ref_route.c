@@ -5,16 +5,6 @@
 #include "backend/cpu/route_int.h"
 #include "base/pool.h"
 
-static float element(hdl_dtype dtype, const void *row, int64_t i, float scale)
-{
-    switch (dtype) {
-        case HDL_F32: return ((const float *)row)[i];
-        case HDL_F16: return hdl_f16_to_f32(((const uint16_t *)row)[i]);
-        case HDL_BF16: return hdl_bf16_to_f32(((const uint16_t *)row)[i]);
-        default: return (float)((const int8_t *)row)[i] * scale;
-    }
-}
-
 /* ---- SUMMARISE ---- */
 
 /* One stored K or V row as f32. */
@@ -29,7 +19,7 @@ static void load_row(const hdl_summarise_args *args, int64_t token, int32_t head
     const uint8_t *row = kv_token_at(kv, token) + (is_v ? kv->v_offset + head * kv->v_head_stride
                                                         : kv->k_offset + head * kv->head_stride);
     for (int64_t i = 0; i < (is_v ? args->v_head_dim : args->head_dim); i++)
-        out[i] = element(kv->dtype, row, i, scale);
+        out[i] = stored_element(kv->dtype, row, i, scale);
 }
 
 /* The f16 next to x that is not above (down) or not below it. */

@@ -66,6 +66,19 @@ ALWAYS_INLINE vf vf_load_i8(const void *p)
 {
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p)));
 }
+/* VW elements of a q4_1 block (f16 d | f16 m | 16 bytes of codes) from element i: d q + m, rounded once. */
+ALWAYS_INLINE vf vf_load_q4(const uint8_t *block, int64_t i)
+{
+    const __m512 all = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    uint16_t d, m;
+    memcpy(&d, block, sizeof d);
+    memcpy(&m, block + 2, sizeof m);
+    __m512 levels = _mm512_fmadd_ps(all, _mm512_cvtph_ps(_mm256_set1_epi16((int16_t)d)),
+                                    _mm512_cvtph_ps(_mm256_set1_epi16((int16_t)m)));
+    __m512i codes = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(block + 4)));
+    if (i & 16) codes = _mm512_srli_epi32(codes, 4);
+    return _mm512_permutexvar_ps(codes, levels); /* looks at the low 4 bits */
+}
 /* Copies the sign bit of b onto a >= 0. */
 ALWAYS_INLINE vf vf_sign_of(vf a, vf b)
 {
@@ -202,6 +215,18 @@ ALWAYS_INLINE vf vf_load_bf16(const void *p)
 ALWAYS_INLINE vf vf_load_i8(const void *p)
 {
     return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p)));
+}
+ALWAYS_INLINE vf vf_load_q4(const uint8_t *block, int64_t i)
+{
+    uint16_t d, m;
+    memcpy(&d, block, sizeof d);
+    memcpy(&m, block + 2, sizeof m);
+    __m128i codes = _mm_loadl_epi64((const __m128i *)(const void *)(block + 4 + (i & 8)));
+    if (i & 16) codes = _mm_srli_epi16(codes, 4);
+    codes = _mm_and_si128(codes, _mm_set1_epi8(15));
+    return _mm256_fmadd_ps(_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(codes)),
+                           _mm256_cvtph_ps(_mm_set1_epi16((int16_t)d)),
+                           _mm256_cvtph_ps(_mm_set1_epi16((int16_t)m)));
 }
 ALWAYS_INLINE vf vf_sign_of(vf a, vf b)
 {
@@ -352,6 +377,18 @@ ALWAYS_INLINE vf vf_load_i8(const void *p)
     memcpy(&b, p, sizeof b);
     return __builtin_convertvector(b, vf);
 }
+/* d q has 15 bits, so that the product is exact and only the sum rounds. */
+ALWAYS_INLINE vf vf_load_q4(const uint8_t *block, int64_t i)
+{
+    uint16_t half[2][4];
+    vf x;
+    for (int t = 0; t < VW; t++) {
+        memcpy(&half[0][t], block, sizeof half[0][t]);
+        memcpy(&half[1][t], block + 2, sizeof half[1][t]);
+        x[t] = (float)(block[4 + (i & 15) + t] >> (i & 16 ? 4 : 0) & 15);
+    }
+    return x * vf_load_f16(half[0]) + vf_load_f16(half[1]);
+}
 ALWAYS_INLINE vf vf_sign_of(vf a, vf b)
 {
     return (vf)((vf_int)a | ((vf_int)b & INT32_MIN));
@@ -411,6 +448,15 @@ ALWAYS_INLINE vf vf_fold_last(const vf *p)
 }
 #endif
 
+enum { Q4_BLOCK = 32, Q4_BYTES = 20 };
+
+/* Bytes of n elements of a K or V row; of whole blocks, where it has blocks. */
+ALWAYS_INLINE int64_t stored_bytes(hdl_dtype dtype, int64_t n)
+{
+    if (dtype == HDL_Q4_1) return n / Q4_BLOCK * Q4_BYTES;
+    return n * (dtype == HDL_F32 ? 4 : dtype == HDL_I8 ? 1 : 2);
+}
+
 /* VW elements of a K or V row from element i; the scale of an int8 row is the caller's. */
 ALWAYS_INLINE vf vf_load_as(hdl_dtype dtype, const uint8_t *row, int64_t i)
 {
@@ -418,8 +464,24 @@ ALWAYS_INLINE vf vf_load_as(hdl_dtype dtype, const uint8_t *row, int64_t i)
         case HDL_F16: return vf_load_f16(row + 2 * i);
         case HDL_BF16: return vf_load_bf16(row + 2 * i);
         case HDL_I8: return vf_load_i8(row + i);
+        case HDL_Q4_1: return vf_load_q4(row + i / Q4_BLOCK * Q4_BYTES, i % Q4_BLOCK);
         default: return vf_load((const float *)(const void *)row + i);
     }
+}
+
+/* Elements that a loop takes in one turn, so that what a block has once is looked at once. */
+ALWAYS_INLINE int64_t turn_of(hdl_dtype dtype)
+{
+    return dtype == HDL_Q4_1 ? Q4_BLOCK : VW;
+}
+
+/* VW elements from first + i on. i is a constant, and so is is_whole: first is a multiple of a block. */
+ALWAYS_INLINE vf vf_load_turn(hdl_dtype dtype, const uint8_t *row, int64_t first, const int64_t i,
+                              const bool is_whole)
+{
+    if (dtype == HDL_Q4_1 && is_whole)
+        return vf_load_q4(row + stored_bytes(dtype, first) + i / Q4_BLOCK * Q4_BYTES, i % Q4_BLOCK);
+    return vf_load_as(dtype, row, first + i);
 }
 
 /* e^x for x <= 0 and -inf: 2^n e^r, |r| <= ln 2 / 2, with a minimax polynomial (2e-8) and n added to

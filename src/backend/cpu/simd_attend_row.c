@@ -279,9 +279,9 @@ static const char *shape_refusal(const hdl_attend_args *args)
     if (args->is_invariant) return "invariant mode: the many-row kernel's order is used";
     if (args->head_dim % 16 || args->v_head_dim % 16) return "head_dim or v_head_dim is not a multiple of 16";
     if (args->n_heads % args->n_kv_heads) return "n_heads is not a multiple of n_kv_heads";
-    if (args->kv_dtype != HDL_F32 && args->kv_dtype != HDL_F16 && args->kv_dtype != HDL_BF16 &&
-        args->kv_dtype != HDL_I8)
-        return "the KV type is not f32, f16, bf16 or i8";
+    if (!is_kv_dtype(args->kv_dtype)) return "the KV type is not f32, f16, bf16, i8 or q4_1";
+    if (args->kv_dtype == HDL_Q4_1 && (args->head_dim % 32 || args->v_head_dim % 32))
+        return "q4_1 rows: head_dim or v_head_dim is not a multiple of 32";
     return NULL;
 }
 

@@ -283,9 +283,9 @@ static const char *rows_why_not(const void *op)
     if (args->head_dim > 512 || args->v_head_dim > 512) return "head_dim or v_head_dim is above 512";
     if (args->n_heads % args->n_kv_heads) return "n_heads is not a multiple of n_kv_heads";
     if (args->has_selection && args->has_mass) return "mass over lists is left to the reference";
-    if (args->kv_dtype != HDL_F32 && args->kv_dtype != HDL_F16 && args->kv_dtype != HDL_BF16 &&
-        args->kv_dtype != HDL_I8)
-        return "the KV type is not f32, f16, bf16 or i8";
+    if (!is_kv_dtype(args->kv_dtype)) return "the KV type is not f32, f16, bf16, i8 or q4_1";
+    if (args->kv_dtype == HDL_Q4_1 && (args->head_dim % 32 || args->v_head_dim % 32))
+        return "q4_1 rows: head_dim or v_head_dim is not a multiple of 32";
     return NULL;
 }
 

@@ -80,7 +80,7 @@ ALWAYS_INLINE void product_rows(const float *p, const short_rows *rows, int64_t 
         vf y[NR];
 #pragma GCC unroll 4
         for (int j = 0; j < nr; j++) {
-            y[j] = vf_load_as(dtype, row, d + j * VW);
+            y[j] = vf_load_turn(dtype, row, d, j * VW, nr * VW % Q4_BLOCK == 0);
             if (dtype == HDL_I8) y[j] = vf_mul(y[j], vf_set1(rows->v_scale[k]));
         }
 #pragma GCC unroll 8
@@ -117,6 +117,7 @@ static void product_short_values(const float *p, const short_rows *rows, int64_t
         case HDL_F16: product_rows_as(p, rows, begin, end, o, dim, alpha, beta, mr, HDL_F16); break;
         case HDL_BF16: product_rows_as(p, rows, begin, end, o, dim, alpha, beta, mr, HDL_BF16); break;
         case HDL_I8: product_rows_as(p, rows, begin, end, o, dim, alpha, beta, mr, HDL_I8); break;
+        case HDL_Q4_1: product_rows_as(p, rows, begin, end, o, dim, alpha, beta, mr, HDL_Q4_1); break;
         default: product_rows_as(p, rows, begin, end, o, dim, alpha, beta, mr, HDL_F32); break;
     }
 }
@@ -125,8 +126,8 @@ static void product_short_values(const float *p, const short_rows *rows, int64_t
 static void prefetch_steps(const row_tile *tile, int64_t begin, int64_t end)
 {
     const hdl_kv_view *kv = tile->walk.kv;
-    int64_t size = kv->dtype == HDL_F32 ? 4 : kv->dtype == HDL_I8 ? 1 : 2;
-    int64_t k_bytes = tile->args->head_dim * size, v_bytes = tile->args->v_head_dim * size;
+    int64_t k_bytes = stored_bytes(kv->dtype, tile->args->head_dim);
+    int64_t v_bytes = stored_bytes(kv->dtype, tile->args->v_head_dim);
     end = HDL_MIN(end, tile->walk.end);
     for (int64_t step = begin; step < end; step++) {
         const uint8_t *row = kv_token_at(kv, walk_token(&tile->walk, step));
@@ -190,6 +191,7 @@ static void convert_k(const row_tile *tile, const tile_stride *at, int64_t first
         case HDL_F16: convert_k_as(tile, at, first, k, HDL_F16); break;
         case HDL_BF16: convert_k_as(tile, at, first, k, HDL_BF16); break;
         case HDL_I8: convert_k_as(tile, at, first, k, HDL_I8); break;
+        case HDL_Q4_1: convert_k_as(tile, at, first, k, HDL_Q4_1); break;
         default: convert_k_as(tile, at, first, k, HDL_F32); break;
     }
 }
@@ -200,6 +202,7 @@ static void convert_v(const row_tile *tile, const tile_stride *at, float *v)
         case HDL_F16: convert_v_as(tile, at, v, HDL_F16); break;
         case HDL_BF16: convert_v_as(tile, at, v, HDL_BF16); break;
         case HDL_I8: convert_v_as(tile, at, v, HDL_I8); break;
+        case HDL_Q4_1: convert_v_as(tile, at, v, HDL_Q4_1); break;
         default: convert_v_as(tile, at, v, HDL_F32); break;
     }
 }

@@ -21,11 +21,6 @@ typedef struct token_block {
     int64_t n;
 } token_block;
 
-ALWAYS_INLINE int64_t element_bytes(hdl_dtype dtype)
-{
-    return dtype == HDL_F32 ? 4 : dtype == HDL_I8 ? 1 : 2;
-}
-
 /* Asks for a row of the next block, into the second-level cache: two blocks would not fit the first.
  * Most rows are two lines. */
 ALWAYS_INLINE void prefetch_row(const uint8_t *row, int64_t bytes)
@@ -39,7 +34,7 @@ ALWAYS_INLINE void prefetch_row(const uint8_t *row, int64_t bytes)
 ALWAYS_INLINE void score_tile(const uint8_t *const *row, const uint8_t *const *next, int64_t offset,
                               const float *q, int64_t dim, float *s, const hdl_dtype dtype, const int group)
 {
-    const int64_t bytes = dim * element_bytes(dtype);
+    const int64_t bytes = stored_bytes(dtype, dim), turn = turn_of(dtype);
     vf part[MAX_GROUP][VW / 4];
     for (int i = 0; i < VW / 4; i++, row += FOLD_STRIDE, next += FOLD_STRIDE) {
         const uint8_t *k0 = row[FOLD_TOKEN[0]] + offset, *k1 = row[FOLD_TOKEN[1]] + offset;
@@ -52,18 +47,20 @@ ALWAYS_INLINE void score_tile(const uint8_t *const *row, const uint8_t *const *n
             for (int g = 0; g < group; g++) sum[g][t] = vf_set1(0);
         }
         const float *y = q;
-        for (int64_t d = 0; d < dim; d += VW, y += group * VW) {
-            vf x0 = vf_load_as(dtype, k0, d), x1 = vf_load_as(dtype, k1, d);
-            vf x2 = vf_load_as(dtype, k2, d), x3 = vf_load_as(dtype, k3, d);
+        for (int64_t d = 0; d < dim; d += turn)
+#pragma GCC unroll 8
+            for (int64_t j = 0; j < turn; j += VW, y += group * VW) {
+                vf x0 = vf_load_turn(dtype, k0, d, j, true), x1 = vf_load_turn(dtype, k1, d, j, true);
+                vf x2 = vf_load_turn(dtype, k2, d, j, true), x3 = vf_load_turn(dtype, k3, d, j, true);
 #pragma GCC unroll 4
-            for (int g = 0; g < group; g++) {
-                vf z = vf_load(y + g * VW);
-                sum[g][0] = vf_fma(x0, z, sum[g][0]);
-                sum[g][1] = vf_fma(x1, z, sum[g][1]);
-                sum[g][2] = vf_fma(x2, z, sum[g][2]);
-                sum[g][3] = vf_fma(x3, z, sum[g][3]);
+                for (int g = 0; g < group; g++) {
+                    vf z = vf_load(y + g * VW);
+                    sum[g][0] = vf_fma(x0, z, sum[g][0]);
+                    sum[g][1] = vf_fma(x1, z, sum[g][1]);
+                    sum[g][2] = vf_fma(x2, z, sum[g][2]);
+                    sum[g][3] = vf_fma(x3, z, sum[g][3]);
+                }
             }
-        }
 #pragma GCC unroll 4
         for (int g = 0; g < group; g++) part[g][i] = vf_fold4(sum[g][0], sum[g][1], sum[g][2], sum[g][3]);
     }
@@ -94,6 +91,7 @@ static void score_heads(const token_block *block, const token_block *next, int64
             case HDL_F16: score_as(block, next, offset, q, dim, n, s, HDL_F16); break;
             case HDL_BF16: score_as(block, next, offset, q, dim, n, s, HDL_BF16); break;
             case HDL_I8: score_as(block, next, offset, q, dim, n, s, HDL_I8); break;
+            case HDL_Q4_1: score_as(block, next, offset, q, dim, n, s, HDL_Q4_1); break;
             default: score_as(block, next, offset, q, dim, n, s, HDL_F32); break;
         }
     }
@@ -109,12 +107,13 @@ static void pack_query(const float *q, int64_t dim, int32_t group, float *to)
     }
 }
 
-/* o[g][0..n_vectors VW) += sum over t < n of p[g][t] v[t]. */
-ALWAYS_INLINE void mix_tile(const token_block *block, const token_block *next, int64_t offset, const float *p,
-                            float *o, int64_t dim, const hdl_dtype dtype, const int group,
+/* o[g][0..n_vectors VW) += sum over t < n of p[g][t] v[t], of v from element `first` on. */
+ALWAYS_INLINE void mix_tile(const token_block *block, const token_block *next, int64_t offset, int64_t first,
+                            const float *p, float *o, int64_t dim, const hdl_dtype dtype, const int group,
                             const int n_vectors)
 {
-    const int64_t bytes = (int64_t)n_vectors * VW * element_bytes(dtype);
+    const int64_t bytes = stored_bytes(dtype, (int64_t)n_vectors * VW), ahead = stored_bytes(dtype, first);
+    const bool is_whole = n_vectors * VW % Q4_BLOCK == 0;
     vf sum[MAX_GROUP][4];
 #pragma GCC unroll 4
     for (int g = 0; g < group; g++)
@@ -123,13 +122,13 @@ ALWAYS_INLINE void mix_tile(const token_block *block, const token_block *next, i
     const int64_t n = block->n;
     for (int64_t t = 0; t < n; t++) {
         const uint8_t *v = block->row[t] + offset;
-        prefetch_row(next->row[t] + offset, bytes);
+        prefetch_row(next->row[t] + offset + ahead, bytes);
         vf weight[MAX_GROUP];
 #pragma GCC unroll 4
         for (int g = 0; g < group; g++) weight[g] = vf_set1(p[g * BLOCK + t]);
 #pragma GCC unroll 4
         for (int i = 0; i < n_vectors; i++) {
-            vf x = vf_load_as(dtype, v, i * VW);
+            vf x = vf_load_turn(dtype, v, first, i * VW, is_whole);
 #pragma GCC unroll 4
             for (int g = 0; g < group; g++) sum[g][i] = vf_fma(x, weight[g], sum[g][i]);
         }
@@ -146,18 +145,16 @@ ALWAYS_INLINE void mix_as(const token_block *block, const token_block *next, int
     enum { WIDE = VW == 16 ? 4 : 2 };
     int64_t i = 0;
     for (; i + WIDE * VW <= dim; i += WIDE * VW) {
-        int64_t at = offset + i * element_bytes(dtype);
         switch (group) {
-            case 1: mix_tile(block, next, at, p, o + i, dim, dtype, 1, WIDE); break;
-            case 2: mix_tile(block, next, at, p, o + i, dim, dtype, 2, WIDE); break;
-            case 3: mix_tile(block, next, at, p, o + i, dim, dtype, 3, WIDE); break;
-            default: mix_tile(block, next, at, p, o + i, dim, dtype, 4, WIDE); break;
+            case 1: mix_tile(block, next, offset, i, p, o + i, dim, dtype, 1, WIDE); break;
+            case 2: mix_tile(block, next, offset, i, p, o + i, dim, dtype, 2, WIDE); break;
+            case 3: mix_tile(block, next, offset, i, p, o + i, dim, dtype, 3, WIDE); break;
+            default: mix_tile(block, next, offset, i, p, o + i, dim, dtype, 4, WIDE); break;
         }
     }
     for (; i < dim; i += VW)
         for (int g = 0; g < group; g++)
-            mix_tile(block, next, offset + i * element_bytes(dtype), p + g * BLOCK, o + g * dim + i, dim,
-                     dtype, 1, 1);
+            mix_tile(block, next, offset, i, p + g * BLOCK, o + g * dim + i, dim, dtype, 1, 1);
 }
 
 static void mix_heads(const token_block *block, const token_block *next, int64_t offset, const float *p,
@@ -169,6 +166,7 @@ static void mix_heads(const token_block *block, const token_block *next, int64_t
             case HDL_F16: mix_as(block, next, offset, p, o, dim, n, HDL_F16); break;
             case HDL_BF16: mix_as(block, next, offset, p, o, dim, n, HDL_BF16); break;
             case HDL_I8: mix_as(block, next, offset, p, o, dim, n, HDL_I8); break;
+            case HDL_Q4_1: mix_as(block, next, offset, p, o, dim, n, HDL_Q4_1); break;
             default: mix_as(block, next, offset, p, o, dim, n, HDL_F32); break;
         }
     }

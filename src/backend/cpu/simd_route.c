@@ -509,6 +509,7 @@ static void append_row(const hdl_append_args *args, int64_t row, bool is_v)
             case HDL_F16: store_f16(x, (uint16_t *)(void *)to, dim); break;
             case HDL_BF16: store_bf16(x, (uint16_t *)(void *)to, dim); break;
             case HDL_F32: memcpy(to, x, (size_t)dim * sizeof *x); break;
+            case HDL_Q4_1: quantise_q4_1(x, to, dim); break;
             default: {
                 float scale = quantise_i8(x, (int8_t *)to, dim);
                 uint8_t *scales = kv_scale_at(kv, token, args->n_kv_heads) +
