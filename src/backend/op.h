@@ -314,10 +314,11 @@ typedef struct hdl_select_args {
     hdl_select_kind kind;
     hdl_p_rule p_rule;
     float p, threshold;
-    int64_t top_k;          /* unforced units; forced ones come on top */
-    int32_t n_sink, window; /* tokens */
-    int32_t block_size;     /* tokens of a unit; 0 counts as 1 */
-    int64_t dense_below;    /* tokens */
+    int64_t top_k;             /* unforced units; forced ones come on top */
+    const int64_t *list_top_k; /* TOP_K: [n_lists] a top_k for each list, none above top_k; or NULL */
+    int32_t n_sink, window;    /* tokens */
+    int32_t block_size;        /* tokens of a unit; 0 counts as 1 */
+    int64_t dense_below;       /* tokens */
     bool has_candidates;
     const hdl_selection *candidates; /* n_rows lists, n_lists or one a row; or NULL */
     float *guess;       /* [n_rows, n_lists] or NULL: a score that a few more than top_k reached in a similar

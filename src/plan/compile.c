@@ -400,13 +400,17 @@ static void add_router(hdl_schedule *schedule, hdl_step *step, const hdl_router_
                                        .p = router->p,
                                        .threshold = router->threshold,
                                        .top_k = (router->top_k + router->block - 1) / router->block,
+                                       .list_top_k = router->n_head_units ? router->head_units : NULL,
                                        .n_sink = router->n_sink,
                                        .window = router->window,
                                        .block_size = router->block,
                                        .dense_below = router->dense_below,
                                        .has_candidates = candidate_slot >= 0,
                                        .out = list};
-    int64_t all = router->block > 1 ? router->top_k : router->top_k + router->n_sink + router->window;
+    int64_t least = router->top_k; /* of the heads */
+    for (int32_t h = 0; h < router->n_head_units; h++)
+        least = HDL_MIN(least, router->head_units[h] * router->block);
+    int64_t all = router->block > 1 ? least : least + router->n_sink + router->window;
     bool has_width = router->select == HDL_SELECT_TOP_K || router->select == HDL_SELECT_BEAM;
     attend->all_below = has_width ? HDL_MAX(all, router->dense_below) : router->dense_below;
     if (router->tile > 1 && router->tile_by == HDL_TILE_BY_QUERY_MEAN)

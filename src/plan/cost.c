@@ -50,6 +50,11 @@ static double list_tokens(const hdl_router_spec *router, double visible)
         else
             return visible;
     }
+    if (router->n_head_units) { /* each head reads its own list: the mean over them */
+        chosen = 0;
+        for (int32_t h = 0; h < router->n_head_units; h++)
+            chosen += HDL_MIN((double)(router->head_units[h] * block), visible) / router->n_head_units;
+    }
     double n = chosen + (double)((router->n_sink + block - 1) / block * block) + router->window +
                (double)(router->tile - 1 + block - 1) / 2; /* the window begins inside a block */
     return HDL_MIN(n, visible);

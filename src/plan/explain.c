@@ -3,6 +3,18 @@
 
 #include "plan/schedule.h"
 
+static void explain_head_top_k(const hdl_router_spec *router, hdl_buf *text)
+{
+    for (int32_t h = 0; h < router->n_head_units; h++) {
+        hdl_buf_puts(text, h ? ", " : ": top_k ");
+        if (router->head_units[h] == HDL_ALL_UNITS)
+            hdl_buf_puts(text, "all");
+        else
+            hdl_buf_printf(text, "%lld", (long long)(router->head_units[h] * router->block));
+    }
+    hdl_buf_puts(text, " by KV head");
+}
+
 static void explain_router(const hdl_router_spec *router, hdl_buf *text)
 {
     static const char *const reduces[] = {"mean", "sum", "largest"};
@@ -14,8 +26,9 @@ static void explain_router(const hdl_router_spec *router, hdl_buf *text)
     if (router->select == HDL_SELECT_TOP_P) hdl_buf_printf(text, ": top_p %g", (double)router->p);
     if (router->select == HDL_SELECT_BEAM) hdl_buf_printf(text, ": beam");
     if (router->select == HDL_SELECT_THRESHOLD) hdl_buf_printf(text, ": above %g", (double)router->threshold);
-    hdl_buf_printf(text, ": top_k %lld + sinks %d + window %d", (long long)router->top_k, router->n_sink,
-                   router->window);
+    if (router->n_head_units) explain_head_top_k(router, text);
+    if (!router->n_head_units) hdl_buf_printf(text, ": top_k %lld", (long long)router->top_k);
+    hdl_buf_printf(text, " + sinks %d + window %d", router->n_sink, router->window);
     if (router->block > 1) hdl_buf_printf(text, " in blocks of %d", router->block);
     if (router->is_per_kv_head) hdl_buf_puts(text, ", one per KV head");
     if (router->tile > 1) hdl_buf_printf(text, ", one for %d rows (their mean query)", router->tile);

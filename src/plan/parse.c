@@ -384,6 +384,12 @@ static heddle_status apply_rule(const rule *one, const char *path, const hdl_mod
     if (one->n_mapped && one->n_mapped != facts->n_kv_heads)
         return HDL_FAIL(HEDDLE_E_INVALID, "%s.head_map: has %d entries; the model has %d KV heads", path,
                         one->n_mapped, facts->n_kv_heads);
+    const hdl_router_spec *routers[] = {&one->router, &one->candidates.router};
+    for (int r = 0; r < 2; r++)
+        if (routers[r]->n_head_units && routers[r]->n_head_units != facts->n_kv_heads)
+            return HDL_FAIL(HEDDLE_E_INVALID,
+                            "%s.router%s.head_top_k: has %d entries; the model has %d KV heads", path,
+                            r ? ".candidates" : "", routers[r]->n_head_units, facts->n_kv_heads);
     for (int32_t i = 0; i < one->n_mapped; i++)
         if (one->head_map[i] >= facts->n_kv_heads)
             return HDL_FAIL(HEDDLE_E_INVALID, "%s.head_map[%d] %d: must be in 0..%d", path, i,

@@ -16,7 +16,7 @@
 #include "kv/kv.h"
 #include "model/facts.h"
 
-enum { HDL_PLAN_VERSION = 1, HDL_MAX_MAPPED_HEADS = 64 };
+enum { HDL_PLAN_VERSION = 1, HDL_MAX_MAPPED_HEADS = 64, HDL_ALL_UNITS = 1 << 28 };
 
 /* Prompt rows take PREFILL, generated rows DECODE; REUSE is a decode step between two refreshes,
  * where the lists of the last refresh are read again. */
@@ -83,10 +83,13 @@ typedef struct hdl_router_spec {
     int32_t refresh; /* decode steps per new list; 1 = every step */
     int32_t tile;    /* query rows, by position, that share a list when they come in one call; 1 = none */
     hdl_tile_by tile_by;
-    int32_t stride;           /* STRIDE: blocks */
-    int64_t dense_below;      /* rows that see at most so many tokens read all of them */
-    bool is_scaled_by_length; /* scores of blocks times sqrt(tokens of an entry): see docs/plan.md, scale */
-    bool is_per_kv_head;      /* one list per KV head instead of one for the layer */
+    int32_t stride;       /* STRIDE: blocks */
+    int64_t dense_below;  /* rows that see at most so many tokens read all of them */
+    int32_t n_head_units; /* 0, or the KV heads, each with a top_k of its own: */
+    int64_t head_units
+        [HDL_MAX_MAPPED_HEADS]; /* units; HDL_ALL_UNITS = everything. top_k is the largest, in tokens */
+    bool is_scaled_by_length;   /* scores of blocks times sqrt(tokens of an entry): see docs/plan.md, scale */
+    bool is_per_kv_head;        /* one list per KV head instead of one for the layer */
     int64_t seed;
 } hdl_router_spec;
 

@@ -84,10 +84,47 @@ static heddle_status read_numbers(const json_t *obj, const char *path, hdl_route
     return HEDDLE_OK;
 }
 
+/* A top_k for each KV head, or "all": heads of one layer that read in different ways. */
+static heddle_status read_head_top_k(const json_t *obj, const char *path, hdl_router_spec *out)
+{
+    const json_t *list = json_object_get(obj, "head_top_k");
+    size_t n = json_array_size(list);
+    if (!list) return HEDDLE_OK;
+    if (!out->is_per_kv_head || out->select != HDL_SELECT_TOP_K)
+        return HDL_FAIL(HEDDLE_E_INVALID, "%s.head_top_k: needs \"lists\": \"kv_head\" and select \"top_k\"",
+                        path);
+    if (json_object_get(obj, "top_k"))
+        return HDL_FAIL(HEDDLE_E_INVALID, "%s.head_top_k: goes not with top_k", path);
+    if (!n || n > HDL_MAX_MAPPED_HEADS)
+        return HDL_FAIL(HEDDLE_E_INVALID, "%s.head_top_k: must be a list of 1..%d numbers, one a KV head",
+                        path, HDL_MAX_MAPPED_HEADS);
+    for (size_t i = 0; i < n; i++) {
+        const json_t *item = json_array_get(list, i);
+        const char *word = json_string_value(item);
+        bool is_all = word && !strcmp(word, "all");
+        int64_t top_k = json_is_integer(item) ? json_integer_value(item) : -1;
+        if (!is_all && (top_k < 0 || top_k > 1 << 24))
+            return HDL_FAIL(HEDDLE_E_INVALID, "%s.head_top_k[%zu]: must be \"all\" or in 0..%d", path, i,
+                            1 << 24);
+        if (out->score == HDL_SCORE_NONE && top_k > 0)
+            return HDL_FAIL(HEDDLE_E_INVALID,
+                            "%s.head_top_k[%zu] %lld: must be 0 or \"all\" when score is \"none\"", path, i,
+                            (long long)top_k);
+        if (!is_all && top_k + out->n_sink + out->window < 1)
+            return HDL_FAIL(HEDDLE_E_INVALID,
+                            "%s.head_top_k[%zu]: sinks + window + top_k is 0: a head could read nothing",
+                            path, i);
+        out->head_units[i] = is_all ? HDL_ALL_UNITS : (top_k + out->block - 1) / out->block;
+        out->top_k = HDL_MAX(out->top_k, out->head_units[i] * out->block);
+    }
+    out->n_head_units = (int32_t)n;
+    return HEDDLE_OK;
+}
+
 static heddle_status check_router(const json_t *obj, const char *path, const hdl_router_spec *at)
 {
     const hdl_score_row *row = &hdl_score_rows[at->score];
-    if (at->score == HDL_SCORE_NONE && at->top_k)
+    if (at->score == HDL_SCORE_NONE && at->top_k && !at->n_head_units)
         return HDL_FAIL(HEDDLE_E_INVALID, "%s.top_k %lld: must be 0 when score is \"none\"", path,
                         (long long)at->top_k);
     if (at->score == HDL_SCORE_NONE && at->select != HDL_SELECT_TOP_K)
@@ -157,9 +194,9 @@ static heddle_status check_tile(const json_t *obj, const char *path, const hdl_r
 heddle_status hdl_router_read(const json_t *obj, const char *path, bool is_candidate, hdl_router_spec *out)
 {
     static const char *const keys[] = {
-        "score",       "measure",    "heads", "pool",  "select",  "p_rule",  "p",      "block",
-        "lists",       "threshold",  "top_k", "sinks", "window",  "refresh", "stride", "seed",
-        "dense_below", "candidates", "tile",  "scale", "tile_by", NULL};
+        "head_top_k", "score",       "measure",    "heads", "pool",  "select",  "p_rule",  "p",
+        "block",      "lists",       "threshold",  "top_k", "sinks", "window",  "refresh", "stride",
+        "seed",       "dense_below", "candidates", "tile",  "scale", "tile_by", NULL};
     static const char *const measures[] = {"logit", "mass", NULL};
     static const char *const reduces[] = {"mean", "sum", "max", NULL};
     static const char *const selects[] = {"top_k", "top_p", "threshold", "beam", NULL};
@@ -196,6 +233,7 @@ heddle_status hdl_router_read(const json_t *obj, const char *path, bool is_candi
     out->is_scaled_by_length = scale == 1;
     out->tile_by = (hdl_tile_by)tile_by;
     HDL_TRY(read_numbers(obj, path, out));
+    HDL_TRY(read_head_top_k(obj, path, out));
     if (is_candidate && (json_object_get(obj, "candidates") || out->refresh > 1))
         return HDL_FAIL(HEDDLE_E_INVALID, "%s: candidates have neither candidates nor a refresh of their own",
                         path);

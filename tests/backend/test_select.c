@@ -106,7 +106,8 @@ static void launch_select(const hdl_impl *impl, const hdl_select_args *args)
     free(workspace);
 }
 
-static void check_case(const select_case *c, const hdl_impl *impl)
+/* own: a top_k for each list, or NULL. */
+static void check_case(const select_case *c, const hdl_impl *impl, const int64_t *own)
 {
     uint64_t random = 11;
     int64_t stride = c->n + 3, n_ids_max = HDL_MIN(c->n, c->n_sink + c->window + c->top_k);
@@ -128,6 +129,7 @@ static void check_case(const select_case *c, const hdl_impl *impl)
                             .n_visible = n_visible,
                             .max_visible = c->n,
                             .top_k = c->top_k,
+                            .list_top_k = own,
                             .n_sink = c->n_sink,
                             .window = c->window,
                             .out = &out};
@@ -135,7 +137,9 @@ static void check_case(const select_case *c, const hdl_impl *impl)
     assert_int_equal(hdl_selection_check(&out, n_visible), HEDDLE_OK);
     for (int64_t row = 0; row < ROWS; row++)
         for (int32_t list = 0; list < LISTS; list++) {
-            int32_t n = oracle(c, n_visible[row], score + (row * LISTS + list) * stride, want);
+            select_case of_list = *c;
+            if (own) of_list.top_k = own[list];
+            int32_t n = oracle(&of_list, n_visible[row], score + (row * LISTS + list) * stride, want);
             if (n != *hdl_selection_count(&out, row, list) ||
                 memcmp(want, hdl_selection_ids(&out, row, list), (size_t)n * 4) != 0) {
                 print_error("%s, %s, row %d: %d ids, wanted %d\n", c->name, impl->name, (int)row,
@@ -155,7 +159,12 @@ static void test_exact(void **state)
     const hdl_impl *impls[MAX_ROUTE_IMPLS];
     int64_t n = route_impls(HDL_OP_SELECT, impls);
     for (int64_t k = 0; k < n; k++)
-        for (int64_t i = 0; i < HDL_COUNT(cases); i++) check_case(&cases[i], impls[k]);
+        for (int64_t i = 0; i < HDL_COUNT(cases); i++) {
+            const int64_t top_k = cases[i].top_k;
+            check_case(&cases[i], impls[k], NULL);
+            check_case(&cases[i], impls[k], (const int64_t[LISTS]){top_k, top_k / 3});
+            check_case(&cases[i], impls[k], (const int64_t[LISTS]){0, top_k});
+        }
 }
 
 /* One row of n scores through an implementation; the ids, and their number in *n_ids. */

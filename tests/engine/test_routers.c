@@ -525,6 +525,98 @@ static void test_lists_are_counted_as_they_are_made(void **state)
     heddle_engine_close(engine);
 }
 
+/* Budgets of KV heads: [layer][list] of one rule, and how many ids of each list a row was given. */
+typedef struct budget_case {
+    const char *name, *router, *budgets; /* of the two KV heads */
+    int64_t top_k[2], forced;
+} budget_case;
+
+typedef struct budget_count {
+    const budget_case *at;
+    int64_t n_rows, n_partial;
+} budget_count;
+
+static void count_budget(const heddle_tap_row *row, void *user)
+{
+    budget_count *to = user;
+    int64_t most = to->at->top_k[row->list] + to->at->forced;
+    assert_int_equal(row->n_lists, 2);
+    assert_int_equal(row->n_ids, HDL_MIN(row->position + 1, most)); /* at k + 1 one token is left out */
+    to->n_rows++;
+    to->n_partial += row->position + 1 > most;
+}
+
+static heddle_plan *budget_plan(const char *router, const char *budgets)
+{
+    char json[1024];
+    snprintf(
+        json, sizeof json,
+        "{\"heddle_plan\": 1, \"name\": \"t\", \"variants\": [{\"decode\": [{\"layers\": [0]}, {\"layers\": [1], "
+        "\"operator\": \"token_list\", \"router\": {%s, \"lists\": \"kv_head\", %s}}, {\"layers\": \"rest\", \"operator\": "
+        "\"token_list\", \"share\": 1}]}]}",
+        router, budgets);
+    heddle_plan *plan;
+    if (heddle_plan_parse(&plan, json, (int64_t)strlen(json), "budgets")) fail_msg("%s", heddle_last_error());
+    return plan;
+}
+
+static void score_budgets(heddle_engine *engine, const budget_case *at, float *nll)
+{
+    heddle_plan *plan = budget_plan(at->router, at->budgets);
+    heddle_session *session = new_session(engine, plan, 64);
+    budget_count counts = {.at = at};
+    if (at->forced) heddle_session_set_tap(session, count_budget, &counts);
+    nll_of(session, nll);
+    if (at->forced) assert_int_equal(counts.n_rows, 2 * N_IDS);
+    int64_t n_partial = 0;
+    for (int h = 0; h < 2; h++) n_partial += HDL_MAX(N_IDS - at->top_k[h] - at->forced, 0);
+    if (at->forced) assert_int_equal(counts.n_partial, n_partial);
+    heddle_session_free(session);
+    heddle_plan_free(plan);
+}
+
+/* Every KV head its own top_k: everything is dense, equal ones are the common top_k bit for bit, each list is as
+ * long as its own budget says (k + 1 included), unequal ones differ from either. */
+static void test_budgets_of_heads(void **state)
+{
+    (void)state;
+    heddle_engine *engine = open_tiny();
+    heddle_session *session = new_session(engine, NULL, 64);
+    nll_of(session, dense);
+    heddle_session_free(session);
+    const char *keys = "\"score\": \"key_i8\", \"sinks\": 2, \"window\": 4",
+               *mass = "\"score\": \"attention_mass\", \"sinks\": 2, \"window\": 4",
+               *none = "\"score\": \"none\", \"sinks\": 2, \"window\": 4";
+    const budget_case everything[] = {{"keys", keys, "\"head_top_k\": [300, \"all\"]", {300, 300}, 6},
+                                      {"none", none, "\"head_top_k\": [\"all\", \"all\"]", {300, 300}, 6}};
+    for (int i = 0; i < 2; i++) {
+        score_budgets(engine, &everything[i], sparse);
+        assert_true(max_abs(dense + 1, sparse + 1, N_IDS - 1) < 2e-6);
+    }
+    const char *const routers_of[] = {keys, mass};
+    for (int i = 0; i < 2; i++) {
+        const budget_case common = {"common", routers_of[i], "\"top_k\": 24", {24, 24}, 6},
+                          equal = {"equal", routers_of[i], "\"head_top_k\": [24, 24]", {24, 24}, 6},
+                          unequal = {"unequal", routers_of[i], "\"head_top_k\": [40, 8]", {40, 8}, 6},
+                          one_less = {"one less", routers_of[i], "\"head_top_k\": [293, 294]", {293, 294}, 6};
+        score_budgets(engine, &common, sparse);
+        score_budgets(engine, &equal, other);
+        assert_memory_equal(sparse + 1, other + 1, (N_IDS - 1) * sizeof *sparse);
+        score_budgets(engine, &unequal, other);
+        assert_true(max_abs(sparse + 1, other + 1, N_IDS - 1) > 1e-5);
+        score_budgets(engine, &one_less, other); /* one head, one row, one token */
+        assert_true(max_abs(dense + 1, other + 1, N_IDS - 2) < 2e-6);
+        assert_true(max_abs(dense + N_IDS - 1, other + N_IDS - 1, 1) < 1e-2);
+    }
+    const budget_case mixed = {"mixed", none, "\"head_top_k\": [0, \"all\"]", {0, 300}, 6},
+                      turned = {"turned", none, "\"head_top_k\": [\"all\", 0]", {300, 0}, 6};
+    score_budgets(engine, &mixed, sparse);
+    score_budgets(engine, &turned, other);
+    assert_true(max_abs(dense + 1, sparse + 1, N_IDS - 1) > 1e-5);
+    assert_true(max_abs(sparse + 1, other + 1, N_IDS - 1) > 1e-5);
+    heddle_engine_close(engine);
+}
+
 int main(void)
 {
     uint32_t seed = 7;
@@ -544,6 +636,7 @@ int main(void)
         cmocka_unit_test(test_a_threshold_reads_from_everything_to_nothing),
         cmocka_unit_test(test_lists_are_counted_as_they_are_made),
         cmocka_unit_test(test_steps_out_of_order_are_refused),
+        cmocka_unit_test(test_budgets_of_heads),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -101,6 +101,17 @@ static void test_refusals(void **state)
             "{\"layers\": [0], \"router\": {\"top_k\": 8, \"lists\": \"kv_head\"}}, {\"layers\": [1], \"operator\": "
             "\"token_list\", \"share\": 0, \"head_map\": [1]}"),
         "has 1 entries; the model has 2 KV heads");
+#define HEADS "\"lists\": \"kv_head\", \"head_top_k\": "
+    refused(ROUTER("\"head_top_k\": [8, 8]"), "router.head_top_k: needs \"lists\": \"kv_head\"");
+    refused(ROUTER("\"select\": \"top_p\", \"window\": 1, " HEADS "[8, 8]"), "and select \"top_k\"");
+    refused(ROUTER("\"top_k\": 8, " HEADS "[8, 8]"), "head_top_k: goes not with top_k");
+    refused(ROUTER(HEADS "[8, -1]"), "head_top_k[1]: must be \"all\" or in 0..16777216");
+    refused(ROUTER(HEADS "[8, \"most\"]"), "head_top_k[1]: must be \"all\" or in");
+    refused(ROUTER(HEADS "[8, 0]"), "head_top_k[1]: sinks + window + top_k is 0: a head could read nothing");
+    refused(ROUTER(HEADS "[8]"), "router.head_top_k: has 1 entries; the model has 2 KV heads");
+    refused(ROUTER(HEADS "8"), "head_top_k: must be a list of 1..64 numbers");
+    refused(ROUTER("\"score\": \"none\", \"window\": 4, " HEADS "[\"all\", 8]"),
+            "head_top_k[1] 8: must be 0 or \"all\" when score is \"none\"");
     refused(ROUTER("\"top_k\": 4, \"tile\": 64"),
             "router.tile 64: score \"attention_mass\" is of single rows");
     refused(ROUTER("\"score\": \"index\", \"top_k\": 4, \"tile\": 64"),

@@ -394,10 +394,11 @@ static int64_t count_for_share(const hdl_select_args *args, const float *score, 
     return count_by_p(args, has_room, m, n);
 }
 
-static int64_t n_chosen(const hdl_select_args *args, const float *score, const unit_range *at, float *sorted)
+static int64_t n_chosen(const hdl_select_args *args, int32_t list, const float *score, const unit_range *at,
+                        float *sorted)
 {
     int64_t n = at->end - at->begin, k = 0;
-    if (args->kind == HDL_SELECT_TOP_K) return HDL_MIN(args->top_k, n);
+    if (args->kind == HDL_SELECT_TOP_K) return HDL_MIN(top_k_of(args, list), n);
     if (args->kind == HDL_SELECT_TOP_P)
         k = count_for_share(args, score, at, sorted);
     else
@@ -464,7 +465,7 @@ static void select_list(const hdl_select_args *args, int64_t row, int32_t list, 
     const float *score = args->score + (row * args->n_lists + list) * args->score_stride;
     int32_t *ids = hdl_selection_ids(args->out, row, list), n = 0;
     unit_range at = select_range(args, row, list);
-    int64_t k = n_chosen(args, score, &at, sorted);
+    int64_t k = n_chosen(args, list, score, &at, sorted);
     bool takes_all = at.end - at.begin <= k;
     uint32_t bound = 0; /* the largest key that at least k candidates reach */
     int64_t n_ties = 0; /* how many of the candidates at the bound are taken, lowest ids first */

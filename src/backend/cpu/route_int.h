@@ -31,6 +31,12 @@ static inline unit_range select_range(const hdl_select_args *args, int64_t row, 
     return at;
 }
 
+/* TOP_K: unforced units of a list. */
+static inline int64_t top_k_of(const hdl_select_args *args, int32_t list)
+{
+    return args->list_top_k ? args->list_top_k[list] : args->top_k;
+}
+
 /* Masses as whole numbers: units(x) = x * scale rounded down, where the largest has 38 bits or 39. The
  * scale is 0 where nothing has a (finite) mass. */
 static inline double mass_scale(const float *score, int64_t n)

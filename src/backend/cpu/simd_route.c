@@ -385,11 +385,11 @@ static int64_t thread_bytes(const hdl_select_args *args)
     return bins + HDL_ALIGN_UP((int64_t)sizeof(few), 64) + few_capacity(args) * 8;
 }
 
-static int64_t count_chosen(const hdl_select_args *args, const float *score, const unit_range *at,
-                            mass_bins *bins)
+static int64_t count_chosen(const hdl_select_args *args, int32_t list, const float *score,
+                            const unit_range *at, mass_bins *bins)
 {
     int64_t k = 0;
-    if (args->kind == HDL_SELECT_TOP_K) return args->top_k;
+    if (args->kind == HDL_SELECT_TOP_K) return top_k_of(args, list);
     if (args->kind == HDL_SELECT_TOP_P)
         k = count_for_share(args, score, at, bins);
     else
@@ -410,7 +410,8 @@ static void select_list(void *arg, int64_t task, int thread)
     scratch->ids = (int32_t *)(void *)(scratch->scores + scratch->capacity);
     unit_range at = select_range(args, row, index);
     id_list list = {hdl_selection_ids(args->out, row, index), 0};
-    int64_t k = count_chosen(args, score, &at, (mass_bins *)(void *)(scratch->ids + scratch->capacity));
+    int64_t k = count_chosen(args, index, score, &at,
+                             (mass_bins *)(void *)(scratch->ids + scratch->capacity));
     if (at.end - at.begin <= k) {
         list_range(&list, 0, at.n);
     } else {
