@@ -285,7 +285,8 @@ heddle_status heddle_document_encode(heddle_engine *engine, const heddle_session
                                      const int32_t *ids, int64_t n_ids, const char *path,
                                      heddle_progress_fn progress, void *user);
 /* Maps the file; header, tokens and the table of checksums are verified now, index keys and rows page by
- * page when they are first read. INVALID when another model wrote it. */
+ * page when they are first read: a step that finds one damaged takes no token (FORMAT), and so every later
+ * one until the document is unmounted. INVALID when another model wrote it. */
 heddle_status heddle_document_open(heddle_document **out, const heddle_engine *engine, const char *path);
 void heddle_document_close(heddle_document *document);        /* sessions that mounted it keep the mapping */
 int64_t heddle_document_len(const heddle_document *document); /* tokens */
@@ -353,7 +354,8 @@ typedef struct heddle_batch_item {
 heddle_status heddle_batch_new(heddle_batch **out, heddle_engine *engine, const heddle_plan *plan,
                                const heddle_session_options *options, int32_t max_sessions, int64_t max_rows);
 void heddle_batch_free(heddle_batch *batch);
-/* One forward over all items; each session's logits are then those of its last new token. */
+/* One forward over all items; each session's logits are then those of its last new token. On failure no session
+ * took a token; where a mounted document proved damaged (FORMAT), none has logits. */
 heddle_status heddle_batch_step(heddle_batch *batch, const heddle_batch_item *items, int32_t n_items);
 
 /* ---- sampling -------------------------------------------------------------------------------- */

@@ -46,9 +46,9 @@ struct heddle_session {
     hdl_kv_seq *kv;
     int32_t *ids; /* [context_tokens] */
     int64_t context_tokens;
-    float *logits; /* [n_vocab] of the last token */
-    bool has_logits;
-    int64_t doc_start; /* where the document of the next token begins, if that token begins none */
+    float *logits;               /* [n_vocab] of the last token */
+    bool has_logits, had_logits; /* had: before the step that runs */
+    int64_t doc_start;           /* where the document of the next token begins, if that token begins none */
     int32_t *kept_ids, *kept_counts; /* lists of the last refresh; NULL where the plan keeps none */
     int64_t kept_visible;            /* 0 = none kept */
     hdl_list_hook hook;

@@ -304,6 +304,30 @@ static heddle_status reserve(const hdl_runner *runner, const hdl_forward_item *i
     return HEDDLE_OK;
 }
 
+/* What hand_out may set of the sessions is set anew. */
+static void begin_logits(hdl_runner *runner, const hdl_forward_item *items, int32_t n_items)
+{
+    for (int32_t i = 0; i < n_items; i++) {
+        heddle_session *session = items[runner->order[i]].session;
+        session->had_logits = session->has_logits;
+        session->has_logits = false; /* those of an earlier token; hand_out may bring new ones */
+        session->kept_visible = runner->batch.seqs[i].kept_visible;
+    }
+}
+
+/* A page of a mounted document did not hold: no session took the step's tokens. Lists of the step are in the
+ * place of those kept before. Of several sessions some may have been handed logits of the step. */
+static void undo(const hdl_forward_item *items, int32_t n_items)
+{
+    for (int32_t i = 0; i < n_items; i++) {
+        heddle_session *session = items[i].session;
+        hdl_kv_seq_release(session->kv);
+        hdl_session_forget_lists(session, hdl_kv_seq_len(session->kv));
+        session->kept_visible = 0;
+        session->has_logits = session->had_logits && n_items == 1;
+    }
+}
+
 static void commit(hdl_runner *runner, const hdl_forward_item *items, int32_t n_items)
 {
     int64_t row = 0;
@@ -313,8 +337,6 @@ static void commit(hdl_runner *runner, const hdl_forward_item *items, int32_t n_
         int64_t before = hdl_kv_seq_len(session->kv), n_held = held_after(runner, item) - item->n_ids;
         memcpy(session->ids + before, item->ids, (size_t)item->n_ids * sizeof *item->ids);
         hdl_kv_seq_commit(session->kv, item->n_ids);
-        session->has_logits = false; /* those of an earlier token; hand_out may bring new ones */
-        session->kept_visible = runner->batch.seqs[i].kept_visible;
         row += item->n_ids;
         session->doc_start = runner->batch.doc_start[row - 1];
         count_reads(runner, item, i, row - item->n_ids, n_held);
@@ -396,13 +418,14 @@ heddle_status hdl_forward(hdl_runner *runner, const hdl_forward_item *items, int
     HDL_TRY(reserve(runner, items, n_items));
     fill_batch(runner, items, n_items);
     hdl_exec_lower(runner->schedule, &runner->batch);
-    commit(runner, items, n_items);
+    begin_logits(runner, items, n_items);
     hand_out(runner, items, n_items, sink, user);
     for (int32_t i = 0; i < n_items; i++) {
         heddle_status status = hdl_kv_seq_damage(items[i].session->kv);
         if (!status) continue;
-        items[i].session->has_logits = false; /* they were made of rows that are not the document's */
+        undo(items, n_items);
         return status;
     }
+    commit(runner, items, n_items);
     return HEDDLE_OK;
 }

@@ -302,12 +302,59 @@ static void test_damage_is_told(void **state)
         assert_int_equal(heddle_session_mount(session, document, &first), HEDDLE_OK);
         heddle_document_close(document);
         heddle_status status = HEDDLE_OK;
-        for (int64_t t = 0; t < N_QUESTION && !status; t++)
+        int64_t len = 0;
+        bool had_logits = false;
+        for (int64_t t = 0; t < N_QUESTION && !status; t++) {
+            len = heddle_session_len(session);
+            had_logits = heddle_session_logits(session) != NULL;
+            if (had_logits) memcpy(want[0], heddle_session_logits(session), sizeof want[0]);
             status = heddle_session_decode(session, question() + t, 1);
+        }
         expect_refusal(status, HEDDLE_E_FORMAT, "page 0 of 3: its rows");
-        assert_null(heddle_session_logits(session));
+        /* the step that found it took no token; the logits are those of the step before */
+        assert_int_equal(heddle_session_len(session), len);
+        assert_true((heddle_session_logits(session) != NULL) == had_logits);
+        if (had_logits) assert_memory_equal(want[0], heddle_session_logits(session), sizeof want[0]);
         heddle_session_free(session);
     }
+}
+
+/* A step is all or nothing: a prompt of several chunks keeps the chunks before; once the document is gone, the
+ * session goes on as one that never tried. */
+static void test_a_step_that_finds_damage_takes_no_token(void **state)
+{
+    (void)state;
+    flip(path_a, 8192 + 100);
+    heddle_session *tried = new_session("dense"), *never = new_session("dense"),
+                   *other = new_session("dense");
+    heddle_batch *batch;
+    heddle_session_options options = options_of("f32");
+    heddle_plan *plan = plan_of("dense");
+    if (heddle_batch_new(&batch, engine, plan, &options, 2, 16)) fail_msg("%s", heddle_last_error());
+    int64_t first = mount(tried, path_bad), len = heddle_session_len(tried);
+    assert_int_equal(mount(never, path_bad), first);
+    extend(other, 0, BORDER_1);
+    memcpy(want[0], heddle_session_logits(other), sizeof want[0]);
+    heddle_batch_item items[2] = {
+        {.session = tried, .ids = question(), .n_ids = 3, .is_prompt = 1},
+        {.session = other, .ids = golden.tokens + BORDER_1, .n_ids = 2, .is_prompt = 1}};
+    expect_refusal(heddle_batch_step(batch, items, 2), HEDDLE_E_FORMAT, "page 0 of 3: its rows");
+    assert_int_equal(heddle_session_len(tried), len);
+    assert_int_equal(heddle_session_len(other), BORDER_1);
+    expect_refusal(heddle_session_extend(tried, question(), N_QUESTION, NULL, NULL), HEDDLE_E_FORMAT,
+                   "page 0 of 3: its rows");
+    assert_int_equal(heddle_session_len(tried), len);
+    assert_int_equal(heddle_session_unmount(tried, first), HEDDLE_OK);
+    assert_int_equal(heddle_session_unmount(never, first), HEDDLE_OK);
+    ask(tried, want);
+    ask(never, got);
+    assert_memory_equal(want, got, sizeof want);
+    extend(other, BORDER_1, BORDER_2); /* the other session of the step was not damaged: it goes on */
+    heddle_batch_free(batch);
+    heddle_plan_free(plan);
+    heddle_session_free(tried);
+    heddle_session_free(never);
+    heddle_session_free(other);
 }
 
 /* Told again by every step and by forks, until the document is gone. */
@@ -544,6 +591,7 @@ int main(void)
         cmocka_unit_test(test_forbidden_rows_may_be_nan),
         cmocka_unit_test(test_rows_in_any_order),
         cmocka_unit_test(test_damage_is_told),
+        cmocka_unit_test(test_a_step_that_finds_damage_takes_no_token),
         cmocka_unit_test(test_damaged_index_keys_are_told_until_the_document_goes),
         cmocka_unit_test(test_index_keys_of_other_heads_are_refused),
         cmocka_unit_test(test_headers_that_overflow_are_refused),
