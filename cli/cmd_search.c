@@ -26,7 +26,7 @@ static const cli_option search_rows[] = {
     {"score", 0, CLI_TEXT, "SCORE", "attention_mass",
      "attention_mass (list layers stay dense), key_i8 or key_i4", AT(score), 0, 0, 0},
     {"by", 0, CLI_TEXT, "METHOD", "loss",
-     "loss: greedily; mass: captured mass, by DP; heads: the same with a list and a map a KV head",
+     "loss: greedily; mass: captured mass, by DP; heads: the same with a list and a map a KV head; hylra: overlap of lists, by DP",
      AT(method), 0, 0, 0},
     {"lists", 0, CLI_INT, "N", "6", "layers that make a list", AT(n_lists), 1, SEARCH_MAX_LAYERS, 0},
     {"rows", 0, CLI_INT, "N", "256", "last tokens of each text that are scored", AT(n_rows), 16, 1 << 16, 0},
@@ -147,8 +147,9 @@ static int load_budget(const search *at, const search_options *options, const he
 static int run_search(search *at, const search_options *options, const search_budget *budget)
 {
     static search_set greedy, by_mass, by_heads, chosen; /* a few hundred KiB */
-    static const char *const names[] = {"by loss, greedily", "by captured mass (DP)",
-                                        "the same, head by head"};
+    bool is_by_overlap = !strcmp(options->method, "hylra");
+    const char *const names[] = {"by loss, greedily", "by captured mass (DP)",
+                                 is_by_overlap ? "by overlap (HyLRA)" : "the same, head by head"};
     double curve[SEARCH_MAX_LAYERS + 1];
     int32_t dropped[SEARCH_MAX_LAYERS + 1];
     time_t start = time(NULL);
@@ -161,6 +162,8 @@ static int run_search(search *at, const search_options *options, const search_bu
     int64_t seconds = (int64_t)(time(NULL) - start);
     if (!code) code = search_dp(at, options->fit.n, n_lists, false, &by_mass);
     if (!code && is_by_heads) code = search_dp(at, options->fit.n, n_lists, true, &by_heads);
+    if (!code && is_by_overlap) code = search_hylra(at, options->fit.n, n_lists, &by_heads);
+    is_by_heads |= is_by_overlap;
     if (code) return code;
     cli_note("fitted in %" PRId64 " s, %" PRId64 " evaluations", seconds, at->n_evaluations);
     search_set *found = is_by_loss ? &greedy : is_by_heads ? &by_heads : &by_mass;
@@ -189,8 +192,8 @@ static int plan_search(const void *command_options)
         return cli_refuse("plan search: --score %s: must be attention_mass, key_i8 or key_i4",
                           options->score);
     if (strcmp(options->method, "loss") && strcmp(options->method, "mass") &&
-        strcmp(options->method, "heads"))
-        return cli_refuse("plan search: --by %s: must be loss, mass or heads", options->method);
+        strcmp(options->method, "heads") && strcmp(options->method, "hylra"))
+        return cli_refuse("plan search: --by %s: must be loss, mass, heads or hylra", options->method);
     int code = cli_open(&setup, &options->common);
     if (code) return code;
     at.engine = setup.engine;

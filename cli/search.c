@@ -19,7 +19,7 @@ static void add_readers(const search *at, const search_set *set, cli_text *text)
     }
     for (int32_t i = 0, owner = -1; i < at->n_layers; i++) {
         if (set->has[i]) owner = i;
-        if (set->has[i] || !at->is_open[i]) continue;
+        if (set->has[i] || set->is_dense[i] || !at->is_open[i]) continue;
         int n = snprintf(
             line, sizeof line,
             ",\n        {\"layers\": [%d], \"operator\": \"token_list\", \"share\": %d, \"head_map\": [", i,

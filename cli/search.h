@@ -39,6 +39,7 @@ typedef struct search {
 
 typedef struct search_set { /* layers that make a list, or one for each KV head */
     bool has[SEARCH_MAX_LAYERS];
+    bool is_dense[SEARCH_MAX_LAYERS]; /* reads and makes no list */
     int32_t n;
     bool is_mapped; /* one list for each KV head; KV head h of a reader reads list map[layer][h] */
     int16_t map[SEARCH_MAX_LAYERS][SEARCH_MAX_HEADS];
@@ -63,6 +64,10 @@ int search_greedy(search *at, int n_fit, int32_t n_lists, search_set *set, doubl
  * reader's head takes the list that captures most of its own mass. */
 int search_dp(search *at, int n_fit, int32_t n_lists, bool is_mapped, search_set *set);
 
+/* As HyLRA (2026; the exact form of its public code, mended): the 9 % of the layers whose mass is least concentrated
+ * stay dense; of the others about n_lists make a list for each KV head, so that the least overlap between a
+ * reader's own list and the one it reads is largest, then the sum of the overlaps (eval/reuse.h). */
+int search_hylra(search *at, int n_fit, int32_t n_lists, search_set *set);
 /* search_budget.c: what a decode step may cost after `depth` tokens. */
 typedef struct search_budget {
     cost_model model;

@@ -5,10 +5,12 @@
  * the ids of list g of layer i) / (on its own ids), i <= j; a reader's head takes the best g: the head map. With
  * anchors a_1 < a_2 < ... a layer reads the lists of the nearest anchor below, and what is maximised is the sum over
  * layers of the mean over heads: V[a][i] = max_l V[a-1][l] + sum_{j=l}^{i-1} S[l][j]. */
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "eval/reuse.h"
 #include "search.h"
 
 typedef struct observer {
@@ -16,6 +18,10 @@ typedef struct observer {
     int32_t *ids; /* [rows, n_layers, n_lists, 1 + max_ids]: how many, then which */
     int64_t max_ids, first_position, n_rows;
     double *captured; /* [n_layers, n_lists, n_layers, n_lists] sums */
+    double *shared;   /* the same: shares of the later list's ids that the earlier one holds; or NULL */
+    double *spread;   /* [n_layers]: shares of the visible tokens that 90 % of the mass takes, summed */
+    float *sorted;    /* [max_tokens] */
+    int64_t n_seen;   /* rows, over all texts */
 } observer;
 
 static int32_t *ids_at(const observer *at, int64_t row, int32_t layer, int32_t list)
@@ -29,6 +35,35 @@ static double *captured_at(const observer *at, int32_t from, int32_t from_list, 
                          to_list];
 }
 
+static int32_t n_common(const int32_t *a, const int32_t *b)
+{
+    int32_t n = 0;
+    for (int32_t i = 1, j = 1; i <= a[0] && j <= b[0];) {
+        n += a[i] == b[j];
+        int32_t x = a[i], y = b[j];
+        i += x <= y;
+        j += y <= x;
+    }
+    return n;
+}
+
+static int descending(const void *a, const void *b)
+{
+    float x = *(const float *)a, y = *(const float *)b;
+    return (x < y) - (x > y);
+}
+
+/* The share of the units that 90 % of a row's mass takes. */
+static double spread_of(observer *at, const heddle_tap_row *row)
+{
+    double all = 0, sum = 0;
+    int64_t n = 0;
+    for (int64_t i = 0; i < row->n_units; i++) all += (double)(at->sorted[i] = row->score[i]);
+    qsort(at->sorted, (size_t)row->n_units, sizeof *at->sorted, descending);
+    while (n < row->n_units && sum < 0.9 * all) sum += (double)at->sorted[n++];
+    return (double)n / (double)row->n_units;
+}
+
 /* Rows come layer by layer, several rows a layer: the ids of the layers below are kept for each row. */
 static void observe(const heddle_tap_row *row, void *user)
 {
@@ -38,6 +73,14 @@ static void observe(const heddle_tap_row *row, void *user)
     int32_t *own = ids_at(at, r, row->layer, row->list);
     own[0] = (int32_t)row->n_ids;
     memcpy(own + 1, row->ids, (size_t)row->n_ids * sizeof *own);
+    if (at->shared) {
+        for (int32_t layer = 0; layer <= row->layer; layer++)
+            for (int32_t list = 0; list < at->n_lists; list++)
+                at->shared[captured_at(at, layer, list, row->layer, row->list) - at->captured] +=
+                    (double)n_common(ids_at(at, r, layer, list), own) / own[0];
+        at->spread[row->layer] += spread_of(at, row) / at->n_lists;
+        at->n_seen += row->layer == 0 && row->list == 0;
+    }
     double all = 0;
     for (int64_t i = 0; i < row->n_ids; i++) all += (double)row->score[row->ids[i]];
     for (int32_t layer = 0; layer <= row->layer && all > 0; layer++)
@@ -155,5 +198,82 @@ int search_dp(search *at, int n_fit, int32_t n_lists, bool is_mapped, search_set
     }
     free(into.ids);
     free(into.captured);
+    return code;
+}
+
+/* Overlaps of open layers as the programme wants them: a KV head's with the same head's, the least over the heads;
+ * none with a layer that stays dense. */
+static void fill_overlap(const observer *seen, const int32_t *open, int32_t n, const search_set *set,
+                         double *overlap)
+{
+    for (int32_t i = 0; i < n; i++)
+        for (int32_t j = i; j < n; j++) {
+            double least = 1;
+            for (int32_t h = 0; h < seen->n_lists; h++) {
+                double sum = seen->shared[captured_at(seen, open[i], h, open[j], h) - seen->captured];
+                least = fmin(least, sum / (double)seen->n_seen);
+            }
+            bool is_apart = i != j && (set->is_dense[open[i]] || set->is_dense[open[j]]);
+            overlap[i * n + j] = i == j ? 1 : is_apart ? 0 : least;
+        }
+}
+
+/* The n_dense layers whose mass is least concentrated stay dense. */
+static void choose_dense(const observer *seen, const int32_t *open, int32_t n, int32_t n_dense,
+                         search_set *set)
+{
+    for (int32_t d = 0; d < n_dense; d++) {
+        int32_t widest = -1;
+        for (int32_t i = 0; i < n; i++)
+            if (!set->is_dense[open[i]] && (widest < 0 || seen->spread[open[i]] > seen->spread[widest]))
+                widest = open[i];
+        set->is_dense[widest] = true;
+    }
+}
+
+int search_hylra(search *at, int n_fit, int32_t n_lists, search_set *set)
+{
+    observer into = {.n_layers = at->n_layers,
+                     .n_lists = at->info.n_kv_heads,
+                     .max_ids = at->router.top_k + at->router.n_sink + at->router.window + 1};
+    int32_t n_open = 0, open[SEARCH_MAX_LAYERS], source[SEARCH_MAX_LAYERS];
+    int64_t n_tokens = 1;
+    for (int32_t i = 0; i < at->n_layers; i++)
+        if (at->is_open[i]) open[n_open++] = i;
+    for (int i = 0; i < n_fit; i++) n_tokens = n_tokens > at->texts[i].n_ids ? n_tokens : at->texts[i].n_ids;
+    if (into.n_lists > SEARCH_MAX_HEADS)
+        return cli_refuse("plan search: %d KV heads: at most %d can be mapped", into.n_lists,
+                          SEARCH_MAX_HEADS);
+    size_t n = (size_t)(at->n_layers * into.n_lists);
+    into.ids = malloc(OBSERVED_ROWS * n * (size_t)(into.max_ids + 1) * sizeof *into.ids);
+    into.captured = calloc(n * n, sizeof *into.captured);
+    into.shared = calloc(n * n, sizeof *into.shared);
+    into.spread = calloc((size_t)at->n_layers, sizeof *into.spread);
+    into.sorted = malloc((size_t)n_tokens * sizeof *into.sorted);
+    double *overlap = calloc((size_t)n_open * (size_t)n_open, sizeof *overlap);
+    int code = into.ids && into.captured && into.shared && into.spread && into.sorted && overlap
+                   ? 0
+                   : cli_refuse("plan search: no memory for the lists of %d layers", at->n_layers);
+    for (int i = 0; i < n_fit && !code; i++) code = observe_text(at, &at->texts[i], &into);
+    *set = (search_set){.is_mapped = true};
+    if (!code) {
+        choose_dense(&into, open, n_open, (9 * n_open + 99) / 100, set);
+        fill_overlap(&into, open, n_open, set, overlap);
+        int32_t n_dense = (9 * n_open + 99) / 100; /* each costs a change, and the layer after it another */
+        if (!reuse_solve(overlap, n_open, n_lists - 1 + 2 * n_dense, source))
+            code = cli_refuse("plan search: no memory for a table of %d layers", n_open);
+    }
+    for (int32_t i = 0; i < n_open && !code; i++) {
+        bool makes = source[i] == i && !set->is_dense[open[i]];
+        set->has[open[i]] = makes;
+        set->n += makes;
+        for (int32_t h = 0; h < into.n_lists; h++) set->map[open[i]][h] = (int16_t)h;
+    }
+    free(into.ids);
+    free(into.captured);
+    free(into.shared);
+    free(into.spread);
+    free(into.sorted);
+    free(overlap);
     return code;
 }

@@ -46,4 +46,9 @@ refused "prices of another model" 'was measured with model' plan search -m "$mod
 refused "a plan for prices" 'is no cost model' "${search[@]}" --cost "$work/one.json"
 sed 's/"step_ms": 0.0/"step_ms": -1.0/' "$work/plain.json" >"$work/minus.json"
 refused "a price below zero" 'terms.step_ms: must be a number of 0 or more' "${search[@]}" --cost "$work/minus.json"
+
+heddle plan search -m "$model" -f "$text" -c 400 --rows 16 --lists 4 --fit-top-k 16 --by hylra --score key_i4 -o "$work/hylra.json"
+[ "$code" = 0 ] && grep -q '"head_map": \[0, 1, 2\]' "$work/hylra.json" && grep -q 'by overlap (HyLRA)' "$work/err"
+result "lists reused by overlap" $?
+says "and taken" 'dense' explain -m "$model" --plan "$work/hylra.json"
 finish
