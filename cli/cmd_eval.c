@@ -200,9 +200,17 @@ static int read_plans(eval_run *run)
 static int check_plans(eval_run *run)
 {
     for (int p = 0; p < run->n_plans; p++) {
-        heddle_status status = heddle_plan_check(run->plans[p].plan, run->setup.engine);
+        eval_plan *plan = &run->plans[p];
+        heddle_status status = heddle_plan_check(plan->plan, run->setup.engine);
+        if (!status) status = heddle_plan_evicts(run->setup.engine, plan->plan, &plan->evicts);
         if (status) return cli_fail(status);
-        run->kept[p] = run->plans[p].plan;
+        if (!plan->evicts)
+            run->kept[run->n_kept++] = plan->plan;
+        else if (run->wants_loss || run->wants_lists)
+            cli_note(
+                "heddle: plan %s evicts rows at the end of a prompt: no loss and no lists of it, as no prompt row "
+                "sees an eviction",
+                plan->spec);
     }
     return 0;
 }
@@ -212,7 +220,7 @@ heddle_session_options eval_document_options(const eval_run *run, int64_t contex
     heddle_session_options options = run->setup.session_options;
     options.context_tokens = context_tokens;
     options.kept_plans = run->kept;
-    options.n_kept_plans = run->n_plans;
+    options.n_kept_plans = run->n_kept;
     return options;
 }
 

@@ -20,6 +20,7 @@ typedef struct eval_plan {
     const char *spec; /* as it was given */
     heddle_plan *plan;
     char hash[20];
+    int evicts; /* reads documents itself, and is judged by what comes after them */
 } eval_plan;
 
 typedef struct eval_source {
@@ -36,7 +37,8 @@ typedef struct eval_run {
     char *plan_text;                 /* the list, cut up */
     eval_plan plans[EVAL_MAX_PLANS]; /* dense and the window first: the controls */
     int n_plans;
-    const heddle_plan *kept[EVAL_MAX_PLANS]; /* their plans, whose summaries a document's KV keeps */
+    const heddle_plan *kept[EVAL_MAX_PLANS]; /* [n_kept] plans whose summaries a document's KV keeps */
+    int n_kept;
     eval_source *sources;
     int n_sources;
     bool wants_task[EVAL_N_TASKS], wants_loss, wants_agreement, wants_lists;
@@ -90,9 +92,13 @@ typedef struct eval_score {
     int64_t n, n_right;
     double nll;
 } eval_score;
-/* Reads ids [n] on a fork of `session`; scores the last n_answer of them. */
-int eval_ask(const eval_run *run, const heddle_session *session, const eval_ids *ids, int64_t n_answer,
-             eval_score *score);
+/* The document as the plan goes on from it: a fork of `dense` that its decode route governs; where it evicts,
+ * a session that reads the ids itself, prefill route and eviction at their end. */
+int eval_under_plan(const eval_run *run, const heddle_session *dense, const eval_ids *document,
+                    const eval_plan *plan, heddle_session **session);
+/* Reads ids [n] on a fork of what eval_under_plan gave; scores the last n_answer of them. */
+int eval_ask(const eval_run *run, const eval_plan *plan, const heddle_session *session, const eval_ids *ids,
+             int64_t n_answer, eval_score *score);
 /* Adds what one row of logits says of its target. */
 void eval_score_row(eval_score *score, const float *logits, int64_t n_vocab, int32_t target);
 

@@ -415,7 +415,7 @@ static int run_document(lists_run *l)
         if (!code) code = run_observer(l, session);
     }
     for (int p = 1; p < run->n_plans && !code; p++) {
-        if (is_there(l, "lists", &run->plans[p])) continue;
+        if (run->plans[p].evicts || is_there(l, "lists", &run->plans[p])) continue;
         if (!session) code = read_document(l, &session);
         if (!code) code = run_plan(l, session, &run->plans[p]);
     }

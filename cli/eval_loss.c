@@ -198,7 +198,7 @@ static int run_losses(loss_document *d)
     int code = control_losses(d);
     for (int p = EVAL_CONTROLS; p < run->n_plans && !code; p++) {
         double start_s = term_now();
-        if (find_row(d, &run->plans[p], "loss")) continue;
+        if (run->plans[p].evicts || find_row(d, &run->plans[p], "loss")) continue;
         code = score(d, &run->plans[p], d->nll[0]);
         if (!code) code = add_loss(d, &run->plans[p], d->nll[0]);
         if (!code)
@@ -239,10 +239,17 @@ static int agree_plan(loss_document *d, const heddle_session *session, const int
 {
     heddle_session *fork = NULL;
     agree_call call = {.ids = ids, .n_vocab = d->run->setup.info.n_vocab};
-    heddle_status status = heddle_session_fork_as(&fork, session, plan->plan, 1);
-    if (!status) status = heddle_session_each_logits(fork, ids, AGREE_TOKENS, 0, on_agree_logits, &call);
+    int code = eval_under_plan(d->run, session, &d->ids, plan, &fork);
+    heddle_status status = HEDDLE_OK;
+    if (!code && !plan->evicts)
+        status = heddle_session_each_logits(fork, ids, AGREE_TOKENS, 0, on_agree_logits, &call);
+    for (int i = 0; i < AGREE_TOKENS && !code && !status && plan->evicts; i++) {
+        status = heddle_session_decode(fork, &ids[i], 1);
+        if (!status) on_agree_logits(i, heddle_session_logits(fork), &call);
+    }
     heddle_session_free(fork);
-    if (status) return cli_fail(status);
+    if (status) code = cli_fail(status);
+    if (code) return code;
     json_t *row = loss_row(d, plan, "agreement");
     json_object_set_new(row, "tokens", json_integer(AGREE_TOKENS - 1));
     json_object_set_new(row, "same", json_integer(call.n_same));
@@ -283,7 +290,8 @@ static int run_agreement(loss_document *d)
 static bool is_all_there(const loss_document *d)
 {
     for (int p = 0; p < d->run->n_plans; p++) {
-        if (d->run->wants_loss && !find_row(d, &d->run->plans[p], "loss")) return false;
+        bool needs_loss = d->run->wants_loss && !d->run->plans[p].evicts;
+        if (needs_loss && !find_row(d, &d->run->plans[p], "loss")) return false;
         if (d->run->wants_agreement && !find_row(d, &d->run->plans[p], "agreement")) return false;
     }
     return true;

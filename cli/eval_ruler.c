@@ -53,13 +53,13 @@ static int64_t split_at(const char *input, int64_t n)
     return at > 0 ? at : 0;
 }
 
-static int ask_sample(ruler_sample *s, const heddle_session *document, const eval_ids *ids, int64_t n_answer,
-                      const eval_plan *plan)
+static int ask_sample(ruler_sample *s, const heddle_session *dense, const eval_ids *document,
+                      const eval_ids *ids, int64_t n_answer, const eval_plan *plan)
 {
     heddle_session *session = NULL;
     eval_score score = {0};
-    heddle_status status = heddle_session_fork_as(&session, document, plan->plan, 1);
-    int code = status ? cli_fail(status) : eval_ask(s->run, session, ids, n_answer, &score);
+    int code = eval_under_plan(s->run, dense, document, plan, &session);
+    if (!code) code = eval_ask(s->run, plan, session, ids, n_answer, &score);
     heddle_session_free(session);
     if (code) return code;
     json_t *row = ruler_row(s, plan);
@@ -68,7 +68,7 @@ static int ask_sample(ruler_sample *s, const heddle_session *document, const eva
     json_object_set_new(row, "tokens", json_integer(score.n));
     json_object_set_new(row, "right", json_integer(score.n_right));
     json_object_set_new(row, "nll", json_real(score.nll));
-    json_object_set_new(row, "document_tokens", json_integer(heddle_session_len(document)));
+    json_object_set_new(row, "document_tokens", json_integer(document->n));
     code = eval_add_share(s->run, plan, row);
     if (!code) return results_add(&s->run->results, row);
     json_decref(row);
@@ -121,7 +121,7 @@ static int run_sample(ruler_sample *s)
                 status = heddle_session_extend(session, document.ids, document.n, NULL, NULL);
             if (status) code = cli_fail(status);
         }
-        if (!code) code = ask_sample(s, session, &question, n_answer, &s->run->plans[p]);
+        if (!code) code = ask_sample(s, session, &document, &question, n_answer, &s->run->plans[p]);
     }
     heddle_session_free(session);
     eval_ids_free(&document);

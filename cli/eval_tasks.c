@@ -5,6 +5,7 @@
  *             |                  +- fork: ...
  *             +- fork as plan B -+- ...
  *
+ * A plan that evicts reads the document itself, and evicts at its end: questions come after the prompt.
  * From the question on, every row takes the plan's decode route. The answer is teacher-forced: each of
  * its tokens is scored after the right ones before it. All right = greedy decoding gives this answer. */
 #include <inttypes.h>
@@ -81,15 +82,46 @@ static int on_logits(int64_t row, const float *logits, void *user)
     return 0;
 }
 
-int eval_ask(const eval_run *run, const heddle_session *session, const eval_ids *ids, int64_t n_answer,
-             eval_score *score)
+int eval_under_plan(const eval_run *run, const heddle_session *dense, const eval_ids *document,
+                    const eval_plan *plan, heddle_session **session)
+{
+    enum { SLACK = 1024 }; /* for what follows the document, and for a text that is longer than was counted */
+    heddle_status status;
+    if (!plan->evicts) {
+        status = heddle_session_fork_as(session, dense, plan->plan, 1);
+        return status ? cli_fail(status) : 0;
+    }
+    heddle_session_options options = run->setup.session_options;
+    options.context_tokens = (document->n > run->context ? document->n : run->context) + SLACK;
+    status = heddle_session_new(session, run->setup.engine, plan->plan, &options);
+    if (!status) status = heddle_session_extend(*session, document->ids, document->n, NULL, NULL);
+    return status ? cli_fail(status) : 0;
+}
+
+/* As each_logits does for a plan that governs all rows: by the decode route, and nothing is evicted as at the
+ * end of a prompt. */
+static heddle_status decode_each(heddle_session *session, ask_call *call, int64_t first_row)
+{
+    heddle_status status = first_row ? heddle_session_decode(session, call->ids->ids, first_row) : HEDDLE_OK;
+    for (int64_t row = first_row; row < call->ids->n && !status; row++) {
+        status = heddle_session_decode(session, call->ids->ids + row, 1);
+        if (!status) on_logits(row, heddle_session_logits(session), call);
+    }
+    return status;
+}
+
+int eval_ask(const eval_run *run, const eval_plan *plan, const heddle_session *session, const eval_ids *ids,
+             int64_t n_answer, eval_score *score)
 {
     heddle_session *fork = NULL;
     ask_call call = {ids, run->setup.info.n_vocab, score};
+    int64_t first_row = ids->n - n_answer - 1;
     *score = (eval_score){0};
     heddle_status status = heddle_session_fork(&fork, session);
-    if (!status)
-        status = heddle_session_each_logits(fork, ids->ids, ids->n, ids->n - n_answer - 1, on_logits, &call);
+    if (!status && plan->evicts)
+        status = decode_each(fork, &call, first_row);
+    else if (!status)
+        status = heddle_session_each_logits(fork, ids->ids, ids->n, first_row, on_logits, &call);
     heddle_session_free(fork);
     return status ? cli_fail(status) : 0;
 }
@@ -111,6 +143,7 @@ typedef struct task_document {
     int64_t index;
     const eval_source *source; /* EVAL_TEXT; else NULL */
     eval_document document;
+    eval_ids ids; /* of the document, once it is read */
     bool has_task[EVAL_N_TASKS];
 } task_document;
 
@@ -196,7 +229,7 @@ static int ask_task(task_document *d, const heddle_session *session, const eval_
         eval_score score = {0};
         if (q->task != (eval_task)task) continue;
         code = question_ids(d->run, q, &ids, &n_answer);
-        if (!code) code = eval_ask(d->run, session, &ids, n_answer, &score);
+        if (!code) code = eval_ask(d->run, plan, session, &ids, n_answer, &score);
         n_questions++;
         n_exact += score.n_right == score.n;
         n += score.n;
@@ -226,8 +259,7 @@ static int ask_plan(task_document *d, const heddle_session *document, const eval
 {
     heddle_session *session = NULL;
     double start_s = term_now();
-    heddle_status status = heddle_session_fork_as(&session, document, plan->plan, 1);
-    int code = status ? cli_fail(status) : 0, n_tasks = 0;
+    int code = eval_under_plan(d->run, document, &d->ids, plan, &session), n_tasks = 0;
     for (int task = 0; task < EVAL_N_TASKS && !code; task++) {
         if (!d->has_task[task] || !is_missing(d, plan, task)) continue;
         code = ask_task(d, session, plan, task);
@@ -246,23 +278,25 @@ static int on_progress(int64_t n_done, int64_t n_total, void *user)
     return 0;
 }
 
+static int document_ids(task_document *d)
+{
+    if (d->ids.n) return 0;
+    int code = eval_ids_add(&d->ids, d->run->opening, d->run->n_opening);
+    return code ? code : eval_ids_text(d->run, &d->ids, d->document.text, (int64_t)strlen(d->document.text));
+}
+
 /* Reads the document densely. */
 static int read_document(task_document *d, heddle_session **session)
 {
     eval_run *run = d->run;
     enum { SLACK = 1024 }; /* a text may be longer than was counted, unit by unit */
-    eval_ids ids = {0};
     heddle_session_options options = eval_document_options(run, run->context + SLACK);
-    int code = eval_ids_add(&ids, run->opening, run->n_opening);
-    if (!code) code = eval_ids_text(run, &ids, d->document.text, (int64_t)strlen(d->document.text));
-    heddle_status status = HEDDLE_OK;
     term_progress progress;
     term_progress_start(&progress, "reading");
-    if (!code) status = heddle_session_new(session, run->setup.engine, NULL, &options);
-    if (!code && !status) status = heddle_session_extend(*session, ids.ids, ids.n, on_progress, &progress);
+    heddle_status status = heddle_session_new(session, run->setup.engine, NULL, &options);
+    if (!status) status = heddle_session_extend(*session, d->ids.ids, d->ids.n, on_progress, &progress);
     term_clear_progress();
-    eval_ids_free(&ids);
-    return status ? cli_fail(status) : code;
+    return status ? cli_fail(status) : 0;
 }
 
 static void show_document(const task_document *d)
@@ -286,10 +320,12 @@ static int run_document(task_document *d)
     }
     for (int p = 0; p < d->run->n_plans && !code; p++) {
         if (!is_plan_missing(d, &d->run->plans[p])) continue;
-        if (!session) code = read_document(d, &session);
+        code = document_ids(d);
+        if (!code && !session && !d->run->plans[p].evicts) code = read_document(d, &session);
         if (!code) code = ask_plan(d, session, &d->run->plans[p]);
     }
     heddle_session_free(session);
+    eval_ids_free(&d->ids);
     eval_document_free(&d->document);
     return code;
 }

@@ -323,6 +323,8 @@ void heddle_session_stats_reset(heddle_session *session);
  * evicts, as if every row came after a prompt's end. */
 heddle_status heddle_plan_share_read(const heddle_engine *engine, const heddle_plan *plan, int64_t first_row,
                                      int64_t last_row, double *share);
+/* *evicts: 1 where the plan's retain set drops rows of this model's global layers, else 0. */
+heddle_status heddle_plan_evicts(const heddle_engine *engine, const heddle_plan *plan, int *evicts);
 /* What the plan's decode route reads for the row at `position` (it sees position + 1 tokens), summed over
  * layers; kv_type NULL = "f16". For cost models: each has a price of its own. */
 typedef struct heddle_plan_reads {

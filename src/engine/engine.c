@@ -397,6 +397,17 @@ heddle_status heddle_plan_share_read(const heddle_engine *engine, const heddle_p
     return status;
 }
 
+heddle_status heddle_plan_evicts(const heddle_engine *engine, const heddle_plan *plan, int *evicts)
+{
+    hdl_retain_spec retain;
+    HDL_GIVEN(evicts);
+    *evicts = 0;
+    HDL_GIVEN(engine, plan);
+    HDL_TRY(hdl_plan_retain(plan->plan, &engine->model->facts, &retain));
+    *evicts = retain.score != HDL_RETAIN_ALL;
+    return HEDDLE_OK;
+}
+
 heddle_status heddle_plan_count_reads(const heddle_engine *engine, const heddle_plan *plan,
                                       const char *kv_type, int64_t position, heddle_plan_reads *reads)
 {

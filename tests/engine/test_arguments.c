@@ -91,6 +91,11 @@ static void test_plans(void **state)
     REFUSED(heddle_plan_route(plan, engine, 0, NULL), "text");
     REFUSED(heddle_plan_check(NULL, engine), "plan");
     REFUSED(heddle_plan_check(plan, NULL), "engine");
+    int evicts = 1;
+    REFUSED(heddle_plan_evicts(NULL, plan, &evicts), "engine");
+    REFUSED(heddle_plan_evicts(engine, NULL, &evicts), "plan");
+    REFUSED(heddle_plan_evicts(engine, plan, NULL), "evicts");
+    assert_int_equal(evicts, 0);
     REFUSED(heddle_plan_share_read(NULL, plan, 0, 1, &share), "engine");
     REFUSED(heddle_plan_share_read(engine, NULL, 0, 1, &share), "plan");
     REFUSED(heddle_plan_share_read(engine, plan, 0, 1, NULL), "share");

@@ -151,32 +151,69 @@ static void test_a_run_in_two_parts(void **state)
     free(parts[1]);
 }
 
+/* How many of dense's rows the plan has as dense has them, to the last digit: all, or the test fails. */
+static int rows_as_dense(const char *name, const char *spec)
+{
+    char *rows = read_all(name, NULL), *copy = strdup(rows), mark[128];
+    int n_pairs = 0;
+    snprintf(mark, sizeof mark, "\"plan\":\"%s\"", spec);
+    for (char *rest = NULL, *line = strtok_r(rows, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest)) {
+        char *plan = strstr(line, "\"plan\":\"dense\",\"plan_hash\":\"");
+        if (!plan || strstr(line, "\"what\":\"overlap\"")) continue;
+        char wanted[16384]; /* the row of the plan, but for its name, hash and share */
+        const char *after = plan + strlen("\"plan\":\"dense\",\"plan_hash\":\"") + 16;
+        const char *end = strstr(after, ",\"share_read\"");
+        snprintf(wanted, sizeof wanted, "%.*s", (int)(end ? end - after : (long)strlen(after)), after);
+        const char *other = strstr(copy, mark);
+        bool is_found = false;
+        for (; other && !is_found; other = strstr(other + 1, mark)) {
+            const char *tail = strstr(other, "\"plan_hash\":\"") + strlen("\"plan_hash\":\"") + 16;
+            is_found = !strncmp(tail, wanted, strlen(wanted));
+        }
+        if (!is_found) fail_msg("no row of %s equals %s", spec, line);
+        n_pairs++;
+    }
+    free(rows);
+    free(copy);
+    return n_pairs;
+}
+
 /* A plan that keeps everything is dense, to the last digit that is written. */
 static void test_keeping_everything_is_dense(void **state)
 {
     (void)state;
     assert_int_equal(run_eval("laws.jsonl", "--tasks all"), 0);
-    char *rows = read_all("laws.jsonl", NULL), *copy = strdup(rows);
-    int n_pairs = 0;
-    for (char *rest = NULL, *line = strtok_r(rows, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest)) {
-        char *plan = strstr(line, "\"plan\":\"dense\",\"plan_hash\":\"");
-        if (!plan || strstr(line, "\"what\":\"overlap\"")) continue;
-        char wanted[16384]; /* the row of the oracle, but for the plan's name, hash and share */
-        const char *after = plan + strlen("\"plan\":\"dense\",\"plan_hash\":\"") + 16;
-        const char *end = strstr(after, ",\"share_read\"");
-        snprintf(wanted, sizeof wanted, "%.*s", (int)(end ? end - after : (long)strlen(after)), after);
-        const char *other = strstr(copy, "\"plan\":\"oracle:top_k=16384\"");
-        bool is_found = false;
-        for (; other && !is_found; other = strstr(other + 1, "\"plan\":\"oracle:top_k=16384\"")) {
-            const char *tail = strstr(other, "\"plan_hash\":\"") + strlen("\"plan_hash\":\"") + 16;
-            is_found = !strncmp(tail, wanted, strlen(wanted));
-        }
-        if (!is_found) fail_msg("no row of the oracle equals %s", line);
-        n_pairs++;
+    assert_int_equal(rows_as_dense("laws.jsonl", "oracle:top_k=16384"), 12 + 1 + 1);
+}
+
+/* A plan that evicts reads the document itself: with room for all it is dense; without, it is not; it has no
+ * losses and no lists, and a run that asks for them says so and goes on. */
+static void test_plans_that_evict(void **state)
+{
+    (void)state;
+    static const char command[] =
+        "eval -m %s -t 1 --invariant -c 1536 --documents 1 --answers 5 --text %s --plans '%s;' --tasks %s "
+        "--out %s/%s";
+    assert_int_equal(run(command, model, text, "snapkv:keep=16384;h2o:keep=16384", "tasks,agreement", folder,
+                         "evicting.jsonl"),
+                     0);
+    assert_int_equal(rows_as_dense("evicting.jsonl", "snapkv:keep=16384"), 12 + 1);
+    assert_int_equal(rows_as_dense("evicting.jsonl", "h2o:keep=16384"), 12 + 1);
+    assert_int_equal(
+        run(command, model, text, "snapkv:keep=64", "story,agreement,loss,lists", folder, "evicted.jsonl"),
+        0);
+    assert_says("err", "plan snapkv:keep=64 evicts rows at the end of a prompt: no loss and no lists of it");
+    char *rows = read_all("evicted.jsonl", NULL), *nll[2];
+    const char *plans[] = {"\"plan\":\"dense\"", "\"plan\":\"snapkv:keep=64\""};
+    int n = 0;
+    for (int p = 0; p < 2; p++) {
+        nll[p] = strstr(strstr(rows, plans[p]), "\"nll\":");
+        assert_non_null(nll[p]);
     }
-    assert_int_equal(n_pairs, 12 + 1 + 1);
+    assert_true(strtod(nll[0] + 6, NULL) != strtod(nll[1] + 6, NULL));
+    for (const char *at = rows; (at = strstr(at, plans[1])); at++) n++;
+    assert_int_equal(n, 2); /* story and agreement */
     free(rows);
-    free(copy);
 }
 
 /* A list of everything holds what the best list of its length holds: all of it. */
@@ -294,6 +331,7 @@ int main(void)
         cmocka_unit_test(test_stopped_anywhere),
         cmocka_unit_test(test_a_run_in_two_parts),
         cmocka_unit_test(test_keeping_everything_is_dense),
+        cmocka_unit_test(test_plans_that_evict),
         cmocka_unit_test(test_a_list_of_everything_holds_everything),
         cmocka_unit_test(test_loss_is_perplexity),
         cmocka_unit_test(test_rulers_own_samples),
