@@ -21,6 +21,7 @@ import tempfile
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 MODELS = {"smollm2": "SmolLM2-135M-Instruct.Q4_1.gguf", "gemma3": "gemma-3-270m-q4_k_m.gguf"}
 TEXTS = ("prose", "code", "lexicon")
+AT_ONCE = 4  # plans over one reading of a document: its rows carry no more than eight summaries
 HEDDLE = os.environ.get("HEDDLE", TOP + "/build/heddle")
 
 
@@ -49,20 +50,23 @@ def merge(into, shards):
             out.write("".join(line + "\n" for line in lines))
 
 
-def run_part(command, rows, documents, jobs, shards):
-    """One part of the run in `jobs` processes; then once more over the whole, for the table."""
+def run_part(command, plans, rows, documents, jobs, shards):
+    """One part of the run, a few plans at a time, in `jobs` processes; then once more over the whole, for the table."""
     merge(rows, shards)
-    started = []
-    for job, shard in enumerate(shards):
-        first, last = documents * job // jobs, documents * (job + 1) // jobs
-        if jobs > 1 and last > first:
-            started.append(subprocess.Popen(command + ["--first", str(first), "--documents", str(last - first), "--out", shard],
-                                            stdout=subprocess.DEVNULL))
-    codes = [process.wait() for process in started]
-    merge(rows, shards)
-    if any(codes):
-        return max(codes), ""
-    out = subprocess.run(command + ["--documents", str(documents), "--out", rows], stdout=subprocess.PIPE, text=True)
+    for at in range(0, len(plans), AT_ONCE):
+        line = command + ["--plans", ";".join(plans[at:at + AT_ONCE]) + ";"]
+        started = []
+        for job, out in enumerate(shards or [rows]):
+            first, last = documents * job // jobs, documents * (job + 1) // jobs
+            if last > first:
+                started.append(subprocess.Popen(line + ["--first", str(first), "--documents", str(last - first), "--out", out],
+                                                stdout=subprocess.DEVNULL))
+        codes = [process.wait() for process in started]
+        merge(rows, shards)
+        if any(codes):
+            return max(codes), ""
+    out = subprocess.run(command + ["--plans", ";".join(plans) + ";", "--documents", str(documents), "--out", rows],
+                         stdout=subprocess.PIPE, text=True)
     return out.returncode, out.stdout
 
 
@@ -98,10 +102,10 @@ def main():
             plans = [p for p in options.plans.split(";") if p and fits(model, p)]
             made.append(rows)
             for tasks in options.tasks.split(","):
-                command = [HEDDLE, "eval", "-m", model, "-t", str(threads), "-c", str(options.context), "--plans",
-                           ";".join(plans) + ";", "--tasks", tasks, "--answers", str(options.answers), *texts]
+                command = [HEDDLE, "eval", "-m", model, "-t", str(threads), "-c", str(options.context), "--tasks", tasks,
+                           "--answers", str(options.answers), *texts]
                 command += ["--last"] if options.rows == "last" else []
-                code, table = run_part(command, rows, options.documents, options.jobs, shards if options.jobs > 1 else [])
+                code, table = run_part(command, plans, rows, options.documents, options.jobs, shards if options.jobs > 1 else [])
                 if code:
                     return code
                 with open(f"{TOP}/bench/results/{options.out}-{name}-{tasks}.txt", "w") as out:
