@@ -52,12 +52,13 @@ bool cross_golden_read(cross_golden *out)
            read_floats(out->logits_list[0], (int64_t)CROSS_TOKENS * CROSS_VOCAB, "logits_list.f32");
 }
 
-static void add_tensor(hdl_buf *header, hdl_buf *data, const char *name, const hdl_tensor *t)
+static void add_tensor(hdl_buf *header, hdl_buf *data, const char *name, const hdl_tensor *t, float factor)
 {
     float *row = hdl_calloc(t->n_cols, sizeof *row);
     int64_t begin = data->n;
     for (int64_t r = 0; row && r < t->n_rows; r++) {
         hdl_dequant_row(t->dtype, (const char *)t->data + r * t->row_bytes, row, t->n_cols);
+        for (int64_t i = 0; i < t->n_cols; i++) row[i] *= factor;
         hdl_buf_add(data, row, t->n_cols * (int64_t)sizeof *row);
     }
     hdl_buf_printf(header, "%s\"%s\":{\"dtype\":\"F32\",\"shape\":[", header->n > 1 ? "," : "", name);
@@ -67,7 +68,37 @@ static void add_tensor(hdl_buf *header, hdl_buf *data, const char *name, const h
     hdl_free(row);
 }
 
-static bool write_model(const char *folder, const hdl_safetensors *from)
+static bool replace_text(hdl_buf *text, const char *from, const char *to)
+{
+    hdl_buf out = {0};
+    hdl_buf_add(text, "", 1); /* a terminated copy to search in */
+    const char *at = strstr(text->data, from);
+    if (at) {
+        hdl_buf_add(&out, text->data, at - text->data);
+        hdl_buf_puts(&out, to);
+        hdl_buf_puts(&out, at + strlen(from));
+    }
+    hdl_buf_deinit(text);
+    *text = out;
+    return at;
+}
+
+static bool change_config(hdl_buf *config, const cross_groups *groups)
+{
+    char count[32];
+    snprintf(count, sizeof count, "\"index_groups\": %d", groups->n);
+    return replace_text(config, "\"index_groups\": 1", count) &&
+           (!groups->is_own_input || replace_text(config, "\"index_group_query\": \"shared_state\"",
+                                                  "\"index_group_query\": \"own_input\""));
+}
+
+static bool adds_to_stream(const char *name)
+{
+    return !strcmp(name, "layers.2.self_attn.o_proj.weight") ||
+           !strcmp(name, "layers.2.mlp.down_proj.weight");
+}
+
+static bool write_model(const char *folder, const hdl_safetensors *from, const cross_groups *groups)
 {
     hdl_buf header = {0}, data = {0}, all = {0}, config = {0};
     char path[1024];
@@ -75,7 +106,15 @@ static bool write_model(const char *folder, const hdl_safetensors *from)
     for (int64_t i = 0; i < hdl_safetensors_n_tensors(from); i++) {
         hdl_tensor t;
         const char *name = hdl_safetensors_tensor_at(from, i, &t);
-        add_tensor(&header, &data, name, &t);
+        hdl_tensor *norm = !strcmp(name, "layers.3.input_layernorm.weight") && groups->is_flat ? &t : NULL;
+        if (norm)
+            hdl_safetensors_tensor_at(from, hdl_safetensors_find_tensor(from, "shared.norm.weight"), norm);
+        add_tensor(&header, &data, name, &t, groups->is_flat && adds_to_stream(name) ? 0 : 1);
+    }
+    if (groups->n > 1) {
+        hdl_tensor t;
+        hdl_safetensors_tensor_at(from, hdl_safetensors_find_tensor(from, "index.q_proj.weight"), &t);
+        add_tensor(&header, &data, "layers.3.index.q_proj.weight", &t, groups->is_opposite ? -1 : 1);
     }
     hdl_buf_puts(&header, "}");
     while (header.n % 8) hdl_buf_puts(&header, " ");
@@ -86,7 +125,7 @@ static bool write_model(const char *folder, const hdl_safetensors *from)
     snprintf(path, sizeof path, "%s/model.safetensors", folder);
     bool is_written = !hdl_buf_status(&all) &&
                       !hdl_buf_read_file(&config, CROSS_GOLDEN "/config.json", 1 << 16) &&
-                      tiny_write_file(path, all.data, all.n);
+                      change_config(&config, groups) && tiny_write_file(path, all.data, all.n);
     snprintf(path, sizeof path, "%s/config.json", folder);
     is_written = is_written && tiny_write_file(path, config.data, config.n);
     hdl_buf_deinit(&header);
@@ -98,9 +137,14 @@ static bool write_model(const char *folder, const hdl_safetensors *from)
 
 bool cross_write_f32(char *folder, int64_t folder_bytes)
 {
+    return cross_write_groups(folder, folder_bytes, &(cross_groups){.n = 1});
+}
+
+bool cross_write_groups(char *folder, int64_t folder_bytes, const cross_groups *groups)
+{
     hdl_safetensors *from;
     if (hdl_safetensors_open(&from, CROSS_GOLDEN) || !tiny_make_folder(folder, folder_bytes)) return false;
-    bool is_written = write_model(folder, from);
+    bool is_written = write_model(folder, from, groups);
     hdl_safetensors_close(from);
     return is_written;
 }

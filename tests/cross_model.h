@@ -17,6 +17,14 @@ typedef struct cross_golden {
 
 /* Each returns false after a message on stderr. */
 bool cross_golden_read(cross_golden *out);
+/* Changes to it: `n` index groups (its two cross layers lead one each), the second's query matrix that of the first
+ * or its opposite; flat: the first cross layer adds nothing and the second norms as the shared state does. */
+typedef struct cross_groups {
+    int32_t n;
+    bool is_own_input, is_opposite, is_flat;
+} cross_groups;
+/* As cross_write_f32, with these changes. */
+bool cross_write_groups(char *folder, int64_t folder_bytes, const cross_groups *groups);
 /* A new folder with the same model, its matrices decoded to F32; remove with tiny_remove_folder. */
 bool cross_write_f32(char *folder, int64_t folder_bytes);
 

@@ -60,8 +60,11 @@ class ModelConfig:
                 self.layer_kinds = ["full" if i % 4 == 3 else "window" for i in range(n)]
             else:
                 raise ValueError(f"unknown arch '{self.arch}'")
-        if self.index_groups != 1:
-            raise ValueError("index_groups other than 1 is not implemented by this trainer")
+        n_cross = self.layer_kinds.count("cross")
+        if not 1 <= self.index_groups <= max(n_cross, 1):
+            raise ValueError(f"index_groups {self.index_groups}: must be in 1..{n_cross}, the cross layers")
+        if self.index_group_query not in ("shared_state", "own_input"):
+            raise ValueError(f"index_group_query '{self.index_group_query}': must be shared_state or own_input")
         if self.head_dim % 2 or self.n_heads % self.n_kv_heads:
             raise ValueError("head_dim must be even and n_heads a multiple of n_kv_heads")
 

@@ -122,7 +122,20 @@ class Heddle:
         ki = hn @ self.w["index.k_proj.weight"].T
         if c["index_k_norm"] == "rms":
             ki = self.norm(ki, "index.k_norm.weight")
-        return Rows(k, v, ki), hn @ self.w["index.q_proj.weight"].T
+        qi = [hn @ self.w["index.q_proj.weight"].T]
+        if c.get("index_group_query", "shared_state") == "shared_state":
+            qi += [hn @ self.w[self.group_query(l)].T for l in self.later_leaders()]
+        return Rows(k, v, ki), torch.cat(qi, -1)      # [n, groups from H * index_dim]
+
+    def later_leaders(self):
+        """First cross layers of the index groups after the first: c of n_cross is in group c * groups // n_cross."""
+        cross = [l for l, kind in enumerate(self.c["layer_kinds"]) if kind == "cross"]
+        group = [i * self.c.get("index_groups", 1) // len(cross) for i in range(len(cross))]
+        return [l for i, l in enumerate(cross) if i and group[i] != group[i - 1]]
+
+    @staticmethod
+    def group_query(layer):
+        return f"layers.{layer}.index.q_proj.weight"
 
     def select(self, qi, ki, n_before, top_k, never=None):
         """Lists of rows of queries: bool [rows, keys]; row i may read keys <= n_before + i."""
@@ -142,12 +155,13 @@ class Heddle:
         c, m = self.c, rows.k.shape[1]
         rep = c["n_heads"] // c["n_kv_heads"]
         if reads == "list":
-            sel = self.select(qi, rows.ki, n_before, top_k, never)
+            sel = self.select(qi[:, :c["index_dim"]], rows.ki, n_before, top_k, never)
         else:
             sel = torch.arange(m)[None] <= torch.arange(len(x))[:, None] + n_before
             if never is not None:
                 sel = sel & ~never[None, :m]
-        if len(x) == 1:                                # one query: really gather
+        later = self.later_leaders() if reads == "list" else []
+        if len(x) == 1 and not later:                  # one query: really gather
             ids = sel[0].nonzero()[:, 0]
             k, v, mask = rows.k[:, ids], rows.v[:, ids], torch.ones(1, len(ids), dtype=torch.bool)
         else:
@@ -158,6 +172,11 @@ class Heddle:
                 continue
             p = f"layers.{l}."
             y = self.norm(x, p + "input_layernorm.weight")
+            if l in later:                             # another group: its own list
+                g, d = later.index(l) + 1, c["index_dim"]
+                own = c.get("index_group_query", "shared_state") == "own_input"
+                q = y @ self.w[self.group_query(l)].T if own else qi[:, g * d:(g + 1) * d]
+                mask = self.select(q, rows.ki, n_before, top_k, never)
             q = self.heads(y, p + "self_attn.q_proj.weight", p + "self_attn.q_norm.weight" if c["qk_norm_cross"] else None).transpose(0, 1)
             a = (q @ k.transpose(1, 2) * c["attn_scale"]).masked_fill(~mask, float("-inf")).softmax(-1)
             o = torch.where(mask[..., None].any(1)[None], a @ v, torch.zeros(())) if never is not None else a @ v

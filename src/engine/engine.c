@@ -81,7 +81,8 @@ static heddle_status take_census(heddle_engine *engine)
                                    &w->ffn_norm,
                                    &w->w_gate,
                                    &w->w_up,
-                                   &w->w_down};
+                                   &w->w_down,
+                                   &w->index_q};
         for (int64_t t = 0; t < HDL_COUNT(all); t++) count(&census, all[t]);
     }
     engine->n_params = census.n_params;

@@ -147,6 +147,47 @@ static heddle_status lower_layer_index(const lowering *at, const hdl_layer_weigh
     return add_index_plane(at);
 }
 
+/* The queries of one group of the shared state's index into their place in Q_INDEX, from what is in NORMED, or
+ * from the residual stream itself. */
+static heddle_status add_index_queries(const lowering *at, const hdl_tensor *w, int32_t group)
+{
+    const hdl_index_facts *index = &at->facts->index;
+    const hdl_tensor *norm = &at->model->shared.index_q_norm;
+    int32_t n_heads = HDL_MAX(index->n_heads, 1);
+    int64_t first = (int64_t)group * n_heads * index->dim,
+            stride = (int64_t)HDL_MAX(index->n_groups, 1) * n_heads * index->dim;
+    hdl_step step = new_step(at, HDL_OP_LINEAR, index->is_from_norm ? HDL_BUF_NORMED : at->x,
+                             HDL_BUF_Q_INDEX);
+    step.offset = first;
+    step.u.linear = (hdl_linear_args){.n_in = w->n_cols,
+                                      .x_stride = w->n_cols,
+                                      .n_parts = 1,
+                                      .is_invariant = at->schedule->limits.is_invariant,
+                                      .part = {{.w = *w, .out_stride = stride}}};
+    HDL_TRY(hdl_schedule_add(at->schedule, &step));
+    for (int32_t h = 0; norm->data && h < n_heads; h++) {
+        hdl_step scaled = new_step(at, HDL_OP_NORM, HDL_BUF_Q_INDEX, HDL_BUF_Q_INDEX);
+        scaled.offset = first + (int64_t)h * index->dim;
+        scaled.u.norm = (hdl_norm_args){.n_rows = 1,
+                                        .n_cols = index->dim,
+                                        .x_stride = stride,
+                                        .weight = norm->data,
+                                        .offset = at->facts->norm_offset,
+                                        .eps = at->facts->norm_eps,
+                                        .out_stride = stride};
+        HDL_TRY(hdl_schedule_add(at->schedule, &scaled));
+    }
+    return HEDDLE_OK;
+}
+
+/* Whether this layer's input makes the queries of the group that it leads. */
+static bool has_own_queries(const lowering *at)
+{
+    const hdl_layer_facts *layer = &at->facts->layers[at->layer];
+    return at->facts->index.has_own_queries && layer->leads_group && layer->index_group &&
+           hdl_schedule_keeps(at->schedule, at->facts->cross_from, HDL_PLANE_INDEX);
+}
+
 static heddle_status lower_layer(const lowering *at)
 {
     const hdl_model_facts *facts = at->facts;
@@ -172,6 +213,8 @@ static heddle_status lower_layer(const lowering *at)
     }
     if (facts->layers[at->layer].has_index && hdl_schedule_keeps(at->schedule, at->layer, HDL_PLANE_INDEX))
         HDL_TRY(lower_layer_index(at, w));
+    if (has_own_queries(at))
+        HDL_TRY(add_index_queries(at, &w->index_q, facts->layers[at->layer].index_group));
     HDL_TRY(hdl_lower_attention(at->schedule, at->layer));
     HDL_TRY(add_output(at, HDL_BUF_ATTN, &w->wo, &w->bo, &w->post_attn_norm));
     HDL_TRY(add_norm(at, at->x, HDL_BUF_NONE, HDL_BUF_NORMED, &w->ffn_norm, 1, facts->hidden_size));
@@ -185,20 +228,16 @@ static heddle_status lower_layer(const lowering *at)
     return add_output(at, HDL_BUF_GATE, &w->w_down, NULL, &w->post_ffn_norm);
 }
 
-/* x through an index matrix and its norm, from the normed shared state or from the state itself. */
-static heddle_status add_index(const lowering *at, const hdl_tensor *w, const hdl_tensor *norm,
-                               hdl_buffer out)
-{
-    const hdl_index_facts *index = &at->facts->index;
-    HDL_TRY(add_linear(at, index->is_from_norm ? HDL_BUF_NORMED : at->x, &(part){w, NULL, out, false}, 1));
-    if (norm->data) HDL_TRY(add_norm(at, out, HDL_BUF_NONE, out, norm, 1, index->dim));
-    return HEDDLE_OK;
-}
-
+/* Index keys, from the normed shared state or from the state itself. */
 static heddle_status lower_index_keys(const lowering *at)
 {
     const hdl_shared_weights *w = &at->model->shared;
-    HDL_TRY(add_index(at, &w->index_k, &w->index_k_norm, HDL_BUF_K_INDEX));
+    const hdl_index_facts *index = &at->facts->index;
+    part keys = {&w->index_k, NULL, HDL_BUF_K_INDEX, false};
+    HDL_TRY(add_linear(at, index->is_from_norm ? HDL_BUF_NORMED : at->x, &keys, 1));
+    if (w->index_k_norm.data)
+        HDL_TRY(
+            add_norm(at, HDL_BUF_K_INDEX, HDL_BUF_NONE, HDL_BUF_K_INDEX, &w->index_k_norm, 1, index->dim));
     return add_index_plane(at);
 }
 
@@ -221,7 +260,12 @@ static heddle_status lower_shared(lowering *at)
     at->x = HDL_BUF_LAST;
     if (!has_index) return HEDDLE_OK;
     HDL_TRY(add_norm(at, at->x, HDL_BUF_NONE, HDL_BUF_NORMED, &w->norm, 1, facts->hidden_size));
-    return add_index(at, &w->index_q, &w->index_q_norm, HDL_BUF_Q_INDEX);
+    HDL_TRY(add_index_queries(at, &w->index_q, 0));
+    for (int32_t layer = facts->cross_from; layer < facts->n_layers && !facts->index.has_own_queries; layer++)
+        if (facts->layers[layer].leads_group && facts->layers[layer].index_group)
+            HDL_TRY(
+                add_index_queries(at, &at->model->layers[layer].index_q, facts->layers[layer].index_group));
+    return HEDDLE_OK;
 }
 
 static void book_buffers(hdl_schedule *schedule)
@@ -241,7 +285,7 @@ static void book_buffers(hdl_schedule *schedule)
         has_index |= hdl_schedule_keeps(schedule, layer, HDL_PLANE_INDEX);
     if (has_index) {
         hdl_schedule_book(schedule, HDL_BUF_K_INDEX, rows * facts->index.dim);
-        int64_t n_queries = HDL_MAX(facts->index.n_heads, 1),
+        int64_t n_queries = (int64_t)HDL_MAX(facts->index.n_heads, 1) * HDL_MAX(facts->index.n_groups, 1),
                 q_rows = facts->index.is_of_layers ? rows : last;
         hdl_schedule_book(schedule, HDL_BUF_Q_INDEX, q_rows * n_queries * facts->index.dim);
         hdl_schedule_book(schedule, HDL_BUF_INDEX_BIAS, facts->index.is_of_layers ? rows * n_queries : 0);

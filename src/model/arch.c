@@ -270,6 +270,17 @@ static heddle_status check_unused_window(const hdl_stated *s, const char *path)
     return HEDDLE_OK;
 }
 
+/* Group g of an index with G has the cross layers c with floor(c G / n_cross) = g. */
+static void build_index_groups(hdl_model_facts *facts)
+{
+    int32_t n_cross = facts->n_layers - facts->cross_from, n_groups = HDL_MAX(facts->index.n_groups, 1);
+    for (int32_t c = 0; facts->index.dim && c < n_cross; c++) {
+        hdl_layer_facts *at = &facts->layers[facts->cross_from + c];
+        at->index_group = (int32_t)((int64_t)c * n_groups / n_cross);
+        at->leads_group = !c || at->index_group != at[-1].index_group;
+    }
+}
+
 /* What is left of the facts for a folder in our own format. */
 static heddle_status build_own(hdl_model_facts *facts, const hdl_stated *stated, const char *path)
 {
@@ -281,6 +292,7 @@ static heddle_status build_own(hdl_model_facts *facts, const hdl_stated *stated,
     if (facts->cross_from < facts->n_layers) {
         facts->has_shared_k_norm = own->has_cross_qk_norm;
         facts->index = own->index;
+        build_index_groups(facts);
     }
     facts->n_ropes = 2;
     HDL_TRY(build_rope(&facts->ropes[0], &stated->rope, stated, facts, path));

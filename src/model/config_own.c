@@ -45,6 +45,7 @@ static const member members[] = {
     {"doc_token", MEMBER_INT, false, -1, INT32_MAX, STATED(own.doc_token)},
     {"doc_reset", MEMBER_BOOL, false, 0, 0, STATED(own.has_doc_resets)},
     {"index_dim", MEMBER_INT32, false, 1, MAX_INDEX_DIM, STATED(own.index.dim)},
+    {"index_groups", MEMBER_INT32, false, 1, HDL_MAX_LAYERS, STATED(own.index.n_groups)},
     {"index_scale", MEMBER_F32, false, 1e-9, 1e9, STATED(own.index.scale)},
     {"index_sinks", MEMBER_INT32, false, 0, 1 << 16, STATED(own.index.n_sink)},
     {"index_window", MEMBER_INT32, false, 0, 1 << 24, STATED(own.index.window)},
@@ -64,7 +65,7 @@ static const struct {
     {"index_input", {"state", "kv_norm"}, 1, STATED(own.index.is_from_norm)},
     {"index_k_norm", {"none", "rms"}, 1, STATED(own.index.has_k_norm)},
     {"index_q_norm", {"none", "rms"}, 0, STATED(own.index.has_q_norm)},
-    {"index_group_query", {"shared_state", NULL}, 0, -1},
+    {"index_group_query", {"shared_state", "own_input"}, 0, STATED(own.index.has_own_queries)},
     {"weight_format", {NULL, NULL}, 0, -1}, /* the tensors say it */
     {"model_type", {NULL, NULL}, 0, -1},
     {"arch", {NULL, NULL}, 0, -1},
@@ -74,7 +75,7 @@ static const struct {
 static const struct {
     const char *key;
     int64_t only;
-} onlys[] = {{"index_n_heads", 1}, {"index_rope", 0}, {"index_groups", 1}};
+} onlys[] = {{"index_n_heads", 1}, {"index_rope", 0}};
 
 bool hdl_config_is_own(const json_t *root)
 {
@@ -190,11 +191,18 @@ heddle_status hdl_stated_from_own(hdl_stated *stated, const hdl_arch **arch, con
     HDL_TRY(read_kinds(stated, root));
     hdl_index_facts *index = &stated->own.index;
     if (!((*arch)->traits & HDL_ARCH_INDEX)) *index = (hdl_index_facts){0};
+    if (index->n_groups == 1) index->n_groups = 0; /* as where it is not stated */
+    index->has_own_queries = index->has_own_queries && index->n_groups;
     if ((*arch)->traits & HDL_ARCH_INDEX && (!index->dim || !index->top_k || index->scale <= 0))
         return HDL_FAIL(HEDDLE_E_FORMAT, "index_dim, index_scale, top_k: must be stated for arch \"%s\"",
                         name);
     if ((*arch)->traits & HDL_ARCH_INDEX && stated->own.kinds[stated->n_layers - 1] != HDL_LAYER_CROSS)
         return HDL_FAIL(HEDDLE_E_FORMAT, "layer_kinds: arch \"%s\" needs cross layers", name);
+    int64_t n_cross = 0;
+    for (int64_t i = 0; i < stated->n_layers; i++) n_cross += stated->own.kinds[i] == HDL_LAYER_CROSS;
+    if (index->n_groups > n_cross)
+        return HDL_FAIL(HEDDLE_E_FORMAT, "index_groups %d: must be at most %lld, the cross layers",
+                        index->n_groups, (long long)n_cross);
     stated->has_untied_output = !stated->has_tied_output;
     if (stated->own.has_doc_resets && stated->own.doc_token < 0)
         return HDL_FAIL(HEDDLE_E_FORMAT, "doc_token: must be stated where doc_reset is true");

@@ -29,6 +29,8 @@ typedef struct hdl_layer_facts {
     int32_t rope;        /* index into hdl_model_facts.ropes */
     bool has_index;      /* an index file gives this layer keys and queries (facts.index.is_of_layers) */
     int32_t index_rope;  /* their rotation */
+    int32_t index_group; /* of a cross layer: which of the shared state's index queries chooses for it */
+    bool leads_group;    /* the first cross layer of its index group */
     hdl_ffn_kind ffn;
 } hdl_layer_facts;
 
@@ -48,17 +50,20 @@ typedef struct hdl_rope_facts {
 } hdl_rope_facts;
 
 /* A learned index, of the shared state or of single layers: the score of key s for query t is the largest over
- * heads h of scale * (q_th . k_s) + b_th; the index of a shared state has one head and no b. */
+ * heads h of scale * (q_th . k_s) + b_th; the index of a shared state has no b, and may have several groups of
+ * queries over the same keys, each choosing for cross layers of its own. */
 typedef struct hdl_index_facts {
     int32_t dim;                 /* elements of an index key; 0 = the model has no index */
     float scale;                 /* moves no list; the temperature of its training */
     bool has_k_norm, has_q_norm; /* RMS norms */
     int32_t n_heads;             /* queries of a token; 0 counts as 1 */
-    bool is_of_layers;           /* from an index file: layers with has_index; their queries have a bias */
-    float norm_eps;              /* of the key norm, for indexes of layers */
-    bool is_from_norm;           /* fed by the shared norm's output; else by the shared state itself */
-    int32_t n_sink, window;      /* always read */
-    int64_t top_k;               /* tokens the model was trained to read */
+    int32_t n_groups;            /* of queries, of a shared state; 0 counts as 1 */
+    bool has_own_queries;   /* groups after the first: from their first layer's input, not the shared state */
+    bool is_of_layers;      /* from an index file: layers with has_index; their queries have a bias */
+    float norm_eps;         /* of the key norm, for indexes of layers */
+    bool is_from_norm;      /* fed by the shared norm's output; else by the shared state itself */
+    int32_t n_sink, window; /* always read */
+    int64_t top_k;          /* tokens the model was trained to read */
 } hdl_index_facts;
 
 typedef struct hdl_model_facts {

@@ -59,6 +59,7 @@ static void describe(const hdl_model_facts *facts, hdl_buf *text)
     hdl_buf_printf(text, "\n%d %d %a %a %d %d %d %d", index->dim, index->n_heads, (double)index->scale,
                    (double)index->norm_eps, index->is_of_layers, index->has_k_norm, index->has_q_norm,
                    index->is_from_norm);
+    if (index->n_groups > 1) hdl_buf_printf(text, " %d %d", index->n_groups, index->has_own_queries);
     for (int32_t i = 0; i < facts->n_layers; i++) {
         const hdl_layer_facts *at = &facts->layers[i];
         hdl_buf_printf(text, "\n%d %d", at->has_index, at->index_rope);

@@ -18,7 +18,8 @@ typedef struct hdl_layer_weights { /* absent ones have data == NULL; norms and b
     hdl_tensor bq, bk, bv, bo;     /* may be absent */
     hdl_tensor q_norm, k_norm;     /* [1, head_dim], may be absent */
     hdl_tensor post_attn_norm, post_ffn_norm; /* [1, hidden_size], may be absent */
-    /* of an index file: [n_heads * dim, hidden] [n_heads, hidden] [dim, hidden] [1, dim]; else absent */
+    /* of an index file: [n_heads * dim, hidden] [n_heads, hidden] [dim, hidden] [1, dim]; else absent, but for
+     * index_q of a layer that leads a later group of the shared state's index */
     hdl_tensor index_q, index_bias, index_k, index_k_norm;
     hdl_tensor ffn_norm, w_gate, w_up, w_down; /* [n_ff, hidden] [n_ff, hidden] [hidden, n_ff] */
 } hdl_layer_weights;
@@ -27,8 +28,8 @@ typedef struct hdl_shared_weights {        /* what is made of the shared state; 
     hdl_tensor norm;                       /* [1, hidden_size] */
     hdl_tensor wk, wv;                     /* [n_kv_heads*head_dim, hidden] [n_kv_heads*v_head_dim, hidden] */
     hdl_tensor k_norm;                     /* [1, head_dim], may be absent */
-    hdl_tensor index_q, index_k;           /* [index dim, hidden]; absent without an index */
-    hdl_tensor index_q_norm, index_k_norm; /* [1, index dim], may be absent */
+    hdl_tensor index_q, index_k;           /* [index heads * dim, hidden] [index dim, hidden], or absent */
+    hdl_tensor index_q_norm, index_k_norm; /* [1, index dim], may be absent; the first is every group's */
 } hdl_shared_weights;
 
 typedef struct hdl_model {

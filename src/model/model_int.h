@@ -36,7 +36,8 @@ enum {
     HDL_ARCH_SHARED = 1 << 18,
     HDL_ARCH_SHARED_K_NORM = 1 << 19,
     HDL_ARCH_INDEX_Q_NORM = 1 << 20,
-    HDL_ARCH_INDEX_K_NORM = 1 << 21
+    HDL_ARCH_INDEX_K_NORM = 1 << 21,
+    HDL_ARCH_INDEX_LEADER = 1 << 23 /* the layer begins a later group of the index */
 };
 
 typedef enum hdl_rope_scaling {

@@ -10,7 +10,7 @@
 #include "model/model_int.h"
 #include "tensor/quant.h"
 
-typedef enum dim { ONE, HIDDEN, Q_DIM, K_DIM, V_DIM, O_DIM, HEAD, FF, VOCAB, INDEX } dim;
+typedef enum dim { ONE, HIDDEN, Q_DIM, K_DIM, V_DIM, O_DIM, HEAD, FF, VOCAB, INDEX, INDEX_Q } dim;
 
 typedef struct weight_row {
     const char *gguf, *safetensors; /* names after "blk.N." and "layers.N.", or whole ones */
@@ -48,6 +48,7 @@ static const weight_row layer_rows[] = {
     {"ffn_gate.weight", "mlp.gate_proj.weight", LAYER(w_gate), FF, HIDDEN, ANY, 0},
     {"ffn_up.weight",   "mlp.up_proj.weight",   LAYER(w_up), FF, HIDDEN, ANY, 0},
     {"ffn_down.weight", "mlp.down_proj.weight", LAYER(w_down), HIDDEN, FF, ANY, 0},
+    {NULL, "index.q_proj.weight", LAYER(index_q), INDEX_Q, HIDDEN, HDL_ARCH_INDEX_LEADER, 0},
 };
 static const weight_row model_rows[] = {
     {"token_embd.weight",  "embed_tokens.weight", MODEL(token_embd), VOCAB, HIDDEN, ANY, 0},
@@ -58,7 +59,7 @@ static const weight_row shared_rows[] = {
     {NULL, "shared.k_proj.weight", MODEL(shared.wk), K_DIM, HIDDEN, SHARED, 0},
     {NULL, "shared.v_proj.weight", MODEL(shared.wv), V_DIM, HIDDEN, SHARED, 0},
     {NULL, "shared.k_norm.weight", MODEL(shared.k_norm), ONE, HEAD, SHARED_K_NORM, 0},
-    {NULL, "index.q_proj.weight",  MODEL(shared.index_q), INDEX, HIDDEN, WITH_INDEX, 0},
+    {NULL, "index.q_proj.weight",  MODEL(shared.index_q), INDEX_Q, HIDDEN, WITH_INDEX, 0},
     {NULL, "index.k_proj.weight",  MODEL(shared.index_k), INDEX, HIDDEN, WITH_INDEX, 0},
     {NULL, "index.q_norm.weight",  MODEL(shared.index_q_norm), ONE, INDEX, HDL_ARCH_INDEX_Q_NORM, 0},
     {NULL, "index.k_norm.weight",  MODEL(shared.index_k_norm), ONE, INDEX, HDL_ARCH_INDEX_K_NORM, 0},
@@ -115,6 +116,7 @@ static int64_t dim_size(const hdl_model_facts *f, dim d)
         case FF: return f->n_ff;
         case VOCAB: return f->n_vocab;
         case INDEX: return f->index.dim;
+        case INDEX_Q: return (int64_t)HDL_MAX(f->index.n_heads, 1) * f->index.dim;
     }
     return -1;
 }
@@ -164,7 +166,8 @@ static uint32_t bits_of(const hdl_model_facts *f, int32_t layer)
     if (layer >= 0) {
         const hdl_layer_facts *at = &f->layers[layer];
         return (at->has_kv ? HDL_ARCH_OWN_KV : 0u) | (at->has_qk_norm ? HDL_ARCH_LAYER_Q_NORM : 0u) |
-               (at->has_kv && at->has_qk_norm ? HDL_ARCH_LAYER_K_NORM : 0u);
+               (at->has_kv && at->has_qk_norm ? HDL_ARCH_LAYER_K_NORM : 0u) |
+               (at->leads_group && at->index_group ? HDL_ARCH_INDEX_LEADER : 0u);
     }
     return (is_shared ? HDL_ARCH_SHARED : 0u) | (f->has_shared_k_norm ? HDL_ARCH_SHARED_K_NORM : 0u) |
            (f->index.has_q_norm ? HDL_ARCH_INDEX_Q_NORM : 0u) |

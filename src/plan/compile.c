@@ -332,8 +332,8 @@ static float length_scale(const hdl_router_spec *router, int32_t entry)
 }
 
 /* The score row: its source, and from tokens or small blocks to the units that are chosen. */
-static void add_score(hdl_schedule *schedule, hdl_attend_step *attend, const hdl_router_spec *router,
-                      const hdl_selection *list)
+static void add_score(hdl_schedule *schedule, int32_t layer, hdl_attend_step *attend,
+                      const hdl_router_spec *router, const hdl_selection *list)
 {
     const hdl_score_row *row = &hdl_score_rows[router->score];
     const hdl_model_facts *facts = schedule->facts;
@@ -344,30 +344,32 @@ static void add_score(hdl_schedule *schedule, hdl_attend_step *attend, const hdl
                                                     : router->block;
     bool is_index = row->rule == HDL_RULE_INDEX && row->is_scored,
          is_of_layer = is_index && facts->index.is_of_layers;
-    int32_t n_queries = HDL_MAX(facts->index.n_heads, 1);
+    int32_t n_queries = HDL_MAX(facts->index.n_heads, 1), n_groups = HDL_MAX(facts->index.n_groups, 1);
+    int64_t group_floats = (int64_t)n_queries * facts->index.dim;
+    attend->q_offset = is_index ? facts->layers[layer].index_group * group_floats : 0;
     attend->is_scoring = row->is_scored;
-    attend->score = (hdl_score_args){
-        .n_heads = is_index ? n_queries : facts->n_heads,
-        .n_kv_heads = is_index ? 1 : facts->n_kv_heads,
-        .head_dim = is_index ? facts->index.dim : facts->head_dim,
-        .n_lists = list->n_lists,
-        .q_stride = is_index ? n_queries * facts->index.dim : attend->args.q_stride,
-        .scale = is_of_layer ? facts->index.scale
-                 : is_index  ? 1
-                             : facts->attn_scale * length_scale(router, entry),
-        .rule = is_of_layer ? HDL_RULE_DOT : row->rule,
-        .has_bias = is_of_layer,
-        .plane = row->plane,
-        .measure = router->measure,
-        .reduce = is_of_layer ? HDL_REDUCE_MAX : router->heads,
-        .block_size = entry,
-        .stride = router->stride,
-        .seed = router->seed,
-        .has_candidates = attend->candidate_slot >= 0,
-        .is_shared = router->tile_by != HDL_TILE_BY_QUERY_MEAN,
-        .rows = router->tile_by == HDL_TILE_BY_MAX ? HDL_REDUCE_MAX : HDL_REDUCE_SUM,
-        .score_stride = stride,
-        .is_invariant = schedule->limits.is_invariant};
+    attend->score = (hdl_score_args){.n_heads = is_index ? n_queries : facts->n_heads,
+                                     .n_kv_heads = is_index ? 1 : facts->n_kv_heads,
+                                     .head_dim = is_index ? facts->index.dim : facts->head_dim,
+                                     .n_lists = list->n_lists,
+                                     .q_stride = is_index ? n_groups * group_floats : attend->args.q_stride,
+                                     .scale = is_of_layer ? facts->index.scale
+                                              : is_index  ? 1
+                                                          : facts->attn_scale * length_scale(router, entry),
+                                     .rule = is_of_layer ? HDL_RULE_DOT : row->rule,
+                                     .has_bias = is_of_layer,
+                                     .plane = row->plane,
+                                     .measure = router->measure,
+                                     .reduce = is_of_layer ? HDL_REDUCE_MAX : router->heads,
+                                     .block_size = entry,
+                                     .stride = router->stride,
+                                     .seed = router->seed,
+                                     .has_candidates = attend->candidate_slot >= 0,
+                                     .is_shared = router->tile_by != HDL_TILE_BY_QUERY_MEAN,
+                                     .rows = router->tile_by == HDL_TILE_BY_MAX ? HDL_REDUCE_MAX
+                                                                                : HDL_REDUCE_SUM,
+                                     .score_stride = stride,
+                                     .is_invariant = schedule->limits.is_invariant};
     attend->is_pooling = entry < router->block && router->score != HDL_SCORE_NONE;
     attend->pool = (hdl_pool_args){.n_lists = list->n_lists,
                                    .n = router->block / entry,
@@ -390,7 +392,7 @@ static void add_router(hdl_schedule *schedule, hdl_step *step, const hdl_router_
     attend->args.has_mass = router->score == HDL_SCORE_MASS;
     attend->args.n_mass_lists = list->n_lists;
     attend->args.mass_reduce = router->heads;
-    add_score(schedule, attend, router, list);
+    add_score(schedule, step->layer, attend, router, list);
     attend->select = (hdl_select_args){.n_rows = schedule->tile_rows,
                                        .n_lists = list->n_lists,
                                        .score_stride = limits->max_context,
@@ -562,14 +564,14 @@ static void bind_step(const hdl_schedule *schedule, hdl_step *step)
     switch (step->op) {
         case HDL_OP_EMBED: step->u.embed.out = out; break;
         case HDL_OP_NORM:
-            step->u.norm.x = in;
+            step->u.norm.x = in + step->offset;
             step->u.norm.residual = in2;
-            step->u.norm.out = out;
+            step->u.norm.out = out + step->offset;
             break;
         case HDL_OP_LINEAR:
             step->u.linear.x = in;
             for (int32_t i = 0; i < step->u.linear.n_parts; i++)
-                step->u.linear.part[i].out = hdl_schedule_at(schedule, step->out[i]);
+                step->u.linear.part[i].out = hdl_schedule_at(schedule, step->out[i]) + step->offset;
             break;
         case HDL_OP_ROPE: step->u.rope.x = in; break;
         case HDL_OP_APPEND:
@@ -582,7 +584,8 @@ static void bind_step(const hdl_schedule *schedule, hdl_step *step)
             break;
         case HDL_OP_SUMMARISE: step->u.summarise.x = in; break;
         case HDL_OP_ATTEND:
-            step->u.attend.args.q = step->u.attend.score.q = in;
+            step->u.attend.args.q = in;
+            step->u.attend.score.q = in + step->u.attend.q_offset;
             step->u.attend.args.o = out;
             break;
         case HDL_OP_COMPACT:

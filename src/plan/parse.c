@@ -87,10 +87,11 @@ static heddle_status read_rule(const json_t *obj, const char *path, rule *out)
     for (size_t i = 0; i < json_array_size(out->layers); i++)
         if (!json_is_integer(json_array_get(out->layers, i)))
             return HDL_FAIL(HEDDLE_E_INVALID, "%s.layers[%zu]: must be a whole number", path, i);
-    if (!json_is_array(out->layers) &&
-        (!word || (strcmp(word, "all") && strcmp(word, "rest") && strcmp(word, "first"))))
-        return HDL_FAIL(HEDDLE_E_INVALID,
-                        "%s.layers: must be \"all\", \"first\", \"rest\" or a list of layer numbers", path);
+    if (!json_is_array(out->layers) && (!word || (strcmp(word, "all") && strcmp(word, "rest") &&
+                                                  strcmp(word, "first") && strcmp(word, "leaders"))))
+        return HDL_FAIL(
+            HEDDLE_E_INVALID,
+            "%s.layers: must be \"all\", \"first\", \"leaders\", \"rest\" or a list of layer numbers", path);
     const json_t *share = json_object_get(obj, "share"), *router = json_object_get(obj, "router");
     if (router) {
         char router_path[256];
@@ -394,11 +395,14 @@ static heddle_status apply_rule(const rule *one, const char *path, const hdl_mod
         if (one->head_map[i] >= facts->n_kv_heads)
             return HDL_FAIL(HEDDLE_E_INVALID, "%s.head_map[%d] %d: must be in 0..%d", path, i,
                             one->head_map[i], facts->n_kv_heads - 1);
-    if (!json_is_array(one->layers)) { /* the layers without a window that no rule named yet, or the first */
+    if (!json_is_array(
+            one->layers)) { /* the layers without a window that no rule named yet, or some of them */
         bool is_one = !strcmp(json_string_value(one->layers), "first");
+        bool is_leading = !strcmp(json_string_value(one->layers), "leaders");
         int32_t n_named = 0;
         for (int32_t layer = 0; layer < facts->n_layers && !(is_one && n_named); layer++)
-            if (wanted->rule[layer] < 0 && !facts->layers[layer].window) {
+            if (wanted->rule[layer] < 0 && !facts->layers[layer].window &&
+                (!is_leading || facts->layers[layer].leads_group)) {
                 apply(one, layer, out, wanted);
                 wanted->rule[layer] = index;
                 n_named++;

@@ -41,9 +41,9 @@ typedef enum hdl_buffer { /* activations; names as in `explain` */
                           HDL_BUF_COS_SIN, /* [ropes, rows, dim/2, 2] */
                           HDL_BUF_MASS,    /* [tile rows, lists, context] */
                           HDL_BUF_SPARE, /* [rows, n_heads, v_head_dim] of a pass that only observes, a partial */
-                          HDL_BUF_LSE,     /* [2, rows, n_heads] of a list's partial and its complement's */
-                          HDL_BUF_Q_TILE,  /* [tile rows, n_heads, head_dim] mean queries of tiles of rows */
-                          HDL_BUF_Q_INDEX, /* [rows, index heads, index_dim] queries of the model's index */
+                          HDL_BUF_LSE,    /* [2, rows, n_heads] of a list's partial and its complement's */
+                          HDL_BUF_Q_TILE, /* [tile rows, n_heads, head_dim] mean queries of tiles of rows */
+                          HDL_BUF_Q_INDEX, /* [rows, index groups, heads, index_dim] queries of the model's index */
                           HDL_BUF_INDEX_BIAS, /* [rows, index heads] added to their scores */
                           HDL_BUF_K_INDEX,    /* [rows, index_dim] its keys */
                           HDL_BUF_ALLOWED,    /* [context] tokens that are not hidden, [logit rows] counts */
@@ -76,6 +76,7 @@ typedef struct hdl_attend_step {
     int32_t group, layer_in_group;              /* whose KV rows */
     int32_t slot;                               /* list made or read; -1 = none */
     int32_t candidate_slot;                     /* list that is picked from; -1 = none */
+    int64_t q_offset;                           /* floats of a row of Q_INDEX before the query that scores */
     int64_t all_below;       /* rows that see at most so many tokens take everything: no scores needed */
     const int16_t *head_map; /* [n_kv_heads] list of each KV head, through slot `mapped`; NULL = its own */
     int32_t kept;            /* index of the sequence's kept list (refresh > 1); -1 = none */
@@ -102,8 +103,9 @@ typedef struct hdl_step {
     int32_t layer;                       /* -1 outside layers */
     const hdl_impl *impl[HDL_N_CLASSES]; /* few rows / one row per sequence; many */
     hdl_buffer in, in2, out[HDL_LINEAR_MAX_PARTS];
-    const hdl_linear_args *next;   /* LINEAR: that of the next LINEAR step; of the last, the first */
-    int32_t rope;                  /* ROPE: which table */
+    int64_t offset;              /* LINEAR, NORM: floats from a row's start to what is written (and normed) */
+    const hdl_linear_args *next; /* LINEAR: that of the next LINEAR step; of the last, the first */
+    int32_t rope;                /* ROPE: which table */
     int32_t group, layer_in_group; /* APPEND, SUMMARISE: whose KV rows */
     union {
         hdl_embed_args embed;

@@ -151,7 +151,7 @@ static void test_dense_is_invariant(void **state)
 
 /* A prompt that stops at the shared state and goes up with its last row alone says what a pass with every
  * row does, bit for bit in the invariant mode; so do the steps after it. */
-static void check_early_exit(const char *plan_name)
+static void check_early_exit(const char *model, const char *plan_name)
 {
     static float whole[N_TOKENS][N_VOCAB];
     heddle_engine *engine;
@@ -163,9 +163,9 @@ static void check_early_exit(const char *plan_name)
     options.context_tokens = 128;
     options.chunk_rows = 32;
     options.is_invariant = 1;
-    read_all_as(CROSS_GOLDEN, plan_name, "f16", 128, 96, true);
+    read_all_as(model, plan_name, "f16", 128, 96, true);
     memcpy(whole, logits, sizeof whole);
-    if (heddle_engine_open(&engine, CROSS_GOLDEN, &on)) fail_msg("%s", heddle_last_error());
+    if (heddle_engine_open(&engine, model, &on)) fail_msg("%s", heddle_last_error());
     if (heddle_plan_named(&plan, plan_name)) fail_msg("%s", heddle_last_error());
     if (heddle_session_new(&session, engine, plan, &options)) fail_msg("%s", heddle_last_error());
     for (int64_t at = 0, n = 77; at < N_TOKENS;
@@ -182,8 +182,81 @@ static void check_early_exit(const char *plan_name)
 static void test_prompt_stops_at_the_shared_state(void **state)
 {
     (void)state;
-    check_early_exit("dense");
-    check_early_exit("clsa:top_k=12");
+    check_early_exit(CROSS_GOLDEN, "dense");
+    check_early_exit(CROSS_GOLDEN, "clsa:top_k=12");
+}
+
+static void read_groups(const cross_groups *groups, const char *plan, float (*out)[N_VOCAB])
+{
+    char folder[256];
+    assert_true(cross_write_groups(folder, sizeof folder, groups));
+    read_all(folder, plan, 128, 96, true);
+    memcpy(out, logits, sizeof logits);
+    tiny_remove_folder(folder);
+}
+
+/* Two groups with one query are one group; so are queries from a layer's own input where that is the shared state
+ * and its norm; other queries make other lists, and only for rows that leave something out. */
+static void test_groups_have_lists_of_their_own(void **state)
+{
+    (void)state;
+    static float one[N_TOKENS][N_VOCAB], two[N_TOKENS][N_VOCAB];
+    read_groups(&(cross_groups){.n = 1}, "clsa:top_k=12", one);
+    read_groups(&(cross_groups){.n = 2}, "clsa:top_k=12", two);
+    assert_memory_equal(one, two, sizeof one);
+    read_groups(&(cross_groups){.n = 1, .is_flat = true}, "clsa:top_k=12", one);
+    read_groups(&(cross_groups){.n = 2, .is_flat = true, .is_own_input = true}, "clsa:top_k=12", two);
+    assert_memory_equal(one, two, sizeof one);
+    for (int is_own = 0; is_own < 2; is_own++) {
+        cross_groups groups = {.n = 2, .is_own_input = is_own, .is_opposite = true};
+        read_groups(&(cross_groups){.n = 1}, "clsa:top_k=12", one);
+        read_groups(&groups, "clsa:top_k=12", two);
+        assert_memory_equal(one, two, CROSS_TOP_K * sizeof one[0]);
+        assert_memory_not_equal(one[CROSS_TOP_K], two[CROSS_TOP_K], sizeof one[0]);
+        read_groups(&groups, "dense", one);
+        read_groups(&groups, "clsa:top_k=96", two);
+        assert_memory_equal(one, two, sizeof one); /* a list of everything is a dense pass */
+    }
+}
+
+/* A prompt of a model with groups stops at the shared state as well; each group's list is recorded, and read again. */
+static void test_groups_are_recorded(void **state)
+{
+    (void)state;
+    static float first[N_VOCAB];
+    char folder[256], path[300];
+    assert_true(cross_write_groups(folder, sizeof folder,
+                                   &(cross_groups){.n = 2, .is_own_input = true, .is_opposite = true}));
+    check_early_exit(folder, "clsa:top_k=12");
+    snprintf(path, sizeof path, "%s/lists", folder);
+    heddle_engine *engine;
+    heddle_session *session;
+    heddle_session_options options;
+    heddle_session_options_default(&options);
+    options.context_tokens = 128;
+    options.is_invariant = 1;
+    if (heddle_engine_open(&engine, folder, NULL)) fail_msg("%s", heddle_last_error());
+    for (int pass = 0; pass < 2; pass++) {
+        heddle_lists *lists;
+        heddle_status status = pass ? heddle_lists_load(&lists, engine, path)
+                                    : heddle_lists_new(&lists, engine);
+        if (status || heddle_session_new(&session, engine, NULL, &options))
+            fail_msg("%s", heddle_last_error());
+        status = pass ? heddle_session_replay(session, lists) : heddle_session_record(session, lists);
+        assert_int_equal(status, HEDDLE_OK);
+        assert_int_equal(heddle_session_extend(session, golden.tokens, 80, NULL, NULL), HEDDLE_OK);
+        assert_int_equal(heddle_session_decode(session, golden.tokens + 80, 1), HEDDLE_OK);
+        if (!pass) {
+            memcpy(first, heddle_session_logits(session), sizeof first);
+            assert_int_equal(heddle_lists_count(lists), 4); /* two rows went up, two groups */
+            assert_int_equal(heddle_lists_save(lists, path), HEDDLE_OK);
+        }
+        assert_memory_equal(first, heddle_session_logits(session), sizeof first);
+        heddle_session_free(session);
+        heddle_lists_free(lists);
+    }
+    heddle_engine_close(engine);
+    tiny_remove_folder(folder);
 }
 
 /* Sessions of a batch, one reading a prompt while the other generates, say what each says alone. */
@@ -278,6 +351,8 @@ int main(void)
         cmocka_unit_test(test_list_reading),
         cmocka_unit_test(test_dense_is_invariant),
         cmocka_unit_test(test_prompt_stops_at_the_shared_state),
+        cmocka_unit_test(test_groups_have_lists_of_their_own),
+        cmocka_unit_test(test_groups_are_recorded),
         cmocka_unit_test(test_truncation_finds_the_document),
         cmocka_unit_test(test_batch_equals_sessions),
     };

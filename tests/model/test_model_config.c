@@ -259,7 +259,8 @@ static void test_own_format_refusals(void **state)
         const char *change, *message;
     } rows[] = {
         {"{\"arch\":\"llama\"}", "arch \"llama\" is not supported"},
-        {"{\"index_groups\":2}", "index_groups 2: only 1 is supported"},
+        {"{\"index_groups\":3}", "index_groups 3: must be at most 2, the cross layers"},
+        {"{\"index_group_query\":\"own\"}", "index_group_query \"own\": must be shared_state or own_input"},
         {"{\"index_rope\":true}", "index_rope 1: only 0 is supported"},
         {"{\"index_n_heads\":4}", "index_n_heads 4: only 1 is supported"},
         {"{\"global_scope\":\"document\"}", "global_scope \"document\": must be sequence"},
