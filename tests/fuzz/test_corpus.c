@@ -25,6 +25,18 @@ int fuzz_plan(const uint8_t *data, size_t size);
 #define LLVMFuzzerTestOneInput fuzz_plan
 #include "../../fuzz/fuzz_plan.c"
 
+#undef LLVMFuzzerTestOneInput
+int fuzz_session(const uint8_t *data, size_t size), fuzz_lists(const uint8_t *data, size_t size);
+int fuzz_docfile(const uint8_t *data, size_t size);
+#define LLVMFuzzerTestOneInput fuzz_session
+#include "../../fuzz/fuzz_session.c"
+#undef LLVMFuzzerTestOneInput
+#define LLVMFuzzerTestOneInput fuzz_lists
+#include "../../fuzz/fuzz_lists.c"
+#undef LLVMFuzzerTestOneInput
+#define LLVMFuzzerTestOneInput fuzz_docfile
+#include "../../fuzz/fuzz_docfile.c"
+
 /* Every file of fuzz/corpus/NAME; each must leave no memory behind. */
 static void replay(const char *name, int (*target)(const uint8_t *data, size_t size))
 {
@@ -72,13 +84,32 @@ static void test_config(void **state)
     replay("config", fuzz_config);
 }
 
+static void test_session(void **state)
+{
+    (void)state;
+    fuzz_session((const uint8_t *)"nothing.", 8); /* opens the model */
+    replay("session", fuzz_session);
+}
+
+static void test_lists(void **state)
+{
+    (void)state;
+    fuzz_lists((const uint8_t *)"nothing.", 8);
+    replay("lists", fuzz_lists);
+}
+
+static void test_docfile(void **state)
+{
+    (void)state;
+    replay("docfile", fuzz_docfile);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_gguf),
-        cmocka_unit_test(test_safetensors),
-        cmocka_unit_test(test_config),
-        cmocka_unit_test(test_plan),
+        cmocka_unit_test(test_gguf),    cmocka_unit_test(test_safetensors), cmocka_unit_test(test_config),
+        cmocka_unit_test(test_plan),    cmocka_unit_test(test_session),     cmocka_unit_test(test_lists),
+        cmocka_unit_test(test_docfile),
     };
     return cmocka_run_group_tests_name("corpus", tests, NULL, NULL);
 }
