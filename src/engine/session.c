@@ -53,6 +53,9 @@ static heddle_status session_over(heddle_session **out, hdl_runner *runner, hdl_
          !(session->kept_counts = hdl_calloc((int64_t)schedule->n_kept * schedule->facts->n_kv_heads,
                                              sizeof *session->kept_counts))))
         goto done;
+    int64_t n_guesses = (int64_t)schedule->n_slots * schedule->facts->n_kv_heads;
+    if (n_guesses && !(session->guesses = hdl_calloc(n_guesses, sizeof *session->guesses))) goto done;
+    for (int64_t i = 0; i < n_guesses; i++) session->guesses[i] = NAN;
     int64_t n_mass = hdl_retain_mass_size(schedule);
     if (n_mass && !(session->retain_mass = hdl_pages_alloc(n_mass * 4))) goto done;
     session->kv = kv;
@@ -97,6 +100,7 @@ void heddle_session_free(heddle_session *session)
     hdl_runner_unref(session->runner);
     hdl_free(session->ids);
     hdl_free(session->logits);
+    hdl_free(session->guesses);
     hdl_free(session->kept_ids);
     hdl_free(session->kept_counts);
     hdl_free(session);

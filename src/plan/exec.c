@@ -189,6 +189,7 @@ typedef struct row_span {
     int32_t layer;
     hdl_kv_seq *hiding;
     const hdl_list_hook *hook;
+    float *guesses; /* one row of one sequence: [n_lists] what the choice of its last row ended at; or NULL */
 } row_span;
 
 static void tell_tap(const hdl_attend_step *at, int32_t layer, const hdl_exec_batch *batch,
@@ -282,6 +283,7 @@ static void select_rows(const hdl_schedule *schedule, const hdl_attend_step *at,
     select.max_visible = span->max_kv_len;
     select.window += select.window ? span->n_more : 0;
     if (select.has_candidates) select.candidates = candidates;
+    select.guess = span->guesses;
     select.out = list;
     at->select_impl->launch(&launch, &select);
 }
@@ -402,8 +404,10 @@ static void attend_rows(const hdl_schedule *schedule, const hdl_step *step, cons
                      batch->n_listed + first_row);
     if (at->is_completing) complete(schedule, at, &args, of->cls);
     if (!at->is_selecting) return;
+    float *guesses = of->n_seqs == 1 && of->cls == HDL_CLASS_ONE ? batch->seqs[of->first_seq].guesses : NULL;
     row_span span = {.seqs = seqs,
                      .n_seqs = n_seqs,
+                     .guesses = guesses ? guesses + at->slot * schedule->facts->n_kv_heads : NULL,
                      .n_visible = visible_rows(schedule, batch, at->group) + first_row,
                      .first_row = first_row,
                      .n_rows = n_rows,

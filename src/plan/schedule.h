@@ -244,6 +244,7 @@ typedef struct hdl_exec_seq {
     int64_t n_retained;   /* > 0: after this step the retained group holds so many rows */
     int64_t n_observed;   /* last rows of this step whose mass counts for the retain set */
     float *mass;          /* accumulated mass (hdl_retain_mass_size), or NULL */
+    float *guesses;       /* [n_slots, n_kv_heads] for select: what its last row's choice ended at */
 } hdl_exec_seq;
 
 typedef struct hdl_tap_row {

@@ -617,6 +617,51 @@ static void test_budgets_of_heads(void **state)
     heddle_engine_close(engine);
 }
 
+/* A row's choice begins where the sequence's last one ended: the same lists, so the same bits as rows that come
+ * together, which have no guess. */
+static void test_guesses_change_nothing(void **state)
+{
+    (void)state;
+    enum { LONG = 17000, N_STEPS = 8 };
+    static int32_t text[LONG];
+    static float together[N_VOCAB];
+    const char *json =
+        "{\"heddle_plan\": 1, \"name\": \"t\", \"variants\": [{\"prefill\": [{\"layers\": \"all\", \"operator\": \"token_list\", "
+        "\"router\": {\"score\": \"none\", \"window\": 16}}], \"decode\": [{\"layers\": \"all\", \"operator\": \"token_list\", "
+        "\"router\": {\"score\": \"key_i8\", \"top_k\": 64, \"sinks\": 2, \"window\": 4, \"lists\": \"kv_head\"}}]}]}";
+    heddle_engine *engine = open_tiny();
+    heddle_plan *plan;
+    heddle_session *session, *many, *steps;
+    heddle_session_options options;
+    for (int i = 0; i < LONG; i++) text[i] = ids[i % N_IDS];
+    heddle_session_options_default(&options);
+    options.context_tokens = LONG;
+    options.is_invariant = 1;
+    if (heddle_plan_parse(&plan, json, (int64_t)strlen(json), "guesses") ||
+        heddle_session_new(&session, engine, plan, &options) ||
+        heddle_session_extend(session, text, LONG - N_STEPS, NULL, NULL) ||
+        heddle_session_fork(&many, session) || heddle_session_fork(&steps, session) ||
+        heddle_session_decode(many, text + LONG - N_STEPS, N_STEPS))
+        fail_msg("%s", heddle_last_error());
+    memcpy(together, heddle_session_logits(many), sizeof together);
+    for (int i = 0; i < N_STEPS; i++)
+        assert_int_equal(heddle_session_decode(steps, text + LONG - N_STEPS + i, 1), HEDDLE_OK);
+    assert_memory_equal(together, heddle_session_logits(steps), sizeof together);
+    int n_guessed = 0;
+    int64_t n_guesses = (int64_t)steps->runner->schedule->n_slots * 2;
+    for (int64_t i = 0; i < n_guesses; i++) {
+        n_guessed += steps->guesses[i] == steps->guesses[i];
+        assert_true(many->guesses[i] != many->guesses[i]); /* NaN: rows that come together make none */
+    }
+    const char *impl = getenv("HEDDLE_IMPL"); /* the reference makes no guesses */
+    assert_int_equal(n_guessed, impl && !strcmp(impl, "ref") ? 0 : 2 * 2);
+    heddle_session_free(steps);
+    heddle_session_free(many);
+    heddle_session_free(session);
+    heddle_plan_free(plan);
+    heddle_engine_close(engine);
+}
+
 int main(void)
 {
     uint32_t seed = 7;
@@ -637,6 +682,7 @@ int main(void)
         cmocka_unit_test(test_lists_are_counted_as_they_are_made),
         cmocka_unit_test(test_steps_out_of_order_are_refused),
         cmocka_unit_test(test_budgets_of_heads),
+        cmocka_unit_test(test_guesses_change_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
