@@ -6,7 +6,7 @@
 #include "summary.h"
 #include "svg.h"
 
-enum { REPORT_MAX_PLANS = 32, REPORT_MAX_CARDS = 8, REPORT_MAX_CONTEXTS = 8, REPORT_MAX_TEXTS = 16 };
+enum { REPORT_MAX_PLANS = 64, REPORT_MAX_CARDS = 8, REPORT_MAX_CONTEXTS = 8, REPORT_MAX_TEXTS = 16 };
 
 typedef struct report_speed { /* one line of `heddle bench depth --csv` */
     char model[128], kv[8], plan[128];

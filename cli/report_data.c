@@ -75,7 +75,7 @@ static int read_speeds(report *r, const char *path, cli_text *text)
             read_comment(line, &common);
             continue;
         }
-        if (!n_names) {
+        if (!n_names || !strncmp(line, "plan,", 5)) { /* files that were joined have their names again */
             n_names = cut_fields(line, names);
             continue;
         }

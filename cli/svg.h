@@ -8,7 +8,7 @@
 
 #include "eval/basics.h"
 
-enum { SVG_MAX_POINTS = 128, SVG_MAX_SERIES = 32, SVG_N_COLOURS = 8, SVG_CONTROL = -1 };
+enum { SVG_MAX_POINTS = 128, SVG_MAX_SERIES = 64, SVG_N_COLOURS = 8, SVG_CONTROL = -1 };
 
 /* Text with <, > and & written so that it is text. */
 void svg_escape(eval_buf *out, const char *text);

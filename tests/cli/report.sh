@@ -34,6 +34,11 @@ heddle report "$results" -o "$work/alone.html"
 [ "$code" = 0 ] && ! grep -q "Decode speed by depth" "$work/alone.html"
 result "no speeds, no section of speeds" $?
 
+cat "$speeds" "$speeds" >"$work/joined.csv"
+heddle report "$work/joined.csv" -o "$work/joined.html"
+[ "$code" = 0 ] && ! grep -q '</i>plan<' "$work/joined.html" && grep -q '</i>dense<' "$work/joined.html"
+result "joined files of speeds: their names are no plan" $?
+
 # Files that anyone may have written: drawn or refused, never a crash.
 python3 - "$results" "$speeds" "$HEDDLE" "$work" >"$work/out" 2>"$work/err" <<'PY'
 import json, random, subprocess, sys
