@@ -1,0 +1,112 @@
+#!/usr/bin/env python3
+"""What plans cost on the tasks that decide, SmolLM2 at 8K: answer tokens right, beside dense, oracle, random, window.
+
+    task_quality.py [--documents N] [--check]
+
+`heddle eval` on documents drawn from 320,000 bytes of each text of texts.py: N of text and of noise, N / 2 of
+needle-like lines, at most 64 questions each. Rows go to bench/results/tasks-8k-smollm2.jsonl; the run goes on where it
+was stopped. The summary is made from the rows, with 95 % intervals by bootstrap over documents. Documents that all
+plans answered count, for each task.
+"""
+import collections
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+
+from behaviour import TOP, heddle, model_path
+
+ROWS = TOP + "/bench/results/tasks-8k-smollm2.jsonl"
+SUMMARY = TOP + "/bench/results/tasks-8k-smollm2.md"
+KINDS = (("needle_noise", 1), ("needle_text,multi_key,multi_value,multi_query,passage", 1), ("needle_lines", 2))
+PLANS = ("layered4", "anchor", "keys4", "oracle", "random", "window")
+DENSE, WINDOW = "dense", "window:window=512"
+PROVED = "layered4"
+
+
+def run(documents):
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run([sys.executable, TOP + "/tests/proofs/texts.py", "--bytes", "320000", folder], check=True, stdout=subprocess.DEVNULL)
+        texts = [f"--text={folder}/{text}-{i}.txt" for i in range(3) for text in ("prose", "code", "lexicon")]
+        for document in range(documents):
+            for tasks, every in KINDS:
+                if document % every == 0:
+                    subprocess.run([heddle(), "eval", "-m", model_path("smollm2"), "-c", "8192", "--plans", ";".join(PLANS) + ";", "--tasks", tasks,
+                                    "--answers", "64", "--first", str(document // every), "--documents", "1", "--out", ROWS, *texts],
+                                   check=True, stdout=subprocess.DEVNULL)
+
+
+def load():
+    """{task: {document: {plan: row}}}, documents that every plan answered."""
+    found = collections.defaultdict(lambda: collections.defaultdict(dict))
+    for line in open(ROWS):
+        row = json.loads(line)
+        found[row["task"]][row["document"]][row["plan"]] = row
+    return {task: {d: plans for d, plans in sorted(documents.items()) if all(p in plans for p in (DENSE, WINDOW) + PLANS)}
+            for task, documents in sorted(found.items())}
+
+
+def ratio(documents, plan, member="right"):
+    return sum(d[plan][member] for d in documents) / sum(d[plan]["tokens"] for d in documents)
+
+
+def interval(documents, plan):
+    draw, values = random.Random(1), []
+    for _ in range(2000):
+        some = [documents[draw.randrange(len(documents))] for _ in documents]
+        values.append(100 * (ratio(some, plan) - ratio(some, DENSE)))
+    values.sort()
+    return values[50], values[1949]
+
+
+def summarise():
+    lines = ["# Tasks at 8K, SmolLM2-135M-Instruct.Q4_1.gguf", "", "tests/proofs/task_quality.py says how; KV f16. Answer tokens right in %: dense, a "
+             "window of 512, and points of each plan against dense with the paired 95 % interval by document.", "",
+             "| task | documents, questions, answer tokens | dense | window 512 | " + " | ".join(f"`{p}`" for p in PLANS) + " |", "|" + "---|" * (4 + len(PLANS))]
+    deltas, decides = collections.defaultdict(dict), []
+    for task, found in load().items():
+        documents = list(found.values())
+        if len(documents) < 2:
+            continue
+        dense, window = 100 * ratio(documents, DENSE), 100 * ratio(documents, WINDOW)
+        is_deciding = dense >= 60 and dense - window >= 20
+        cells = []
+        for plan in PLANS:
+            delta, (low, high) = 100 * ratio(documents, plan) - dense, interval(documents, plan)
+            cells.append(f"{delta:+.2f} ({low:+.2f} .. {high:+.2f})")
+            if is_deciding:
+                deltas[plan][task] = delta
+        if is_deciding:
+            decides.append(task)
+        n_questions, n_tokens = (sum(d[DENSE][m] for d in documents) for m in ("questions", "tokens"))
+        lines.append(f"| {task}{'' if is_deciding else ' (decides nothing)'} | {len(documents)}, {n_questions:,}, {n_tokens:,} | {dense:.1f} | {window:.1f} | "
+                     + " | ".join(cells) + " |")
+    lines += ["", "Bounds:", ""]
+    claims = [(f"at least 6 tasks decide ({len(decides)})", len(decides) >= 6)]
+    if decides:
+        worst = min(deltas[PROVED].items(), key=lambda item: item[1])
+        claims.append((f"{PROVED} is within 2 points of dense on each of them (worst {worst[1]:+.2f}, {worst[0]})", worst[1] >= -2))
+        least = max(max(deltas[p].values()) for p in ("random", "window"))
+        claims.append((f"the controls of larger budget, random and window, lose at least 20 points on each ({least:+.2f} at best)", least <= -20))
+    lines += [f"- {claim}: {'holds' if is_met else 'DOES NOT HOLD'}" for claim, is_met in claims]
+    return "\n".join(lines) + "\n"
+
+
+def main():
+    arguments = sys.argv[1:]
+    if "--check" not in arguments:
+        run(int(arguments[arguments.index("--documents") + 1]) if "--documents" in arguments else 40)
+    text = summarise()
+    if "--check" not in arguments:
+        open(SUMMARY, "w").write(text)
+    elif not os.path.exists(SUMMARY) or open(SUMMARY).read() != text:
+        print("bench/results/tasks-8k-smollm2.md is not what its rows give")
+        return 1
+    print(text)
+    return 1 if "DOES NOT HOLD" in text else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
