@@ -26,7 +26,8 @@ static const cli_option search_rows[] = {
     {"score", 0, CLI_TEXT, "SCORE", "attention_mass",
      "attention_mass (list layers stay dense), key_i8 or key_i4", AT(score), 0, 0, 0},
     {"by", 0, CLI_TEXT, "METHOD", "loss",
-     "loss: greedily; mass: captured mass, by DP; heads: the same with a list and a map a KV head; hylra: overlap of lists, by DP",
+     "loss: greedily; mass: captured mass, by DP; heads: the same with a list and a map a KV head; "
+     "hylra: overlap of lists, by DP",
      AT(method), 0, 0, 0},
     {"lists", 0, CLI_INT, "N", "6", "layers that make a list", AT(n_lists), 1, SEARCH_MAX_LAYERS, 0},
     {"rows", 0, CLI_INT, "N", "256", "last tokens of each text that are scored", AT(n_rows), 16, 1 << 16, 0},
