@@ -7,7 +7,10 @@
  *     rows  0 ........ from ............... c-2   c-1
  *           not scored |  scored: -log p(r+1)  |  predicts nothing
  *
- * `from` is c / 2, or --from. Perplexity is exp(mean). Every row takes the plan's decode route.
+ * `from` is c / 2, or --from. Perplexity is exp(mean). Every row takes the plan's decode route; with --prompt P
+ * the first P tokens of a chunk are a prompt, by the prefill route, and the others are generated one by one, by
+ * the decode route. Rows of a prompt that share a list saw it made of each other's queries, those of later
+ * tokens too: what tokens after a prompt cost is the figure without that.
  * --against: another file of the same model reads the same rows densely; beside the perplexity stand
  * the mean of KL(its distribution || ours) and how often both find the same token the likeliest. */
 #include <inttypes.h>
@@ -24,7 +27,7 @@ enum { DEFAULT_CONTEXT = 512 };
 typedef struct perplexity_options {
     cli_common common;
     const char *file, *nll_file, *against;
-    int64_t from, n_chunks;
+    int64_t from, n_chunks, n_prompt;
 } perplexity_options;
 
 #define AT(field) offsetof(perplexity_options, field)
@@ -32,6 +35,9 @@ static const cli_option perplexity_rows[] = {
     {"file", 'f', CLI_TEXT, "FILE", NULL, "the text, - = standard input", AT(file), 0, 0, 0},
     {"from", 0, CLI_INT, "POSITION", "-1", "score rows from here on in each chunk; -1 = the second half",
      AT(from), -1, 1 << 30, 0},
+    {"prompt", 0, CLI_INT, "TOKENS", "-1",
+     "the first TOKENS of each chunk take the plan's prefill route; -1 = every row its decode route",
+     AT(n_prompt), -1, 1 << 30, 0},
     {"nll", 0, CLI_TEXT, "FILE", NULL,
      "write each row's -log p as float32, chunk after chunk; NaN: not scored", AT(nll_file), 0, 0, 0},
     {"against", 0, CLI_TEXT, "MODEL", NULL,
@@ -72,8 +78,34 @@ static void add_nll(running_mean *mean, double nll)
     mean->n++;
 }
 
-static int score_chunk(heddle_session *session, const int32_t *ids, int64_t n, int64_t from,
-                       running_mean *mean, FILE *out)
+static double log_sum_exp(const float *x, int32_t n, int32_t *best)
+{
+    double sum = 0;
+    *best = 0;
+    for (int32_t i = 1; i < n; i++)
+        if (x[i] > x[*best]) *best = i;
+    for (int32_t i = 0; i < n; i++) sum += exp((double)x[i] - x[*best]);
+    return x[*best] + log(sum);
+}
+
+/* Tokens [first, n) one by one, by the decode route. */
+static heddle_status score_generated(heddle_session *session, const int32_t *ids, int64_t first, int64_t n,
+                                     int32_t n_vocab, float *nll, term_progress *progress)
+{
+    heddle_status status = HEDDLE_OK;
+    int32_t best;
+    for (int64_t i = first; i < n && !status; i++) {
+        const float *logits = heddle_session_logits(session);
+        nll[i] = i ? (float)(log_sum_exp(logits, n_vocab, &best) - logits[ids[i]]) : NAN;
+        if (i + 1 < n) status = heddle_session_decode(session, ids + i, 1);
+        if (i % 64 == 0) on_progress(i, n, progress);
+    }
+    return status;
+}
+
+/* n_prompt -1: every row by the decode route. */
+static int score_chunk(heddle_session *session, const int32_t *ids, int64_t n, int64_t from, int64_t n_prompt,
+                       int32_t n_vocab, running_mean *mean, FILE *out)
 {
     float *nll = malloc((size_t)n * sizeof *nll);
     if (!nll) {
@@ -85,7 +117,9 @@ static int score_chunk(heddle_session *session, const int32_t *ids, int64_t n, i
     term_progress_start(&progress, "scoring");
     heddle_status status = HEDDLE_OK;
     if (heddle_session_len(session)) status = heddle_session_truncate(session, 0, &n_kept);
-    if (!status) status = heddle_session_score(session, ids, n, from + 1, nll, on_progress, &progress);
+    int64_t n_read = n_prompt < 0 || n_prompt > n ? n : n_prompt;
+    if (!status) status = heddle_session_score(session, ids, n_read, from + 1, nll, on_progress, &progress);
+    if (!status && n_read < n) status = score_generated(session, ids, n_read, n, n_vocab, nll, &progress);
     term_clear_progress();
     for (int64_t i = from + 1; i < n && !status; i++) add_nll(mean, nll[i]);
     bool is_short = out && !status && fwrite(nll, sizeof *nll, (size_t)n, out) != (size_t)n;
@@ -115,16 +149,6 @@ static int keep_row(int64_t row, const float *logits, void *user)
     comparison *at = user;
     memcpy(at->logits + row * at->n_vocab, logits, (size_t)at->n_vocab * sizeof *logits);
     return 0;
-}
-
-static double log_sum_exp(const float *x, int32_t n, int32_t *best)
-{
-    double sum = 0;
-    *best = 0;
-    for (int32_t i = 1; i < n; i++)
-        if (x[i] > x[*best]) *best = i;
-    for (int32_t i = 0; i < n; i++) sum += exp((double)x[i] - x[*best]);
-    return x[*best] + log(sum);
 }
 
 static int compare_row(int64_t row, const float *logits, void *user)
@@ -215,6 +239,30 @@ typedef struct score_extras {
     comparison against;
 } score_extras;
 
+/* Which route made the figure, and what that reads. */
+static void tell_route(const cli_setup *setup, const perplexity_options *options, int64_t from,
+                       int64_t context)
+{
+    const char *plan = heddle_plan_name(setup->plan);
+    int64_t n_prompt = options->n_prompt;
+    heddle_stats stats = {.struct_size = sizeof stats};
+    char rows[64] = "every row took";
+    if (n_prompt >= context) {
+        cli_note("every row took the prefill route of plan %s", plan);
+        return;
+    }
+    heddle_session_stats(setup->session, &stats);
+    double read = n_prompt > 0 ? stats.decode_kv_bytes_read : stats.scored_kv_bytes_read;
+    double dense = n_prompt > 0 ? stats.decode_kv_bytes_dense : stats.scored_kv_bytes_dense;
+    if (n_prompt > 0) {
+        cli_note("rows before %" PRId64 " took the prefill route of plan %s", n_prompt, plan);
+        snprintf(rows, sizeof rows, "rows from %" PRId64 " on took", n_prompt);
+    }
+    cli_note("%s the decode route of plan %s, which reads %.2f %% of dense's K and V for rows %" PRId64
+             "..%" PRId64 " (lists as they were made)",
+             rows, plan, 100 * (dense > 0 ? read / dense : 1), n_prompt > 0 ? n_prompt : from, context - 1);
+}
+
 static int score_text(cli_setup *setup, const perplexity_options *options, score_extras *extras, int32_t *ids,
                       int64_t n_ids, int64_t context)
 {
@@ -238,19 +286,14 @@ static int score_text(cli_setup *setup, const perplexity_options *options, score
         if (bos >= 0) chunk[0] = bos;
         code = extras->against.session
                    ? compare_chunk(setup->session, &extras->against, chunk, context, from, &mean)
-                   : score_chunk(setup->session, chunk, context, from, &mean, extras->nll);
+                   : score_chunk(setup->session, chunk, context, from, options->n_prompt, setup->info.n_vocab,
+                                 &mean, extras->nll);
         if (!code) cli_note("[%" PRId64 "/%" PRId64 "] %.4f", i + 1, n_chunks, perplexity_of(&mean));
     }
     if (code) return code;
-    heddle_stats stats = {.struct_size = sizeof stats};
-    heddle_session_stats(setup->session, &stats);
-    double dense = stats.scored_kv_bytes_dense, share = dense > 0 ? stats.scored_kv_bytes_read / dense : 1;
     cli_note("%s tokens scored in %" PRId64 " chunks of %" PRId64 ", rows %" PRId64 "..%" PRId64 "; +- %.4f",
              term_count(have, mean.n), n_chunks, context, from, context - 2, error_of(&mean));
-    cli_note(
-        "every row took the decode route of plan %s, which reads %.2f %% of dense's K and V for rows %" PRId64
-        "..%" PRId64 " (lists as they were made)",
-        heddle_plan_name(setup->plan), 100 * share, from, context - 1);
+    tell_route(setup, options, from, context);
     const comparison *against = &extras->against;
     if (against->session)
         printf("mean KL from %s: %.8f, equal likeliest tokens: %.6f\n", options->against,
@@ -270,11 +313,14 @@ static int perplexity(const void *command_options)
     int64_t n_ids = 0;
     if (!options->file) return cli_refuse("perplexity: no text is given: -f FILE");
     if (options->nll_file && options->against) return cli_refuse("perplexity: --nll goes without --against");
+    if (!options->n_prompt) return cli_refuse("perplexity: --prompt 0: must be 1 or more, or -1");
+    if (options->n_prompt > 0 && options->against)
+        return cli_refuse("perplexity: --prompt goes without --against");
     if (context < 4) return cli_refuse("perplexity: -c %" PRId64 ": must be at least 4", context);
     int code = cli_read_file(&text, options->file);
     if (!code) code = cli_open(&setup, &options->common);
     if (code) goto done;
-    setup.session_options.plan_governs_all = 1;
+    setup.session_options.plan_governs_all = options->n_prompt < 0;
     cli_warn_trained(&setup, context);
     if (options->nll_file && !(extras.nll = fopen(options->nll_file, "wb")))
         code = cli_refuse("perplexity: --nll %s: cannot be written", options->nll_file);
@@ -297,7 +343,8 @@ const cli_command cmd_perplexity = {
     .usage = "-m MODEL -f FILE [-c TOKENS] [options]",
     .summary = "How well a text is predicted, under any plan",
     .about = "Chunks of -c tokens (default 512), the second half of each scored: llama.cpp's protocol. The\n"
-             "plan governs every row. The last line of standard output is 'perplexity: X'.",
+             "plan's decode route governs every row, or with --prompt those after a prompt. The last\n"
+             "line of standard output is 'perplexity: X'.",
     .groups = CLI_GROUP_MODEL | CLI_GROUP_PLAN | CLI_GROUP_CONTEXT | CLI_GROUP_SESSION,
     .options = perplexity_rows,
     .options_size = sizeof(perplexity_options),

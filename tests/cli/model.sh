@@ -96,6 +96,11 @@ refused "a truncated model" 'cut.gguf' run -m "$work/cut.gguf" -p hello
 yes "The warp is wound on the beam before the weaver sits down." | head -n 40 >"$work/text"
 passes "perplexity: the last line" '^perplexity: [0-9]+\.[0-9]{4,}~$' perplexity -m "$model" -f "$work/text" -c 128 --chunks 2
 complains "perplexity: the plan's share is said" 'decode route of plan dense, which reads 100'
+passes "perplexity after a prompt" '^perplexity: [0-9.]+~$' perplexity -m "$model" -f "$work/text" -c 128 --chunks 1 --prompt 100
+complains "perplexity after a prompt: both routes are said" 'rows before 100 took the prefill route of plan dense'
+passes "perplexity of a prompt" '^perplexity: [0-9.]+~$' perplexity -m "$model" -f "$work/text" -c 128 --chunks 1 --prompt 128
+complains "perplexity of a prompt: its route is said" 'every row took the prefill route of plan dense'
+refused "a prompt of no tokens" '--prompt 0: must be 1 or more' perplexity -m "$model" -f "$work/text" -c 128 --prompt 0
 passes "perplexity under a plan" '^perplexity: [0-9.]+~$' perplexity -m "$model" -f "$work/text" -c 128 --chunks 1 \
     --plan anchor:top_k=16,window=8
 refused "a text shorter than one chunk" 'one chunk needs' perplexity -m "$model" -f "$work/text" -c 8K
