@@ -15,9 +15,10 @@ LDLIBS := $(SAN) $(DEPS_STATIC) -ljansson -lpcre2-8 -lutf8proc -lpthread -lm
 
 ISAS := generic avx2 avx512
 SIMD_SRC := $(wildcard src/backend/cpu/simd_*.c)
-LIB_SRC := $(filter-out $(SIMD_SRC),$(wildcard src/*/*.c src/backend/cpu/*.c))
+AMX_SRC := $(wildcard src/backend/cpu/amx_*.c)
+LIB_SRC := $(filter-out $(SIMD_SRC) $(AMX_SRC),$(wildcard src/*/*.c src/backend/cpu/*.c))
 LIB_OBJ := $(LIB_SRC:%.c=$(BUILD)/%.o) $(BUILD)/plans_embedded.o \
-           $(foreach isa,$(ISAS),$(SIMD_SRC:%.c=$(BUILD)/%.$(isa).o))
+           $(foreach isa,$(ISAS),$(SIMD_SRC:%.c=$(BUILD)/%.$(isa).o)) $(AMX_SRC:%.c=$(BUILD)/%.o)
 EVAL_OBJ := $(patsubst %.c,$(BUILD)/%.o,$(wildcard eval/*.c))
 CLI_OBJ := $(patsubst %.c,$(BUILD)/%.o,$(wildcard cli/*.c))
 TEST_BIN := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/*/test_*.c))
@@ -42,6 +43,10 @@ $$(BUILD)/%.$(1).o: %.c tools/isa_flags.mk
 	$$(CC) $$(CFLAGS_ALL) -O3 $$(ISA_$(1)) -DHDL_ISA=$(1) -DHDL_ISA_$(1)=1 -MMD -MP -c $$< -o $$@
 endef
 $(foreach isa,$(ISAS),$(eval $(call SIMD_RULE,$(isa))))
+
+$(AMX_SRC:%.c=$(BUILD)/%.o): $(BUILD)/%.o: %.c tools/isa_flags.mk
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS_ALL) -O3 $(ISA_amx) -DHDL_ISA_avx512=1 -MMD -MP -c $< -o $@
 
 # The plan files become part of the program, so that --plan NAME works after installation.
 $(BUILD)/plans_embedded.c: $(wildcard plans/*.json) tools/embed_plans

@@ -407,8 +407,9 @@ static bool is_isa_wanted(const hdl_impl *impl)
 int main(int argc, char **argv)
 {
     static const hdl_impl *const tables[] = {
-        hdl_cpu_avx512_attend_row, hdl_cpu_avx512_attend_rows, hdl_cpu_avx2_attend_row,
-        hdl_cpu_avx2_attend_rows,  hdl_cpu_generic_attend_row, hdl_cpu_generic_attend_rows,
+        hdl_cpu_amx_attend,          hdl_cpu_avx512_attend_row, hdl_cpu_avx512_attend_rows,
+        hdl_cpu_avx2_attend_row,     hdl_cpu_avx2_attend_rows,  hdl_cpu_generic_attend_row,
+        hdl_cpu_generic_attend_rows,
     };
     static const hdl_impl *const routes[] = {hdl_cpu_avx512_route, hdl_cpu_avx2_route, hdl_cpu_generic_route};
     int n_threads = argc > 1 ? atoi(argv[1]) : 1;

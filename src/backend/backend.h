@@ -16,7 +16,14 @@ typedef struct hdl_launch {
         *next; /* the LINEAR call that comes next, whose weights may be fetched early; or NULL */
 } hdl_launch;
 
-typedef enum hdl_isa { HDL_ISA_REF = 0, HDL_ISA_GENERIC, HDL_ISA_AVX2, HDL_ISA_AVX512, HDL_N_ISAS } hdl_isa;
+typedef enum hdl_isa {
+    HDL_ISA_REF = 0,
+    HDL_ISA_GENERIC,
+    HDL_ISA_AVX2,
+    HDL_ISA_AVX512,
+    HDL_ISA_AMX,
+    HDL_N_ISAS
+} hdl_isa;
 
 typedef struct hdl_impl {
     const char *name; /* "attend_rows_avx512" */
@@ -29,10 +36,11 @@ typedef struct hdl_impl {
     void (*launch)(const hdl_launch *launch, const void *args);
 } hdl_impl;
 
-/* AVX2 means AVX2 + FMA + F16C; AVX-512 means F, BW, DQ, VL and VNNI. */
+/* AVX2 means AVX2 + FMA + F16C; AVX-512 means F, BW, DQ, VL and VNNI; AMX means these, AVX512-BF16, and tiles
+ * of int8 and bf16 that the system lets this process use. */
 /* INVALID where HEDDLE_IMPL or HEDDLE_DEVICE names what this build does not have. */
 heddle_status hdl_choice_check(void);
-hdl_isa hdl_cpu_isa(void); /* of this processor, lowered by HEDDLE_IMPL=generic|avx2|avx512 */
+hdl_isa hdl_cpu_isa(void); /* of this processor, lowered by HEDDLE_IMPL=generic|avx2|avx512|amx */
 const char *hdl_isa_name(hdl_isa isa);
 
 /* The list of an op, best first, the reference last; NULL-name terminated. */

@@ -2,7 +2,7 @@
  *
  * HEDDLE_IMPL is a comma list, read left to right, each item one of
  *   ref                  only the reference rows
- *   generic avx2 avx512  a ceiling: no row that needs more (hdl_cpu_isa() applies it)
+ *   generic avx2 avx512 amx  a ceiling: no row that needs more (hdl_cpu_isa() applies it)
  *   -NAME                the row NAME is forbidden
  *   NAME                 preferred: where an op has a row of this name it is asked first
  * A refusal, whoever spoke it, becomes one line of `why`; nothing is chosen silently. */
@@ -74,7 +74,7 @@ heddle_status hdl_choice_check(void)
         if (!is_known(item, n))
             return HDL_FAIL(
                 HEDDLE_E_INVALID,
-                "HEDDLE_IMPL \"%.*s\": must be ref, generic, avx2, avx512, or NAME or -NAME of an "
+                "HEDDLE_IMPL \"%.*s\": must be ref, generic, avx2, avx512, amx, or NAME or -NAME of an "
                 "implementation that 'heddle explain' shows",
                 (int)n, item);
         item += n + (item[n] == ',');
@@ -90,6 +90,8 @@ static const char *refusal(const hdl_impl *impl, const void *args)
         [HDL_ISA_GENERIC] = "HEDDLE_IMPL excludes it",
         [HDL_ISA_AVX2] = "needs AVX2, FMA and F16C, which the processor lacks or HEDDLE_IMPL excludes",
         [HDL_ISA_AVX512] = "needs AVX-512 F BW DQ VL VNNI, which the processor lacks or HEDDLE_IMPL excludes",
+        [HDL_ISA_AMX] =
+            "needs AMX and AVX512-BF16, which the processor or system lacks or HEDDLE_IMPL excludes",
     };
     if (impl->isa > hdl_cpu_isa()) return needs[impl->isa];
     if (is_listed(impl->name, '-')) return "HEDDLE_IMPL forbids it";

@@ -27,6 +27,8 @@ extern const hdl_impl hdl_cpu_generic_linear[], hdl_cpu_avx2_linear[], hdl_cpu_a
 /* ATTEND, in this order: attend_row (one row per sequence, lists), then attend_rows (many rows). */
 extern const hdl_impl hdl_cpu_generic_attend_row[], hdl_cpu_avx2_attend_row[], hdl_cpu_avx512_attend_row[];
 extern const hdl_impl hdl_cpu_generic_attend_rows[], hdl_cpu_avx2_attend_rows[], hdl_cpu_avx512_attend_rows[];
+/* ATTEND, before both: many rows on the matrix unit. */
+extern const hdl_impl hdl_cpu_amx_attend[];
 extern const hdl_impl hdl_cpu_generic_complement[], hdl_cpu_avx2_complement[], hdl_cpu_avx512_complement[];
 /* APPEND SELECT MERGE */
 extern const hdl_impl hdl_cpu_generic_route[], hdl_cpu_avx2_route[], hdl_cpu_avx512_route[];

@@ -205,7 +205,7 @@ heddle_status hdl_measure_peaks(hdl_peaks *peaks, int n_threads)
     peaks->isa = hdl_cpu_isa();
     peaks->n_threads = n_threads > 0 ? HDL_MIN(n_threads, (int)HDL_MAX_THREADS) : hdl_default_threads();
 #if defined(__x86_64__)
-    if (peaks->isa == HDL_ISA_AVX512) job.read = read_avx512, fma = fma_avx512, int8 = int8_avx512;
+    if (peaks->isa >= HDL_ISA_AVX512) job.read = read_avx512, fma = fma_avx512, int8 = int8_avx512;
     if (peaks->isa == HDL_ISA_AVX2) job.read = read_avx2, fma = fma_avx2, int8 = int8_avx2;
 #endif
     uint8_t *data = hdl_calloc(largest, 1);
