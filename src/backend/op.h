@@ -28,6 +28,8 @@ typedef enum hdl_op {
     HDL_OP_MERGE,
     HDL_OP_GLU,
     HDL_OP_COMPACT,
+    HDL_OP_ATTEND_BACKWARD, /* op_backward.h; a device may lack these two */
+    HDL_OP_INDEX_LOSS,
     HDL_N_OPS
 } hdl_op;
 

@@ -31,6 +31,7 @@ static void build_lists(void)
         hdl_cpu_avx512_complement,  hdl_cpu_avx2_complement,
         hdl_cpu_generic_complement, hdl_cpu_ref_complement,
         hdl_cpu_ref_misc,           hdl_cpu_compact,
+        hdl_cpu_ref_backward,
     };
     int n[HDL_N_OPS] = {0};
     for (int64_t t = 0; t < HDL_COUNT(tables); t++) {

@@ -8,8 +8,8 @@
  *   a sink makes lse = sink of an empty list. */
 #include <string.h>
 
-#include "backend/cpu/attend_int.h"
 #include "backend/cpu/cpu.h"
+#include "backend/cpu/ref_attend_int.h"
 #include "base/pool.h"
 
 static void append_head(const hdl_append_args *args, int64_t token, int32_t head, bool is_v)
@@ -49,55 +49,11 @@ static void append(const hdl_launch *launch, const void *op)
         }
 }
 
-/* The K or V row of a KV head, and its scale. */
-static const uint8_t *kv_row(const hdl_attend_args *args, const hdl_kv_view *kv, int64_t token,
-                             int32_t kv_head, bool is_v, float *scale)
-{
-    *scale = 1;
-    if (kv->dtype == HDL_I8) {
-        const uint8_t *at = kv_scale_at(kv, token, args->n_kv_heads);
-        *scale = ((const float *)(at + (is_v ? kv->v_scale_offset : kv->k_scale_offset)))[kv_head];
-    }
-    return kv_token_at(kv, token) +
-           (is_v ? kv->v_offset + kv_head * kv->v_head_stride : kv->k_offset + kv_head * kv->head_stride);
-}
-
-static double score(const hdl_attend_args *args, const kv_walk *walk, int64_t step, const float *q,
-                    int32_t kv_head)
-{
-    float k_scale;
-    const uint8_t *k = kv_row(args, walk->kv, walk_token(walk, step), kv_head, false, &k_scale);
-    double dot = 0;
-    for (int64_t i = 0; i < args->head_dim; i++)
-        dot += q[i] * (double)stored_element(walk->kv->dtype, k, i, k_scale);
-    dot *= args->scale;
-    if (args->soft_cap > 0) dot = args->soft_cap * tanh(dot / args->soft_cap);
-    if (walk->bias) dot += walk->bias[step / walk->size];
-    return dot;
-}
-
 typedef struct attend_call {
     const hdl_attend_args *args;
     double *lse; /* [n_rows, n_heads] */
     double *o;   /* [n_threads, v_head_dim] */
 } attend_call;
-
-static const hdl_attend_seq *seq_of_row(const hdl_attend_args *args, int64_t row)
-{
-    const hdl_attend_seq *seq = args->seqs;
-    while (row >= seq->first_row + seq->q_len || row < seq->first_row) seq++;
-    return seq;
-}
-
-static kv_walk head_walk(const hdl_attend_args *args, int64_t row, int32_t head, int32_t *kv_head)
-{
-    const hdl_attend_seq *seq = seq_of_row(args, row);
-    *kv_head = (int32_t)((int64_t)head * args->n_kv_heads / args->n_heads);
-    int32_t list = args->selection
-                       ? (int32_t)((int64_t)*kv_head * args->selection->n_lists / args->n_kv_heads)
-                       : 0;
-    return row_walk(args, seq, row - seq->first_row, list);
-}
 
 static void attend_head(void *arg, int64_t task, int thread)
 {
@@ -105,20 +61,20 @@ static void attend_head(void *arg, int64_t task, int thread)
     const hdl_attend_args *args = call->args;
     int64_t row = task / args->n_heads, v_dim = args->v_head_dim;
     int32_t head = (int32_t)(task % args->n_heads), kv_head;
-    kv_walk walk = head_walk(args, row, head, &kv_head);
+    kv_walk walk = ref_head_walk(args, row, head, &kv_head);
     const float *q = args->q + row * args->q_stride + (int64_t)head * args->head_dim;
     double *o = call->o + thread * v_dim, max = -INFINITY, sum = 0;
     memset(o, 0, (size_t)v_dim * sizeof *o);
     for (int64_t step = walk.begin; step < walk.end; step++) {
         int64_t token = walk_token(&walk, step);
         if (!walk_sees(&walk, token)) continue;
-        double s = score(args, &walk, step, q, kv_head);
+        double s = ref_score(args, &walk, step, q, kv_head);
         if (s == -INFINITY) continue;
         double old = s > max ? exp(max - s) : 1;
         max = HDL_MAX(max, s);
         double p = exp(s - max);
         float v_scale;
-        const uint8_t *v = kv_row(args, walk.kv, token, kv_head, true, &v_scale);
+        const uint8_t *v = ref_kv_row(args, walk.kv, token, kv_head, true, &v_scale);
         sum = sum * old + p;
         for (int64_t i = 0; i < v_dim; i++)
             o[i] = o[i] * old + p * (double)stored_element(walk.kv->dtype, v, i, v_scale);
@@ -151,18 +107,19 @@ static void mass_row(void *arg, int64_t task, int thread)
     const hdl_attend_args *args = call->args;
     int64_t row = task / args->n_mass_lists;
     int32_t list = (int32_t)(task % args->n_mass_lists), n = args->n_heads / args->n_mass_lists;
-    const hdl_attend_seq *seq = seq_of_row(args, row);
+    const hdl_attend_seq *seq = ref_seq_of_row(args, row);
     float *mass = args->mass + task * args->mass_stride;
     memset(mass, 0, (size_t)(seq->kv_len - seq->q_len + row - seq->first_row + 1) * sizeof *mass);
     for (int32_t head = list * n; head < (list + 1) * n; head++) {
         int32_t kv_head;
-        kv_walk walk = head_walk(args, row, head, &kv_head);
+        kv_walk walk = ref_head_walk(args, row, head, &kv_head);
         const float *q = args->q + row * args->q_stride + (int64_t)head * args->head_dim;
         double lse = call->lse[row * args->n_heads + head];
         for (int64_t step = walk.begin; step < walk.end && lse > -INFINITY; step++) {
             int64_t token = walk_token(&walk, step);
             if (walk_sees(&walk, token))
-                mass[token] = add_mass(args, mass[token], exp(score(args, &walk, step, q, kv_head) - lse));
+                mass[token] = add_mass(args, mass[token],
+                                       exp(ref_score(args, &walk, step, q, kv_head) - lse));
         }
     }
 }

@@ -1,0 +1,60 @@
+/* ref_attend_int.h - a score of attention and the rows behind it, in double: shared by the references of
+ * ATTEND and of its gradients, so that both mean the same s_j. */
+#ifndef HDL_REF_ATTEND_INT_H
+#define HDL_REF_ATTEND_INT_H
+
+#include "backend/cpu/attend_int.h"
+
+/* The K or V row of a KV head, and its scale. */
+static inline const uint8_t *ref_kv_row(const hdl_attend_args *args, const hdl_kv_view *kv, int64_t token,
+                                        int32_t kv_head, bool is_v, float *scale)
+{
+    *scale = 1;
+    if (kv->dtype == HDL_I8) {
+        const uint8_t *at = kv_scale_at(kv, token, args->n_kv_heads);
+        *scale = ((const float *)(at + (is_v ? kv->v_scale_offset : kv->k_scale_offset)))[kv_head];
+    }
+    return kv_token_at(kv, token) +
+           (is_v ? kv->v_offset + kv_head * kv->v_head_stride : kv->k_offset + kv_head * kv->head_stride);
+}
+
+/* The scaled, capped score of a step, without the bias. */
+static inline double ref_logit(const hdl_attend_args *args, const kv_walk *walk, int64_t step, const float *q,
+                               int32_t kv_head)
+{
+    float k_scale;
+    const uint8_t *k = ref_kv_row(args, walk->kv, walk_token(walk, step), kv_head, false, &k_scale);
+    double dot = 0;
+    for (int64_t i = 0; i < args->head_dim; i++)
+        dot += q[i] * (double)stored_element(walk->kv->dtype, k, i, k_scale);
+    dot *= args->scale;
+    return args->soft_cap > 0 ? args->soft_cap * tanh(dot / args->soft_cap) : dot;
+}
+
+static inline double ref_score(const hdl_attend_args *args, const kv_walk *walk, int64_t step, const float *q,
+                               int32_t kv_head)
+{
+    double s = ref_logit(args, walk, step, q, kv_head);
+    return walk->bias ? s + walk->bias[step / walk->size] : s;
+}
+
+static inline const hdl_attend_seq *ref_seq_of_row(const hdl_attend_args *args, int64_t row)
+{
+    const hdl_attend_seq *seq = args->seqs;
+    while (row >= seq->first_row + seq->q_len || row < seq->first_row) seq++;
+    return seq;
+}
+
+static inline int32_t ref_list_of(const hdl_attend_args *args, int32_t kv_head)
+{
+    return args->selection ? (int32_t)((int64_t)kv_head * args->selection->n_lists / args->n_kv_heads) : 0;
+}
+
+static inline kv_walk ref_head_walk(const hdl_attend_args *args, int64_t row, int32_t head, int32_t *kv_head)
+{
+    const hdl_attend_seq *seq = ref_seq_of_row(args, row);
+    *kv_head = (int32_t)((int64_t)head * args->n_kv_heads / args->n_heads);
+    return row_walk(args, seq, row - seq->first_row, ref_list_of(args, *kv_head));
+}
+
+#endif
