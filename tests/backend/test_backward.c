@@ -186,7 +186,7 @@ typedef struct call {
 static float *new_floats(int64_t n)
 {
     float *x = must_alloc(n * 4);
-    memset(x, 0, (size_t)HDL_MAX(n, 1) * 4);
+    memset(x, 0, (size_t)n * 4);
     return x;
 }
 
