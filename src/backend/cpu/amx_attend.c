@@ -16,22 +16,18 @@
  * Tasks are (tile, KV head), the last rows first. Scratch does not depend on kv_len. */
 #include <immintrin.h>
 
-#include "backend/cpu/attend_int.h"
 #include "backend/cpu/cpu.h"
-#include "backend/cpu/simd_attend_int.h"
+#include "backend/cpu/simd_attend_walk.h"
 #include "base/pool.h"
 
 enum {
-    STRIDE = HDL_KV_STRIDE,
     EDGE = 16,          /* rows of a tile, and columns of a sum */
     DEPTH = 32,         /* bf16 elements of a tile's row */
     TILE_BYTES = 1024,  /* EDGE rows of 64 bytes */
     BLOCK_M = 2 * EDGE, /* rows of a block: two tiles of sums high, two wide */
     TILE_M = 384,       /* rows x heads of a task, at most, for heads up to 128 wide */
     TILE_M_WIDE = 128,  /* for wider ones */
-    LEAST_M = EDGE,     /* calls with fewer rows x heads a tile are left to the vector kernel */
-    TILE_SHARED = 64,   /* rows that share a list, at most */
-    LINE = 64
+    LEAST_M = EDGE      /* calls with fewer rows x heads a tile are left to the vector kernel */
 };
 
 /* bf16 halves of a matrix: lo stands `half` bytes behind hi. */
@@ -41,6 +37,7 @@ typedef struct split {
 } split;
 
 typedef struct amx_scratch {
+    int64_t dim, v_dim;       /* in whole tiles */
     split q;                  /* [m_max][dim] rows */
     split k;                  /* [STRIDE / 16][dim / 32] tiles: pairs of elements x 16 tokens */
     split v;                  /* [STRIDE / 32][v_dim / 16] tiles: pairs of tokens x 16 elements */
@@ -52,28 +49,10 @@ typedef struct amx_scratch {
 
 typedef struct amx_call {
     const hdl_attend_args *args;
-    int64_t tile_rows, m_max, n_tiles, dim, v_dim; /* widths in whole tiles */
+    int64_t tile_rows, m_max, n_tiles;
     uint8_t *scratch;
     int64_t scratch_bytes;
 } amx_call;
-
-/* Rows [first, first + n_rows) of a sequence with one KV head. */
-typedef struct amx_tile {
-    const amx_call *call;
-    const hdl_attend_args *args;
-    const hdl_attend_seq *seq;
-    int64_t first, n_rows, n_m; /* n_m = n_rows x group: row m is (row m / group, head m % group) */
-    int32_t kv_head, group;
-    kv_walk walk; /* of the first row; end is that of the last */
-    struct {
-        int64_t begin, end;
-    } seen[TILE_SHARED]; /* lists: steps that each row sees */
-} amx_tile;
-
-/* A stride: steps [base + begin, base + end) of the walk exist. */
-typedef struct stride_span {
-    int64_t base, begin, end;
-} stride_span;
 
 /* ---- to bf16 ---- */
 
@@ -106,16 +85,16 @@ ALWAYS_INLINE void load_32(hdl_dtype dtype, const uint8_t *row, int64_t d, int64
     *b = d + VW < dim ? vf_load_as(dtype, row, d + VW) : vf_set1(0);
 }
 
-static const uint8_t *row_of_step(const amx_tile *tile, int64_t step)
+static const uint8_t *row_of_step(const row_tile *tile, int64_t step)
 {
     return kv_token_at(tile->walk.kv, walk_token(&tile->walk, step));
 }
 
 /* K of steps in whole tiles: tokens outside the span are 0. */
-ALWAYS_INLINE void convert_k_as(const amx_tile *tile, const stride_span *at, const amx_scratch *to,
+ALWAYS_INLINE void convert_k_as(const row_tile *tile, const tile_stride *at, const amx_scratch *to,
                                 const hdl_dtype dtype)
 {
-    int64_t dim = tile->args->head_dim, padded = tile->call->dim;
+    int64_t dim = tile->args->head_dim, padded = to->dim;
     int64_t offset = tile->walk.kv->k_offset + tile->kv_head * tile->walk.kv->head_stride;
     for (int64_t i = at->begin / DEPTH * DEPTH; i < HDL_ALIGN_UP(at->end, DEPTH); i += EDGE) {
         const uint8_t *row[EDGE];
@@ -140,10 +119,10 @@ ALWAYS_INLINE void convert_k_as(const amx_tile *tile, const stride_span *at, con
 }
 
 /* V in pairs of tokens. */
-ALWAYS_INLINE void convert_v_as(const amx_tile *tile, const stride_span *at, const amx_scratch *to,
+ALWAYS_INLINE void convert_v_as(const row_tile *tile, const tile_stride *at, const amx_scratch *to,
                                 const hdl_dtype dtype)
 {
-    int64_t dim = tile->args->v_head_dim, padded = tile->call->v_dim;
+    int64_t dim = tile->args->v_head_dim, padded = to->v_dim;
     int64_t offset = tile->walk.kv->v_offset + tile->kv_head * tile->walk.kv->v_head_stride;
     /* 16 elements of the first token in the even places of a tile's row, of the second in the odd ones */
     const __m512i even = _mm512_set_epi32(0x2f000f, 0x2e000e, 0x2d000d, 0x2c000c, 0x2b000b, 0x2a000a,
@@ -173,7 +152,7 @@ ALWAYS_INLINE void convert_v_as(const amx_tile *tile, const stride_span *at, con
     }
 }
 
-static void load_scales(const amx_tile *tile, const stride_span *at, const amx_scratch *to)
+static void load_scales(const row_tile *tile, const tile_stride *at, const amx_scratch *to)
 {
     const hdl_kv_view *kv = tile->walk.kv;
     for (int64_t i = at->begin / DEPTH * DEPTH; i < HDL_ALIGN_UP(at->end, DEPTH); i++) {
@@ -186,7 +165,7 @@ static void load_scales(const amx_tile *tile, const stride_span *at, const amx_s
     }
 }
 
-static void convert_stride(const amx_tile *tile, const stride_span *at, const amx_scratch *to)
+static void convert_stride(const row_tile *tile, const tile_stride *at, const amx_scratch *to)
 {
     switch (tile->walk.kv->dtype) {
         case HDL_F16:
@@ -258,10 +237,10 @@ ALWAYS_INLINE void multiply_split(const uint8_t *a, int64_t a_stride, int64_t a_
 }
 
 /* s = q K for steps [begin, end), multiples of DEPTH, of the block's rows. */
-ALWAYS_INLINE void product_scores(const amx_call *call, const amx_scratch *at, int64_t m, int64_t begin,
-                                  int64_t end, int64_t k_lo, const bool is_tall)
+ALWAYS_INLINE void product_scores(const amx_scratch *at, int64_t m, int64_t begin, int64_t end, int64_t k_lo,
+                                  const bool is_tall)
 {
-    int64_t row = call->dim * 2, chunks = call->dim / DEPTH;
+    int64_t row = at->dim * 2, chunks = at->dim / DEPTH;
     for (int64_t i = begin; i < end; i += 2 * EDGE) {
         _tile_zero(0);
         _tile_zero(1);
@@ -280,17 +259,17 @@ ALWAYS_INLINE void product_scores(const amx_call *call, const amx_scratch *at, i
 }
 
 /* o += p V over steps [begin, end). */
-ALWAYS_INLINE void product_values(const amx_call *call, const amx_scratch *at, int64_t m, int64_t begin,
-                                  int64_t end, int64_t v_lo, const bool is_tall)
+ALWAYS_INLINE void product_values(const amx_scratch *at, int64_t m, int64_t begin, int64_t end, int64_t v_lo,
+                                  const bool is_tall)
 {
-    int64_t n_across = call->v_dim / EDGE, o_row = call->v_dim * 4;
+    int64_t n_across = at->v_dim / EDGE, o_row = at->v_dim * 4;
     for (int64_t j = 0; j < n_across; j += 2) {
-        float *o = at->o + m * call->v_dim + j * EDGE;
+        float *o = at->o + m * at->v_dim + j * EDGE;
         _tile_loadd(0, o, o_row);
         _tile_loadd(1, o + EDGE, o_row);
         if (is_tall) {
-            _tile_loadd(2, o + EDGE * call->v_dim, o_row);
-            _tile_loadd(3, o + EDGE * call->v_dim + EDGE, o_row);
+            _tile_loadd(2, o + EDGE * at->v_dim, o_row);
+            _tile_loadd(3, o + EDGE * at->v_dim + EDGE, o_row);
         }
         for (int64_t i = begin; i < end; i += DEPTH)
             multiply_split(at->p.hi + i * 2, STRIDE * 2, at->p.half,
@@ -298,54 +277,21 @@ ALWAYS_INLINE void product_values(const amx_call *call, const amx_scratch *at, i
         _tile_stored(0, o, o_row);
         _tile_stored(1, o + EDGE, o_row);
         if (!is_tall) continue;
-        _tile_stored(2, o + EDGE * call->v_dim, o_row);
-        _tile_stored(3, o + EDGE * call->v_dim + EDGE, o_row);
+        _tile_stored(2, o + EDGE * at->v_dim, o_row);
+        _tile_stored(3, o + EDGE * at->v_dim + EDGE, o_row);
     }
 }
 
 /* ---- softmax ---- */
 
-/* Steps of the stride that row i of the tile sees, relative to its base. */
-static void row_range(const amx_tile *tile, const stride_span *at, int64_t i, int64_t *begin, int64_t *end)
+/* Scales (I8) and shapes the scores of one row in steps [begin, end); returns the largest. */
+static float largest_score(const row_tile *tile, const tile_stride *at, const amx_scratch *scratch,
+                           int64_t row, int64_t begin, int64_t end, float *s)
 {
-    int64_t first, last;
-    if (tile->walk.ids) {
-        first = tile->seen[i].begin;
-        last = tile->seen[i].end;
-    } else {
-        int64_t position = tile->seq->kv_len - tile->seq->q_len + tile->first + i;
-        first = first_visible(tile->seq, position, tile->args->window);
-        last = position + 1;
-    }
-    *begin = HDL_MIN(HDL_MAX(first - at->base, 0), (int64_t)STRIDE);
-    *end = HDL_MAX(HDL_MIN(last - at->base, (int64_t)STRIDE), *begin);
-}
-
-/* Scales, caps, biases and hides the scores of one row in steps [begin, end); returns the largest. */
-static float shape_row(const amx_tile *tile, const stride_span *at, const amx_scratch *scratch, int64_t row,
-                       int64_t begin, int64_t end, float *s)
-{
-    const hdl_attend_args *args = tile->args;
-    const kv_walk *walk = &tile->walk;
-    int64_t own_begin, own_end;
-    row_range(tile, at, row, &own_begin, &own_end);
-    if (walk->kv->dtype == HDL_I8)
+    if (tile->walk.kv->dtype == HDL_I8)
         for (int64_t i = begin; i < end; i += VW)
             vf_store(s + i, vf_mul(vf_load(s + i), vf_load(scratch->k_scale + i)));
-    if (args->soft_cap > 0)
-        for (int64_t i = begin; i < end; i += VW)
-            vf_store(s + i, vf_soft_cap(vf_load(s + i), args->soft_cap));
-    if (walk->bias)
-        for (int64_t i = own_begin; i < own_end; i++) s[i] += walk->bias[(at->base + i) / walk->size];
-    if (own_begin > begin || own_end < end)
-        for (int64_t i = begin; i < end; i += VW)
-            vf_store(s + i, vf_keep(vf_load(s + i), own_begin - i, own_end - i));
-    if (walk->mask) {
-        kv_walk own = *walk;
-        own.mask = tile->seq->mask + (tile->first + row) * tile->seq->q_len;
-        for (int64_t i = own_begin; i < own_end; i++)
-            if (!walk_sees(&own, walk_token(walk, at->base + i))) s[i] = -INFINITY;
-    }
+    shape_row(tile, at, row, begin, end, s);
     vf top = vf_set1(-INFINITY), other = top;
     for (int64_t i = begin; i < end; i += DEPTH) {
         top = vf_max(vf_load(s + i), top);
@@ -389,10 +335,9 @@ ALWAYS_INLINE float weigh_row(const float *s, float max, int64_t begin, int64_t 
 }
 
 /* Rows [m, m + n) of the tile, at most BLOCK_M, against a converted stride. */
-static void attend_block(const amx_tile *tile, const stride_span *at, int64_t m, int64_t n,
+static void attend_block(const row_tile *tile, const tile_stride *at, int64_t m, int64_t n,
                          const amx_scratch *scratch)
 {
-    const amx_call *call = tile->call;
     bool is_i8 = tile->walk.kv->dtype == HDL_I8;
     int64_t begin, end, unused, k_lo = is_i8 ? 0 : scratch->k.half, v_lo = is_i8 ? 0 : scratch->v.half;
     row_range(tile, at, m / tile->group, &begin, &unused);
@@ -401,13 +346,13 @@ static void attend_block(const amx_tile *tile, const stride_span *at, int64_t m,
     begin = begin / DEPTH * DEPTH;
     end = HDL_ALIGN_UP(end, DEPTH);
     if (n > EDGE)
-        product_scores(call, scratch, m, begin, end, k_lo, true);
+        product_scores(scratch, m, begin, end, k_lo, true);
     else
-        product_scores(call, scratch, m, begin, end, k_lo, false);
+        product_scores(scratch, m, begin, end, k_lo, false);
     for (int64_t i = 0; i < n; i++) {
-        float *s = scratch->s + i * STRIDE, *o = scratch->o + (m + i) * call->v_dim;
+        float *s = scratch->s + i * STRIDE, *o = scratch->o + (m + i) * scratch->v_dim;
         float old = scratch->max[m + i],
-              max = shape_row(tile, at, scratch, (m + i) / tile->group, begin, end, s);
+              max = largest_score(tile, at, scratch, (m + i) / tile->group, begin, end, s);
         max = HDL_MAX(max, old);
         float sum = weigh_row(s, max, begin, end, is_i8 ? scratch->v_scale : NULL,
                               scratch->p.hi + i * STRIDE * 2, scratch->p.half);
@@ -418,57 +363,16 @@ static void attend_block(const amx_tile *tile, const stride_span *at, int64_t m,
         float alpha = old == -INFINITY ? 0 : expf(old - max);
         scratch->max[m + i] = max;
         scratch->sum[m + i] = scratch->sum[m + i] * alpha + sum;
-        for (int64_t d = 0; d < call->v_dim; d += VW) vf_store(o + d, vf_mul(vf_load(o + d), vf_set1(alpha)));
+        for (int64_t d = 0; d < scratch->v_dim; d += VW)
+            vf_store(o + d, vf_mul(vf_load(o + d), vf_set1(alpha)));
     }
     if (n > EDGE)
-        product_values(call, scratch, m, begin, end, v_lo, true);
+        product_values(scratch, m, begin, end, v_lo, true);
     else
-        product_values(call, scratch, m, begin, end, v_lo, false);
+        product_values(scratch, m, begin, end, v_lo, false);
 }
 
 /* ---- tiles ---- */
-
-/* Rows by which a sequence's first tile is cut: tiles of shared lists begin at multiples of their rows by
- * position, which no list crosses. */
-static int64_t rows_cut(const amx_call *call, const hdl_attend_seq *seq)
-{
-    const hdl_selection *sel = call->args->selection;
-    return sel ? (seq->kv_len - seq->q_len) % call->tile_rows : 0;
-}
-
-static int64_t n_tiles_of(const amx_call *call, const hdl_attend_seq *seq)
-{
-    return (rows_cut(call, seq) + seq->q_len + call->tile_rows - 1) / call->tile_rows;
-}
-
-/* Task (tile, KV head): the last rows of a sequence, which see the most, first. */
-static amx_tile tile_at(const amx_call *call, int64_t task)
-{
-    const hdl_attend_args *args = call->args;
-    const hdl_attend_seq *seq = args->seqs;
-    int64_t index = task / args->n_kv_heads;
-    for (; index >= n_tiles_of(call, seq); seq++) index -= n_tiles_of(call, seq);
-    int64_t begin = (n_tiles_of(call, seq) - 1 - index) * call->tile_rows - rows_cut(call, seq);
-    amx_tile tile = {.call = call, .args = args, .seq = seq, .first = HDL_MAX(begin, 0)};
-    tile.n_rows = HDL_MIN(begin + call->tile_rows, seq->q_len) - tile.first;
-    tile.group = args->n_heads / args->n_kv_heads;
-    tile.n_m = tile.n_rows * tile.group;
-    tile.kv_head = (int32_t)(task % args->n_kv_heads);
-    int32_t list = args->selection
-                       ? (int32_t)((int64_t)tile.kv_head * args->selection->n_lists / args->n_kv_heads)
-                       : 0;
-    tile.walk = row_walk(args, seq, tile.first, list);
-    if (!tile.walk.ids) {
-        tile.walk.end += tile.n_rows - 1; /* one token more a row */
-        return tile;
-    }
-    for (int64_t i = 0; i < tile.n_rows; i++) {
-        kv_walk own = i ? row_walk(args, seq, tile.first + i, list) : tile.walk;
-        tile.seen[i].begin = own.begin;
-        tile.seen[i].end = tile.walk.end = own.end;
-    }
-    return tile;
-}
 
 static int64_t padded(int64_t dim)
 {
@@ -481,7 +385,7 @@ static int64_t lay_scratch(const hdl_attend_args *args, int64_t m_max, uint8_t *
     int64_t dim = padded(args->head_dim), v_dim = padded(args->v_head_dim), at = 0;
     int64_t q_half = m_max * dim * 2, k_half = STRIDE * dim * 2, v_half = STRIDE * v_dim * 2;
     int64_t p_half = BLOCK_M * STRIDE * 2;
-    amx_scratch lay;
+    amx_scratch lay = {.dim = dim, .v_dim = v_dim};
     uintptr_t from = (uintptr_t)base;
     lay.q = (split){(uint8_t *)from, q_half}, at += 2 * q_half;
     lay.k = (split){(uint8_t *)(from + (uintptr_t)at), k_half}, at += 2 * k_half;
@@ -499,18 +403,18 @@ static int64_t lay_scratch(const hdl_attend_args *args, int64_t m_max, uint8_t *
 }
 
 /* Scaled queries in halves; rows behind the last one of a block are 0. */
-static void load_queries(const amx_tile *tile, const amx_scratch *to)
+static void load_queries(const row_tile *tile, const amx_scratch *to)
 {
     const hdl_attend_args *args = tile->args;
-    int64_t dim = tile->call->dim;
-    for (int64_t m = 0; m < HDL_ALIGN_UP(tile->n_m, BLOCK_M); m++) {
+    int64_t dim = to->dim;
+    for (int64_t m = 0; m < HDL_ALIGN_UP(rows_of_head(tile), BLOCK_M); m++) {
         int64_t row = tile->seq->first_row + tile->first + m / tile->group;
         int64_t head = tile->kv_head * tile->group + m % tile->group;
         const float *q = args->q + row * args->q_stride + head * args->head_dim;
         for (int64_t d = 0; d < dim; d += DEPTH) {
             __m512i hi, lo;
             vf a = vf_set1(0), b = a;
-            if (m < tile->n_m) load_32(HDL_F32, (const uint8_t *)q, d, args->head_dim, &a, &b);
+            if (m < rows_of_head(tile)) load_32(HDL_F32, (const uint8_t *)q, d, args->head_dim, &a, &b);
             split_32(vf_mul(a, vf_set1(args->scale)), vf_mul(b, vf_set1(args->scale)), &hi, &lo);
             _mm512_store_si512(to->q.hi + (m * dim + d) * 2, hi);
             _mm512_store_si512(to->q.hi + (m * dim + d) * 2 + to->q.half, lo);
@@ -523,32 +427,35 @@ static void attend_tile(void *arg, int64_t task, int thread)
     const amx_call *call = arg;
     const hdl_attend_args *args = call->args;
     amx_scratch scratch;
-    amx_tile tile = tile_at(call, task);
+    row_tile tile = tile_at(args, call->tile_rows, task / args->n_kv_heads);
+    const hdl_selection *sel = args->selection;
+    int64_t n_m = rows_of_head(&tile);
+    tile.kv_head = tile.first_kv_head = (int32_t)(task % args->n_kv_heads);
+    tile_walk(&tile, sel ? (int32_t)((int64_t)tile.kv_head * sel->n_lists / args->n_kv_heads) : 0);
     lay_scratch(args, call->m_max, call->scratch + thread * call->scratch_bytes, &scratch);
     load_queries(&tile, &scratch);
-    memset(scratch.o, 0, (size_t)(HDL_ALIGN_UP(tile.n_m, BLOCK_M) * call->v_dim) * sizeof(float));
+    memset(scratch.o, 0, (size_t)(HDL_ALIGN_UP(n_m, BLOCK_M) * scratch.v_dim) * sizeof(float));
     memset(scratch.p.hi, 0,
            (size_t)(2 * scratch.p.half)); /* rows of a short block: read, their sums unused */
-    for (int64_t m = 0; m < tile.n_m; m++) {
+    for (int64_t m = 0; m < n_m; m++) {
         scratch.max[m] = -INFINITY;
         scratch.sum[m] = 0;
     }
     configure_tiles();
-    for (int64_t base = tile.walk.begin / STRIDE * STRIDE; base < tile.walk.end; base += STRIDE) {
-        stride_span at = {base, HDL_MAX(tile.walk.begin - base, 0),
-                          HDL_MIN(tile.walk.end - base, (int64_t)STRIDE)};
+    for (int64_t stride = tile.walk.begin / STRIDE; stride * STRIDE < tile.walk.end; stride++) {
+        tile_stride at = stride_at(&tile, stride);
         convert_stride(&tile, &at, &scratch);
-        for (int64_t m = 0; m < tile.n_m; m += BLOCK_M)
-            attend_block(&tile, &at, m, HDL_MIN(tile.n_m - m, (int64_t)BLOCK_M), &scratch);
+        for (int64_t m = 0; m < n_m; m += BLOCK_M)
+            attend_block(&tile, &at, m, HDL_MIN(n_m - m, (int64_t)BLOCK_M), &scratch);
     }
     _tile_release();
-    for (int64_t m = 0; m < tile.n_m; m++) {
+    for (int64_t m = 0; m < n_m; m++) {
         int64_t row = tile.seq->first_row + tile.first + m / tile.group;
         int32_t head = tile.kv_head * tile.group + (int32_t)(m % tile.group);
         vf share = vf_set1(finish_head(args, row, head, scratch.max[m], scratch.sum[m]));
         float *out = args->o + row * args->o_stride + head * (int64_t)args->v_head_dim;
         for (int64_t d = 0; d < args->v_head_dim; d += VW)
-            vf_store(out + d, vf_mul(vf_load(scratch.o + m * call->v_dim + d), share));
+            vf_store(out + d, vf_mul(vf_load(scratch.o + m * scratch.v_dim + d), share));
     }
 }
 
@@ -568,16 +475,10 @@ static const char *amx_why_not(const void *op)
     return NULL;
 }
 
-/* Rows of a tile, at most. */
 static int64_t tile_rows_of(const hdl_attend_args *args)
 {
-    int64_t m = HDL_MAX(args->head_dim, args->v_head_dim) > 128 ? TILE_M_WIDE : TILE_M, rows = 1;
-    int64_t most = HDL_MAX(HDL_MIN(m / (args->n_heads / args->n_kv_heads), args->max_q_len), 1);
-    if (!args->has_selection) return most;
-    /* a power of two that divides the rows of a list */
-    while (2 * rows <= HDL_MIN(most, (int64_t)TILE_SHARED) && args->rows_per_list % (2 * rows) == 0)
-        rows *= 2;
-    return rows;
+    bool is_wide = HDL_MAX(args->head_dim, args->v_head_dim) > 128;
+    return tile_rows_within(args, is_wide ? TILE_M_WIDE : TILE_M);
 }
 
 static int64_t amx_workspace(const void *op, int n_threads)
@@ -594,8 +495,6 @@ static void attend(const hdl_launch *launch, const void *op)
     int64_t longest = 1, group = args->n_heads / args->n_kv_heads;
     for (int32_t i = 0; i < args->n_seqs; i++) longest = HDL_MAX(longest, args->seqs[i].q_len);
     amx_call call = {.args = args,
-                     .dim = padded(args->head_dim),
-                     .v_dim = padded(args->v_head_dim),
                      .m_max = HDL_ALIGN_UP(tile_rows_of(args) * group, BLOCK_M),
                      .scratch = launch->workspace};
     if (HDL_MIN(longest, tile_rows_of(args)) * group < LEAST_M) {
@@ -605,8 +504,7 @@ static void attend(const hdl_launch *launch, const void *op)
     call.scratch_bytes = lay_scratch(args, call.m_max, NULL, NULL);
     call.tile_rows = args->selection ? tile_rows_of(args) : HDL_MIN(tile_rows_of(args), longest);
     for (;; call.tile_rows = (call.tile_rows + 1) / 2) { /* shorter while that leaves threads idle */
-        call.n_tiles = 0;
-        for (int32_t i = 0; i < args->n_seqs; i++) call.n_tiles += n_tiles_of(&call, &args->seqs[i]);
+        call.n_tiles = n_tiles_of_all(args, call.tile_rows);
         if (call.n_tiles * args->n_kv_heads >= 2 * launch->n_threads || launch->n_threads == 1) break;
         if (args->selection || call.tile_rows * group <= BLOCK_M) break;
     }

@@ -4,11 +4,9 @@
 #ifndef HDL_SIMD_ATTEND_PRODUCT_H
 #define HDL_SIMD_ATTEND_PRODUCT_H
 
-#include "backend/cpu/simd_attend_int.h"
-#include "backend/op.h"
+#include "backend/cpu/simd_attend_walk.h"
 
 enum {
-    STRIDE = HDL_KV_STRIDE,
     MR = VW == 4 ? 4 : 6,
     NR = VW == 16 ? 4 : 2,
     PANEL = NR * VW,

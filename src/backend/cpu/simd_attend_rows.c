@@ -49,47 +49,6 @@ typedef struct rows_call {
     int64_t first_stride, n_strides;
 } rows_call;
 
-/* Rows by which the sequence's first tile is cut: tiles of shared lists begin at multiples of their rows
- * by position, which no list crosses. */
-static int64_t rows_cut(const rows_call *call, const hdl_attend_seq *seq)
-{
-    const hdl_selection *sel = call->args->selection;
-    return sel && sel->rows_per_list > 1 ? (seq->kv_len - seq->q_len) % call->tile_rows : 0;
-}
-
-static int64_t n_tiles_of(const rows_call *call, const hdl_attend_seq *seq)
-{
-    return (rows_cut(call, seq) + seq->q_len + call->tile_rows - 1) / call->tile_rows;
-}
-
-/* Rows of tile `index` of the call, last rows of a sequence first. */
-static row_tile tile_at(const rows_call *call, int64_t index)
-{
-    const hdl_attend_args *args = call->args;
-    const hdl_attend_seq *seq = args->seqs;
-    for (; index >= n_tiles_of(call, seq); seq++) index -= n_tiles_of(call, seq);
-    int64_t begin = (n_tiles_of(call, seq) - 1 - index) * call->tile_rows - rows_cut(call, seq);
-    row_tile tile = {.args = args, .seq = seq, .first = HDL_MAX(begin, 0)};
-    tile.n_rows = HDL_MIN(begin + call->tile_rows, seq->q_len) - tile.first;
-    tile.group = args->n_heads / args->n_kv_heads;
-    return tile;
-}
-
-/* The tile's walk, and what each of its rows sees of it. */
-static void tile_walk(row_tile *tile, int32_t list)
-{
-    tile->walk = row_walk(tile->args, tile->seq, tile->first, list);
-    if (!tile->walk.ids) {
-        tile->walk.end += tile->n_rows - 1; /* one token more a row */
-        return;
-    }
-    for (int64_t i = 0; i < tile->n_rows; i++) {
-        kv_walk own = i ? row_walk(tile->args, tile->seq, tile->first + i, list) : tile->walk;
-        tile->seen[i].begin = own.begin;
-        tile->seen[i].end = tile->walk.end = own.end;
-    }
-}
-
 /* Gives the tile its KV heads, their walk and their q, packed at `q`. */
 static void tile_heads(row_tile *tile, int32_t first_kv_head, int32_t n_kv_heads, float *q)
 {
@@ -114,7 +73,7 @@ static void tile_heads(row_tile *tile, int32_t first_kv_head, int32_t n_kv_heads
 static row_tile task_tile(const rows_call *call, int64_t task, float *q)
 {
     int64_t n = call->args->n_kv_heads / call->tile_kv_heads;
-    row_tile tile = tile_at(call, task / n);
+    row_tile tile = tile_at(call->args, call->tile_rows, task / n);
     tile_heads(&tile, (int32_t)(task % n) * call->tile_kv_heads, call->tile_kv_heads, q);
     return tile;
 }
@@ -256,7 +215,7 @@ static void mass_tile(void *arg, int64_t task, int thread)
     const rows_call *call = arg;
     const hdl_attend_args *args = call->args;
     tile_scratch scratch = scratch_at(call, thread);
-    row_tile tile = tile_at(call, task);
+    row_tile tile = tile_at(args, call->tile_rows, task);
     for (int64_t i = 0; i < tile.n_rows; i++) {
         int64_t row = tile.seq->first_row + tile.first + i;
         int64_t n_visible = tile.seq->kv_len - tile.seq->q_len + tile.first + i + 1;
@@ -289,17 +248,10 @@ static const char *rows_why_not(const void *op)
     return NULL;
 }
 
-/* Rows of a tile, at most: the conversion of a stride is shared by them. */
 static int64_t tile_rows_of(const hdl_attend_args *args)
 {
-    int64_t m = HDL_MAX(args->head_dim, args->v_head_dim) > 128 ? TILE_M_WIDE : TILE_M, rows = 1;
-    int64_t most = HDL_MAX(HDL_MIN(m / (args->n_heads / args->n_kv_heads), args->max_q_len), 1);
-    if (!args->has_selection) return most;
-    /* a power of two that divides the rows of a list */
-    while (2 * rows <= HDL_MIN(most, (int64_t)TILE_SHARED) && args->rows_per_list % (2 * rows) == 0 &&
-           args->rows_per_list > 1)
-        rows *= 2;
-    return rows;
+    bool is_wide = HDL_MAX(args->head_dim, args->v_head_dim) > 128;
+    return tile_rows_within(args, is_wide ? TILE_M_WIDE : TILE_M);
 }
 
 /* Products' rows of a tile, at most: one KV head, or all of few rows. */
@@ -344,8 +296,7 @@ static int64_t shape_tiles(rows_call *call, int n_threads)
     else if (!args->selection && call->tile_rows * args->n_heads <= WAVE_M)
         call->tile_kv_heads = args->n_kv_heads;
     for (;; call->tile_rows = (call->tile_rows + 1) / 2) { /* shorter while that leaves threads idle */
-        call->n_tiles = 0;
-        for (int32_t i = 0; i < args->n_seqs; i++) call->n_tiles += n_tiles_of(call, &args->seqs[i]);
+        call->n_tiles = n_tiles_of_all(args, call->tile_rows);
         int64_t n_tasks = call->n_tiles * (args->n_kv_heads / call->tile_kv_heads);
         if (n_tasks >= 4 * n_threads || n_threads == 1) return n_tasks;
         if (call->tile_rows == 1 || call->tile_rows * group <= WAVE_M) return n_tasks;

@@ -6,11 +6,6 @@
 #include "backend/cpu/attend_int.h"
 #include "backend/cpu/simd_attend_product.h"
 
-enum {
-    TILE_SHARED = 64, /* rows of a tile that share a list, at most */
-    LINE = 64
-};
-
 /* Per-thread scratch. */
 typedef struct tile_scratch {
     float *q;             /* [m_max, head_dim], scaled */
@@ -18,27 +13,6 @@ typedef struct tile_scratch {
     float *k, *v;         /* KT and V of a stride, in panels */
     float *s;             /* [MR, STRIDE] */
 } tile_scratch;
-
-/* Rows [first, first + n_rows) of a sequence with KV heads that share a walk: one, or, for few rows,
- * all, so that a token's row is read at once. The rows of its products are (KV head, row, head). */
-typedef struct row_tile {
-    const hdl_attend_args *args;
-    const hdl_attend_seq *seq;
-    int64_t first, n_rows;
-    int32_t first_kv_head, n_kv_heads, group;
-    int32_t kv_head; /* the one at work */
-    bool is_short;   /* few rows: the next stride is fetched while V is converted */
-    kv_walk walk;    /* of the first row; end is that of the last: steps that some row sees */
-    struct {
-        int64_t begin, end;
-    } seen[TILE_SHARED]; /* lists: steps that each row sees */
-    const float *q;      /* [n_kv_heads, n_rows group, head_dim] scaled */
-} row_tile;
-
-/* One stride of a tile: steps [base + begin, base + end) of the walk are converted. */
-typedef struct tile_stride {
-    int64_t base, begin, end;
-} tile_stride;
 
 /* A short tile's rows of a stride (KV slots), for V. */
 typedef struct short_rows {
@@ -207,28 +181,7 @@ static void convert_v(const row_tile *tile, const tile_stride *at, float *v)
     }
 }
 
-/* Steps of the stride that row i of the tile sees, relative to its base. */
-static void row_range(const row_tile *tile, const tile_stride *at, int64_t i, int64_t *begin, int64_t *end)
-{
-    int64_t first, last;
-    if (tile->walk.ids) {
-        first = tile->seen[i].begin;
-        last = tile->seen[i].end;
-    } else {
-        int64_t position = tile->seq->kv_len - tile->seq->q_len + tile->first + i;
-        first = first_visible(tile->seq, position, tile->args->window);
-        last = position + 1;
-    }
-    *begin = HDL_MIN(HDL_MAX(first - at->base, 0), (int64_t)STRIDE);
-    *end = HDL_MAX(HDL_MIN(last - at->base, (int64_t)STRIDE), *begin);
-}
-
-/* Products' rows of one KV head, and where those of the head at work begin. */
-static int64_t rows_of_head(const row_tile *tile)
-{
-    return tile->n_rows * tile->group;
-}
-
+/* Where the products' rows of the head at work begin. */
 static int64_t first_of_head(const row_tile *tile)
 {
     return (tile->kv_head - tile->first_kv_head) * rows_of_head(tile);
@@ -255,37 +208,6 @@ static void score_short(const row_tile *tile, const tile_stride *at, int mr, int
         convert_k(tile, &panel, i, scratch->k);
         product_scores(q, dim, scratch->k, scratch->s + i, mr);
     }
-}
-
-static tile_stride stride_at(const row_tile *tile, int64_t stride)
-{
-    tile_stride at = {.base = stride * STRIDE};
-    at.begin = HDL_MAX(tile->walk.begin - at.base, 0);
-    at.end = HDL_MIN(tile->walk.end - at.base, (int64_t)STRIDE);
-    return at;
-}
-
-/* Caps, biases and hides scores of one row in vectors [v_begin, v_end). */
-static void shape_row(const row_tile *tile, const tile_stride *at, int64_t row, int64_t v_begin,
-                      int64_t v_end, float *s)
-{
-    const hdl_attend_args *args = tile->args;
-    const kv_walk *walk = &tile->walk;
-    int64_t begin, end;
-    row_range(tile, at, row, &begin, &end);
-    if (args->soft_cap > 0)
-        for (int64_t i = v_begin; i < v_end; i += VW)
-            vf_store(s + i, vf_soft_cap(vf_load(s + i), args->soft_cap));
-    if (walk->bias)
-        for (int64_t i = begin; i < end; i++) s[i] += walk->bias[(at->base + i) / walk->size];
-    if (begin > v_begin || end < v_end)
-        for (int64_t i = v_begin; i < v_end; i += VW)
-            vf_store(s + i, vf_keep(vf_load(s + i), begin - i, end - i));
-    if (!walk->mask) return;
-    kv_walk own = *walk;
-    own.mask = tile->seq->mask + (tile->first + row) * tile->seq->q_len;
-    for (int64_t i = begin; i < end; i++)
-        if (!walk_sees(&own, walk_token(walk, at->base + i))) s[i] = -INFINITY;
 }
 
 /* s becomes e^(s - max) in the vectors; all hidden: max -inf, s 0. */
