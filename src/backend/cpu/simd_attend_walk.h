@@ -34,7 +34,8 @@ typedef struct tile_stride {
 } tile_stride;
 
 /* Steps of the stride that row i of the tile sees, relative to its base. */
-static inline void row_range(const row_tile *tile, const tile_stride *at, int64_t i, int64_t *begin, int64_t *end)
+static inline void row_range(const row_tile *tile, const tile_stride *at, int64_t i, int64_t *begin,
+                             int64_t *end)
 {
     int64_t first, last;
     if (tile->walk.ids) {
@@ -65,7 +66,7 @@ static inline tile_stride stride_at(const row_tile *tile, int64_t stride)
 
 /* Caps, biases and hides scores of one row in vectors [v_begin, v_end). */
 static inline void shape_row(const row_tile *tile, const tile_stride *at, int64_t row, int64_t v_begin,
-                      int64_t v_end, float *s)
+                             int64_t v_end, float *s)
 {
     const hdl_attend_args *args = tile->args;
     const kv_walk *walk = &tile->walk;
@@ -112,7 +113,8 @@ static inline row_tile tile_at(const hdl_attend_args *args, int64_t tile_rows, i
 {
     const hdl_attend_seq *seq = args->seqs;
     for (; index >= n_tiles_of(args, tile_rows, seq); seq++) index -= n_tiles_of(args, tile_rows, seq);
-    int64_t begin = (n_tiles_of(args, tile_rows, seq) - 1 - index) * tile_rows - rows_cut(args, tile_rows, seq);
+    int64_t begin = (n_tiles_of(args, tile_rows, seq) - 1 - index) * tile_rows -
+                    rows_cut(args, tile_rows, seq);
     row_tile tile = {.args = args, .seq = seq, .first = HDL_MAX(begin, 0)};
     tile.n_rows = HDL_MIN(begin + tile_rows, seq->q_len) - tile.first;
     tile.group = args->n_heads / args->n_kv_heads;
