@@ -144,6 +144,7 @@ int cost_load(cost_model *model, const char *path, const heddle_model_info *info
 {
     json_error_t error;
     json_t *root = json_load_file(path, 0, &error);
+    if (!root && error.line < 0) return cli_refuse("%s", error.text);
     if (!root) return cli_refuse("%s: line %d: %s", path, error.line, error.text);
     int code = read_model(model, root, path);
     json_decref(root);
