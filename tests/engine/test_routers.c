@@ -388,7 +388,7 @@ static void test_a_tap_hears_every_list(void **state)
  * with the least score, of several the last. */
 typedef struct boundary {
     const router_case *at;
-    int64_t block, sinks, window, top_k; /* of the router, in tokens */
+    int64_t block, sinks, window, top_k, tile; /* of the router, in tokens */
     int64_t n_whole, n_first, n_checked; /* lists that hold everything; with one unit too many; scores seen */
 } boundary;
 
@@ -446,6 +446,41 @@ static void test_one_unit_too_many_drops_the_least(void **state)
         heddle_session_free(session);
         heddle_plan_free(plan);
     }
+    heddle_engine_close(engine);
+}
+
+/* The same for the list of a tile: its window reaches back from the tile's first row, and what its last row sees
+ * is what there is to choose from. */
+static void check_tile_boundary(const heddle_tap_row *row, void *user)
+{
+    boundary *b = user;
+    int64_t n_more = row->position % b->tile;
+    b->window += n_more;
+    check_boundary(row, b);
+    b->window -= n_more;
+}
+
+static void test_one_token_too_many_of_a_tile_drops_the_least(void **state)
+{
+    (void)state;
+    static const router_case summed = {
+        "4-bit keys, summed", "token_list",
+        "\"score\": \"key_i4\", \"sinks\": 2, \"window\": 5, \"tile\": 4, \"tile_by\": \"sum\"", 0};
+    heddle_engine *engine = open_tiny();
+    int64_t n_first = 0;
+    for (int top_k = 96; top_k < 100; top_k++) {
+        boundary b = {.at = &summed, .block = 1, .sinks = 2, .window = 5, .top_k = top_k, .tile = 4};
+        heddle_plan *plan = plan_of(&summed, top_k);
+        heddle_session *session = new_session(engine, plan, 64);
+        heddle_session_set_tap(session, check_tile_boundary, &b);
+        nll_of(session, sparse);
+        assert_true(b.n_whole > 0 && b.n_checked == b.n_first);
+        n_first += b.n_first;
+        heddle_session_free(session);
+        heddle_plan_free(plan);
+    }
+    printf("%lld lists leave one token out\n", (long long)n_first);
+    assert_int_equal(n_first, 1); /* of four neighbouring budgets one meets a tile's end */
     heddle_engine_close(engine);
 }
 
@@ -678,6 +713,7 @@ int main(void)
         cmocka_unit_test(test_kept_lists_below_dense_below_have_room),
         cmocka_unit_test(test_a_tap_hears_every_list),
         cmocka_unit_test(test_one_unit_too_many_drops_the_least),
+        cmocka_unit_test(test_one_token_too_many_of_a_tile_drops_the_least),
         cmocka_unit_test(test_a_threshold_reads_from_everything_to_nothing),
         cmocka_unit_test(test_lists_are_counted_as_they_are_made),
         cmocka_unit_test(test_steps_out_of_order_are_refused),

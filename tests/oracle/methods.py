@@ -199,6 +199,18 @@ def hip(plan, n_lists, block, top_k, sinks, window):
     return {"plan": plan, "lists": lists(n_lists, row)}
 
 
+def tiles(plan, tile, top_k, sinks, window):
+    """Tiles of prompt rows, one list each: 4-bit masses, each row's over what it sees, summed; every row's window is
+    forced. The list stands at the tile's last row, the others have none."""
+    def row(t, lst):
+        if (t + 1) % tile:
+            return []
+        rows = [reduce_heads([low_bit_mass(r, h, 7) for h in range(HEADS)], "mean") for r in range(t + 1 - tile, t + 1)]
+        total = [math.fsum(r[j] for r in rows if j < len(r)) for j in range(t + 1)]
+        return pick(total, t, block=1, top_k=top_k, sinks=sinks, window=window + tile - 1)
+    return {"plan": plan, "route": "prefill", "tile": tile, "lists": lists(1, row)}
+
+
 def infllm(plan, n_lists, block, **select):
     def row(t, lst):
         p = [pooled_windows(t, h, block) for h in heads_of(lst, n_lists)]
@@ -266,6 +278,7 @@ CASES = [
     infllm("infllm:block=8,top_k=16,sinks=8,window=9", KV, 8, top_k=16, sinks=8, window=9),
     hisa("hisa:block=8,top_k=10,sinks=2,window=5", 8, 10, 10, 2, 5),
     delta("delta:block=4,top_k=12,window=8", 4, "max", top_k=12, sinks=0, window=8),
+    tiles("tiles:tile=8,top_k=12,sinks=2,window=5", 8, 12, 2, 5),
     static("window:sinks=3,window=9", 1, lambda own, b, lst: False, 1, 3, 9),
     static("strided:block=4,stride=3,sinks=4,window=7", KV, lambda own, b, lst: (b + lst) % 3 == 0, 4, 4, 7),
     static("powers:block=4,sinks=4,window=5", 1, lambda own, b, lst: is_power(own - b), 4, 4, 5),

@@ -49,6 +49,7 @@ typedef struct layer_run { /* one attention layer over the case's tokens */
     hdl_kv_seq *kv;
     const json_t *lists; /* [rows][lists][ids] */
     const char *name;
+    hdl_route route;
     int64_t n_heard;
 } layer_run;
 
@@ -71,7 +72,7 @@ static void compile_layer(layer_run *run, const char *plan)
     if (hdl_plan_named(&run->plan, plan) || hdl_schedule_new(&run->schedule, run->plan, &run->facts, &limits))
         fail_msg("%s", hdl_last_error());
     int32_t layer = 0;
-    while (!run->schedule->routes[HDL_ROUTE_DECODE].layers[layer].has_router) layer++;
+    while (!run->schedule->routes[run->route].layers[layer].has_router) layer++;
     hdl_step append = {.op = HDL_OP_APPEND, .layer_in_group = layer, .in = HDL_BUF_K, .in2 = HDL_BUF_V};
     append.u.append = (hdl_append_args){.n_kv_heads = spec.n_kv_heads,
                                         .head_dim = spec.head_dim,
@@ -125,13 +126,16 @@ static void run_case(const json_t *at)
                      .lists = json_object_get(at, "lists"),
                      .name = json_string_value(json_object_get(at, "plan"))};
     enum { MAX_TOKENS = 64 };
+    const char *route = json_string_value(json_object_get(at, "route"));
+    int64_t tile = json_integer_value(json_object_get(at, "tile")); /* rows that share a list; 0: none */
     int64_t n = number("n_tokens"), n_visible[MAX_TOKENS], doc_start[MAX_TOKENS] = {0};
+    run.route = route && !strcmp(route, "prefill") ? HDL_ROUTE_PREFILL : HDL_ROUTE_DECODE;
     compile_layer(&run, run.name);
     fill(run.schedule, HDL_BUF_Q, "q");
     fill(run.schedule, HDL_BUF_K, "k");
     fill(run.schedule, HDL_BUF_V, "k");
     for (int64_t t = 0; t < n; t++) n_visible[t] = t + 1;
-    hdl_exec_seq seq = {.kv = run.kv, .q_len = n, .kv_len = n, .route = HDL_ROUTE_DECODE};
+    hdl_exec_seq seq = {.kv = run.kv, .q_len = n, .kv_len = n, .route = run.route};
     hdl_attend_seq attend[2 * MAX_TOKENS];
     hdl_exec_batch batch = {.n_seqs = 1,
                             .n_rows = n,
@@ -142,7 +146,8 @@ static void run_case(const json_t *at)
                             .tap = {compare, &run}};
     assert_int_equal(hdl_kv_seq_reserve(run.kv, n), HEDDLE_OK);
     hdl_exec_lower(run.schedule, &batch);
-    assert_int_equal(run.n_heard, n * (int64_t)json_array_size(json_array_get(run.lists, 0)));
+    assert_int_equal(run.n_heard,
+                     n / HDL_MAX(tile, 1) * (int64_t)json_array_size(json_array_get(run.lists, 0)));
     hdl_kv_seq_free(run.kv);
     hdl_kv_store_unref(run.store);
     hdl_schedule_free(run.schedule);

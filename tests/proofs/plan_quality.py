@@ -45,6 +45,10 @@ def score(model, path, plan):
     return nll, re.search(r"reads ([\d.]+) %", out.stderr).group(1)
 
 
+def sha(path):
+    return hashlib.sha256(open(path, "rb").read()).hexdigest()[:16]
+
+
 class Documents:
     """Scores of the two measures of a document, which every plan's gain tokens need; kept while this runs."""
 
@@ -65,7 +69,7 @@ class Documents:
         nll, share = score(model, self.path(text, doc), plan)
         gains = [i for i in range(QUARTER + 1, N) if window[i] - dense[i] > GAIN]
         return {"plan_hash": plan_hash(plan), "model": model, "text": text, "doc": doc,
-                "doc_sha256": hashlib.sha256(open(self.path(text, doc), "rb").read()).hexdigest()[:16], "plan": plan,
+                "doc_sha256": sha(self.path(text, doc)), "plan": plan,
                 "nll": f"{sum(nll[FROM + 1:]) / (N - FROM - 1):.6f}", "quarter": f"{sum(nll[QUARTER + 1:]) / (N - QUARTER - 1):.6f}",
                 "gain": f"{sum(nll[i] for i in gains) / max(len(gains), 1):.6f}", "n_gain": len(gains), "share": share}
 
