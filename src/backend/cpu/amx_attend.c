@@ -16,12 +16,13 @@
  * Tasks are (tile, KV head), the last rows first. Scratch does not depend on kv_len. */
 #include <immintrin.h>
 
+#include "backend/cpu/amx_int.h"
 #include "backend/cpu/cpu.h"
 #include "backend/cpu/simd_attend_walk.h"
 #include "base/pool.h"
 
 enum {
-    EDGE = 16,          /* rows of a tile, and columns of a sum */
+    EDGE = AMX_EDGE,
     DEPTH = 32,         /* bf16 elements of a tile's row */
     TILE_BYTES = 1024,  /* EDGE rows of 64 bytes */
     BLOCK_M = 2 * EDGE, /* rows of a block: two tiles of sums high, two wide */
@@ -67,17 +68,6 @@ ALWAYS_INLINE void split_32(vf a, vf b, __m512i *hi, __m512i *lo)
     *lo = (__m512i)_mm512_cvtne2ps_pbh(vf_sub(b, hb), vf_sub(a, ha));
 }
 
-/* 32-bit elements: rows become columns, in place. */
-ALWAYS_INLINE void transpose_pairs(__m512i r[EDGE])
-{
-    vf x[EDGE];
-#pragma GCC unroll 16
-    for (int i = 0; i < EDGE; i++) x[i] = _mm512_castsi512_ps(r[i]);
-    vf_transpose(x);
-#pragma GCC unroll 16
-    for (int i = 0; i < EDGE; i++) r[i] = _mm512_castps_si512(x[i]);
-}
-
 /* Elements d..d+31 of a row that has `dim`, a multiple of 16: 0 behind it. */
 ALWAYS_INLINE void load_32(hdl_dtype dtype, const uint8_t *row, int64_t d, int64_t dim, vf *a, vf *b)
 {
@@ -109,10 +99,10 @@ ALWAYS_INLINE void convert_k_as(const row_tile *tile, const tile_stride *at, con
                 if (row[t]) load_32(dtype, row[t], d, dim, &a, &b);
                 split_32(a, b, &hi[t], &lo[t]);
             }
-            transpose_pairs(hi);
+            amx_transpose(hi);
             for (int t = 0; t < EDGE; t++) _mm512_store_si512(out + t * LINE, hi[t]);
             if (dtype == HDL_I8) continue;
-            transpose_pairs(lo);
+            amx_transpose(lo);
             for (int t = 0; t < EDGE; t++) _mm512_store_si512(out + to->k.half + t * LINE, lo[t]);
         }
     }
@@ -189,11 +179,7 @@ static void convert_stride(const row_tile *tile, const tile_stride *at, const am
 
 static void configure_tiles(void)
 {
-    struct {
-        uint8_t palette, start_row, reserved[14];
-        uint16_t n_bytes[16];
-        uint8_t n_rows[16];
-    } config __attribute__((aligned(64))) = {.palette = 1};
+    amx_config config = {.palette = 1};
     for (int i = 0; i < 8; i++) {
         config.n_bytes[i] = LINE;
         config.n_rows[i] = EDGE;

@@ -34,6 +34,7 @@ extern const hdl_impl hdl_cpu_generic_complement[], hdl_cpu_avx2_complement[], h
 /* APPEND SELECT MERGE */
 extern const hdl_impl hdl_cpu_generic_route[], hdl_cpu_avx2_route[], hdl_cpu_avx512_route[];
 /* SCORE and SUMMARISE of a model's own index */
+extern const hdl_impl hdl_cpu_amx_index[];
 extern const hdl_impl hdl_cpu_generic_index[], hdl_cpu_avx2_index[], hdl_cpu_avx512_index[];
 /* SCORE */
 extern const hdl_impl hdl_cpu_generic_score[], hdl_cpu_avx2_score[], hdl_cpu_avx512_score[];

@@ -1,0 +1,194 @@
+/* amx_index.c - SCORE by a model's own index on the matrix unit (AMX): int8 queries x int8 keys, one head.
+ *
+ * Bytes: a token costs dim + 4 read and 4 written, as in simd_index.c. There 64 shuffles turn the sums of 16
+ * keys round so that a lane has one token's; here a tile is 16 keys as they lie in the plane, the other factor
+ * is one query as a column of 16 x 4 bytes, and the sums of 16 tokens come out side by side. 16 queries cost
+ * the same tile products as one, which is what rows of a prompt use. For keys 64 wide: one tile load, one
+ * product and one store of 16 tokens, some 24 cycles for 1 KiB, under what memory takes.
+ *
+ * Sums are exact in integers and rounded once: the reference's bits. */
+#include <immintrin.h>
+
+#include "backend/cpu/amx_int.h"
+#include "backend/cpu/cpu.h"
+#include "backend/cpu/route_int.h"
+#include "backend/cpu/simd_attend_int.h"
+#include "base/pool.h"
+
+enum { MAX_DIM = 1024, RUN = 1024, MAX_CHUNKS = MAX_DIM / AMX_LINE };
+
+/* Tiles: 0..3 sums, 4 and 5 keys, 6 queries. A column of queries is 4 elements wide: `n_columns` of them. */
+static void configure(int32_t n_columns)
+{
+    amx_config config = {.palette = 1};
+    for (int i = 0; i < 7; i++) {
+        bool is_key = i == 4 || i == 5;
+        config.n_bytes[i] = (uint16_t)(is_key ? AMX_LINE : 4 * n_columns);
+        config.n_rows[i] = AMX_EDGE;
+    }
+    _tile_loadconfig(&config);
+}
+
+/* [dim / 64] tiles of 16 rows x n_columns x 4 elements: column r is the int8 form of row first + r. */
+typedef struct index_queries {
+    int8_t tile[MAX_CHUNKS][AMX_EDGE * AMX_LINE] __attribute__((aligned(AMX_LINE)));
+    int32_t n, n_columns; /* rows; 1 or AMX_EDGE, those behind the last row are 0 */
+} index_queries;
+
+static void quantise_rows(const hdl_score_args *args, int64_t first, int32_t n, index_queries *to)
+{
+    int64_t dim = args->head_dim;
+    int8_t q8[MAX_DIM];
+    to->n = n;
+    to->n_columns = n == 1 ? 1 : AMX_EDGE;
+    if (n > 1) memset(to->tile, 0, (size_t)(dim / AMX_LINE) * sizeof to->tile[0]);
+    for (int32_t r = 0; r < n; r++) {
+        quantise_i8(args->q + (first + r) * args->q_stride, q8, dim);
+        for (int64_t d = 0; d < dim; d += 4)
+            memcpy(to->tile[d / AMX_LINE] + (d % AMX_LINE / 4 * to->n_columns + r) * 4, q8 + d, 4);
+    }
+}
+
+/* sums[i] of one query and 16-token groups of keys; n a multiple of 16. */
+ALWAYS_INLINE void sum_run(const index_queries *q, const int8_t *k, int64_t dim, int64_t n, int32_t *sums)
+{
+    if (dim == AMX_LINE) _tile_loadd(6, q->tile[0], 4);
+    int64_t i = 0;
+    for (; i + 2 * AMX_EDGE <= n; i += 2 * AMX_EDGE) {
+        _tile_zero(0);
+        _tile_zero(1);
+        for (int64_t d = 0; d < dim; d += AMX_LINE) {
+            if (dim > AMX_LINE) _tile_loadd(6, q->tile[d / AMX_LINE], 4);
+            _tile_loadd(4, k + i * dim + d, dim);
+            _tile_dpbssd(0, 4, 6);
+            _tile_loadd(5, k + (i + AMX_EDGE) * dim + d, dim);
+            _tile_dpbssd(1, 5, 6);
+        }
+        _tile_stored(0, sums + i, 4);
+        _tile_stored(1, sums + i + AMX_EDGE, 4);
+    }
+    for (; i < n; i += AMX_EDGE) {
+        _tile_zero(0);
+        for (int64_t d = 0; d < dim; d += AMX_LINE) {
+            if (dim > AMX_LINE) _tile_loadd(6, q->tile[d / AMX_LINE], 4);
+            _tile_loadd(4, k + i * dim + d, dim);
+            _tile_dpbssd(0, 4, 6);
+        }
+        _tile_stored(0, sums + i, 4);
+    }
+}
+
+/* The same of 16 queries and one group: sums [16 tokens][16 queries]. */
+ALWAYS_INLINE void sum_square(const index_queries *q, const int8_t *k, int64_t dim, int32_t *sums)
+{
+    _tile_zero(0);
+    for (int64_t d = 0; d < dim; d += AMX_LINE) {
+        _tile_loadd(6, q->tile[d / AMX_LINE], AMX_LINE);
+        _tile_loadd(4, k + d, dim);
+        _tile_dpbssd(0, 4, 6);
+    }
+    _tile_stored(0, sums, AMX_LINE);
+}
+
+static float one_score(const index_queries *q, int32_t r, const int8_t *k, int64_t dim, float scale)
+{
+    int32_t dot = 0;
+    for (int64_t d = 0; d < dim; d++)
+        dot += (int32_t)q->tile[d / AMX_LINE][(d % AMX_LINE / 4 * q->n_columns + r) * 4 + d % 4] * k[d];
+    return (float)dot * scale;
+}
+
+ALWAYS_INLINE void to_scores(__m512i sums, const float *scale, float *out)
+{
+    _mm512_storeu_ps(out, _mm512_mul_ps(_mm512_cvtepi32_ps(sums), _mm512_loadu_ps(scale)));
+}
+
+/* n neighbouring keys of one page, at most RUN: row r's scores at out + r * stride, the first n_seen[r]. */
+static void score_keys(const index_queries *q, const int8_t *k, const float *scale, int64_t dim, int64_t n,
+                       const int64_t *n_seen, float *out, int64_t stride)
+{
+    int32_t sums[RUN] __attribute__((aligned(AMX_LINE)));
+    int64_t whole = HDL_MIN(n, n_seen[q->n - 1]) / AMX_EDGE * AMX_EDGE;
+    if (q->n == 1) {
+        sum_run(q, k, dim, whole, sums);
+        for (int64_t i = 0; i < whole; i += AMX_EDGE)
+            to_scores(_mm512_load_si512(sums + i), scale + i, out + i);
+    }
+    for (int64_t i = 0; i < whole && q->n > 1; i += AMX_EDGE) {
+        __m512i of[AMX_EDGE];
+        sum_square(q, k + i * dim, dim, sums);
+        for (int t = 0; t < AMX_EDGE; t++) of[t] = _mm512_load_si512(sums + t * AMX_EDGE);
+        amx_transpose(of);
+        for (int32_t r = 0; r < q->n; r++)
+            if (i + AMX_EDGE <= n_seen[r]) to_scores(of[r], scale + i, out + r * stride + i);
+    }
+    for (int32_t r = 0; r < q->n; r++)
+        for (int64_t i = HDL_MIN(whole, n_seen[r] / AMX_EDGE * AMX_EDGE); i < HDL_MIN(n, n_seen[r]); i++)
+            out[r * stride + i] = one_score(q, r, k + i * dim, dim, scale[i]);
+}
+
+/* Tokens [begin, end) for n rows of one sequence from `row` on; the last of them sees all of these. */
+static void score_rows(const hdl_score_args *args, const hdl_attend_seq *seq, int64_t row, int32_t n,
+                       int64_t begin, int64_t end)
+{
+    const hdl_kv_plane *plane = &seq->kv.plane[0];
+    int64_t page_tokens = (int64_t)1 << seq->kv.page_shift, dim = plane->dim;
+    int64_t first_sees = seq->kv_len - seq->q_len + row - seq->first_row + 1;
+    index_queries q;
+    quantise_rows(args, row, n, &q);
+    configure(q.n_columns);
+    for (int64_t at = begin; at < end;) {
+        int64_t n_keys = HDL_MIN(end, (at / page_tokens + 1) * page_tokens) - at, n_seen[AMX_EDGE];
+        for (int32_t r = 0; r < n; r++) n_seen[r] = HDL_MAX(first_sees + r - at, 0);
+        score_keys(&q, (const int8_t *)plane_at(&seq->kv, plane->offset, at, 1, dim),
+                   (const float *)(const void *)plane_at(&seq->kv, plane->scale_offset, at, 1, 4), dim,
+                   n_keys, n_seen, args->score + row * args->score_stride + at, args->score_stride);
+        at += n_keys;
+    }
+    _tile_release();
+}
+
+typedef struct index_call {
+    const hdl_score_args *args;
+    int64_t n_runs; /* of the longest row */
+} index_call;
+
+/* A run of tokens for up to AMX_EDGE rows, those of one sequence together. */
+static void score_task(void *arg, int64_t task, int thread)
+{
+    (void)thread;
+    const index_call *call = arg;
+    const hdl_score_args *args = call->args;
+    int64_t row = task / call->n_runs * AMX_EDGE, last = HDL_MIN(row + AMX_EDGE, args->n_rows);
+    int64_t begin = task % call->n_runs * RUN;
+    while (row < last) {
+        const hdl_attend_seq *seq = score_seq_of(args, row);
+        int64_t n = HDL_MIN(last, seq->first_row + seq->q_len) - row;
+        int64_t sees = seq->kv_len - seq->q_len + row + n - seq->first_row;
+        if (begin < sees) score_rows(args, seq, row, (int32_t)n, begin, HDL_MIN(begin + RUN, sees));
+        row += n;
+    }
+}
+
+static const char *index_why_not(const void *op)
+{
+    const hdl_score_args *args = op;
+    if (args->rule != HDL_RULE_INDEX) return "not a score by index keys";
+    if (args->has_candidates) return "candidates do not lie side by side";
+    if (args->head_dim % AMX_LINE || args->head_dim > MAX_DIM) return "index keys not 64, 128, .. 1024 wide";
+    if (args->n_lists != 1 || args->n_heads != 1) return "more than one index head";
+    return NULL;
+}
+
+static void score_index(const hdl_launch *launch, const void *op)
+{
+    const hdl_score_args *args = op;
+    index_call call = {args, HDL_MAX((args->max_kv_len + RUN - 1) / RUN, 1)};
+    hdl_parallel_for(launch->n_threads, (args->n_rows + AMX_EDGE - 1) / AMX_EDGE * call.n_runs, score_task,
+                     &call);
+}
+
+const hdl_impl hdl_cpu_amx_index[] = {
+    {"score_index_amx", HDL_OP_SCORE, HDL_ISA_AMX, index_why_not, NULL, score_index},
+    {NULL, HDL_OP_SCORE, HDL_ISA_AMX, NULL, NULL, NULL},
+};
