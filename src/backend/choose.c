@@ -19,6 +19,7 @@ static const char *const op_names[HDL_N_OPS] = {
     [HDL_OP_APPEND] = "append",
     [HDL_OP_ATTEND] = "attend",
     [HDL_OP_SELECT] = "select",
+    [HDL_OP_UNION] = "union",
     [HDL_OP_MERGE] = "merge",
     [HDL_OP_GLU] = "glu",
     [HDL_OP_SUMMARISE] = "summarise",

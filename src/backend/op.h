@@ -25,6 +25,7 @@ typedef enum hdl_op {
     HDL_OP_SCORE,
     HDL_OP_POOL,
     HDL_OP_SELECT,
+    HDL_OP_UNION,
     HDL_OP_MERGE,
     HDL_OP_GLU,
     HDL_OP_COMPACT,
@@ -327,6 +328,16 @@ typedef struct hdl_select_args {
                    * row (NaN: not known); replaced by one for the next call */
     hdl_selection *out; /* n_ids_max: enough for forced and chosen */
 } hdl_select_args;
+
+/* UNION: the lists of a row's heads become fewer: list l of `out` holds, ascending and once, every id that stands in
+ * one of the lists [l * g, (l + 1) * g), g = lists->n_lists / out->n_lists, at most HDL_MAX_UNITED. An id stays or
+ * goes by itself: the union of what the heads chose in a range of tokens is that range of their union. */
+enum { HDL_MAX_UNITED = 64 };
+typedef struct hdl_union_args {
+    int64_t n_rows;
+    const hdl_selection *lists;
+    hdl_selection *out; /* n_ids_max: enough for all of them */
+} hdl_union_args;
 
 /* MERGE: partials over disjoint sets, one scale and one soft cap, into one (lse-merge):
  *   lse = log sum_i exp(lse_i), o = sum_i exp(lse_i - lse) o_i; all empty stays (0, -inf). */

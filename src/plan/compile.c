@@ -43,6 +43,28 @@ static void add_mapped_slot(hdl_schedule *schedule)
             .block_size = 1, .n_lists = schedule->facts->n_kv_heads, .n_ids_max = n_ids_max};
 }
 
+/* One more slot for the lists of the KV heads that a layer unites, as large as the largest. */
+static void add_united_slot(hdl_schedule *schedule)
+{
+    int64_t n_ids_max = 0;
+    for (int r = 0; r < 2; r++)
+        for (int32_t layer = 0; layer < schedule->facts->n_layers; layer++) {
+            const hdl_layer_plan *at = &schedule->routes[r].layers[layer];
+            const hdl_router_spec *routers[] = {at->has_router ? &at->router : NULL,
+                                                at->has_candidates ? &at->candidates : NULL};
+            for (int i = 0; i < 2; i++) {
+                if (!routers[i] || !routers[i]->n_united) continue;
+                hdl_router_spec head = *routers[i];
+                head.n_united = 0;
+                n_ids_max = HDL_MAX(n_ids_max, hdl_router_units(&head, schedule->limits.max_context));
+            }
+        }
+    schedule->united = n_ids_max ? schedule->n_slots++ : -1;
+    if (n_ids_max)
+        schedule->slots[schedule->united] = (hdl_selection){
+            .block_size = 1, .n_lists = schedule->facts->n_kv_heads, .n_ids_max = n_ids_max};
+}
+
 static int32_t add_slot(hdl_schedule *schedule, const hdl_router_spec *router)
 {
     hdl_selection *slot = &schedule->slots[schedule->n_slots];
@@ -75,6 +97,7 @@ static void assign_slots(hdl_schedule *schedule)
             }
         }
     add_mapped_slot(schedule);
+    add_united_slot(schedule);
     int64_t row_bytes = (schedule->limits.max_context + 16) * 4;
     schedule->rows_per_list = 1;
     for (int32_t i = 0; i < schedule->n_slots; i++)
@@ -181,9 +204,12 @@ static void size_args(const hdl_schedule *schedule, const hdl_step *step, hdl_cl
             score->n_rows = HDL_MIN(args->n_rows, schedule->tile_rows);
             score->max_q_len = args->max_q_len;
             score->max_kv_len = limits->max_context;
-            if (step->u.attend.is_selecting && sized->u.attend.select.out->rows_per_list > 1) {
+            int32_t rows_per_list = step->u.attend.slot < 0
+                                        ? 1
+                                        : schedule->slots[step->u.attend.slot].rows_per_list;
+            if (step->u.attend.is_selecting && rows_per_list > 1) {
                 /* a tile's mean query is a row of its own */
-                score->max_q_len = score->is_shared ? sized->u.attend.select.out->rows_per_list : 1;
+                score->max_q_len = score->is_shared ? rows_per_list : 1;
                 score->n_seqs = (int32_t)HDL_MAX(schedule->tile_rows, (int64_t)score->n_seqs);
             }
             break;
@@ -235,6 +261,8 @@ static heddle_status choose_router(hdl_schedule *schedule, const hdl_step *step,
         HDL_TRY(hdl_schedule_choose(schedule, HDL_OP_POOL, &attend->pool, &added->pool_impl));
     if (attend->is_selecting)
         HDL_TRY(hdl_schedule_choose(schedule, HDL_OP_SELECT, &attend->select, &added->select_impl));
+    hdl_union_args unite = {.lists = attend->select.out, .out = &schedule->slots[HDL_MAX(attend->slot, 0)]};
+    if (attend->is_uniting) HDL_TRY(hdl_schedule_choose(schedule, HDL_OP_UNION, &unite, &added->union_impl));
     return HEDDLE_OK;
 }
 
@@ -385,8 +413,9 @@ static void add_router(hdl_schedule *schedule, hdl_step *step, const hdl_router_
 {
     const hdl_schedule_limits *limits = &schedule->limits;
     hdl_attend_step *attend = &step->u.attend;
-    hdl_selection *list = &schedule->slots[slot];
+    hdl_selection *list = &schedule->slots[router->n_united ? schedule->united : slot];
     attend->is_selecting = true;
+    attend->is_uniting = router->n_united > 0;
     attend->slot = slot;
     attend->candidate_slot = candidate_slot;
     attend->args.has_mass = router->score == HDL_SCORE_MASS;

@@ -19,7 +19,8 @@ int64_t hdl_router_units(const hdl_router_spec *router, int64_t n_tokens)
     int64_t block = router->block, all = (n_tokens + block - 1) / block;
     bool is_bounded = router->select == HDL_SELECT_TOP_K || router->top_k > 0;
     if (!is_bounded || n_tokens <= router->dense_below) return HDL_MAX(all, 1);
-    int64_t n = (router->top_k + block - 1) / block + (router->n_sink + block - 1) / block +
+    int64_t n = (router->top_k + block - 1) / block * HDL_MAX(router->n_united, 1) +
+                (router->n_sink + block - 1) / block +
                 (router->window ? (router->window + router->tile - 1 + block - 2) / block + 1 : 0) +
                 (router->refresh - 1 + block - 1) / block;
     if (router->dense_below > 0) /* such a list may be kept and grow until the next refresh, as any other */
@@ -32,15 +33,16 @@ int64_t hdl_router_units(const hdl_router_spec *router, int64_t n_tokens)
 static double scores_of(const hdl_router_spec *router, const hdl_model_facts *facts, double scored)
 {
     if (router->score == HDL_SCORE_NONE || scored <= (double)router->dense_below) return 0;
-    return scored / router->block * (router->is_per_kv_head ? facts->n_kv_heads : 1);
+    return scored / router->block *
+           (router->is_per_kv_head ? facts->n_kv_heads : HDL_MAX(router->n_united, 1));
 }
 
-/* Tokens of a list that a row with `visible` tokens reads. */
+/* Tokens of a list that a row with `visible` tokens reads; of a union the most. */
 static double list_tokens(const hdl_router_spec *router, double visible)
 {
     int64_t block = router->block;
     if (visible <= (double)router->dense_below) return visible;
-    double chosen = (double)((router->top_k + block - 1) / block * block);
+    double chosen = (double)((router->top_k + block - 1) / block * block * HDL_MAX(router->n_united, 1));
     if (router->select != HDL_SELECT_TOP_K &&
         !router->top_k) { /* patterns are known, the rest is not bounded */
         if (router->score == HDL_SCORE_STRIDE)

@@ -195,7 +195,7 @@ typedef struct row_span {
 static void tell_tap(const hdl_attend_step *at, int32_t layer, const hdl_exec_batch *batch,
                      const row_span *span, const hdl_selection *list)
 {
-    bool has_score = (at->is_scoring || at->args.has_mass) && at->candidate_slot < 0;
+    bool has_score = (at->is_scoring || at->args.has_mass) && at->candidate_slot < 0 && !at->is_uniting;
     for (int64_t r = 0; r < span->n_rows; r++)
         for (int32_t l = 0; l < list->n_lists; l++) {
             hdl_tap_row row = {.layer = layer,
@@ -259,8 +259,8 @@ static void score_rows(const hdl_schedule *schedule, const hdl_attend_step *at, 
         at->score_impl[span->cls]->launch(&launch, &score);
     }
     if (span->hiding)
-        hdl_hide_scores(span->hiding, span->scores, schedule->slots[at->slot].n_lists, span->mass_stride,
-                        span->n_visible, span->n_rows);
+        hdl_hide_scores(span->hiding, span->scores, at->select.n_lists, span->mass_stride, span->n_visible,
+                        span->n_rows);
     if (at->is_pooling && needs_scores) {
         hdl_pool_args pool = at->pool;
         pool.n_rows = span->n_rows;
@@ -301,6 +301,19 @@ static void attend_allowed(const hdl_schedule *schedule, const hdl_attend_step *
     at->listed_impl[group_at->cls]->launch(&launch, args);
 }
 
+/* The rows' lists of each KV head, and the layer's one list of them. */
+static void unite_rows(const hdl_schedule *schedule, const hdl_attend_step *at, const hdl_exec_batch *batch,
+                       const row_span *span, const hdl_selection *candidates, hdl_selection *list)
+{
+    hdl_launch launch = launch_of(schedule);
+    hdl_selection heads = slot_view(schedule, batch, schedule->united, span->first_row, span->n_rows);
+    heads.unit = list->unit;
+    heads.block_size = list->block_size;
+    select_rows(schedule, at, span, candidates, &heads);
+    hdl_union_args args = {.n_rows = span->n_rows, .lists = &heads, .out = list};
+    at->union_impl->launch(&launch, &args);
+}
+
 /* The rows' lists, and what the tap hears of them. */
 static void make_lists(const hdl_schedule *schedule, const hdl_step *step, const hdl_exec_batch *batch,
                        const row_span *span, const float *q, hdl_selection *list)
@@ -312,7 +325,10 @@ static void make_lists(const hdl_schedule *schedule, const hdl_step *step, const
         candidates = slot_view(schedule, batch, at->candidate_slot, span->first_row, span->n_rows);
     if (!is_final || !take_lists(schedule, span, list)) {
         if (q) score_rows(schedule, at, span, q, &candidates, batch->tap.fn);
-        select_rows(schedule, at, span, &candidates, list);
+        if (at->is_uniting)
+            unite_rows(schedule, at, batch, span, &candidates, list);
+        else
+            select_rows(schedule, at, span, &candidates, list);
     }
     if (span->hiding) hdl_hide_listed(span->hiding, list);
     if (is_final) show_lists(span, list); /* what is picked from is read by nobody */
@@ -497,8 +513,9 @@ static void make_tile_lists(const hdl_schedule *schedule, const hdl_step *step, 
             hdl_selection list = slot_view(schedule, batch, at->slot, first_row + begin[t], 1);
             row_span one = span;
             one.n_rows = 1;
+            one.first_row = first_row + begin[t];
             one.n_visible += t;
-            one.scores += t * list.n_lists * span.mass_stride;
+            one.scores += t * at->select.n_lists * span.mass_stride;
             one.n_more = (int32_t)(begin[t + 1] - begin[t] - 1);
             make_lists(schedule, step, batch, &one, NULL, &list);
         }

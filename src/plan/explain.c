@@ -31,6 +31,7 @@ static void explain_router(const hdl_router_spec *router, hdl_buf *text)
     hdl_buf_printf(text, " + sinks %d + window %d", router->n_sink, router->window);
     if (router->block > 1) hdl_buf_printf(text, " in blocks of %d", router->block);
     if (router->is_per_kv_head) hdl_buf_puts(text, ", one per KV head");
+    if (router->n_united) hdl_buf_printf(text, ", the union of %d KV heads' (top_k each)", router->n_united);
     if (router->tile > 1) hdl_buf_printf(text, ", one for %d rows (their mean query)", router->tile);
     if (router->refresh > 1) hdl_buf_printf(text, ", every %d steps", router->refresh);
     if (router->dense_below)
@@ -100,6 +101,8 @@ static void explain_step(const hdl_step *step, hdl_buf *text)
         hdl_buf_printf(text, " + %s", step->u.attend.pool_impl->name);
     if (step->op == HDL_OP_ATTEND && step->u.attend.select_impl)
         hdl_buf_printf(text, " + %s", step->u.attend.select_impl->name);
+    if (step->op == HDL_OP_ATTEND && step->u.attend.is_uniting)
+        hdl_buf_printf(text, " + %s", step->u.attend.union_impl->name);
     hdl_buf_puts(text, "\n");
 }
 

@@ -17,7 +17,7 @@ typedef struct written_plane {
 typedef struct written { /* so far */
     uint32_t buffers;    /* bit per hdl_buffer */
     bool kv[HDL_KV_MAX_GROUPS][HDL_KV_MAX_LAYERS];
-    bool slots[HDL_N_ROUTES][4 * HDL_MAX_LAYERS + 1];
+    bool slots[HDL_N_ROUTES][HDL_MAX_SLOTS];
     written_plane planes[MAX_WRITTEN_PLANES];
     int32_t n_planes;
 } written;

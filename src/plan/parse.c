@@ -362,7 +362,8 @@ static bool variant_fits(const json_t *variant, const hdl_model_facts *facts)
 }
 
 /* Applies one rule to a layer that a list or a word named. */
-static void apply(const rule *one, int32_t layer, hdl_route_plan *out, hdl_wishes *wanted)
+static void apply(const rule *one, int32_t layer, const hdl_model_facts *facts, hdl_route_plan *out,
+                  hdl_wishes *wanted)
 {
     hdl_layer_plan *at = &out->layers[layer];
     *at = (hdl_layer_plan){.op = one->op,
@@ -375,6 +376,8 @@ static void apply(const rule *one, int32_t layer, hdl_route_plan *out, hdl_wishe
                            .complement = one->complement,
                            .has_head_map = one->n_mapped > 0};
     memcpy(at->head_map, one->head_map, sizeof at->head_map);
+    if (at->router.n_united) at->router.n_united = facts->n_kv_heads;
+    if (at->candidates.n_united) at->candidates.n_united = facts->n_kv_heads;
     wanted->share[layer] = one->share;
     wanted->pool[layer] = one->candidates.share;
 }
@@ -391,6 +394,11 @@ static heddle_status apply_rule(const rule *one, const char *path, const hdl_mod
             return HDL_FAIL(HEDDLE_E_INVALID,
                             "%s.router%s.head_top_k: has %d entries; the model has %d KV heads", path,
                             r ? ".candidates" : "", routers[r]->n_head_units, facts->n_kv_heads);
+    for (int r = 0; r < 2; r++)
+        if (routers[r]->n_united && facts->n_kv_heads > HDL_MAX_UNITED)
+            return HDL_FAIL(HEDDLE_E_UNSUPPORTED,
+                            "%s.router%s.lists \"union\": the model has %d KV heads; at most %d", path,
+                            r ? ".candidates" : "", facts->n_kv_heads, HDL_MAX_UNITED);
     for (int32_t i = 0; i < one->n_mapped; i++)
         if (one->head_map[i] >= facts->n_kv_heads)
             return HDL_FAIL(HEDDLE_E_INVALID, "%s.head_map[%d] %d: must be in 0..%d", path, i,
@@ -403,7 +411,7 @@ static heddle_status apply_rule(const rule *one, const char *path, const hdl_mod
         for (int32_t layer = 0; layer < facts->n_layers && !(is_one && n_named); layer++)
             if (wanted->rule[layer] < 0 && !facts->layers[layer].window &&
                 (!is_leading || facts->layers[layer].leads_group)) {
-                apply(one, layer, out, wanted);
+                apply(one, layer, facts, out, wanted);
                 wanted->rule[layer] = index;
                 n_named++;
             }
@@ -423,7 +431,7 @@ static heddle_status apply_rule(const rule *one, const char *path, const hdl_mod
                             "%s.layers[%zu] %lld: the model gives this layer a window of %d tokens; "
                             "it can neither make nor read a list",
                             path, i, (long long)layer, facts->layers[layer].window);
-        apply(one, (int32_t)layer, out, wanted);
+        apply(one, (int32_t)layer, facts, out, wanted);
         wanted->rule[layer] = index;
     }
     return HEDDLE_OK;

@@ -156,6 +156,10 @@ static heddle_status check_router(const json_t *obj, const char *path, const hdl
     if (at->is_scaled_by_length && !row->is_by_block)
         return HDL_FAIL(HEDDLE_E_INVALID, "%s.scale \"sqrt_length\": score \"%s\" is not by block", path,
                         row->name);
+    if (at->n_united && at->score != HDL_SCORE_MASS && (!row->plane || row->rule == HDL_RULE_INDEX))
+        return HDL_FAIL(HEDDLE_E_INVALID,
+                        "%s.lists \"union\": score \"%s\" is not by head; there is one list to unite", path,
+                        row->name);
     if (at->score == HDL_SCORE_MASS && json_object_get(obj, "measure"))
         return HDL_FAIL(HEDDLE_E_INVALID, "%s.measure: score \"attention_mass\" is mass already", path);
     return HEDDLE_OK;
@@ -202,7 +206,7 @@ heddle_status hdl_router_read(const json_t *obj, const char *path, bool is_candi
     static const char *const selects[] = {"top_k", "top_p", "threshold", "beam", NULL};
     static const char *const p_rules[] = {"inclusive", "strict", "plus_one", "exclusive", NULL};
     static const char *const scales[] = {"none", "sqrt_length", NULL};
-    static const char *const lists[] = {"layer", "kv_head", NULL};
+    static const char *const lists[] = {"layer", "kv_head", "union", NULL};
     static const char *const tile_bys[] = {"query_mean", "sum", "max", NULL};
     const char *scores[HDL_N_SCORE_KINDS + 1] = {NULL};
     int score = HDL_SCORE_MASS, heads = HDL_REDUCE_MEAN, pool = HDL_REDUCE_SUM, select = HDL_SELECT_TOP_K,
@@ -230,6 +234,7 @@ heddle_status hdl_router_read(const json_t *obj, const char *path, bool is_candi
     out->select = (hdl_select_kind)select;
     out->p_rule = (hdl_p_rule)p_rule;
     out->is_per_kv_head = list == 1;
+    out->n_united = list == 2; /* the KV heads, once the model is known */
     out->is_scaled_by_length = scale == 1;
     out->tile_by = (hdl_tile_by)tile_by;
     HDL_TRY(read_numbers(obj, path, out));

@@ -16,6 +16,7 @@
 
 enum {
     HDL_MAX_SEQS = 256,
+    HDL_MAX_SLOTS = 4 * HDL_MAX_LAYERS + 2,
     HDL_MAX_TILE_ROWS = 64,    /* query rows whose scores are held at once, */
     HDL_TILE_BYTES = 16 << 20, /* and how large they may be (one row always fits) */
     HDL_FEW_ROWS = 8           /* up to here a linear layer streams its weights */
@@ -55,8 +56,8 @@ typedef enum hdl_buffer { /* activations; names as in `explain` */
 const char *hdl_buffer_name(hdl_buffer buffer);
 
 /* A step of op ATTEND is what one layer does for one route and group of rows, in this order: attend
- * (perhaps observing), attend to the list's complement and merge, score a summary, pool, select. What it
- * does is set by compile. */
+ * (perhaps observing), attend to the list's complement and merge, score a summary, pool, select, unite. What
+ * it does is set by compile. */
 typedef struct hdl_attend_step {
     hdl_attend_args args;
     bool is_attending;
@@ -65,13 +66,14 @@ typedef struct hdl_attend_step {
         is_scoring; /* SCORE fills the score row (else the pass observes it, or only the forced set counts) */
     bool is_pooling;   /* the score row becomes one of blocks */
     bool is_selecting; /* makes list `slot` */
+    bool is_uniting;   /* from lists of the KV heads, chosen in slot `united` */
     bool is_kept;      /* REUSE: list `slot` is first loaded from the sequence's kept list */
     hdl_complement_args complement;
     hdl_score_args score;
     hdl_pool_args pool;
     hdl_select_args select;
     const hdl_impl *complement_impl[HDL_N_CLASSES], *merge_impl;
-    const hdl_impl *score_impl[HDL_N_CLASSES], *pool_impl, *select_impl;
+    const hdl_impl *score_impl[HDL_N_CLASSES], *pool_impl, *select_impl, *union_impl;
     const hdl_impl *listed_impl[HDL_N_CLASSES]; /* of a dense pass that must leave tokens out; or NULL */
     int32_t group, layer_in_group;              /* whose KV rows */
     int32_t slot;                               /* list made or read; -1 = none */
@@ -155,13 +157,14 @@ typedef struct hdl_schedule {
     /* list slots: one per layer that makes a list in the decode route */
     int32_t n_slots, n_kept;
     int32_t mapped;        /* the slot that holds a list with its heads mapped; -1 = no layer maps heads */
+    int32_t united;        /* the slot of the KV heads' lists that become one; -1 = no layer unites */
     int64_t tile_rows;     /* query rows whose scores are held at once: HDL_TILE_BYTES bounds them */
     int32_t rows_per_list; /* of the largest tile of query rows that share a list; 1 = none do */
     int64_t slot_rows;     /* rows of a slot: those of the decode route, or all where prefill routes too */
     bool has_prefill_lists;
     int32_t slot_of_layer[2][HDL_MAX_LAYERS];
     int32_t candidates_of_layer[2][HDL_MAX_LAYERS]; /* slot of the layer's own candidates; -1 = none */
-    hdl_selection slots[4 * HDL_MAX_LAYERS + 1];
+    hdl_selection slots[HDL_MAX_SLOTS];
     int64_t kept_ids_max;
     hdl_retain_spec retain;    /* score ALL: the plan evicts nothing */
     int32_t retain_group;      /* the KV group whose rows it is about; -1 = none */

@@ -127,7 +127,7 @@ static bool routers_equal(const hdl_router_spec *p, const hdl_router_spec *q)
            p->top_k == q->top_k && p->block == q->block && p->n_sink == q->n_sink && p->window == q->window &&
            p->refresh == q->refresh && p->tile == q->tile && p->tile_by == q->tile_by &&
            p->stride == q->stride && p->dense_below == q->dense_below &&
-           p->is_per_kv_head == q->is_per_kv_head && p->seed == q->seed &&
+           p->is_per_kv_head == q->is_per_kv_head && p->n_united == q->n_united && p->seed == q->seed &&
            p->n_head_units == q->n_head_units &&
            !memcmp(p->head_units, q->head_units, (size_t)p->n_head_units * sizeof *p->head_units);
 }

@@ -60,6 +60,16 @@ static const router_case routers[] = {
      16},
     {"smaller blocks and complement", "block_list",
      "\"score\": \"block_bounds\", \"block\": 16, \"window\": 32", 32},
+    {"union of 8-bit keys", "token_list",
+     "\"score\": \"key_i8\", \"window\": 16, \"sinks\": 2, \"lists\": \"union\"", 16},
+    {"union of blocks", "block_list",
+     "\"score\": \"block_bounds\", \"heads\": \"max\", \"block\": 8, \"window\": 8, \"lists\": \"union\"", 0},
+    {"union of masses", "token_list", "\"score\": \"attention_mass\", \"window\": 1, \"lists\": \"union\"",
+     0},
+    {"union among unions", "token_list",
+     "\"score\": \"key_i8\", \"window\": 4, \"lists\": \"union\", \"candidates\": {\"score\": \"block_mean\", "
+     "\"block\": 16, \"window\": 4, \"lists\": \"union\", \"top_k\": CANDIDATES}",
+     0},
 };
 
 static heddle_engine *open_tiny(void)
@@ -184,6 +194,8 @@ static void test_tiles_of_rows_share_lists(void **state)
         {"8-bit keys, the largest", "token_list",
          "\"score\": \"key_i8\", \"window\": 1, \"lists\": \"kv_head\", \"heads\": \"max\", \"tile_by\": \"max\"",
          0},
+        {"union of blocks", "block_list",
+         "\"score\": \"block_mean\", \"block\": 16, \"window\": 16, \"lists\": \"union\"", 0},
         {"blocks of keys, summed", "block_list",
          "\"score\": \"key_i8\", \"block\": 16, \"window\": 16, \"tile_by\": \"sum\"", 0},
     };
@@ -310,14 +322,10 @@ static void test_steps_out_of_order_are_refused(void **state)
 }
 
 /* A list that was kept while it held everything grows until the next refresh: into its own room. */
-static void test_kept_lists_below_dense_below_have_room(void **state)
+static void check_kept_lists(const char *router)
 {
-    (void)state;
     heddle_engine *engine = open_tiny();
-    const router_case kept = {
-        .name = "kept",
-        .op = "token_list",
-        .router = "\"score\": \"key_i8\", \"window\": 2, \"dense_below\": 48, \"refresh\": 16"};
+    const router_case kept = {.name = "kept", .op = "token_list", .router = router};
     heddle_plan *plan = plan_of(&kept, 4);
     heddle_session_options options;
     heddle_session_options_default(&options);
@@ -344,6 +352,14 @@ static void test_kept_lists_below_dense_below_have_room(void **state)
     heddle_batch_free(batch);
     heddle_plan_free(plan);
     heddle_engine_close(engine);
+}
+
+static void test_kept_lists_below_dense_below_have_room(void **state)
+{
+    (void)state;
+    check_kept_lists("\"score\": \"key_i8\", \"window\": 2, \"dense_below\": 48, \"refresh\": 16");
+    check_kept_lists("\"score\": \"key_i8\", \"window\": 2, \"dense_below\": 48, \"refresh\": 16, "
+                     "\"lists\": \"union\"");
 }
 
 typedef struct heard {
@@ -430,7 +446,8 @@ static void test_one_unit_too_many_drops_the_least(void **state)
     for (size_t i = 0; i < sizeof routers / sizeof *routers; i++) {
         const router_case *at = &routers[i];
         bool has_pool = strstr(at->router, "candidates");
-        if (has_pool) continue; /* what the candidates leave out is gone before */
+        if (has_pool) continue;                    /* what the candidates leave out is gone before */
+        if (strstr(at->router, "union")) continue; /* what one head leaves out another may read: below */
         boundary b = {.at = at,
                       .block = member(at->router, "block", 1),
                       .sinks = member(at->router, "sinks", 0),
@@ -484,6 +501,57 @@ static void test_one_token_too_many_of_a_tile_drops_the_least(void **state)
     heddle_engine_close(engine);
 }
 
+/* Which units of the first list layer the rows' lists hold, those of all heads together. */
+typedef struct marked_units {
+    bool is_read[N_IDS][N_IDS];
+    int64_t n_lists, n_ids, n_marks; /* n_marks: units of the rows, once each */
+} marked_units;
+
+static void mark_units(const heddle_tap_row *row, void *user)
+{
+    marked_units *to = user;
+    if (row->layer != 1) return;
+    to->n_lists++;
+    to->n_ids += row->n_ids;
+    for (int64_t i = 0; i < row->n_ids; i++) {
+        to->n_marks += !to->is_read[row->position][row->ids[i]];
+        to->is_read[row->position][row->ids[i]] = true;
+    }
+}
+
+static void test_a_union_reads_what_any_head_chose(void **state)
+{
+    (void)state;
+    static const char *const of[] = {
+        "\"score\": \"key_i8\", \"sinks\": 2, \"window\": 4", "\"score\": \"attention_mass\", \"window\": 1",
+        "\"score\": \"key_i4\", \"select\": \"top_p\", \"p\": 0.3, \"window\": 1"};
+    static marked_units heads, united;
+    heddle_engine *engine = open_tiny();
+    for (int i = 0; i < 3; i++)
+        for (int is_united = 0; is_united < 2; is_united++) {
+            char router[256];
+            marked_units *to = is_united ? &united : &heads;
+            snprintf(router, sizeof router, "%s, \"lists\": \"%s\"", of[i], is_united ? "union" : "kv_head");
+            const router_case at = {"heads", "token_list", router, 0};
+            heddle_plan *plan = plan_of(&at, 32);
+            heddle_session *session = new_session(engine, plan, 64);
+            memset(to, 0, sizeof *to);
+            heddle_session_set_tap(session, mark_units, to);
+            nll_of(session, sparse);
+            heddle_session_free(session);
+            heddle_plan_free(plan);
+            if (!is_united) continue;
+            printf("%s: %lld ids in lists of heads, %lld in their unions\n", of[i], (long long)heads.n_ids,
+                   (long long)united.n_ids);
+            assert_int_equal(heads.n_lists, 2 * N_IDS);
+            assert_int_equal(united.n_lists, N_IDS);
+            assert_int_equal(united.n_ids, united.n_marks); /* each once */
+            assert_true(united.n_ids < heads.n_ids && 2 * united.n_ids > heads.n_ids);
+            assert_memory_equal(heads.is_read, united.is_read, sizeof heads.is_read);
+        }
+    heddle_engine_close(engine);
+}
+
 /* Blocks with one key above a threshold: below every mass all of them, at 0.004 some, above 1 none. */
 static void test_a_threshold_reads_from_everything_to_nothing(void **state)
 {
@@ -520,7 +588,7 @@ static void test_a_threshold_reads_from_everything_to_nothing(void **state)
 }
 
 /* What rows read is counted from their lists: as the arithmetic says where top_k bounds them, less where only
- * a threshold does, and then as many as a tap sees. */
+ * a threshold does, or a union of heads, and then as many as a tap sees. */
 static void count_ids(const heddle_tap_row *row, void *user)
 {
     double *n = user;
@@ -534,9 +602,10 @@ static void test_lists_are_counted_as_they_are_made(void **state)
     static const router_case counted[] = {
         {"top_k", "token_list", "\"score\": \"attention_mass\", \"sinks\": 2, \"window\": 4", 0},
         {"threshold", "token_list",
-         "\"score\": \"attention_mass\", \"select\": \"threshold\", \"threshold\": 0.01, \"window\": 1", 0}};
-    for (int i = 0; i < 2; i++) {
-        heddle_plan *plan = plan_of(&counted[i], i ? 0 : 48);
+         "\"score\": \"attention_mass\", \"select\": \"threshold\", \"threshold\": 0.01, \"window\": 1", 0},
+        {"union", "token_list", "\"score\": \"attention_mass\", \"window\": 1, \"lists\": \"union\"", 0}};
+    for (int i = 0; i < 3; i++) {
+        heddle_plan *plan = plan_of(&counted[i], i == 1 ? 0 : 48);
         heddle_session *session = new_session(engine, plan, 64);
         heddle_model_info info = {.struct_size = sizeof info};
         heddle_stats stats = {.struct_size = sizeof stats};
@@ -553,7 +622,7 @@ static void test_lists_are_counted_as_they_are_made(void **state)
         double want = (2 * n_dense + (info.n_layers - 1) * listed) / (info.n_layers * n_dense);
         printf("%s: %.4f, at most %.4f\n", counted[i].name, share, bound);
         assert_true(fabs(share - want) < 1e-9);
-        assert_true(i ? share < bound - 0.05 : fabs(share - bound) < 1e-9);
+        assert_true(i ? share < bound - 0.02 : fabs(share - bound) < 1e-9);
         heddle_session_free(session);
         heddle_plan_free(plan);
     }
@@ -714,6 +783,7 @@ int main(void)
         cmocka_unit_test(test_a_tap_hears_every_list),
         cmocka_unit_test(test_one_unit_too_many_drops_the_least),
         cmocka_unit_test(test_one_token_too_many_of_a_tile_drops_the_least),
+        cmocka_unit_test(test_a_union_reads_what_any_head_chose),
         cmocka_unit_test(test_a_threshold_reads_from_everything_to_nothing),
         cmocka_unit_test(test_lists_are_counted_as_they_are_made),
         cmocka_unit_test(test_steps_out_of_order_are_refused),

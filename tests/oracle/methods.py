@@ -146,6 +146,14 @@ def case(plan, n_lists, score, how, **select):
     return {"plan": plan, "lists": lists(n_lists, row)}
 
 
+def united(plan, n_lists, score, how, **select):
+    """One list: every unit that the list of some KV head holds."""
+    def row(t, lst):
+        own = [pick(reduce_heads([score(t, h) for h in heads_of(kv, n_lists)], how), t, **select) for kv in range(n_lists)]
+        return sorted(set().union(*own))
+    return {"plan": plan, "lists": lists(1, row)}
+
+
 def mean_mass(t, h, block):
     """Softmax over mean keys times the root of their length; every block stands for as many tokens."""
     return softmax([x * math.sqrt(block) for x in block_mean(t, h, block)]) if t + 1 >= block else []
@@ -269,6 +277,7 @@ CASES = [
     case("moba:block=8,top_k=16,window=1", KV, lambda t, h: block_mean(t, h, 8), "max", block=8, top_k=16, sinks=0, window=1),
     case("keys4:top_k=12,sinks=2,window=5", 1, lambda t, h: low_bit_mass(t, h, 7), "mean", block=1, top_k=12, sinks=2, window=5),
     case("oracle:top_k=12,sinks=2,window=5", 1, attention_mass, "mean", block=1, top_k=12, sinks=2, window=5),
+    united("union4:top_k=12,sinks=2,window=5", KV, lambda t, h: low_bit_mass(t, h, 7), "mean", block=1, top_k=12, sinks=2, window=5),
     case("peaks:block=4,top_k=12,sinks=2,window=5", KV, lambda t, h: block_peak(t, h, 4), "max", block=4, top_k=12, sinks=2, window=5),
     case("midkeys:block=4,top_k=12,sinks=2,window=5", KV, lambda t, h: block_middle(t, h, 4), "max", block=4, top_k=12, sinks=2, window=5),
     case("sqrtmeans:block=4,top_k=12,sinks=2,window=5", KV, lambda t, h: mean_mass(t, h, 4), "mean", block=4, top_k=12, sinks=2, window=5),

@@ -101,6 +101,22 @@ static void test_refusals(void **state)
             "{\"layers\": [0], \"router\": {\"top_k\": 8, \"lists\": \"kv_head\"}}, {\"layers\": [1], \"operator\": "
             "\"token_list\", \"share\": 0, \"head_map\": [1]}"),
         "has 1 entries; the model has 2 KV heads");
+    refused(
+        RULES(
+            "{\"layers\": [0], \"router\": {\"top_k\": 8, \"lists\": \"union\"}}, {\"layers\": [1], \"operator\": "
+            "\"token_list\", \"share\": 0, \"head_map\": [1, 0]}"),
+        "makes one list for all heads");
+    refused(ROUTER("\"lists\": \"union\", \"head_top_k\": [8, 8]"),
+            "head_top_k: needs \"lists\": \"kv_head\"");
+    refused(ROUTER("\"lists\": \"union\", \"score\": \"random\", \"top_k\": 8"),
+            "router.lists \"union\": score \"random\" is not by head");
+    refused(ROUTER("\"lists\": \"union\", \"score\": \"index\", \"top_k\": 8"),
+            "router.lists \"union\": score \"index\" is not by head");
+    refused(ROUTER("\"lists\": \"heads\", \"top_k\": 8"),
+            "router.lists \"heads\": must be \"layer\", \"kv_head\" or \"union\"");
+    facts.n_kv_heads = 65;
+    refused(ROUTER("\"lists\": \"union\", \"top_k\": 8"), "the model has 65 KV heads; at most 64");
+    facts.n_kv_heads = 2;
 #define HEADS "\"lists\": \"kv_head\", \"head_top_k\": "
     refused(ROUTER("\"head_top_k\": [8, 8]"), "router.head_top_k: needs \"lists\": \"kv_head\"");
     refused(ROUTER("\"select\": \"top_p\", \"window\": 1, " HEADS "[8, 8]"), "and select \"top_k\"");

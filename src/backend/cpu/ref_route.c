@@ -1,4 +1,4 @@
-/* ref_route.c - the reference of SUMMARISE, SCORE, POOL and SELECT: naive and normative. */
+/* ref_route.c - the reference of SUMMARISE, SCORE, POOL, SELECT and UNION: naive and normative. */
 #include <string.h>
 
 #include "backend/cpu/cpu.h"
@@ -506,10 +506,47 @@ static void select(const hdl_launch *launch, const void *op)
         }
 }
 
+/* ---- UNION ---- */
+
+static void union_row(void *arg, int64_t task, int thread)
+{
+    (void)thread;
+    const hdl_union_args *args = arg;
+    const hdl_selection *from = args->lists;
+    int64_t row = task / args->out->n_lists;
+    int32_t list = (int32_t)(task % args->out->n_lists), n_united = from->n_lists / args->out->n_lists;
+    int32_t *out = hdl_selection_ids(args->out, row, list), n = 0, at[HDL_MAX_UNITED] = {0};
+    HDL_ASSERT(n_united >= 1 && n_united <= HDL_MAX_UNITED);
+    for (;;) {
+        int32_t least = INT32_MAX;
+        for (int32_t i = 0; i < n_united; i++) {
+            int32_t l = list * n_united + i;
+            if (at[i] < *hdl_selection_count(from, row, l))
+                least = HDL_MIN(least, hdl_selection_ids(from, row, l)[at[i]]);
+        }
+        if (least == INT32_MAX) break;
+        HDL_ASSERT(n < args->out->n_ids_max);
+        out[n++] = least;
+        for (int32_t i = 0; i < n_united; i++) {
+            int32_t l = list * n_united + i;
+            if (at[i] < *hdl_selection_count(from, row, l))
+                at[i] += hdl_selection_ids(from, row, l)[at[i]] == least;
+        }
+    }
+    *hdl_selection_count(args->out, row, list) = n;
+}
+
+static void unite(const hdl_launch *launch, const void *op)
+{
+    hdl_union_args args = *(const hdl_union_args *)op;
+    hdl_parallel_for(launch->n_threads, args.n_rows * args.out->n_lists, union_row, &args);
+}
+
 const hdl_impl hdl_cpu_ref_route[] = {
     {"summarise_ref", HDL_OP_SUMMARISE, HDL_ISA_REF, NULL, NULL, summarise},
     {"score_ref", HDL_OP_SCORE, HDL_ISA_REF, NULL, score_workspace, score},
     {"pool_ref", HDL_OP_POOL, HDL_ISA_REF, NULL, NULL, pool},
     {"select_ref", HDL_OP_SELECT, HDL_ISA_REF, NULL, select_workspace, select},
+    {"union_ref", HDL_OP_UNION, HDL_ISA_REF, NULL, NULL, unite},
     {NULL, HDL_OP_SELECT, HDL_ISA_REF, NULL, NULL, NULL},
 };
