@@ -26,6 +26,8 @@ typedef enum hdl_op {
     HDL_OP_POOL,
     HDL_OP_SELECT,
     HDL_OP_UNION,
+    HDL_OP_ORDER,
+    HDL_OP_VISIT,
     HDL_OP_MERGE,
     HDL_OP_GLU,
     HDL_OP_COMPACT,
@@ -338,6 +340,34 @@ typedef struct hdl_union_args {
     const hdl_selection *lists;
     hdl_selection *out; /* n_ids_max: enough for all of them */
 } hdl_union_args;
+
+/* ORDER: in which order the places of each list are visited (`order`, `n_first` of the selection): the forced ones
+ * first, as SELECT names them, ascending; then the others by score, the largest first, ties to the lowest id (NaN
+ * counts as -inf). Without scores all are first. */
+typedef struct hdl_order_args {
+    int64_t n_rows;
+    const float *score; /* [n_rows, n_lists, score_stride] of units; NULL = none */
+    int64_t score_stride;
+    const int64_t *n_visible; /* [n_rows] tokens */
+    int32_t n_sink, window;   /* tokens */
+    hdl_selection *list;
+} hdl_order_args;
+
+/* VISIT: ATTEND over lists in the order of their visits, until the rest seems not to matter (S2O, arXiv 2602.22575).
+ * A row and KV head attends to the first places; then to tiles of the order, `tile` tokens each (one block at
+ * least). A tile's gain is the share that its exp(s) has in the sum of all visited so far, itself among them, of the
+ * query heads of the KV head the largest. After `patience` tiles in a row that gain less than `below` the row is done:
+ * what it read is a prefix of the order, its output ATTEND's over that. below 0 reads the whole list.
+ * No lse, mass or sink. A row's bits depend on its own visible tokens, list and order alone. */
+typedef struct hdl_stop_rule {
+    float below;
+    int32_t tile, patience; /* patience 0: there is no rule */
+} hdl_stop_rule;
+typedef struct hdl_visit_args {
+    hdl_attend_args attend; /* with a selection that has an order */
+    hdl_stop_rule stop;
+    int32_t *n_read; /* [n_rows, n_kv_heads] tokens that were visited */
+} hdl_visit_args;
 
 /* MERGE: partials over disjoint sets, one scale and one soft cap, into one (lse-merge):
  *   lse = log sum_i exp(lse_i), o = sum_i exp(lse_i - lse) o_i; all empty stays (0, -inf). */

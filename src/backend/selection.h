@@ -30,8 +30,11 @@ typedef struct hdl_selection {
     int64_t n_ids_max;     /* stride of ids */
     int32_t *ids;          /* [n_rows, n_lists, n_ids_max] */
     int32_t *counts;       /* [n_rows, n_lists] */
-    const float *bias;     /* [n_rows, n_lists, n_ids_max] added to the scaled score; NULL = none */
-    const uint8_t *level;  /* [n_rows, n_lists, n_ids_max] pyramid level of the id; NULL = 0 */
+    bool has_order;        /* what these two will be: */
+    int32_t *order;    /* [n_rows, n_lists, n_ids_max] places of ids as they are visited; NULL = ascending */
+    int32_t *n_first;  /* [n_rows, n_lists] so many of the order are visited whatever a stop rule says */
+    const float *bias; /* [n_rows, n_lists, n_ids_max] added to the scaled score; NULL = none */
+    const uint8_t *level; /* [n_rows, n_lists, n_ids_max] pyramid level of the id; NULL = 0 */
 } hdl_selection;
 
 static inline int32_t *hdl_selection_ids(const hdl_selection *sel, int64_t row, int32_t list)

@@ -21,9 +21,9 @@
 const char *hdl_buffer_name(hdl_buffer buffer)
 {
     static const char *const names[HDL_N_BUFFERS] = {
-        "-",       "x",          "normed",  "q",       "k",     "v",      "attn", "gate",
-        "up",      "last",       "logits",  "cos_sin", "mass",  "spare",  "lse",  "q_tile",
-        "q_index", "index_bias", "k_index", "allowed", "lists", "retain", "work"};
+        "-",       "x",          "normed",  "q",       "k",       "v",     "attn",   "gate",
+        "up",      "last",       "logits",  "cos_sin", "mass",    "spare", "lse",    "q_tile",
+        "q_index", "index_bias", "k_index", "n_read",  "allowed", "lists", "retain", "work"};
     return names[buffer];
 }
 
@@ -95,6 +95,11 @@ static void assign_slots(hdl_schedule *schedule)
                 schedule->n_kept++;
                 schedule->kept_ids_max = HDL_MAX(schedule->kept_ids_max, slot->n_ids_max * slot->n_lists);
             }
+        }
+    for (int r = 0; r < 2; r++)
+        for (int32_t layer = 0; layer < facts->n_layers; layer++) {
+            const hdl_layer_plan *at = &schedule->routes[r].layers[layer];
+            if (at->stop.patience) schedule->slots[schedule->slot_of_layer[r][at->owner]].has_order = true;
         }
     add_mapped_slot(schedule);
     add_united_slot(schedule);
@@ -263,6 +268,8 @@ static heddle_status choose_router(hdl_schedule *schedule, const hdl_step *step,
         HDL_TRY(hdl_schedule_choose(schedule, HDL_OP_SELECT, &attend->select, &added->select_impl));
     hdl_union_args unite = {.lists = attend->select.out, .out = &schedule->slots[HDL_MAX(attend->slot, 0)]};
     if (attend->is_uniting) HDL_TRY(hdl_schedule_choose(schedule, HDL_OP_UNION, &unite, &added->union_impl));
+    hdl_order_args order = {.list = attend->select.out};
+    if (attend->is_ordering) HDL_TRY(hdl_schedule_choose(schedule, HDL_OP_ORDER, &order, &added->order_impl));
     return HEDDLE_OK;
 }
 
@@ -279,6 +286,16 @@ static heddle_status choose_complement(hdl_schedule *schedule, const hdl_step *s
     hdl_merge_args merge = {
         .n_rows = args->n_rows * args->n_heads, .n_partials = 2, .v_head_dim = args->v_head_dim};
     return hdl_schedule_choose(schedule, HDL_OP_MERGE, &merge, &added->merge_impl);
+}
+
+/* An attention that stops where the rest of its list does not matter. */
+static heddle_status choose_visit(hdl_schedule *schedule, const hdl_step *step, hdl_attend_step *added)
+{
+    hdl_step sized;
+    size_args(schedule, step, HDL_CLASS_MANY, &sized);
+    hdl_visit_args args = {.attend = sized.u.attend.args, .stop = added->stop};
+    hdl_schedule_book(schedule, HDL_BUF_N_READ, schedule->limits.max_rows * args.attend.n_kv_heads * 4);
+    return hdl_schedule_choose(schedule, HDL_OP_VISIT, &args, &added->visit_impl);
 }
 
 /* A dense pass over shared rows may have to leave tokens out: it then reads a list of the others. */
@@ -308,7 +325,9 @@ heddle_status hdl_schedule_add(hdl_schedule *schedule, const hdl_step *step)
     }
     hdl_step *added = &schedule->steps[schedule->n_steps], sized;
     *added = *step;
-    if (step->op != HDL_OP_ATTEND || step->u.attend.is_attending)
+    bool is_visiting = step->op == HDL_OP_ATTEND && step->u.attend.stop.patience > 0;
+    if (is_visiting) HDL_TRY(choose_visit(schedule, step, &added->u.attend));
+    if (step->op != HDL_OP_ATTEND || (step->u.attend.is_attending && !is_visiting))
         for (int cls = 0; cls < HDL_N_CLASSES; cls++) {
             size_args(schedule, step, (hdl_class)cls, &sized);
             HDL_TRY(hdl_schedule_choose(schedule, step->op, args_of(&sized), &added->impl[cls]));
@@ -416,6 +435,7 @@ static void add_router(hdl_schedule *schedule, hdl_step *step, const hdl_router_
     hdl_selection *list = &schedule->slots[router->n_united ? schedule->united : slot];
     attend->is_selecting = true;
     attend->is_uniting = router->n_united > 0;
+    attend->is_ordering = list->has_order;
     attend->slot = slot;
     attend->candidate_slot = candidate_slot;
     attend->args.has_mass = router->score == HDL_SCORE_MASS;
@@ -444,6 +464,7 @@ static void add_router(hdl_schedule *schedule, hdl_step *step, const hdl_router_
     int64_t all = router->block > 1 ? least : least + router->n_sink + router->window;
     bool has_width = router->select == HDL_SELECT_TOP_K || router->select == HDL_SELECT_BEAM;
     attend->all_below = has_width ? HDL_MAX(all, router->dense_below) : router->dense_below;
+    if (attend->is_ordering) attend->all_below = 0; /* rows that take everything take it in an order */
     if (router->tile > 1 && router->tile_by == HDL_TILE_BY_QUERY_MEAN)
         hdl_schedule_book(schedule, HDL_BUF_Q_TILE, schedule->tile_rows * attend->score.q_stride * 4);
     if (hdl_score_rows[router->score].rule == HDL_RULE_INDEX && attend->is_scoring)
@@ -483,6 +504,7 @@ static heddle_status add_list_attend(hdl_schedule *schedule, int32_t layer, hdl_
     step.u.attend.slot = slot;
     step.u.attend.kept = kept;
     step.u.attend.is_kept = kept >= 0;
+    step.u.attend.stop = at->stop;
     add_complement(schedule, &step.u.attend, at->complement);
     return hdl_schedule_add(schedule, &step);
 }
@@ -566,7 +588,8 @@ heddle_status hdl_lower_attention(hdl_schedule *schedule, int32_t layer)
 static int64_t slot_bytes(const hdl_schedule *schedule, const hdl_selection *slot)
 {
     int64_t lists = schedule->slot_rows * slot->n_lists;
-    return HDL_ALIGN_UP(lists * slot->n_ids_max * 4, 64) + HDL_ALIGN_UP(lists * 4, 64);
+    int64_t ids_bytes = HDL_ALIGN_UP(lists * slot->n_ids_max * 4, 64) + HDL_ALIGN_UP(lists * 4, 64);
+    return slot->has_order ? 2 * ids_bytes : ids_bytes;
 }
 
 void hdl_schedule_layout(hdl_schedule *schedule)
@@ -637,6 +660,10 @@ heddle_status hdl_schedule_bind(hdl_schedule *schedule)
         slot->n_rows = schedule->slot_rows;
         slot->ids = (int32_t *)at;
         slot->counts = (int32_t *)(at + HDL_ALIGN_UP(lists * slot->n_ids_max * 4, 64));
+        if (slot->has_order) {
+            slot->order = (int32_t *)(at + slot_bytes(schedule, slot) / 2);
+            slot->n_first = slot->order + (slot->counts - slot->ids);
+        }
         at += slot_bytes(schedule, slot);
     }
     hdl_retain_bind(schedule);

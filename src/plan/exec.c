@@ -103,6 +103,10 @@ static hdl_selection slot_view(const hdl_schedule *schedule, const hdl_exec_batc
     view.n_rows = n_rows;
     view.ids += at * view.n_lists * view.n_ids_max;
     view.counts += at * view.n_lists;
+    if (view.order) {
+        view.order += at * view.n_lists * view.n_ids_max;
+        view.n_first += at * view.n_lists;
+    }
     return view;
 }
 
@@ -288,6 +292,21 @@ static void select_rows(const hdl_schedule *schedule, const hdl_attend_step *at,
     at->select_impl->launch(&launch, &select);
 }
 
+/* In which order the rows' lists are visited; lists that were not chosen by scores are read whole. */
+static void order_rows(const hdl_schedule *schedule, const hdl_attend_step *at, const row_span *span,
+                       bool has_scores, hdl_selection *list)
+{
+    hdl_launch launch = launch_of(schedule);
+    hdl_order_args order = {.n_rows = span->n_rows,
+                            .score = has_scores ? span->scores : NULL,
+                            .score_stride = span->mass_stride,
+                            .n_visible = span->n_visible,
+                            .n_sink = at->select.n_sink,
+                            .window = at->select.window + (at->select.window ? span->n_more : 0),
+                            .list = list};
+    at->order_impl->launch(&launch, &order);
+}
+
 /* A dense pass that leaves hidden tokens out, as a list of the others. */
 static void attend_allowed(const hdl_schedule *schedule, const hdl_attend_step *at, hdl_attend_args *args,
                            const group *group_at)
@@ -323,7 +342,8 @@ static void make_lists(const hdl_schedule *schedule, const hdl_step *step, const
     bool is_final = at->slot == schedule->slot_of_layer[HDL_MIN(step->route, HDL_ROUTE_DECODE)][step->layer];
     if (at->candidate_slot >= 0)
         candidates = slot_view(schedule, batch, at->candidate_slot, span->first_row, span->n_rows);
-    if (!is_final || !take_lists(schedule, span, list)) {
+    bool is_taken = is_final && take_lists(schedule, span, list);
+    if (!is_taken) {
         if (q) score_rows(schedule, at, span, q, &candidates, batch->tap.fn);
         if (at->is_uniting)
             unite_rows(schedule, at, batch, span, &candidates, list);
@@ -331,6 +351,7 @@ static void make_lists(const hdl_schedule *schedule, const hdl_step *step, const
             select_rows(schedule, at, span, &candidates, list);
     }
     if (span->hiding) hdl_hide_listed(span->hiding, list);
+    if (at->is_ordering) order_rows(schedule, at, span, !is_taken, list);
     if (is_final) show_lists(span, list); /* what is picked from is read by nobody */
     if (batch->tap.fn && is_final) tell_tap(at, step->layer, batch, span, list);
 }
@@ -385,6 +406,18 @@ static void count_listed(const hdl_attend_args *args, const int64_t *n_visible, 
     }
 }
 
+/* Attends to lists in their order, as far as the stop rule says, and counts what was read. */
+static void visit(const hdl_schedule *schedule, const hdl_attend_step *at, const hdl_attend_args *attend,
+                  double *n_listed)
+{
+    hdl_launch launch = launch_of(schedule);
+    int32_t *n_read = (int32_t *)(void *)hdl_schedule_at(schedule, HDL_BUF_N_READ);
+    hdl_visit_args args = {.attend = *attend, .stop = at->stop, .n_read = n_read};
+    at->visit_impl->launch(&launch, &args);
+    for (int64_t i = 0; n_listed && i < attend->n_rows * attend->n_kv_heads; i++)
+        n_listed[i / attend->n_kv_heads] += (double)n_read[i] / attend->n_kv_heads;
+}
+
 /* Attends rows first_row.. of the batch with the prepared sequences, then makes their lists. */
 static void attend_rows(const hdl_schedule *schedule, const hdl_step *step, const hdl_exec_batch *batch,
                         const group *of, const hdl_attend_seq *seqs, int32_t n_seqs, int64_t first_row,
@@ -413,9 +446,11 @@ static void attend_rows(const hdl_schedule *schedule, const hdl_step *step, cons
     if (at->is_completing) args.lse = hdl_schedule_at(schedule, HDL_BUF_LSE);
     if (at->is_attending && of->hiding && at->listed_impl[of->cls])
         attend_allowed(schedule, at, &args, of);
+    else if (at->stop.patience)
+        visit(schedule, at, &args, batch->n_listed ? batch->n_listed + first_row : NULL);
     else if (at->is_attending)
         step->impl[of->cls]->launch(&launch, &args);
-    if (batch->n_listed && at->is_attending && at->args.has_selection)
+    if (batch->n_listed && at->is_attending && at->args.has_selection && !at->stop.patience)
         count_listed(&args, visible_rows(schedule, batch, at->group) + first_row,
                      batch->n_listed + first_row);
     if (at->is_completing) complete(schedule, at, &args, of->cls);

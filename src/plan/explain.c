@@ -56,6 +56,9 @@ static void explain_layers(const hdl_schedule *schedule, hdl_route route, const 
             hdl_buf_printf(text, "%s of layer %d%s", operators[at->op], at->owner,
                            at->has_head_map ? ", heads mapped" : "");
         if (at->complement) hdl_buf_printf(text, " and its complement by means of %d tokens", at->complement);
+        if (at->stop.patience)
+            hdl_buf_printf(text, ", by score until %d tiles of %d gain less than %g", at->stop.patience,
+                           at->stop.tile, (double)at->stop.below);
         if (at->has_router) explain_router(&at->router, text);
         if (at->has_candidates) {
             hdl_buf_puts(text, ", picked from");
@@ -92,6 +95,8 @@ static void explain_step(const hdl_step *step, hdl_buf *text)
     if (step->op == HDL_OP_SUMMARISE)
         hdl_buf_printf(text, " %s of %d", hdl_plane_name(step->u.summarise.kind),
                        step->u.summarise.block_size);
+    if (step->op == HDL_OP_ATTEND && step->u.attend.stop.patience)
+        hdl_buf_printf(text, "  %s", step->u.attend.visit_impl->name);
     if (step->op == HDL_OP_ATTEND && step->u.attend.is_completing)
         hdl_buf_printf(text, " + %s + %s", step->u.attend.complement_impl[0]->name,
                        step->u.attend.merge_impl->name);
@@ -103,6 +108,8 @@ static void explain_step(const hdl_step *step, hdl_buf *text)
         hdl_buf_printf(text, " + %s", step->u.attend.select_impl->name);
     if (step->op == HDL_OP_ATTEND && step->u.attend.is_uniting)
         hdl_buf_printf(text, " + %s", step->u.attend.union_impl->name);
+    if (step->op == HDL_OP_ATTEND && step->u.attend.is_ordering)
+        hdl_buf_printf(text, " + %s", step->u.attend.order_impl->name);
     hdl_buf_puts(text, "\n");
 }
 

@@ -24,6 +24,7 @@ typedef struct rule {
     int32_t n_mapped; /* 0 = no head_map */
     int16_t head_map[HDL_MAX_MAPPED_HEADS];
     int32_t complement; /* 0 = none */
+    hdl_stop_rule stop; /* patience 0 = none */
 } rule;
 
 static heddle_status read_head_map(const json_t *map, const char *path, rule *out)
@@ -74,10 +75,34 @@ static heddle_status read_complement(const json_t *obj, const char *path, rule *
     return HEDDLE_OK;
 }
 
+static heddle_status read_stop(const json_t *obj, const char *path, rule *out)
+{
+    static const char *const keys[] = {"below", "tile", "patience", NULL};
+    char at[256];
+    double below = 0;
+    int64_t tile = 64, patience = 1;
+    if (!obj) return HEDDLE_OK;
+    snprintf(at, sizeof at, "%s.stop", path);
+    if (!json_is_object(obj)) return HDL_FAIL(HEDDLE_E_INVALID, "%s: must be an object", at);
+    HDL_TRY(hdl_json_only(obj, at, keys));
+    HDL_TRY(hdl_json_num(obj, at, "below", &below));
+    HDL_TRY(hdl_json_int(obj, at, "tile", 1, 1 << 16, &tile));
+    HDL_TRY(hdl_json_int(obj, at, "patience", 1, 1 << 16, &patience));
+    if (!(below >= 0 && below < 1))
+        return HDL_FAIL(HEDDLE_E_INVALID, "%s.below %g: must be at least 0 and below 1", at, below);
+    if (out->op == HDL_OPERATOR_DENSE)
+        return HDL_FAIL(HEDDLE_E_INVALID, "%s: a dense layer reads no list", at);
+    if (out->complement || out->n_mapped)
+        return HDL_FAIL(HEDDLE_E_INVALID, "%s: goes not with %s", at,
+                        out->complement ? "complement" : "head_map");
+    out->stop = (hdl_stop_rule){(float)below, (int32_t)tile, (int32_t)patience};
+    return HEDDLE_OK;
+}
+
 static heddle_status read_rule(const json_t *obj, const char *path, rule *out)
 {
     static const char *const keys[] = {"layers",   "operator",   "router", "share",
-                                       "head_map", "complement", NULL};
+                                       "head_map", "complement", "stop",   NULL};
     *out = (rule){.share = HDL_SHARE_NONE, .candidates = {.share = HDL_SHARE_NONE}};
     if (!json_is_object(obj)) return HDL_FAIL(HEDDLE_E_INVALID, "%s: must be an object", path);
     HDL_TRY(hdl_json_only(obj, path, keys));
@@ -107,7 +132,8 @@ static heddle_status read_rule(const json_t *obj, const char *path, rule *out)
     if (out->op == HDL_OPERATOR_DENSE && out->share != HDL_SHARE_NONE)
         return HDL_FAIL(HEDDLE_E_INVALID, "%s.share: a dense layer reads no list", path);
     HDL_TRY(read_complement(obj, path, out));
-    return read_head_map(json_object_get(obj, "head_map"), path, out);
+    HDL_TRY(read_head_map(json_object_get(obj, "head_map"), path, out));
+    return read_stop(json_object_get(obj, "stop"), path, out);
 }
 
 static const char *const route_keys[] = {"prefill", "decode"};
@@ -374,6 +400,7 @@ static void apply(const rule *one, int32_t layer, const hdl_model_facts *facts, 
                            .candidate_owner = -1,
                            .owner = -1,
                            .complement = one->complement,
+                           .stop = one->stop,
                            .has_head_map = one->n_mapped > 0};
     memcpy(at->head_map, one->head_map, sizeof at->head_map);
     if (at->router.n_united) at->router.n_united = facts->n_kv_heads;

@@ -103,7 +103,8 @@ typedef struct hdl_layer_plan {
     int32_t owner; /* list operators: the layer whose list is read (may be the layer itself); else -1 */
     int32_t
         complement; /* list operators: what the list leaves out is read as means of so many tokens; 0 = not */
-    bool has_head_map; /* KV head h reads the owner's list head_map[h] instead of list h */
+    hdl_stop_rule stop; /* list operators: lists are read by score until their rest does not matter */
+    bool has_head_map;  /* KV head h reads the owner's list head_map[h] instead of list h */
     int16_t head_map[HDL_MAX_MAPPED_HEADS]; /* [n_kv_heads] */
 } hdl_layer_plan;
 

@@ -47,16 +47,17 @@ typedef enum hdl_buffer { /* activations; names as in `explain` */
                           HDL_BUF_Q_INDEX, /* [rows, index groups, heads, index_dim] queries of the model's index */
                           HDL_BUF_INDEX_BIAS, /* [rows, index heads] added to their scores */
                           HDL_BUF_K_INDEX,    /* [rows, index_dim] its keys */
-                          HDL_BUF_ALLOWED,    /* [context] tokens that are not hidden, [logit rows] counts */
-                          HDL_BUF_LISTS,      /* the slots: ids and counts */
-                          HDL_BUF_RETAIN,     /* scores [2, n_kv_heads, context] and lists of one eviction */
-                          HDL_BUF_WORK,       /* scratch of the implementations */
+                          HDL_BUF_N_READ, /* [rows, n_kv_heads] tokens that visits read before they stopped */
+                          HDL_BUF_ALLOWED, /* [context] tokens that are not hidden, [logit rows] counts */
+                          HDL_BUF_LISTS,   /* the slots: ids and counts */
+                          HDL_BUF_RETAIN,  /* scores [2, n_kv_heads, context] and lists of one eviction */
+                          HDL_BUF_WORK,    /* scratch of the implementations */
                           HDL_N_BUFFERS
 } hdl_buffer;
 const char *hdl_buffer_name(hdl_buffer buffer);
 
 /* A step of op ATTEND is what one layer does for one route and group of rows, in this order: attend
- * (perhaps observing), attend to the list's complement and merge, score a summary, pool, select, unite. What
+ * (perhaps observing), attend to the list's complement and merge, score a summary, pool, select, unite, order. What
  * it does is set by compile. */
 typedef struct hdl_attend_step {
     hdl_attend_args args;
@@ -64,16 +65,19 @@ typedef struct hdl_attend_step {
     bool is_completing; /* COMPLEMENT of list `slot`, merged */
     bool
         is_scoring; /* SCORE fills the score row (else the pass observes it, or only the forced set counts) */
-    bool is_pooling;   /* the score row becomes one of blocks */
-    bool is_selecting; /* makes list `slot` */
-    bool is_uniting;   /* from lists of the KV heads, chosen in slot `united` */
-    bool is_kept;      /* REUSE: list `slot` is first loaded from the sequence's kept list */
+    bool is_pooling;    /* the score row becomes one of blocks */
+    bool is_selecting;  /* makes list `slot` */
+    bool is_uniting;    /* from lists of the KV heads, chosen in slot `united` */
+    bool is_ordering;   /* says how list `slot` is visited */
+    bool is_kept;       /* REUSE: list `slot` is first loaded from the sequence's kept list */
+    hdl_stop_rule stop; /* patience above 0: attends by VISIT */
     hdl_complement_args complement;
     hdl_score_args score;
     hdl_pool_args pool;
     hdl_select_args select;
     const hdl_impl *complement_impl[HDL_N_CLASSES], *merge_impl;
-    const hdl_impl *score_impl[HDL_N_CLASSES], *pool_impl, *select_impl, *union_impl;
+    const hdl_impl *score_impl[HDL_N_CLASSES], *pool_impl, *select_impl, *union_impl, *order_impl,
+        *visit_impl;
     const hdl_impl *listed_impl[HDL_N_CLASSES]; /* of a dense pass that must leave tokens out; or NULL */
     int32_t group, layer_in_group;              /* whose KV rows */
     int32_t slot;                               /* list made or read; -1 = none */

@@ -63,6 +63,22 @@ static heddle_status check_complement(const hdl_route_plan *route, int32_t layer
         path, at->complement, at->owner, list->window);
 }
 
+/* A list that is read by score until a rule stops it was made by scores of its own units. */
+static heddle_status check_stop(const hdl_route_plan *route, int32_t layer, const char *path)
+{
+    const hdl_layer_plan *at = &route->layers[layer], *owner = &route->layers[at->owner];
+    if (!at->stop.patience) return HEDDLE_OK;
+    const char *what = owner->has_candidates || owner->candidate_owner >= 0 ? "picks from candidates"
+                       : owner->router.score == HDL_SCORE_NONE              ? "scores nothing"
+                       : owner->router.n_united                             ? "unites lists of several scores"
+                       : owner->router.refresh > 1 ? "keeps its lists between refreshes"
+                                                   : NULL;
+    if (!what) return HEDDLE_OK;
+    return HDL_FAIL(HEDDLE_E_INVALID,
+                    "%s.stop: layer %d reads the list of layer %d by score, but that layer %s", path, layer,
+                    at->owner, what);
+}
+
 /* A router that picks from candidates: tokens out of a list of tokens or blocks, scored by a summary. */
 static heddle_status check_candidates(const hdl_route_plan *route, int32_t layer, const char *path)
 {
@@ -113,6 +129,7 @@ heddle_status hdl_share_owners(hdl_route_plan *route, const hdl_model_facts *fac
                 HDL_TRY(find_owner(route, layer, wanted->share[layer], previous, rule, &at->owner));
             HDL_TRY(check_units(route, layer, rule));
             HDL_TRY(check_complement(route, layer, rule));
+            HDL_TRY(check_stop(route, layer, rule));
         }
         if (at->has_router) previous = layer;
     }
@@ -138,6 +155,7 @@ bool hdl_route_plan_equal(const hdl_route_plan *a, const hdl_route_plan *b, int3
         const hdl_layer_plan *x = &a->layers[layer], *y = &b->layers[layer];
         if (x->op != y->op || x->has_router != y->has_router || x->owner != y->owner) return false;
         if (x->complement != y->complement) return false;
+        if (memcmp(&x->stop, &y->stop, sizeof x->stop)) return false;
         if (x->has_head_map != y->has_head_map || memcmp(x->head_map, y->head_map, sizeof x->head_map))
             return false;
         if (x->has_candidates != y->has_candidates || x->candidate_owner != y->candidate_owner) return false;

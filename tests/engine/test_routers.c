@@ -84,9 +84,10 @@ static heddle_engine *open_tiny(void)
     return engine;
 }
 
-static heddle_plan *plan_of(const router_case *at, int top_k)
+static heddle_plan *plan_with(const router_case *at, int top_k, const char *of_readers)
 {
-    char json[2048], router[1024], number[16], complement[32] = "";
+    char json[2048], router[1024], number[16], complement[128];
+    snprintf(complement, sizeof complement, "%s", of_readers);
     snprintf(number, sizeof number, "%d", HDL_MAX(top_k, 64));
     const char *mark = strstr(at->router, "CANDIDATES");
     snprintf(router, sizeof router, "%.*s%s%s", mark ? (int)(mark - at->router) : (int)strlen(at->router),
@@ -106,6 +107,11 @@ static heddle_plan *plan_of(const router_case *at, int top_k)
     if (heddle_plan_parse(&plan, json, (int64_t)strlen(json), "test"))
         fail_msg("%s: %s", at->name, heddle_last_error());
     return plan;
+}
+
+static heddle_plan *plan_of(const router_case *at, int top_k)
+{
+    return plan_with(at, top_k, "");
 }
 
 static heddle_session *new_session(heddle_engine *engine, const heddle_plan *plan, int32_t chunk_rows)
@@ -501,6 +507,60 @@ static void test_one_token_too_many_of_a_tile_drops_the_least(void **state)
     heddle_engine_close(engine);
 }
 
+#define STOP(below) ", \"stop\": {\"below\": " below ", \"tile\": 8}"
+
+static double share_of(heddle_engine *engine, const heddle_plan *plan, int32_t chunk_rows, float *nll)
+{
+    heddle_stats stats = {.struct_size = sizeof stats};
+    heddle_session *session = new_session(engine, plan, chunk_rows);
+    nll_of(session, nll);
+    heddle_session_stats(session, &stats);
+    heddle_session_free(session);
+    return stats.scored_kv_bytes_read / stats.scored_kv_bytes_dense;
+}
+
+/* Lists read by score: to their end they are what they are without a rule; stopped they read less, how much does
+ * not depend on how rows come. */
+static void test_stopped_lists(void **state)
+{
+    (void)state;
+    static const router_case stopped[] = {
+        {"tokens", "token_list", "\"score\": \"key_i8\", \"lists\": \"kv_head\", \"window\": 4, \"sinks\": 2",
+         0},
+        {"masses", "token_list", "\"score\": \"attention_mass\", \"window\": 4, \"dense_below\": 60", 0},
+        {"blocks", "block_list",
+         "\"score\": \"block_bounds\", \"heads\": \"max\", \"block\": 16, \"window\": 8", 0},
+        {"blocks of keys", "block_list", "\"score\": \"key_i4\", \"block\": 4, \"window\": 1", 0},
+        {"tokens of tiles", "token_list", "\"score\": \"key_i8\", \"window\": 4, \"sinks\": 2, \"tile\": 32",
+         0},
+    };
+    heddle_engine *engine = open_tiny();
+    heddle_session *session = new_session(engine, NULL, 64);
+    nll_of(session, dense);
+    heddle_session_free(session);
+    for (size_t i = 0; i < sizeof stopped / sizeof *stopped; i++)
+        for (int top_k = 96; top_k <= 320; top_k += 224) {
+            heddle_plan *all = plan_of(&stopped[i], top_k), *never = plan_with(&stopped[i], top_k, STOP("0")),
+                        *soon = plan_with(&stopped[i], top_k, STOP("0.05"));
+            double share = share_of(engine, all, 64, sparse);
+            assert_true(fabs(share - share_of(engine, never, 64, other)) < 1e-9);
+            printf("%s, top_k %d: max-abs %g", stopped[i].name, top_k,
+                   max_abs(sparse + 1, other + 1, N_IDS - 1));
+            assert_true(max_abs(sparse + 1, other + 1, N_IDS - 1) < 1e-5);
+            if (top_k == 320) assert_true(max_abs(dense + 1, other + 1, N_IDS - 1) < 1e-5);
+            double less = share_of(engine, soon, 64, sparse);
+            printf("; reads %.3f, stopped %.3f\n", share, less);
+            assert_true(less < share - 0.005);
+            int32_t chunk = strstr(stopped[i].router, "tile") ? 32 : 7; /* not less than a tile */
+            assert_true(share_of(engine, soon, chunk, other) == less);
+            assert_memory_equal(sparse + 1, other + 1, (N_IDS - 1) * sizeof *sparse);
+            heddle_plan_free(all);
+            heddle_plan_free(never);
+            heddle_plan_free(soon);
+        }
+    heddle_engine_close(engine);
+}
+
 /* Which units of the first list layer the rows' lists hold, those of all heads together. */
 typedef struct marked_units {
     bool is_read[N_IDS][N_IDS];
@@ -783,6 +843,7 @@ int main(void)
         cmocka_unit_test(test_a_tap_hears_every_list),
         cmocka_unit_test(test_one_unit_too_many_drops_the_least),
         cmocka_unit_test(test_one_token_too_many_of_a_tile_drops_the_least),
+        cmocka_unit_test(test_stopped_lists),
         cmocka_unit_test(test_a_union_reads_what_any_head_chose),
         cmocka_unit_test(test_a_threshold_reads_from_everything_to_nothing),
         cmocka_unit_test(test_lists_are_counted_as_they_are_made),

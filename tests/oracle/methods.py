@@ -4,7 +4,7 @@
     methods.py > tests/golden/methods/lists.json
 
 One layer of 4 query heads over 2 KV heads of width 16; q, k are f16-exact random numbers with a few loud keys. For
-every plan (with small overrides) and every row t the chosen units in ascending order. Nothing here is shared with the
+every plan (with small overrides, or a small plan file beside the lists) and every row t the chosen units in ascending order. Nothing here is shared with the
 C code; ties cannot occur (scores differ by more than rounding: checked).
 """
 import json
@@ -154,6 +154,36 @@ def united(plan, n_lists, score, how, **select):
     return {"plan": plan, "lists": lists(1, row)}
 
 
+def key_logits(t, h, levels):
+    q, qs = quantised_query(t, h)
+    return [sum(a * b for a, b in zip(q, k)) * ks * qs * SCALE for k, ks in (quantised(h // GROUP, j, levels) for j in range(t + 1))]
+
+
+def s2o(plan, below, tile, top_k, sinks, window):
+    """Own tokens first, then the others from the best on, `tile` at a time, until a tile's share of the sum of exp(s)
+    so far is small for every head; reads: tokens that were visited, the mean of the KV heads."""
+    orders = {}
+
+    def row(t, kv):
+        score = reduce_heads([key_logits(t, h, 127) for h in heads_of(kv, KV)], "mean")
+        ids = pick(score, t, block=1, top_k=top_k, sinks=sinks, window=window)
+        first = [j for j in ids if j < sinks or j > t - window]
+        rest = sorted((j for j in ids if j not in first), key=lambda j: (-score[j], j))
+        weight = [[math.exp(SCALE * dot(Q[t][h], K[j][kv])) for j in range(t + 1)] for h in heads_of(kv, KV)]
+        read = list(first)
+        while rest:
+            part, rest = rest[:tile], rest[tile:]
+            read += part
+            gain = max(math.fsum(w[j] for j in part) / math.fsum(w[j] for j in read) for w in weight)
+            assert abs(gain - below) > 1e-5, (t, gain)
+            if gain < below:
+                break
+        orders[t, kv] = len(read)
+        return ids
+    golden = lists(KV, row)
+    return {"plan": plan, "lists": golden, "reads": [sum(orders[t, kv] for kv in range(KV)) / KV for t in range(N)]}
+
+
 def mean_mass(t, h, block):
     """Softmax over mean keys times the root of their length; every block stands for as many tokens."""
     return softmax([x * math.sqrt(block) for x in block_mean(t, h, block)]) if t + 1 >= block else []
@@ -278,6 +308,7 @@ CASES = [
     case("keys4:top_k=12,sinks=2,window=5", 1, lambda t, h: low_bit_mass(t, h, 7), "mean", block=1, top_k=12, sinks=2, window=5),
     case("oracle:top_k=12,sinks=2,window=5", 1, attention_mass, "mean", block=1, top_k=12, sinks=2, window=5),
     united("union4:top_k=12,sinks=2,window=5", KV, lambda t, h: low_bit_mass(t, h, 7), "mean", block=1, top_k=12, sinks=2, window=5),
+    s2o("s2o_small.json", 0.1, 4, 24, 2, 5),
     case("peaks:block=4,top_k=12,sinks=2,window=5", KV, lambda t, h: block_peak(t, h, 4), "max", block=4, top_k=12, sinks=2, window=5),
     case("midkeys:block=4,top_k=12,sinks=2,window=5", KV, lambda t, h: block_middle(t, h, 4), "max", block=4, top_k=12, sinks=2, window=5),
     case("sqrtmeans:block=4,top_k=12,sinks=2,window=5", KV, lambda t, h: mean_mass(t, h, 4), "mean", block=4, top_k=12, sinks=2, window=5),

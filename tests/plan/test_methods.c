@@ -69,7 +69,10 @@ static void compile_layer(layer_run *run, const char *plan)
                                   .max_seqs = 1,
                                   .n_threads = 2,
                                   .kv_dtype = HDL_F16};
-    if (hdl_plan_named(&run->plan, plan) || hdl_schedule_new(&run->schedule, run->plan, &run->facts, &limits))
+    char path[512]; /* a plan whose numbers no override sets stands beside the lists */
+    snprintf(path, sizeof path, "%s/golden/methods/%s", HDL_TEST_DATA, plan);
+    if (hdl_plan_named(&run->plan, strstr(plan, ".json") ? path : plan) ||
+        hdl_schedule_new(&run->schedule, run->plan, &run->facts, &limits))
         fail_msg("%s", hdl_last_error());
     int32_t layer = 0;
     while (!run->schedule->routes[run->route].layers[layer].has_router) layer++;
@@ -129,6 +132,8 @@ static void run_case(const json_t *at)
     const char *route = json_string_value(json_object_get(at, "route"));
     int64_t tile = json_integer_value(json_object_get(at, "tile")); /* rows that share a list; 0: none */
     int64_t n = number("n_tokens"), n_visible[MAX_TOKENS], doc_start[MAX_TOKENS] = {0};
+    double n_listed[MAX_TOKENS] = {0};
+    const json_t *reads = json_object_get(at, "reads"); /* tokens of lists that were read; or NULL */
     run.route = route && !strcmp(route, "prefill") ? HDL_ROUTE_PREFILL : HDL_ROUTE_DECODE;
     compile_layer(&run, run.name);
     fill(run.schedule, HDL_BUF_Q, "q");
@@ -143,11 +148,16 @@ static void run_case(const json_t *at)
                             .attend = attend,
                             .n_visible = n_visible,
                             .doc_start = doc_start,
+                            .n_listed = n_listed,
                             .tap = {compare, &run}};
     assert_int_equal(hdl_kv_seq_reserve(run.kv, n), HEDDLE_OK);
     hdl_exec_lower(run.schedule, &batch);
     assert_int_equal(run.n_heard,
                      n / HDL_MAX(tile, 1) * (int64_t)json_array_size(json_array_get(run.lists, 0)));
+    for (size_t t = 0; t < json_array_size(reads); t++)
+        if (n_listed[t] != json_number_value(json_array_get(reads, t)))
+            fail_msg("%s: row %zu reads %g tokens, must read %g", run.name, t, n_listed[t],
+                     json_number_value(json_array_get(reads, t)));
     hdl_kv_seq_free(run.kv);
     hdl_kv_store_unref(run.store);
     hdl_schedule_free(run.schedule);

@@ -117,6 +117,29 @@ static void test_refusals(void **state)
     facts.n_kv_heads = 65;
     refused(ROUTER("\"lists\": \"union\", \"top_k\": 8"), "the model has 65 KV heads; at most 64");
     facts.n_kv_heads = 2;
+#define STOPPED(stop, router)                                                                                \
+    RULES("{\"layers\": [0], \"operator\": \"token_list\", \"stop\": " stop ", \"router\": {" router "}}")
+    refused(STOPPED("{\"below\": 1}", "\"top_k\": 8"),
+            "decode[0].stop.below 1: must be at least 0 and below 1");
+    refused(STOPPED("{\"below\": 0.1, \"tile\": 0}", "\"top_k\": 8"), "stop.tile 0: must be in 1..65536");
+    refused(STOPPED("{\"patience\": 0}", "\"top_k\": 8"), "stop.patience 0: must be in 1..65536");
+    refused(STOPPED("{\"bellow\": 0}", "\"top_k\": 8"), "did you mean \"below\"?");
+    refused(STOPPED("0.1", "\"top_k\": 8"), "decode[0].stop: must be an object");
+    refused(RULES("{\"layers\": [0], \"stop\": {}}"), "decode[0].stop: a dense layer reads no list");
+    refused(STOPPED("{}, \"complement\": 16", "\"top_k\": 8, \"window\": 16"),
+            "stop: goes not with complement");
+    refused(STOPPED("{}", "\"score\": \"none\", \"window\": 8"), "but that layer scores nothing");
+    refused(STOPPED("{}", "\"lists\": \"union\", \"top_k\": 8"),
+            "but that layer unites lists of several scores");
+    refused(STOPPED("{}", "\"top_k\": 8, \"window\": 1, \"refresh\": 2"),
+            "keeps its lists between refreshes");
+    refused(
+        STOPPED("{}",
+                "\"score\": \"key_i8\", \"top_k\": 8, \"candidates\": {\"score\": \"key_i4\", \"top_k\": 9}"),
+        "but that layer picks from candidates");
+    refused(RULES("{\"layers\": [0], \"router\": {\"top_k\": 8, \"lists\": \"kv_head\"}}, {\"layers\": [1], "
+                  "\"operator\": \"token_list\", \"share\": 0, \"stop\": {}, \"head_map\": [1, 0]}"),
+            "decode[1].stop: goes not with head_map");
 #define HEADS "\"lists\": \"kv_head\", \"head_top_k\": "
     refused(ROUTER("\"head_top_k\": [8, 8]"), "router.head_top_k: needs \"lists\": \"kv_head\"");
     refused(ROUTER("\"select\": \"top_p\", \"window\": 1, " HEADS "[8, 8]"), "and select \"top_k\"");

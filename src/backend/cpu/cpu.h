@@ -21,6 +21,7 @@ extern const hdl_impl hdl_cpu_ref_linear[];     /* ref_linear.c: LINEAR */
 extern const hdl_impl hdl_cpu_ref_misc[];       /* ref_misc.c: EMBED NORM ROPE GLU */
 extern const hdl_impl hdl_cpu_ref_attend[];     /* ref_attend.c: APPEND ATTEND MERGE */
 extern const hdl_impl hdl_cpu_ref_complement[]; /* ref_complement.c: COMPLEMENT */
+extern const hdl_impl hdl_cpu_ref_visit[];      /* ref_visit.c: ORDER VISIT */
 extern const hdl_impl hdl_cpu_ref_route[];      /* ref_route.c: SUMMARISE SCORE POOL SELECT UNION */
 extern const hdl_impl hdl_cpu_ref_backward[];   /* ref_backward.c: ATTEND_BACKWARD INDEX_LOSS */
 extern const hdl_impl hdl_cpu_compact[];        /* compact.c: COMPACT */
