@@ -1,7 +1,7 @@
 /* bench_depth.c - decode speed of a model at depths whose rows are made up, so that no time goes into
  * reading: what a step costs does not depend on what the rows hold.
  *
- *   build/bench/bench_depth MODEL PLAN KV_TYPE DEPTH...       one line a depth, comma-separated
+ *   build/bench/bench_depth MODEL PLAN[,PLAN...] KV_TYPE DEPTH...     one line a plan and depth, comma-separated
  *
  * Rows are small random f16 numbers (or int8 bytes), every page its own memory. The list that a plan
  * makes is of the right length. */
@@ -51,8 +51,8 @@ static heddle_status make_up(heddle_session *session, int64_t n)
     return HEDDLE_OK;
 }
 
-static heddle_status run_depth(heddle_engine *engine, const heddle_plan *plan, const char *kv_type,
-                               int64_t depth)
+static heddle_status run_depth(heddle_engine *engine, const char *spec, const heddle_plan *plan,
+                               const char *kv_type, int64_t depth)
 {
     heddle_session *session = NULL;
     heddle_session_options options;
@@ -72,9 +72,10 @@ static heddle_status run_depth(heddle_engine *engine, const heddle_plan *plan, c
         heddle_stats stats = {.struct_size = sizeof stats};
         heddle_session_stats(session, &stats);
         qsort(took, N_TIMED, sizeof *took, compare);
-        printf("%" PRId64 ",%s,%s,%.3f,%.3f,%.3f,%.0f,%" PRId64 "\n", depth, heddle_plan_name(plan), kv_type,
+        printf("%" PRId64 ",%s,%s,%.3f,%.3f,%.3f,%.0f,%.4f,%" PRId64 "\n", depth, spec, kv_type,
                1e3 * took[N_TIMED / 2], 1e3 * took[N_TIMED / 10], 1e3 * took[N_TIMED * 9 / 10],
-               stats.decode_kv_bytes_read / (N_WARM + N_TIMED), stats.kv_bytes);
+               stats.decode_kv_bytes_read / (N_WARM + N_TIMED),
+               stats.decode_kv_bytes_read / stats.decode_kv_bytes_dense, stats.kv_bytes);
         fflush(stdout);
     }
     heddle_session_free(session);
@@ -84,17 +85,26 @@ static heddle_status run_depth(heddle_engine *engine, const heddle_plan *plan, c
 int main(int argc, char **argv)
 {
     heddle_engine *engine = NULL;
-    heddle_plan *plan = NULL;
+    char *rest = NULL;
+    int n_failed = 0;
     if (argc < 5) {
-        fprintf(stderr, "bench_depth MODEL PLAN KV_TYPE DEPTH...\n");
+        fprintf(stderr, "bench_depth MODEL PLAN[,PLAN...] KV_TYPE DEPTH...\n");
         return 2;
     }
-    heddle_status status = heddle_engine_open(&engine, argv[1], NULL);
-    if (!status) status = heddle_plan_named(&plan, argv[2]);
-    if (!status) printf("depth,plan,kv,step_ms,p10_ms,p90_ms,kv_bytes_read,kv_bytes\n");
-    for (int i = 4; i < argc && !status; i++) status = run_depth(engine, plan, argv[3], atoll(argv[i]));
-    if (status) fprintf(stderr, "bench_depth: %s\n", heddle_last_error());
-    heddle_plan_free(plan);
+    if (heddle_engine_open(&engine, argv[1], NULL)) {
+        fprintf(stderr, "bench_depth: %s\n", heddle_last_error());
+        return 1;
+    }
+    printf("depth,plan,kv,step_ms,p10_ms,p90_ms,kv_bytes_read,share_of_dense,kv_bytes\n");
+    for (char *spec = strtok_r(argv[2], ",", &rest); spec; spec = strtok_r(NULL, ",", &rest)) {
+        heddle_plan *plan = NULL;
+        heddle_status status = heddle_plan_named(&plan, spec);
+        for (int i = 4; i < argc && !status; i++)
+            status = run_depth(engine, spec, plan, argv[3], atoll(argv[i]));
+        if (status) fprintf(stderr, "bench_depth: %s: %s\n", spec, heddle_last_error());
+        n_failed += status != HEDDLE_OK;
+        heddle_plan_free(plan);
+    }
     heddle_engine_close(engine);
-    return status ? 1 : 0;
+    return n_failed > 0;
 }

@@ -128,7 +128,8 @@ const cli_command cmd_report = {
     .usage = "RESULTS... [-o FILE]",
     .summary = "Results as one page: speed beside quality",
     .about =
-        "Files of 'heddle eval' and of 'heddle bench depth --csv', in any order. The page needs no network.",
+        "Files of 'heddle eval', of 'heddle bench depth --csv', and plan-quality.csv and plan-speed.csv of\n"
+        "bench/results, in any order. The page needs no network.",
     .options = report_rows,
     .options_size = sizeof(report_options),
     .max_words = CLI_MAX_TEXTS,

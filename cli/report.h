@@ -8,7 +8,7 @@
 
 enum { REPORT_MAX_PLANS = 64, REPORT_MAX_CARDS = 8, REPORT_MAX_CONTEXTS = 8, REPORT_MAX_TEXTS = 16 };
 
-typedef struct report_speed { /* one line of `heddle bench depth --csv` */
+typedef struct report_speed { /* a line of `heddle bench depth --csv`, or of build/bench/bench_depth */
     char model[128], kv[8], plan[128];
     double depth, prefill, decode, share, kv_bytes, peak_bytes;
 } report_speed;
@@ -36,12 +36,15 @@ typedef struct report {
     int n_cards;
 } report;
 
-/* report_data.c. A file is told by its beginning. 0 or an exit code. */
+/* report_data.c. A file is told by its beginning, a CSV by the names of its columns. 0 or an exit code. */
 int report_read(report *r, const char *path);
 void report_sort(report *r); /* makes the cards; after all files */
 void report_free(report *r);
 /* The speed of a plan at a depth (< 0 = the deepest that is there); NULL = not measured. */
 const report_speed *report_speed_of(const report *r, const report_card *card, const char *plan, double depth);
+
+/* Times dense's speed at the same depth; NaN where one of them was not measured. */
+double report_speed_over_dense(const report *r, const report_card *card, const report_speed *speed);
 
 typedef struct report_quality {        /* of one plan, against dense; NaN where it was not measured */
     eval_interval recovery, loss;      /* loss: nats a token over the last quarter */
@@ -55,6 +58,8 @@ typedef struct report_quality {        /* of one plan, against dense; NaN where 
 } report_quality;
 report_quality report_quality_of(const report *r, const report_card *card, const report_plan *plan);
 summary_filter report_filter(const report_card *card, const char *what, const char *task, int64_t context);
+
+bool report_is_window(const char *spec); /* the 512 recent tokens that R is measured from */
 
 /* Each writes one section, or nothing where nothing was measured. */
 void report_frontier(eval_buf *out, const report *r, const report_card *card);

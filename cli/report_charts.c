@@ -18,49 +18,64 @@ static void close_figure(eval_buf *out)
 /* ---- the frontier ---- */
 
 typedef enum frontier_x { BY_SHARE, BY_SPEED } frontier_x;
-typedef enum frontier_y { BY_RECOVERY, BY_WORST } frontier_y;
+typedef enum frontier_y { BY_RECOVERY, BY_PERPLEXITY, BY_WORST } frontier_y;
+
+typedef struct frontier_axis {
+    const char *title, *axis, *level_text;
+    double low, least, high, level; /* low goes down to least where a plan that is no control stands lower */
+    bool is_percent;
+} frontier_axis;
+
+static const frontier_axis frontier_axes[] = {
+    [BY_RECOVERY] = {"what is kept of dense's gain", "R: what is kept of dense's gain over a window of 512",
+                     "a plan passes at 0.95", 0.8, 0, 1.02, 0.95, false},
+    [BY_PERPLEXITY] = {"perplexity", "dense's perplexity over the plan's, of the worst text", "one percent",
+                       0.94, 0.85, 1.004, 0.99, true},
+    [BY_WORST] = {"the worst deciding task", "worst deciding task: answer tokens against dense, points",
+                  "two points", -0.1, -0.5, 0.03, -0.02, true},
+};
+
+static svg_point frontier_point(const report *r, const report_card *card, const report_plan *plan,
+                                frontier_x by_x, frontier_y by_y)
+{
+    report_quality q = report_quality_of(r, card, plan);
+    const report_speed *speed = report_speed_of(r, card, plan->spec, -1);
+    double x = by_x == BY_SPEED ? report_speed_over_dense(r, card, speed) : q.share;
+    if (by_x == BY_SHARE && isnan(x) && speed) x = speed->share;
+    double y = by_y == BY_RECOVERY ? q.recovery.value : by_y == BY_PERPLEXITY ? exp(-q.worst_loss) : q.worst;
+    svg_point point = {x, y, NAN, NAN, plan->spec, plan->colour};
+    if (by_y == BY_RECOVERY) {
+        point.y_low = q.recovery.low;
+        point.y_high = q.recovery.high;
+    }
+    return point;
+}
 
 static void draw_frontier(eval_buf *out, const report *r, const report_card *card, frontier_x by_x,
                           frontier_y by_y)
 {
     svg_point points[SVG_MAX_POINTS];
+    const frontier_axis *y = &frontier_axes[by_y];
     int n = 0;
     for (int p = 0; p < card->n_plans && n < SVG_MAX_POINTS; p++) {
-        const report_plan *plan = &card->plans[p];
-        report_quality q = report_quality_of(r, card, plan);
-        const report_speed *speed = report_speed_of(r, card, plan->spec, -1);
-        double x = by_x == BY_SPEED ? (speed ? speed->decode : NAN) : q.share;
-        if (by_x == BY_SHARE && isnan(x) && speed) x = speed->share;
-        svg_point point = {
-            x, by_y == BY_RECOVERY ? q.recovery.value : q.worst, NAN, NAN, plan->spec, plan->colour};
-        if (by_y == BY_RECOVERY) {
-            point.y_low = q.recovery.low;
-            point.y_high = q.recovery.high;
-        }
+        svg_point point = frontier_point(r, card, &card->plans[p], by_x, by_y);
         if (!isnan(point.x) && !isnan(point.y)) points[n++] = point;
     }
     if (n < 2) return;
-    bool is_recovery = by_y == BY_RECOVERY;
-    double foot = is_recovery ? 0.8
-                              : -0.1; /* lower where a plan that is no control stands lower, within reason */
+    double foot = y->low;
     for (int i = 0; i < n; i++)
         if (points[i].colour != SVG_CONTROL && points[i].y < foot) foot = floor(points[i].y * 10) / 10;
-    foot = fmax(foot, is_recovery ? 0 : -0.5);
     svg_scatter chart = {
-        .title = is_recovery ? "what is kept of dense's gain" : "the worst deciding task",
-        .x = {.title = by_x == BY_SPEED ? "decode, tokens a second at the greatest depth measured"
+        .title = y->title,
+        .x = {.title = by_x == BY_SPEED ? "decode at the greatest depth measured, times dense's speed there"
                                         : "keys and values read, share of dense's bytes",
               .is_percent = by_x == BY_SHARE,
               .has_zero = true},
-        .y = {.title = is_recovery ? "R: what is kept of dense's gain over a window of 512"
-                                   : "worst deciding task: answer tokens against dense, points",
-              .low = foot,
-              .high = is_recovery ? 1.02 : 0.03,
-              .is_percent = !is_recovery},
+        .y = {.title = y->axis, .low = fmax(foot, y->least), .high = y->high, .is_percent = y->is_percent},
         .points = points,
         .n_points = n,
-        .level = is_recovery ? 0.95 : -0.02,
-        .level_text = is_recovery ? "a plan passes at 0.95" : "two points",
+        .level = y->level,
+        .level_text = y->level_text,
         .is_less_better = by_x == BY_SHARE};
     svg_draw_scatter(out, &chart);
 }
@@ -68,14 +83,12 @@ static void draw_frontier(eval_buf *out, const report *r, const report_card *car
 void report_frontier(eval_buf *out, const report *r, const report_card *card)
 {
     eval_buf charts = {0};
-    bool has_speed = r->n_speeds > 0;
-    if (has_speed) draw_frontier(&charts, r, card, BY_SPEED, BY_RECOVERY);
-    if (has_speed) draw_frontier(&charts, r, card, BY_SPEED, BY_WORST);
-    draw_frontier(&charts, r, card, BY_SHARE, BY_RECOVERY);
-    draw_frontier(&charts, r, card, BY_SHARE, BY_WORST);
+    for (int by_x = BY_SPEED; by_x >= BY_SHARE; by_x--)
+        for (int by_y = BY_RECOVERY; by_y <= BY_WORST; by_y++)
+            draw_frontier(&charts, r, card, (frontier_x)by_x, (frontier_y)by_y);
     if (charts.n) {
         open_figure(
-            out, "Quality beside what is read",
+            out, "Quality beside speed and what is read",
             "Filled points: no other plan is better on both axes. Grey: controls. A triangle at the foot is below "
             "the scale. Bars: 95 % by document.");
         eval_buf_add(out, charts.data, charts.n);

@@ -7,7 +7,7 @@
 
 #include "report.h"
 
-/* ---- speeds: the CSV of `heddle bench depth` ---- */
+/* ---- CSV: speeds, and quality by document ---- */
 
 enum { MAX_FIELDS = 32 };
 
@@ -31,11 +31,22 @@ static int cut_fields(char *line, char *fields[MAX_FIELDS])
     return n;
 }
 
-static double field_of(char *const *names, int n_names, char *const *fields, int n_fields, const char *name)
+typedef struct csv_row {
+    char *names[MAX_FIELDS], *fields[MAX_FIELDS];
+    int n_names, n;
+} csv_row;
+
+static const char *text_of(const csv_row *row, const char *name) /* NULL: no such column */
 {
-    for (int i = 0; i < n_names && i < n_fields; i++)
-        if (!strcmp(names[i], name)) return strtod(fields[i], NULL);
-    return NAN;
+    for (int i = 0; i < row->n_names && i < row->n; i++)
+        if (!strcmp(row->names[i], name)) return row->fields[i];
+    return NULL;
+}
+
+static double number_of(const csv_row *row, const char *name)
+{
+    const char *text = text_of(row, name);
+    return text && *text ? strtod(text, NULL) : NAN;
 }
 
 /* "# heddle 0.1.0, model NAME, KV f16, 2 threads, avx512" */
@@ -63,35 +74,75 @@ static int add_speed(report *r, const report_speed *speed)
     return 0;
 }
 
-static int read_speeds(report *r, const char *path, cli_text *text)
+static int add_speed_row(report *r, const csv_row *row, const report_speed *common, bool *is_row)
 {
-    char *names[MAX_FIELDS], *fields[MAX_FIELDS], *rest = NULL;
-    int n_names = 0, code = 0, n_line = 0;
+    report_speed speed = *common;
+    const char *plan = text_of(row, "plan"), *model = text_of(row, "model"), *kv = text_of(row, "kv");
+    if (plan) snprintf(speed.plan, sizeof speed.plan, "%s", plan);
+    if (model) snprintf(speed.model, sizeof speed.model, "%s", model);
+    if (kv) snprintf(speed.kv, sizeof speed.kv, "%s", kv);
+    speed.depth = number_of(row, "depth");
+    speed.prefill = number_of(row, "prefill_tokens_per_s");
+    speed.decode = number_of(row, "decode_tokens_per_s");
+    if (isnan(speed.decode)) speed.decode = 1e3 / number_of(row, "step_ms");
+    speed.share = number_of(row, "share_of_dense");
+    speed.kv_bytes = number_of(row, "kv_bytes");
+    speed.peak_bytes = number_of(row, "peak_bytes");
+    *is_row = plan && isfinite(speed.depth) && isfinite(speed.decode);
+    return *is_row ? add_speed(r, &speed) : 0;
+}
+
+/* A row of tests/proofs/plan_quality.py as the row of `heddle eval` that has its figures: documents of 8,192
+ * tokens, `quarter` the mean loss of the last 2,047. Its models and plans have their own short hashes. */
+static bool add_quality_row(report *r, const csv_row *row)
+{
+    const char *plan = text_of(row, "plan"), *model = text_of(row, "model"), *text = text_of(row, "text");
+    const char *hash = text_of(row, "plan_hash"), *doc = text_of(row, "doc"),
+               *doc_hash = text_of(row, "doc_sha256");
+    double quarter = number_of(row, "quarter"), share = number_of(row, "share");
+    if (!plan || !model || !text || !hash || !doc || !doc_hash || !isfinite(quarter) || !isfinite(share))
+        return false;
+    char source[128];
+    snprintf(source, sizeof source, "%s-%s", text, doc);
+    return results_keep(&r->results,
+                        json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:i, s:s, s:s, s:s, s:f, s:i, s:f}", "what",
+                                  "loss", "model", model, "model_hash", model, "kv", "f16", "plan", plan,
+                                  "plan_hash", hash, "context", 8192, "source", source, "source_hash",
+                                  doc_hash, "governs", "all", "last_nll", quarter * 2047, "last_tokens", 2047,
+                                  "share_read", share / 100));
+}
+
+static bool begins_csv(const char *line)
+{
+    return !strncmp(line, "plan,", 5) || !strncmp(line, "plan_hash,", 10) || !strncmp(line, "model,", 6);
+}
+
+static int read_csv(report *r, const char *path, cli_text *text)
+{
+    csv_row row = {0};
+    char *rest = NULL;
+    int code = 0, n_line = 0;
     report_speed common = {.kv = "f16"};
     snprintf(common.model, sizeof common.model, "%s", path);
     for (char *line = strtok_r(text->data, "\n", &rest); line && !code; line = strtok_r(NULL, "\n", &rest)) {
+        bool is_row = false;
         n_line++;
         if (*line == '#') {
             read_comment(line, &common);
             continue;
         }
-        if (!n_names || !strncmp(line, "plan,", 5)) { /* files that were joined have their names again */
-            n_names = cut_fields(line, names);
+        if (!row.n_names || begins_csv(line)) { /* files that were joined have their names again */
+            row.n_names = row.n = cut_fields(line, row.names);
             continue;
         }
-        report_speed speed = common;
-        int n = cut_fields(line, fields);
-        snprintf(speed.plan, sizeof speed.plan, "%s", fields[0]);
-        speed.depth = field_of(names, n_names, fields, n, "depth");
-        speed.prefill = field_of(names, n_names, fields, n, "prefill_tokens_per_s");
-        speed.decode = field_of(names, n_names, fields, n, "decode_tokens_per_s");
-        speed.share = field_of(names, n_names, fields, n, "share_of_dense");
-        speed.kv_bytes = field_of(names, n_names, fields, n, "kv_bytes");
-        speed.peak_bytes = field_of(names, n_names, fields, n, "peak_bytes");
-        if (isnan(speed.depth) || isnan(speed.decode))
-            code = cli_refuse("%s: line %d is no row of 'heddle bench depth --csv'", path, n_line);
+        row.n = cut_fields(line, row.fields);
+        if (text_of(&row, "quarter"))
+            is_row = add_quality_row(r, &row);
         else
-            code = add_speed(r, &speed);
+            code = add_speed_row(r, &row, &common, &is_row);
+        if (!is_row && !code)
+            code = cli_refuse("%s: line %d is no row of 'heddle bench depth --csv', nor of plan_quality.py",
+                              path, n_line);
     }
     return code;
 }
@@ -107,8 +158,8 @@ int report_read(report *r, const char *path)
         code = cli_refuse("%s: is empty", path);
     else if (text.data[at] == '{')
         code = r->results.by_key ? results_also(&r->results, path) : results_open(&r->results, path, false);
-    else if (text.data[at] == '#' || !strncmp(text.data + at, "plan,depth", 10))
-        code = read_speeds(r, path, &text);
+    else if (text.data[at] == '#' || begins_csv(text.data + at))
+        code = read_csv(r, path, &text);
     else
         code = cli_refuse("%s: is neither a result of 'heddle eval' nor a CSV of 'heddle bench depth'", path);
     cli_text_free(&text);
@@ -170,12 +221,14 @@ static void add_context(report_card *card, int64_t context)
     card->n_contexts++;
 }
 
+bool report_is_window(const char *spec)
+{
+    return !strcmp(spec, "window:window=512") || !strcmp(spec, "window512");
+}
+
 static int rank_of(const report_plan *plan)
 {
-    return !strcmp(plan->spec, "dense")               ? 0
-           : !strcmp(plan->spec, "window:window=512") ? 1
-           : plan->is_control                         ? 3
-                                                      : 2;
+    return !strcmp(plan->spec, "dense") ? 0 : report_is_window(plan->spec) ? 1 : plan->is_control ? 3 : 2;
 }
 
 static int compare_plans(const void *a, const void *b)
@@ -231,6 +284,12 @@ const report_speed *report_speed_of(const report *r, const report_card *card, co
     return found;
 }
 
+double report_speed_over_dense(const report *r, const report_card *card, const report_speed *speed)
+{
+    const report_speed *dense = speed ? report_speed_of(r, card, "dense", speed->depth) : NULL;
+    return dense && dense->decode > 0 ? speed->decode / dense->decode : NAN;
+}
+
 summary_filter report_filter(const report_card *card, const char *what, const char *task, int64_t context)
 {
     return (summary_filter){
@@ -246,12 +305,18 @@ static const char *hash_of(const report_card *card, const char *spec)
     return "";
 }
 
+static const char *window_hash(const report_card *card)
+{
+    const char *hash = hash_of(card, "window:window=512");
+    return *hash ? hash : hash_of(card, "window512");
+}
+
 static void add_losses(const report *r, const report_card *card, const report_plan *plan, report_quality *q)
 {
     static const char *const governs[] = {"all", "last"}; /* never mixed: the first that is there */
     for (int g = 0; g < 2 && isnan(q->loss.value); g++) {
         summary_filter filter = report_filter(card, "loss", NULL, card->loss_context);
-        const char *three[] = {hash_of(card, "window:window=512"), plan->hash, hash_of(card, "dense")};
+        const char *three[] = {window_hash(card), plan->hash, hash_of(card, "dense")};
         summary s;
         filter.governs = governs[g];
         if (!summary_align(&s, &r->results, &filter, three, 3, "last_nll", "last_tokens") && s.n) {
@@ -292,7 +357,7 @@ static void add_worst_text(const report *r, const report_card *card, const repor
     int n = texts_of(r, card, texts);
     for (int i = 0; i < n; i++) {
         summary_filter filter = report_filter(card, "loss", NULL, card->loss_context);
-        const char *three[] = {hash_of(card, "window:window=512"), plan->hash, hash_of(card, "dense")};
+        const char *three[] = {window_hash(card), plan->hash, hash_of(card, "dense")};
         summary s;
         filter.text = texts[i];
         filter.governs = q->governs;
@@ -312,7 +377,7 @@ static void add_tasks(const report *r, const report_card *card, const report_pla
     for (int t = 0; t < EVAL_N_TASKS && card->n_contexts; t++) {
         summary_filter filter = report_filter(card, "task", eval_tasks[t].name,
                                               card->contexts[card->n_contexts - 1]);
-        const char *three[] = {hash_of(card, "dense"), hash_of(card, "window:window=512"), plan->hash};
+        const char *three[] = {hash_of(card, "dense"), window_hash(card), plan->hash};
         summary s;
         if (!summary_align(&s, &r->results, &filter, three, 3, "right", "tokens") && s.n) {
             double dense = eval_ratio(s.num[0], s.den[0], s.n), window = eval_ratio(s.num[1], s.den[1], s.n);

@@ -46,7 +46,7 @@ void report_table(eval_buf *out, const report *r, const report_card *card)
         "<div class=\"wide\"><table class=\"tasks\"><thead>"
         "<tr><th>plan</th><th>R</th><th>worst text</th><th>perplexity, %</th><th>worst text</th>"
         "<th>tasks, mean</th><th>worst task</th>"
-        "<th>agreement, %</th><th>read, %</th><th>decode, tokens/s</th></tr></thead><tbody>\n");
+        "<th>agreement, %</th><th>read, %</th><th>decode, tokens/s</th><th>over dense</th></tr></thead><tbody>\n");
     for (int p = 0; p < card->n_plans; p++) {
         const report_plan *plan = &card->plans[p];
         report_quality q = report_quality_of(r, card, plan);
@@ -69,6 +69,7 @@ void report_table(eval_buf *out, const report *r, const report_card *card)
             eval_buf_printf(out, "<td>%.1f <small>at %.0fK</small></td>", speed->decode, speed->depth / 1024);
         else
             eval_buf_text(out, "<td></td>");
+        cell(out, report_speed_over_dense(r, card, speed), "%.2f");
         eval_buf_text(out, "</tr>\n");
     }
     eval_buf_text(out, "</tbody></table></div></section>\n");
@@ -79,7 +80,7 @@ void report_table(eval_buf *out, const report *r, const report_card *card)
 static bool has_controls(const report_card *card)
 {
     return card->n_contexts && card->n_plans > 1 && !strcmp(card->plans[0].spec, "dense") &&
-           !strcmp(card->plans[1].spec, "window:window=512");
+           report_is_window(card->plans[1].spec);
 }
 
 typedef struct task_column {

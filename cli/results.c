@@ -126,6 +126,14 @@ int results_add(results *r, json_t *row)
     return EXIT_RUNTIME;
 }
 
+bool results_keep(results *r, json_t *row)
+{
+    if (!r->by_key) r->by_key = json_object();
+    bool is_kept = r->by_key && row && keep(r, row);
+    json_decref(row);
+    return is_kept;
+}
+
 const char *row_text(const json_t *row, const char *member)
 {
     const char *text = json_string_value(json_object_get(row, member));

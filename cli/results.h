@@ -27,6 +27,9 @@ const json_t *results_find(const results *r, const json_t *row);
 /* Writes the row at once and keeps it; takes the reference. 0 or an exit code. */
 int results_add(results *r, json_t *row);
 
+/* Keeps a row that is written nowhere, in an open file's rows or in none's; takes the reference. */
+bool results_keep(results *r, json_t *row);
+
 const char *row_text(const json_t *row, const char *member); /* "" where it is missing */
 double row_number(const json_t *row, const char *member);    /* NaN */
 double row_number_at(const json_t *row, const char *member, int64_t i);

@@ -17,6 +17,33 @@ refused "a broken result" "line 1 is no result" report "$work/broken"
 printf 'plan,depth\n"dense",1\n' >"$work/short.csv"
 refused "a CSV of something else" "line 2 is no row" report "$work/short.csv"
 
+quality=$top/bench/results/plan-quality.csv
+echo 'model,depth,plan,kv,step_ms,share_of_dense' >"$work/steps.csv"
+for plan in $(grep '^[0-9a-f]*,smollm2,prose,0' "$quality" | cut -d, -f6); do
+    echo "smollm2,32768,$plan,f16,$((${#plan} * 3 + 4)),0.5" >>"$work/steps.csv"
+done
+heddle report "$quality" "$work/steps.csv" -o "$work/methods.html"
+[ "$code" = 0 ] && [ "$(grep -o '<td>[^<]*<small>at 32K' "$work/methods.html" | wc -l)" -ge 18 ]
+result "quality and steps of 18 methods and more, one card" $?
+grep -q "times dense's speed there" "$work/methods.html" && grep -q "dense's perplexity over" "$work/methods.html"
+result "frontiers of perplexity and of speed over dense" $?
+python3 - "$quality" "$work/methods.html" >"$work/out" 2>"$work/err" <<'PY'
+import csv, math, re, sys
+rows = [r for r in csv.DictReader(line for line in open(sys.argv[1]) if not line.startswith("#")) if r["model"] == "smollm2"]
+of = {(r["plan"], r["text"], r["doc"]): float(r["quarter"]) for r in rows}
+docs = sorted(key[1:] for key in of if key[0] == "anchor" and ("dense", *key[1:]) in of)
+total = {plan: sum(of[(plan, *doc)] for doc in docs) for plan in ("dense", "anchor", "window512")}
+r = (total["window512"] - total["anchor"]) / (total["window512"] - total["dense"])
+worst = max(of[("anchor", *doc)] - of[("dense", *doc)] for doc in docs)
+cells = re.findall(r"<td>(.*?)</td>", next(line for line in open(sys.argv[2]) if re.search(r"</i>anchor</th><td>", line)))
+print(cells, r, worst)
+assert cells[0].split("<")[0] == f"{r:.3f}" and cells[3] == f"{100 * math.expm1(worst):+.2f}" and cells[-1] == f"{19 / 22:.2f}"
+PY
+code=$?
+result "their R, perplexity and speed are the files' figures" $code
+sed 's/^\(.*,dense,[0-9.]*\),[0-9.]*,/\1,,/' "$quality" >"$work/broken.csv"
+refused "a quality row without its loss" "is no row of" report "$work/broken.csv"
+
 heddle report "$results" "$speeds" -o "$work/page.html"
 [ "$code" = 0 ] && [ -s "$work/page.html" ]
 result "results and speeds make a page" $?

@@ -1,0 +1,88 @@
+#!/usr/bin/env python3
+"""Decode speed of every plan beside dense, at a depth whose rows are made up.
+
+    plan_speed.py [--depth TOKENS] [--host WORDS] [PLAN...]
+
+One run of build/bench/bench_depth for all plans that have no row yet, dense first and last; on SmolLM2, f16 rows. Rows go
+to bench/results/plan-speed.csv; each names its plan file, so that a plan whose file changed is timed again. Left out:
+plans that evict (made-up rows are no prompt), and plans whose lists are as long as the rows' masses say (made-up rows
+have none): time those with `heddle bench depth -f TEXT`. `heddle report plan-quality.csv plan-speed.csv` draws both.
+"""
+import argparse
+import csv
+import json
+import os
+import subprocess
+import sys
+
+from behaviour import TOP, model_path, plan_hash
+
+CSV = TOP + "/bench/results/plan-speed.csv"
+FIELDS = ("plan_hash", "model", "depth", "plan", "kv", "step_ms", "p10_ms", "p90_ms", "kv_bytes_read", "share_of_dense", "kv_bytes")
+MODEL = "smollm2"
+UNREAD = ("powers", "none", "stride", "random")  # scores that are the same whatever the rows hold
+
+
+def routers(value):
+    if isinstance(value, dict):
+        if "select" in value:
+            yield value
+        for member in value.values():
+            yield from routers(member)
+    elif isinstance(value, list):
+        for member in value:
+            yield from routers(member)
+
+
+def why_not(plan):
+    """None, or why made-up rows say nothing of this plan."""
+    described = json.load(open(f"{TOP}/plans/{plan.split(':')[0]}.json"))
+    if any("retain" in variant for variant in described["variants"]):
+        return "evicts at the end of a prompt"
+    if any(r["select"] in ("top_p", "threshold") and r.get("score") not in UNREAD for r in routers(described)):
+        return "its lists are as long as the masses say"
+    return None
+
+
+def load():
+    if not os.path.exists(CSV):
+        return []
+    with open(CSV) as file:
+        return list(csv.DictReader(line for line in file if not line.startswith("#")))
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--depth", type=int, default=32768)
+    parser.add_argument("--host", default="", help="what a comment above the rows says")
+    parser.add_argument("plans", nargs="*")
+    options = parser.parse_args()
+    done = {(row["plan_hash"], row["plan"], int(row["depth"])) for row in load()}
+    plans = []
+    for plan in options.plans or sorted(f[:-5] for f in os.listdir(TOP + "/plans")):
+        why = why_not(plan)
+        if why:
+            print(f"{plan}: left out: {why}")
+        elif plan != "dense" and (plan_hash(plan), plan, options.depth) not in done:
+            plans.append(plan)
+    if not plans:
+        print("every plan has its row")
+        return 0
+    out = subprocess.run([TOP + "/build/bench/bench_depth", model_path(MODEL), ",".join(["dense"] + plans + ["dense"]), "f16",
+                          str(options.depth)], stdout=subprocess.PIPE, text=True)
+    rows = list(csv.DictReader(out.stdout.splitlines()))
+    is_new = not os.path.exists(CSV)
+    with open(CSV, "a", newline="") as file:
+        writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
+        if is_new:
+            writer.writeheader()
+        if options.host:
+            file.write(f"# {options.host}\n")
+        for row in rows:
+            writer.writerow({**row, "model": MODEL, "plan_hash": plan_hash(row["plan"])})
+            print(f"{row['plan']:18s} {float(row['step_ms']):8.3f} ms, {100 * float(row['share_of_dense']):.1f} % of dense's bytes")
+    return 0 if len(rows) > 1 else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
