@@ -1,4 +1,4 @@
-/* cmd_report.c - `heddle report`: results as one HTML file with inline SVG; no network, no script. */
+/* cmd_report.c - `heddle report`: results as one HTML file with inline SVG; no network; a script for a record alone. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -8,11 +8,14 @@
 
 typedef struct report_options {
     cli_common common;
-    const char *out;
+    const char *out, *record;
 } report_options;
 
 static const cli_option report_rows[] = {
     {"out", 'o', CLI_TEXT, "FILE", "report.html", "the page", offsetof(report_options, out), 0, 0, 0},
+    {"record", 0, CLI_TEXT, "FILE", NULL,
+     "shows what each token read, of 'heddle run --record FILE' with -m MODEL",
+     offsetof(report_options, record), 0, 0, 0},
     {0},
 };
 
@@ -67,6 +70,9 @@ static const char page_head[] =
     "overflow-wrap:anywhere;border-left:3px solid var(--grid);padding-left:1rem}\n"
     ".read b{font-weight:400;border-radius:2px;background:color-mix(in srgb,var(--heat) "
     "var(--w),transparent)}\n"
+    "#record .answer{cursor:pointer;text-decoration:underline;text-decoration-color:var(--soft);"
+    "text-underline-offset:3px}\n"
+    "#record .chosen{outline:2px solid var(--c1)}\n"
     "</style></head><body>\n<h1>What sparse reading costs, and what it gains</h1>\n";
 
 static void write_card(eval_buf *out, const report *r, const report_card *card)
@@ -94,12 +100,23 @@ static int write_page(const eval_buf *page, const char *path)
     return EXIT_RUNTIME;
 }
 
+static int add_record(eval_buf *page, const report_options *options)
+{
+    cli_setup setup = {0};
+    int code = cli_open(&setup, &options->common);
+    if (!code) code = report_record(page, setup.engine, options->record);
+    cli_close(&setup);
+    return code;
+}
+
 static int make_report(const void *command_options)
 {
     const report_options *options = command_options;
-    if (!options->common.words.n)
+    if (!options->common.words.n && !options->record)
         return cli_refuse(
             "report: no results are given: files of 'heddle eval' and of 'heddle bench depth --csv'");
+    if (options->record && !options->common.model)
+        return cli_refuse("report: --record needs the model that it was made with: -m MODEL");
     report *r = calloc(1, sizeof *r);
     eval_buf page = {0};
     int code = r ? 0 : EXIT_RUNTIME;
@@ -114,7 +131,10 @@ static int make_report(const void *command_options)
             "grey.</p>\n",
             heddle_version());
         for (int c = 0; c < r->n_cards; c++) write_card(&page, r, &r->cards[c]);
+        if (options->record) code = add_record(&page, options);
         eval_buf_text(&page, "</body></html>\n");
+    }
+    if (!code) {
         code = page.is_failed ? EXIT_RUNTIME : write_page(&page, options->out);
         if (page.is_failed) cli_note("heddle: report: no memory");
     }
@@ -125,11 +145,12 @@ static int make_report(const void *command_options)
 
 const cli_command cmd_report = {
     .name = "report",
-    .usage = "RESULTS... [-o FILE]",
+    .usage = "[RESULTS...] [--record FILE -m MODEL] [-o FILE]",
     .summary = "Results as one page: speed beside quality",
     .about =
         "Files of 'heddle eval', of 'heddle bench depth --csv', and plan-quality.csv and plan-speed.csv of\n"
         "bench/results, in any order. The page needs no network.",
+    .groups = CLI_GROUP_MODEL,
     .options = report_rows,
     .options_size = sizeof(report_options),
     .max_words = CLI_MAX_TEXTS,

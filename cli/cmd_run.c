@@ -486,7 +486,8 @@ static int attach_lists(run_state *state)
 static int save_record(const run_state *state)
 {
     if (!state->record) return 0;
-    heddle_status status = heddle_lists_save(state->record, state->options->record_path);
+    heddle_status status = heddle_lists_set_tokens(state->record, state->setup.session);
+    if (!status) status = heddle_lists_save(state->record, state->options->record_path);
     char count[TERM_COUNT];
     if (status) return cli_fail(status);
     cli_note("%s: %s lists", state->options->record_path,

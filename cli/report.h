@@ -69,5 +69,7 @@ void report_position(eval_buf *out, const report *r, const report_card *card);
 void report_depths(eval_buf *out, const report *r, const report_card *card);
 void report_needles(eval_buf *out, const report *r, const report_card *card);
 void report_lists(eval_buf *out, const report *r, const report_card *card);
+/* A section of a record's text, with the script that shows the list of a token. 0 or an exit code. */
+int report_record(eval_buf *out, const heddle_engine *engine, const char *path);
 
 #endif

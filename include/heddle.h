@@ -267,6 +267,14 @@ void heddle_lists_free(heddle_lists *lists);
 int64_t heddle_lists_count(const heddle_lists *lists);
 heddle_status heddle_lists_save(const heddle_lists *lists, const char *path);
 heddle_status heddle_lists_load(heddle_lists **out, const heddle_engine *engine, const char *path);
+/* The session's tokens go with its lists into their file. */
+heddle_status heddle_lists_set_tokens(heddle_lists *lists, const heddle_session *session);
+/* How many, borrowed in *ids (may be NULL); 0: none were set, or the file is of version 1. */
+int64_t heddle_lists_tokens(const heddle_lists *lists, const int32_t **ids);
+/* The i-th loaded list, by row and layer; *row and *layer (may be NULL) are of whom. How many tokens it has; they
+ * are in ids [n_max] where they fit and ids is given. -1: there is no such list. */
+int64_t heddle_lists_at(const heddle_lists *lists, int64_t i, int64_t *row, int32_t *layer, int32_t *ids,
+                        int64_t n_max);
 /* Adds every list that the session makes; NULL stops. `lists` must outlive that, and records one session at a
  * time. Forks record nothing. */
 heddle_status heddle_session_record(heddle_session *session, heddle_lists *lists);

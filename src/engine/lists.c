@@ -1,7 +1,7 @@
 /* lists.c - which tokens each row read, kept and given again.
  *
- *   file     "HDLLISTS", u32 version, u32 0, u64 identity of the model, i64 n_lists, i64 n_bytes,
- *            the lists, u64 XXH3 of everything before it
+ *   file     "HDLLISTS", u32 version, u32 n_tokens, u64 identity of the model, i64 n_lists, i64 n_bytes,
+ *            the lists, n_tokens i32 ids, u64 XXH3 of everything before it; version 1 had no tokens
  *   list     row, layer, n, then n ids as differences: whole numbers of 7 bits a byte, low ones first
  *
  * A record is a buffer that grows as rows go by; rows that a session gives up leave it again. One file may
@@ -15,7 +15,7 @@
 #include "base/newfile.h"
 #include "engine/engine_int.h"
 
-enum { LISTS_VERSION = 1, MAX_LISTS_BYTES = 1 << 30 };
+enum { LISTS_VERSION = 2, MAX_LISTS_BYTES = 1 << 30 };
 static const char magic[8] = {'H', 'D', 'L', 'L', 'I', 'S', 'T', 'S'};
 
 typedef struct list_entry {
@@ -29,11 +29,13 @@ struct heddle_lists {
     int64_t n_lists;     /* in bytes */
     list_entry *entries; /* [n_entries] sorted, each (row, layer) once; NULL while recording */
     int64_t n_entries;
+    int32_t *tokens; /* [n_tokens] ids of the rows, or NULL */
+    int64_t n_tokens;
 };
 
 typedef struct lists_header {
     char magic[8];
-    uint32_t version, reserved;
+    uint32_t version, n_tokens;
     uint64_t model;
     int64_t n_lists, n_bytes;
 } lists_header;
@@ -86,6 +88,7 @@ void heddle_lists_free(heddle_lists *lists)
     if (!lists) return;
     hdl_buf_deinit(&lists->bytes);
     hdl_free(lists->entries);
+    hdl_free(lists->tokens);
     hdl_free(lists);
 }
 
@@ -101,6 +104,7 @@ heddle_status heddle_lists_save(const heddle_lists *lists, const char *path)
     HDL_GIVEN(lists, path);
     HDL_TRY(hdl_buf_status(&lists->bytes)); /* out of memory on the way: the record is not whole */
     lists_header header = {.version = LISTS_VERSION,
+                           .n_tokens = (uint32_t)lists->n_tokens,
                            .model = lists->model,
                            .n_lists = lists->n_lists,
                            .n_bytes = lists->bytes.n};
@@ -108,6 +112,8 @@ heddle_status heddle_lists_save(const heddle_lists *lists, const char *path)
     HDL_TRY(hdl_newfile_open(&file, path));
     heddle_status status = hdl_newfile_write(&file, &header, sizeof header);
     if (!status && lists->bytes.n) status = hdl_newfile_write(&file, lists->bytes.data, lists->bytes.n);
+    if (!status && lists->n_tokens)
+        status = hdl_newfile_write(&file, lists->tokens, lists->n_tokens * (int64_t)sizeof *lists->tokens);
     uint64_t sum = hdl_hasher_sum(&file.hasher);
     if (!status) status = hdl_newfile_write(&file, &sum, sizeof sum);
     if (!status) return hdl_newfile_finish(&file);
@@ -183,6 +189,29 @@ static heddle_status build_index(heddle_lists *lists, const char *path)
     return HEDDLE_OK;
 }
 
+static heddle_status keep_tokens(heddle_lists *lists, const void *ids, int64_t n)
+{
+    int32_t *tokens = n ? hdl_calloc(n, sizeof *tokens) : NULL;
+    if (n && !tokens) return HEDDLE_E_NOMEM;
+    if (n) memcpy(tokens, ids, (size_t)n * sizeof *tokens);
+    hdl_free(lists->tokens);
+    lists->tokens = tokens;
+    lists->n_tokens = n;
+    return HEDDLE_OK;
+}
+
+heddle_status heddle_lists_set_tokens(heddle_lists *lists, const heddle_session *session)
+{
+    HDL_GIVEN(lists, session);
+    return keep_tokens(lists, session->ids, heddle_session_len(session));
+}
+
+int64_t heddle_lists_tokens(const heddle_lists *lists, const int32_t **ids)
+{
+    if (ids) *ids = lists ? lists->tokens : NULL;
+    return lists ? lists->n_tokens : 0;
+}
+
 static heddle_status parse(heddle_lists *lists, const hdl_buf *file, const char *path, uint64_t model)
 {
     lists_header header;
@@ -193,16 +222,19 @@ static heddle_status parse(heddle_lists *lists, const hdl_buf *file, const char 
     memcpy(&sum, file->data + file->n - sizeof sum, sizeof sum);
     if (hdl_hash(file->data, file->n - (int64_t)sizeof sum) != sum)
         return HDL_FAIL(HEDDLE_E_FORMAT, "%s: does not have its checksum", path);
-    if (header.version != LISTS_VERSION)
-        return HDL_FAIL(HEDDLE_E_UNSUPPORTED, "%s: version %u of the format: must be %d", path,
+    if (header.version < 1 || header.version > LISTS_VERSION)
+        return HDL_FAIL(HEDDLE_E_UNSUPPORTED, "%s: version %u of the format: must be 1..%d", path,
                         header.version, LISTS_VERSION);
     if (header.model != model) return HDL_FAIL(HEDDLE_E_INVALID, "%s: was recorded with another model", path);
-    int64_t n_bytes = file->n - (int64_t)sizeof header - (int64_t)sizeof sum;
+    int64_t n_tokens = header.version > 1 ? header.n_tokens : 0,
+            token_bytes = n_tokens * (int64_t)sizeof(int32_t);
+    int64_t n_bytes = file->n - (int64_t)sizeof header - token_bytes - (int64_t)sizeof sum;
     if (header.n_bytes != n_bytes || header.n_lists < 0 || header.n_lists > n_bytes)
         return HDL_FAIL(HEDDLE_E_FORMAT, "%s: its header contradicts its size", path);
     lists->n_lists = header.n_lists;
     hdl_buf_add(&lists->bytes, file->data + sizeof header, n_bytes);
     HDL_TRY(hdl_buf_status(&lists->bytes));
+    HDL_TRY(keep_tokens(lists, file->data + sizeof header + n_bytes, n_tokens));
     return build_index(lists, path);
 }
 
@@ -224,14 +256,8 @@ heddle_status heddle_lists_load(heddle_lists **out, const heddle_engine *engine,
     return status;
 }
 
-static int32_t on_wanted(void *user, int32_t layer, int64_t row, int32_t *ids, int64_t n_max)
+static int32_t ids_of(const heddle_lists *lists, const list_entry *entry, int32_t *ids)
 {
-    const heddle_lists *lists = user;
-    list_entry key = {.row = row, .layer = layer};
-    const list_entry *entry = lists->n_entries ? bsearch(&key, lists->entries, (size_t)lists->n_entries,
-                                                         sizeof key, entry_compare)
-                                               : NULL;
-    if (!entry || entry->n > n_max) return -1;
     int64_t at = entry->at, id = -1, step = 0;
     for (int32_t i = 0; i < entry->n; i++) {
         take(&lists->bytes, &at, INT32_MAX, &step);
@@ -239,6 +265,26 @@ static int32_t on_wanted(void *user, int32_t layer, int64_t row, int32_t *ids, i
         ids[i] = (int32_t)id;
     }
     return entry->n;
+}
+
+static int32_t on_wanted(void *user, int32_t layer, int64_t row, int32_t *ids, int64_t n_max)
+{
+    const heddle_lists *lists = user;
+    list_entry key = {.row = row, .layer = layer};
+    const list_entry *entry = lists->n_entries ? bsearch(&key, lists->entries, (size_t)lists->n_entries,
+                                                         sizeof key, entry_compare)
+                                               : NULL;
+    return entry && entry->n <= n_max ? ids_of(lists, entry, ids) : -1;
+}
+
+int64_t heddle_lists_at(const heddle_lists *lists, int64_t i, int64_t *row, int32_t *layer, int32_t *ids,
+                        int64_t n_max)
+{
+    if (!lists || i < 0 || i >= lists->n_entries) return -1;
+    const list_entry *entry = &lists->entries[i];
+    if (row) *row = entry->row;
+    if (layer) *layer = entry->layer;
+    return ids && entry->n <= n_max ? ids_of(lists, entry, ids) : entry->n;
 }
 
 /* ---- sessions ---- */

@@ -66,6 +66,19 @@ heddle report "$work/joined.csv" -o "$work/joined.html"
 [ "$code" = 0 ] && ! grep -q '</i>plan<' "$work/joined.html" && grep -q '</i>dense<' "$work/joined.html"
 result "joined files of speeds: their names are no plan" $?
 
+# A record over its text.
+model=$top/models/warp-21m
+head -c 12000 "$top/docs/plan.md" >"$work/source"
+heddle run -m "$model" -f "$work/source" -p "What is a plan?" -n 12 --plan clsa:top_k=64 --record "$work/lists"
+heddle report --record "$work/lists" -m "$model" -o "$work/record.html"
+[ "$code" = 0 ] && [ "$(grep -o 'class="answer"' "$work/record.html" | wc -l)" -ge 8 ] &&
+    sed 's/<[^>]*>//g' "$work/record.html" | grep -q '# Plan files$'
+result "a record is shown over its text" $?
+! grep -qE '<link|https?://|@import|url\(|src=' "$work/record.html"
+result "and loads nothing" $?
+refused "a record without its model" "needs the model" report --record "$work/lists"
+refused "a text as a record" "does not hold lists" report --record "$work/text" -m "$model"
+
 # Files that anyone may have written: drawn or refused, never a crash.
 python3 - "$results" "$speeds" "$HEDDLE" "$work" >"$work/out" 2>"$work/err" <<'PY'
 import json, random, subprocess, sys
@@ -104,6 +117,18 @@ look() { # ARGS...: the browser without a screen
     timeout 120 "$browser" --headless --no-sandbox --disable-gpu --user-data-dir="$work/profile" --hide-scrollbars \
         --window-size=1100,4000 "$@" 2>"$work/err"
 }
+sed 's#</body>#<pre id="found"></pre><script>\
+const answer=document.querySelectorAll("b.answer"),token=answer[answer.length-1];token.click();\
+const lit=[...spans].filter(s=>parseInt(s.style.getPropertyValue("--w"))>0).length;token.click();\
+const back=[...spans].every((s,i)=>s.style.getPropertyValue("--w")===all[i]);\
+document.getElementById("found").textContent=`found: ${lists[token.dataset.row][2].length/2} read, ${lit} lit, ${back}`</script></body>#' \
+    "$work/record.html" >"$work/pressed.html"
+look --dump-dom "file://$work/pressed.html" >"$work/dom"
+grep -o 'found: [0-9][^<]*' "$work/dom" | tail -n 1 >"$work/out"
+read -r _ read _ lit _ back <"$work/out"
+echo "# $(cat "$work/out")"
+[ "${read:-0}" -ge 64 ] && [ "$read" = "${lit:-0}" ] && [ "$back" = true ]
+result "a pressed token shows its list, and gives the page back" $?
 # A copy of the page with a script that measures it: texts that leave their drawing, labels over labels.
 sed 's#</body>#<pre id="found"></pre><script>\
 let out=0,over=0,texts=0,drawings=0,which="";\

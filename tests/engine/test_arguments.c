@@ -155,6 +155,8 @@ static void test_lists_and_documents(void **state)
     REFUSED(heddle_lists_new(NULL, engine), "out");
     REFUSED(heddle_lists_new(&made, NULL), "engine");
     REFUSED(heddle_lists_save(NULL, "file"), "lists");
+    REFUSED(heddle_lists_set_tokens(NULL, session), "lists");
+    REFUSED(heddle_lists_set_tokens(lists, NULL), "session");
     REFUSED(heddle_lists_save(lists, NULL), "path");
     REFUSED(heddle_lists_load(NULL, engine, "file"), "out");
     REFUSED(heddle_lists_load(&made, NULL, "file"), "engine");
@@ -227,6 +229,8 @@ static void test_functions_without_a_status(void **state)
     assert_null(heddle_session_ids(NULL));
     assert_int_equal(heddle_session_len(NULL), 0);
     assert_int_equal(heddle_lists_count(NULL), 0);
+    assert_int_equal(heddle_lists_tokens(NULL, NULL), 0);
+    assert_int_equal(heddle_lists_at(NULL, 0, NULL, NULL, NULL, 0), -1);
     assert_int_equal(heddle_document_len(NULL), 0);
     heddle_session_stats(NULL, &stats);
     assert_int_equal(stats.n_prefill_tokens, 0);

@@ -9,6 +9,7 @@
 #include <cmocka.h>
 
 #include "base/buf.h"
+#include "base/hash.h"
 #include "base/mem.h"
 #include "cross_model.h"
 #include "engine/engine_int.h"
@@ -83,6 +84,7 @@ static void test_recorded_lists_are_one_a_row(void **state)
     if (heddle_lists_new(&lists, engine)) fail_msg("%s", heddle_last_error());
     assert_int_equal(heddle_session_record(session, lists), HEDDLE_OK);
     read_all(session, want);
+    assert_int_equal(heddle_lists_set_tokens(lists, session), HEDDLE_OK);
     heddle_session_free(session);
     /* the prompt's other rows stop at the shared state; all cross layers read one list */
     assert_int_equal(heddle_lists_count(lists), N_TOKENS - N_PROMPT + 1);
@@ -102,7 +104,16 @@ static void test_recorded_lists_are_one_a_row(void **state)
         assert_int_equal(session->hook.wanted(session->hook.wanted_user, layer, t, ids, CROSS_TOP_K - 1), -1);
         session->hook.wanted(session->hook.wanted_user, layer, t, ids, CROSS_TOP_K);
         n_equal += !memcmp(ids, golden.lists[t], sizeof ids);
+        int32_t own[CROSS_TOP_K], own_layer;
+        int64_t row, i = t - N_PROMPT + 1;
+        assert_int_equal(heddle_lists_at(loaded, i, &row, &own_layer, own, CROSS_TOP_K), CROSS_TOP_K);
+        assert_true(row == t && own_layer == layer && !memcmp(own, ids, sizeof ids));
+        assert_int_equal(heddle_lists_at(loaded, i, NULL, NULL, own, CROSS_TOP_K - 1), CROSS_TOP_K);
     }
+    const int32_t *tokens;
+    assert_int_equal(heddle_lists_at(loaded, N_TOKENS - N_PROMPT + 1, NULL, NULL, NULL, 0), -1);
+    assert_int_equal(heddle_lists_tokens(loaded, &tokens), N_TOKENS);
+    assert_memory_equal(tokens, golden.tokens, N_TOKENS * sizeof *tokens);
     print_message("%d of %d lists are the golden ones\n", n_equal, N_TOKENS - N_PROMPT + 1);
     assert_true(n_equal >= (N_TOKENS - N_PROMPT) * 7 / 8);
     heddle_session_free(session);
@@ -257,6 +268,28 @@ static void test_damaged_files_are_refused(void **state)
     hdl_buf_deinit(&bytes);
 }
 
+/* As files were before they kept tokens: u32 version at 8, u32 n_tokens at 12. */
+static void test_version_1_has_no_tokens(void **state)
+{
+    (void)state;
+    hdl_buf bytes = {0};
+    heddle_lists *lists;
+    char old[300];
+    snprintf(old, sizeof old, "%s/old.lists", folder);
+    if (hdl_buf_read_file(&bytes, path, 1 << 20)) fail_msg("%s", hdl_last_error());
+    int64_t n = bytes.n - 8 - N_TOKENS * (int64_t)sizeof(int32_t);
+    bytes.data[8] = 1;
+    bytes.data[12] = 0;
+    uint64_t sum = hdl_hash(bytes.data, n);
+    memcpy(bytes.data + n, &sum, sizeof sum);
+    assert_true(tiny_write_file(old, bytes.data, n + 8));
+    if (heddle_lists_load(&lists, engine, old)) fail_msg("%s", heddle_last_error());
+    assert_int_equal(heddle_lists_count(lists), N_TOKENS - N_PROMPT + 1);
+    assert_int_equal(heddle_lists_tokens(lists, NULL), 0);
+    heddle_lists_free(lists);
+    hdl_buf_deinit(&bytes);
+}
+
 static int setup(void **state)
 {
     (void)state;
@@ -282,6 +315,7 @@ int main(void)
         cmocka_unit_test(test_candidates_are_not_recorded),
         cmocka_unit_test(test_a_replayed_list_leaves_room_until_the_refresh),
         cmocka_unit_test(test_damaged_files_are_refused),
+        cmocka_unit_test(test_version_1_has_no_tokens),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
