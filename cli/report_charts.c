@@ -22,13 +22,13 @@ typedef enum frontier_y { BY_RECOVERY, BY_PERPLEXITY, BY_WORST } frontier_y;
 
 typedef struct frontier_axis {
     const char *title, *axis, *level_text;
-    double low, least, high, level; /* low goes down to least where a plan that is no control stands lower */
+    double low, least, high, level; /* low goes down to the plans (no controls) between it and least */
     bool is_percent;
 } frontier_axis;
 
 static const frontier_axis frontier_axes[] = {
     [BY_RECOVERY] = {"what is kept of dense's gain", "R: what is kept of dense's gain over a window of 512",
-                     "a plan passes at 0.95", 0.8, 0, 1.02, 0.95, false},
+                     "a plan passes at 0.95", 0.8, 0.4, 1.02, 0.95, false},
     [BY_PERPLEXITY] = {"perplexity", "dense's perplexity over the plan's, of the worst text", "one percent",
                        0.94, 0.85, 1.004, 0.99, true},
     [BY_WORST] = {"the worst deciding task", "worst deciding task: answer tokens against dense, points",
@@ -64,14 +64,15 @@ static void draw_frontier(eval_buf *out, const report *r, const report_card *car
     if (n < 2) return;
     double foot = y->low;
     for (int i = 0; i < n; i++)
-        if (points[i].colour != SVG_CONTROL && points[i].y < foot) foot = floor(points[i].y * 10) / 10;
+        if (points[i].colour != SVG_CONTROL && points[i].y < foot && points[i].y >= y->least)
+            foot = floor(points[i].y * 20) / 20;
     svg_scatter chart = {
         .title = y->title,
         .x = {.title = by_x == BY_SPEED ? "decode at the greatest depth measured, times dense's speed there"
                                         : "keys and values read, share of dense's bytes",
               .is_percent = by_x == BY_SHARE,
               .has_zero = true},
-        .y = {.title = y->axis, .low = fmax(foot, y->least), .high = y->high, .is_percent = y->is_percent},
+        .y = {.title = y->axis, .low = foot, .high = y->high, .is_percent = y->is_percent},
         .points = points,
         .n_points = n,
         .level = y->level,
