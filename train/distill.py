@@ -18,6 +18,13 @@ tokens that are not in every list anyway, with the max replaced by log-sum-exp; 
 weighs as much as the attention that falls on those tokens. Rows and documents are int32
 tokens, one row of --length after another.
 
+--kd W adds, after the share --kl-share of the time, W times a second loss through the lists
+themselves: the model reads every global layer by the hard list of its group, as in use, and
+KL(dense model's next-token distribution || this one's) goes back to the scores through a gate
+on each token. The gate is 1 in the list and 0 outside; its gradient is that of
+sigmoid((score - threshold) / --gate-width), held to lists of k (a token enters as another
+leaves): see Gated.
+
 The card compares lists at equal bytes on held-out documents: see `card`.
 """
 import time
@@ -32,6 +39,7 @@ import numpy as np
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+import torch.utils.checkpoint
 
 import frozen
 import index_ops as ix
@@ -93,6 +101,90 @@ def chunk_loss(score, abar, free):
     return ent - (m * m.clamp(min=1e-30).log()).sum() - (a * logp).sum(), m.sum()
 
 
+class Gate(torch.autograd.Function):
+    """score [R, S], free [R, S] -> [R, S]: 1 in the list, 0 outside. Backward: of sigmoid((score - threshold) / width) over
+    free tokens, the threshold moving so that the sum of the gates stays what it is."""
+
+    @staticmethod
+    def forward(ctx, score, free, past, k, width):
+        x = score.masked_fill(~free, float("-inf"))
+        low = x.topk(min(k, x.shape[1]), -1).values[:, -1:]
+        low = torch.where(free.sum(-1, keepdim=True) > k, low, float("-inf"))       # -inf: all are in the list
+        ctx.save_for_backward(score, low, free)
+        ctx.width = width
+        return ((past & ~free) | (free & (x >= low))).float()
+
+    @staticmethod
+    def backward(ctx, go):
+        score, low, free = ctx.saved_tensors
+        z = torch.sigmoid((score - low) / ctx.width)
+        slope = torch.where(free & (low > float("-inf")), z * (1 - z), torch.zeros_like(score))
+        held = (slope * go).sum(-1, keepdim=True) / slope.sum(-1, keepdim=True).clamp(min=1e-12)
+        return slope * (go - held) / ctx.width, None, None, None, None
+
+
+def gated_attention(q, k, v, gate, scale, row0):
+    """q [H, R, d], k, v [G, S, d], gate [R, S] -> o [H, R, d]. The gate multiplies the exponentials, so a token outside the list
+    has a gradient too: what letting it in would change."""
+    rep = q.shape[0] // k.shape[0]
+    s = (q.view(k.shape[0], rep * q.shape[1], -1) @ k.transpose(1, 2)).float().view(q.shape[0], q.shape[1], -1) * scale
+    past = torch.arange(s.shape[2], device=s.device)[None] <= row0 + torch.arange(s.shape[1], device=s.device)[:, None]
+    s = s.masked_fill(~past, float("-inf"))
+    top = s.detach().masked_fill(gate == 0, float("-inf")).amax(-1, keepdim=True)
+    e = (s - top).clamp(max=20.0).exp()                           # outside the list nothing bounds it
+    p = e * gate
+    p = p / p.sum(-1, keepdim=True)
+    return (p.to(v.dtype).view(k.shape[0], rep * q.shape[1], -1) @ v).view(q.shape)
+
+
+def kd_rows(x, x_dense, head):
+    """Summed KL(dense || list) of the next-token distributions of these rows."""
+    a, b = F.linear(x_dense, head).float(), F.linear(x, head).float()
+    a, b = a - a.logsumexp(-1, keepdim=True), b - b.logsumexp(-1, keepdim=True)
+    return (a.exp() * (a - b)).sum()
+
+
+class Gated:
+    """The loss through the lists: the model again from the first leader on, every global layer by the hard lists, with gradients."""
+
+    def __init__(self, args, model, teacher, index):
+        self.a, self.m, self.t, self.index = args, model, teacher, index
+        self.head = model.w.get("output.weight", model.w["token_embd.weight"])
+        self.kd = torch.compile(kd_rows, dynamic=False) if model.dev.type == "cuda" else kd_rows
+
+    def gates(self, j, y):
+        m, N, out = self.index[j], len(y), []
+        q, b = m.queries(y.detach().float())
+        key = m.keys(y.detach().float())
+        for row0 in range(0, N, CHUNK):
+            r = min(CHUNK, N - row0)
+            free = free_mask(row0, r, row0 + r, self.a.sinks, self.a.window, y.device)
+            past = torch.arange(row0 + r, device=y.device)[None] <= row0 + torch.arange(r, device=y.device)[:, None]
+            score = m.score(q[:, row0:row0 + r], b[:, row0:row0 + r], key[:row0 + r]).amax(0)
+            out.append(Gate.apply(score, free, past, self.a.top_k, self.a.gate_width))
+        return out
+
+    def loss(self, x_dense):
+        """After teacher.dense(tokens), which gave x_dense -> mean KL a row, over rows whose list leaves something out"""
+        held, again = {}, torch.utils.checkpoint.checkpoint
+
+        def attend(i, y, q, k, v):
+            if i in self.t.leaders:
+                held["gates"] = self.gates(self.t.leaders.index(i), y)
+            out = []
+            for c, gate in enumerate(held["gates"]):
+                row0, n = c * CHUNK, gate.shape[1]
+                out.append(again(gated_attention, q[:, row0:n].contiguous(), k[:, :n], v[:, :n], gate, self.m.shape.attn_scale, row0, use_reentrant=False))
+            return torch.cat(out, 1)
+        x = self.m.layers(self.t.start, attend, self.t.leaders[0])
+        total, rows, full = 0.0, 0, self.a.sinks + self.a.window + self.a.top_k
+        for row0 in range(0, len(x), CHUNK):
+            if row0 + CHUNK > full:
+                total = total + again(self.kd, x[row0:row0 + CHUNK], x_dense[row0:row0 + CHUNK], self.head, use_reentrant=False)
+                rows += len(x[row0:row0 + CHUNK])
+        return total / rows
+
+
 class Teacher:
     """The frozen model's dense pass, and what the groups learn from."""
 
@@ -111,7 +203,12 @@ class Teacher:
             if i in self.leaders:
                 self.y[i] = y
             return o
-        return self.model.forward(tokens, attend)
+
+        def seen(i, x):
+            if i == self.leaders[0]:
+                self.start = x
+        with torch.no_grad():
+            return self.model.layers(self.model.embed(tokens), attend, seen=seen)
 
     def abar(self, layers, row0, rows, n):
         """Mean attention of these layers and all their heads: [rows, n] float32"""
@@ -136,13 +233,16 @@ def train(args, model, teacher, rows):
     torch.manual_seed(args.seed)
     teacher.dense(torch.from_numpy(rows[0].astype(np.int64)).to(dev))
     index = make_indexes(args, model, teacher)
+    if args.init:
+        index.load_state_dict(load(args, model, args.init)[0].state_dict())
     loss_fn = torch.compile(chunk_loss, dynamic=False) if dev.type == "cuda" else chunk_loss
     groups = [{"params": list(m.parameters()), "lr": args.lr * m.std, "base": args.lr * m.std} for m in index]
     opt = torch.optim.Adam(groups, betas=(0.9, 0.95))
     log = csv.writer(open(os.path.join(args.out, "log.csv"), "w", newline=""))
-    log.writerow(["step", "tokens", "seconds"] + [f"kl_{a}" for a in teacher.leaders])
+    log.writerow(["step", "tokens", "seconds"] + [f"kl_{a}" for a in teacher.leaders] + (["kd"] if args.kd else []))
     starts = list(range(0, N, CHUNK))[1:] or [0]
     rng = np.random.RandomState(args.seed)
+    gated = Gated(args, model, teacher, index)
     order, step, began = [], 0, time.time()
     while not (args.steps and step >= args.steps):
         p = (time.time() - began) / max(1e-9, args.deadline - (began - T0)) if args.deadline else step / args.steps
@@ -150,12 +250,17 @@ def train(args, model, teacher, rows):
             break
         for g in opt.param_groups:
             g["lr"] = g["base"] * min(1.0, (step + 1) / 20) * (1 - 0.95 * p)
+        with_kd = args.kd > 0 and p >= args.kl_share
         opt.zero_grad()
-        stat = torch.zeros(len(index), 2, device=dev)
+        stat, kd = torch.zeros(len(index), 2, device=dev), 0.0
         for _ in range(args.batch):
             if not order:
                 order = list(rng.permutation(len(rows)))
-            teacher.dense(torch.from_numpy(rows[order.pop()].astype(np.int64)).to(dev))
+            x = teacher.dense(torch.from_numpy(rows[order.pop()].astype(np.int64)).to(dev))
+            if with_kd:
+                loss = gated.loss(x)
+                (args.kd * loss / args.batch).backward()
+                kd = kd + loss.detach() / args.batch
             for row0 in rng.choice(starts, min(args.chunks, len(starts)), replace=False):
                 row0 = int(row0)
                 r = min(CHUNK, N - row0)
@@ -172,8 +277,8 @@ def train(args, model, teacher, rows):
         step += 1
         if step % args.log_every == 0 or step == 1:
             kl = (stat[:, 0] / stat[:, 1]).tolist()
-            log.writerow([step, step * args.batch * N, f"{time.time() - T0:.1f}"] + [f"{x:.4f}" for x in kl])
-            print(f"step {step} {step * args.batch * N / 1e6:.1f}M tokens {time.time() - T0:.0f} s  kl a unit of mass", " ".join(f"{x:.3f}" for x in kl), flush=True)
+            log.writerow([step, step * args.batch * N, f"{time.time() - T0:.1f}"] + [f"{x:.4f}" for x in kl] + ([f"{float(kd):.5f}"] if args.kd else []))
+            print(f"step {step} {step * args.batch * N / 1e6:.1f}M tokens {time.time() - T0:.0f} s  kl a unit of mass", " ".join(f"{x:.3f}" for x in kl), f" kd {float(kd):.5f}" if with_kd else "", flush=True)
     args.trained_tokens = step * args.batch * N
     return index
 
@@ -430,6 +535,10 @@ def main():
     ap.add_argument("--lr", type=float, default=0.08, help="Adam's, in units of the initial weights' deviation")
     ap.add_argument("--batch", type=int, default=4, help="rows a step")
     ap.add_argument("--chunks", type=int, default=2, help="chunks of query rows a row")
+    ap.add_argument("--kd", type=float, default=0, help="weight of the loss through the lists (0: none)")
+    ap.add_argument("--kl-share", type=float, default=0.3, help="share of the training before that loss is added")
+    ap.add_argument("--gate-width", type=float, default=1.0, help="in the score's own unit, nats")
+    ap.add_argument("--init", help="start from this sidecar")
     ap.add_argument("--steps", type=int, default=0)
     ap.add_argument("--deadline", type=float, default=0, help="end of training, seconds after the start of the process")
     ap.add_argument("--stop", type=float, default=0, help="no new document of the card after this")

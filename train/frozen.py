@@ -132,10 +132,14 @@ class Frozen:
     @torch.no_grad()
     def forward(self, tokens, attend):
         """tokens [N]; attend(layer, y, q, k, v) -> o [H, N, d] for the global layers -> last normed state [N, hidden]"""
-        s, w = self.shape, self.w
-        x = self.embed(tokens)
-        N = len(tokens)
-        for i in range(s.n_layers):
+        return self.layers(self.embed(tokens), attend)
+
+    def layers(self, x, attend, first=0, seen=None):
+        """forward from layer `first` on, x the state before it; gradients reach x and what attend made. seen(layer, x): called before each."""
+        s, w, N = self.shape, self.w, len(x)
+        for i in range(first, s.n_layers):
+            if seen:
+                seen(i, x)
             p = f"blk.{i}."
             y = rms(x, w[p + "attn_norm.weight"], s.eps)
             q = F.linear(y, w[p + "attn_q.weight"]).view(N, s.n_heads, s.head_dim)

@@ -32,8 +32,8 @@ def tiny(gemma=False, layers=4, hidden=32, heads=4, kv=2, d=16, vocab=50):
 
 
 def options(out, **over):
-    d = dict(out=out, gguf=__file__, length=N, index_dim=16, index_heads=2, rope_dims=8, sinks=2, window=4, top_k=16, lr=0.1, batch=2, chunks=2,
-             steps=60, deadline=0, stop=0, log_every=30, seed=1)
+    d = dict(out=out, gguf=__file__, length=N, index_dim=16, index_heads=2, rope_dims=8, sinks=2, window=4, top_k=16, lr=0.1, batch=2, chunks=2, kd=0.0, kl_share=0.3,
+             gate_width=1.0, init=None, steps=60, deadline=0, stop=0, log_every=30, seed=1)
     d.update(over)
     return argparse.Namespace(**d)
 
@@ -167,6 +167,94 @@ def test_training_lowers_the_loss_and_the_sidecar_keeps_it():
             torch.testing.assert_close(a.keys(t.y[l]), b.keys(t.y[l]), atol=5e-3, rtol=5e-3)
             assert a.rope_dims == b.rope_dims and a.rope_base == b.rope_base and a.heads == b.heads
         distill.CHUNK = old
+
+
+def test_gradient_of_gated_attention():
+    """By finite differences in the gates, of tokens in the list and outside."""
+    torch.manual_seed(2)
+    q, k, v = torch.randn(4, 12, 8).double(), torch.randn(2, 20, 8).double(), torch.randn(2, 20, 8).double()
+    gate, way = (torch.rand(12, 20) < 0.6).double(), torch.randn(4, 12, 8).double()
+    gate[:, 0] = 1
+
+    def value(g):                                            # in double: gated_attention's softmax is float32
+        s = (q @ k.repeat_interleave(2, 0).transpose(1, 2)) * 0.3
+        past = torch.arange(20)[None] <= 8 + torch.arange(12)[:, None]
+        e = s.exp() * past * g
+        return ((e / e.sum(-1, keepdim=True)) @ v.repeat_interleave(2, 0) * way).sum()
+    g = gate.clone().requires_grad_()
+    got = (distill.gated_attention(q, k, v, g, 0.3, 8) * way).sum()
+    torch.testing.assert_close(got.detach(), value(gate), atol=1e-5, rtol=1e-5)
+    got.backward()
+    for r, j in ((0, 3), (5, 7), (11, 19), (11, 1), (3, 19)):
+        up, down = gate.clone(), gate.clone()
+        up[r, j] += 1e-6
+        down[r, j] -= 1e-6
+        want = float((value(up) - value(down)) / 2e-6)
+        assert abs(float(g.grad[r, j]) - want) < 1e-4 * (1 + abs(want)), (r, j)
+
+
+def test_gradient_of_the_gate():
+    """That of sigmoids whose sum is held; a row that reads all it may has none."""
+    torch.manual_seed(4)
+    score, way = torch.randn(N, N, dtype=torch.float64), torch.randn(N, N, dtype=torch.float64)
+    free, past = distill.free_mask(0, N, N, 2, 4, CPU), torch.ones(N, N).tril().bool()
+    x = score.clone().requires_grad_()
+    gate = distill.Gate.apply(x, free, past, 16, 0.7)
+    assert (gate.sum(1) == torch.minimum(torch.arange(N) + 1, torch.tensor(2 + 4 + 16))).all()
+    (gate * way).sum().backward()
+    assert (x.grad[:22] == 0).all() and (x.grad.sum(1).abs() < 1e-6).all() and not x.grad[~free].any()
+
+    def held(y, target):                                     # the threshold that keeps the sum, by bisection
+        lo, hi = -20.0, 20.0
+        for _ in range(200):
+            mid = (lo + hi) / 2
+            lo, hi = (mid, hi) if float(torch.sigmoid((y - mid) / 0.7).sum()) > target else (lo, mid)
+        return torch.sigmoid((y - lo) / 0.7)
+    for r in (30, 95):
+        y, w = score[r][free[r]], way[r][free[r]]
+        target = float(torch.sigmoid((y - y.topk(16).values[-1]) / 0.7).sum())
+        for j in (0, 5, 11):
+            up, down = y.clone(), y.clone()
+            up[j] += 1e-5
+            down[j] -= 1e-5
+            want = float(((held(up, target) - held(down, target)) * w).sum() / 2e-5)
+            assert abs(float(x.grad[r][free[r]][j]) - want) < 1e-4, (r, j)
+
+
+def test_the_loss_through_the_lists():
+    """No loss where lists hold everything; the card's own loss lies behind it elsewhere; it falls in training."""
+    old, distill.CHUNK = distill.CHUNK, 32
+    for gemma in (False, True):
+        model, t, tokens = parts(gemma)
+        a = options("")
+        index = distill.make_indexes(a, model, t)
+        x = t.dense(tokens)
+        loss = float(distill.Gated(a, model, t, index).loss(x).detach())
+        assert loss > 1e-4
+        a.top_k = N
+        a.sinks = -N                                         # all rows are counted
+        assert abs(float(distill.Gated(a, model, t, index).loss(x).detach())) < 1e-6
+        a.top_k, a.sinks = 16, 2
+        c = distill.Card(a, model, t, index)
+        seen = []
+
+        def attend(i, y, q, key, v):                         # the card's way, lists from scores that are not rounded
+            if i in t.leaders:
+                m = index[t.leaders.index(i)]
+                qi, b = m.queries(y)
+                seen[:] = [c.keep(m.score(qi[:, r:r + 32], b[:, r:r + 32], m.keys(y)[:r + 32]).amax(0)[None], r, 16) for r in range(0, N, 32)]
+            return c.attention(q, key, v, seen)
+        with torch.no_grad():
+            h = model.layers(model.embed(tokens), attend)
+            want = sum(float(distill.kd_rows(h[r:r + 32], x[r:r + 32], model.w["token_embd.weight"])) for r in range(0, N, 32) if r + 32 > 22) / N
+        assert abs(loss - want) < 1e-4 * (1 + want), (loss, want)
+    with tempfile.TemporaryDirectory() as out:
+        model, t, _ = parts(True)
+        distill.train(options(out, kd=20.0, steps=120, log_every=10), model, t, np.random.RandomState(0).randint(0, 50, size=(4, N)))
+        kd = [float(x.split(",")[-1]) for x in open(os.path.join(out, "log.csv")).read().split("\n")[1:] if x]
+        kd = [x for x in kd if x]
+        assert kd[-1] < 0.9 * kd[0], kd
+    distill.CHUNK = old
 
 
 def test_golden_follows_from_the_sidecar_alone():
