@@ -164,8 +164,12 @@ class Gated:
             out.append(Gate.apply(score, free, past, self.a.top_k, self.a.gate_width))
         return out
 
-    def loss(self, x_dense):
-        """After teacher.dense(tokens), which gave x_dense -> mean KL a row, over rows whose list leaves something out"""
+    def starts(self, n):
+        """Chunks with rows whose list leaves something out."""
+        return [r for r in range(0, n, CHUNK) if r + CHUNK > self.a.sinks + self.a.window + self.a.top_k]
+
+    def loss(self, x_dense, starts):
+        """After teacher.dense(tokens), which gave x_dense -> mean KL a row over these chunks of rows"""
         held, again = {}, torch.utils.checkpoint.checkpoint
 
         def attend(i, y, q, k, v):
@@ -177,11 +181,10 @@ class Gated:
                 out.append(again(gated_attention, q[:, row0:n].contiguous(), k[:, :n], v[:, :n], gate, self.m.shape.attn_scale, row0, use_reentrant=False))
             return torch.cat(out, 1)
         x = self.m.layers(self.t.start, attend, self.t.leaders[0])
-        total, rows, full = 0.0, 0, self.a.sinks + self.a.window + self.a.top_k
-        for row0 in range(0, len(x), CHUNK):
-            if row0 + CHUNK > full:
-                total = total + again(self.kd, x[row0:row0 + CHUNK], x_dense[row0:row0 + CHUNK], self.head, use_reentrant=False)
-                rows += len(x[row0:row0 + CHUNK])
+        total, rows = 0.0, 0
+        for row0 in map(int, starts):
+            total = total + again(self.kd, x[row0:row0 + CHUNK], x_dense[row0:row0 + CHUNK], self.head, use_reentrant=False)
+            rows += len(x[row0:row0 + CHUNK])
         return total / rows
 
 
@@ -258,7 +261,8 @@ def train(args, model, teacher, rows):
                 order = list(rng.permutation(len(rows)))
             x = teacher.dense(torch.from_numpy(rows[order.pop()].astype(np.int64)).to(dev))
             if with_kd:
-                loss = gated.loss(x)
+                some = gated.starts(N)
+                loss = gated.loss(x, rng.choice(some, min(args.chunks, len(some)), replace=False))
                 (args.kd * loss / args.batch).backward()
                 kd = kd + loss.detach() / args.batch
             for row0 in rng.choice(starts, min(args.chunks, len(starts)), replace=False):
@@ -500,7 +504,10 @@ def card(args, model, teacher, index):
     names = open(args.docs + ".names").read().split()
     c = Card(args, model, teacher, index)
     plans = [(p, args.top_k) for p in ("learned", "oracle", "leader", "bounds", "bounds 1", "recency", "random")]
-    plans += [(p, args.top_k // 2) for p in ("learned", "oracle", "bounds")] + [(p, args.top_k // 4) for p in ("learned", "oracle", "bounds")]
+    if args.card == "short":
+        plans = plans[:2]
+    else:
+        plans += [(p, args.top_k // 2) for p in ("learned", "oracle", "bounds")] + [(p, args.top_k // 4) for p in ("learned", "oracle", "bounds")]
     out, done = [], []
     head = dict(length=args.length, sinks=args.sinks, window=args.window, leaders=teacher.leaders,
                 bytes={f"{p} {k}": c.bytes_of(p, c.equal_k(p, k) if p.startswith("bounds") else k) for p, k in plans},
@@ -541,6 +548,7 @@ def main():
     ap.add_argument("--init", help="start from this sidecar")
     ap.add_argument("--steps", type=int, default=0)
     ap.add_argument("--deadline", type=float, default=0, help="end of training, seconds after the start of the process")
+    ap.add_argument("--card", choices=("whole", "short"), default="whole", help="short: learned and oracle at top_k only")
     ap.add_argument("--stop", type=float, default=0, help="no new document of the card after this")
     ap.add_argument("--log-every", type=int, default=10)
     ap.add_argument("--seed", type=int, default=1)

@@ -6,7 +6,8 @@
 A row is the beginning or a middle part of one document, --length tokens, the model's
 begin-of-text token first where it has one. --records takes documents that are long enough,
 spread evenly over the file; --texts cuts eight documents from each of FOLDER/{prose,code,lexicon}.txt,
-held-out text, and writes a name a row to OUT.names.
+held-out text, and writes a name a row to OUT.names. --often prose=8,docs=0.35 takes documents of
+a kind several times, or some of them (1 where a kind is not named).
 """
 import argparse
 import os
@@ -35,6 +36,7 @@ def main():
     ap.add_argument("--heddle", required=True)
     ap.add_argument("--records")
     ap.add_argument("--texts")
+    ap.add_argument("--often", default="")
     ap.add_argument("--rows", type=int, default=640)
     ap.add_argument("--length", type=int, default=8192)
     ap.add_argument("--bos", type=int, default=-1)
@@ -42,8 +44,9 @@ def main():
     args = ap.parse_args()
     size, rows, names = 7 * args.length, [], []
     if args.records:
-        long = [t for _, _, _, t in records(args.records) if len(t) >= size]
         rng = np.random.RandomState(11)
+        often = {k: float(n) for k, n in (x.split("=") for x in args.often.split(",") if x)}
+        long = [t for kind, _, _, t in records(args.records) if len(t) >= size for _ in range(int(often.get(kind, 1.0) + rng.rand()))]
         for j in range(2 * args.rows):
             if len(rows) == args.rows:
                 break

@@ -229,12 +229,13 @@ def test_the_loss_through_the_lists():
         a = options("")
         index = distill.make_indexes(a, model, t)
         x = t.dense(tokens)
-        loss = float(distill.Gated(a, model, t, index).loss(x).detach())
+        gated = distill.Gated(a, model, t, index)
+        assert gated.starts(N) == [0, 32, 64]
+        loss = float(gated.loss(x, gated.starts(N)).detach())
         assert loss > 1e-4
         a.top_k = N
-        a.sinks = -N                                         # all rows are counted
-        assert abs(float(distill.Gated(a, model, t, index).loss(x).detach())) < 1e-6
-        a.top_k, a.sinks = 16, 2
+        assert gated.starts(N) == [] and abs(float(gated.loss(x, range(0, N, 32)).detach())) < 1e-6
+        a.top_k = 16
         c = distill.Card(a, model, t, index)
         seen = []
 
