@@ -679,6 +679,173 @@ static void test_index_of_nothing(void **state)
     free_index(&x);
 }
 
+/* ---- PyTorch's autograd (tests/golden/backward, made by train/golden_backward.py, which says what is in it) ---- */
+
+enum { G_ROWS = 16, G_HEADS = 4, G_KV = 2, G_DIM = 4, G_BLOCK = 8, G_WIDTH = G_HEADS * G_DIM };
+
+typedef struct golden {
+    int64_t n;
+    float *all, *at;
+    const float *q, *d_o, *k, *v, *iq, *ik;
+    uint8_t *page;
+    hdl_attend_seq seq;
+    hdl_selection selection;
+    float o[G_ROWS * G_WIDTH], lse[G_ROWS * G_HEADS];
+} golden;
+
+static const float *next_array(golden *g, int64_t n)
+{
+    g->at += n;
+    return g->at - n;
+}
+
+static void open_golden(golden *g, int64_t n)
+{
+    char path[512];
+    int64_t n_kv = n * G_KV * G_DIM, row = G_KV * G_DIM * 4;
+    int64_t n_floats = (N_LAYERS + 1) * G_ROWS * G_WIDTH + 2 * n_kv + (G_ROWS + n) * INDEX_DIM +
+                       2 * (2 * G_ROWS * G_WIDTH + 2 * n_kv) + G_ROWS + (G_ROWS + n) * INDEX_DIM;
+    *g = (golden){.n = n, .all = new_floats(n_floats + 1), .page = must_alloc(2 * n * row)};
+    snprintf(path, sizeof path, HDL_TEST_DATA "/golden/backward/%d.f32", (int)n);
+    FILE *file = fopen(path, "rb");
+    assert_non_null(file);
+    assert_int_equal(fread(g->all, 4, (size_t)n_floats + 1, file), n_floats);
+    fclose(file);
+    g->at = g->all;
+    g->q = next_array(g, N_LAYERS * G_ROWS * G_WIDTH), g->d_o = next_array(g, G_ROWS * G_WIDTH);
+    g->k = next_array(g, n_kv), g->v = next_array(g, n_kv);
+    g->iq = next_array(g, G_ROWS * INDEX_DIM), g->ik = next_array(g, n * INDEX_DIM);
+    for (int64_t t = 0; t < n; t++) {
+        memcpy(g->page + 2 * t * row, (const uint8_t *)g->k + t * row, (size_t)row);
+        memcpy(g->page + (2 * t + 1) * row, (const uint8_t *)g->v + t * row, (size_t)row);
+    }
+    g->seq = (hdl_attend_seq){.q_len = G_ROWS,
+                              .kv_len = n,
+                              .kv = {.pages = &g->page,
+                                     .page_shift = 9,
+                                     .dtype = HDL_F32,
+                                     .v_offset = row,
+                                     .token_stride = 2 * row,
+                                     .head_stride = G_DIM * 4,
+                                     .v_head_stride = G_DIM * 4}};
+}
+
+static void close_golden(golden *g)
+{
+    free(g->all), free(g->page);
+}
+
+/* The rule of golden_backward.py's `listed`. */
+static void make_lists(golden *g, int32_t block, int32_t n_lists)
+{
+    hdl_selection *sel = &g->selection;
+    *sel = (hdl_selection){.unit = block > 1 ? HDL_UNIT_BLOCK : HDL_UNIT_TOKEN,
+                           .block_size = block,
+                           .n_rows = G_ROWS,
+                           .n_lists = n_lists,
+                           .n_ids_max = g->n};
+    sel->ids = must_alloc(G_ROWS * n_lists * g->n * 4), sel->counts = must_alloc(G_ROWS * n_lists * 4);
+    for (int32_t r = 0; r < G_ROWS; r++)
+        for (int32_t l = 0; l < n_lists; l++) {
+            int32_t *ids = hdl_selection_ids(sel, r, l), count = 0;
+            for (int32_t id = 0; id * block <= g->n - G_ROWS + r; id++)
+                if (block > 1 ? (5 * id + r + 3 * l) % 3 == 0 : (7 * id + 3 * r + 5 * l) % 4 == 0)
+                    ids[count++] = id;
+            *hdl_selection_count(sel, r, l) = count;
+        }
+}
+
+static hdl_attend_args golden_forward(golden *g, int layer)
+{
+    hdl_attend_args args = {.n_rows = G_ROWS,
+                            .n_seqs = 1,
+                            .n_heads = G_HEADS,
+                            .n_kv_heads = G_KV,
+                            .head_dim = G_DIM,
+                            .v_head_dim = G_DIM,
+                            .seqs = &g->seq,
+                            .max_q_len = G_ROWS,
+                            .max_kv_len = g->n,
+                            .kv_dtype = HDL_F32,
+                            .q = g->q + layer * G_ROWS * G_WIDTH,
+                            .o = g->o,
+                            .q_stride = G_WIDTH,
+                            .o_stride = G_WIDTH,
+                            .lse = g->lse,
+                            .scale = 0.5f,
+                            .has_selection = true,
+                            .selection_unit = g->selection.unit,
+                            .selection = &g->selection};
+    launch(reference_of(hdl_cpu_ref_attend, HDL_OP_ATTEND), &args, 1);
+    return args;
+}
+
+static void check_golden(golden *g, const char *what, const float *got, int64_t n)
+{
+    char name[32];
+    snprintf(name, sizeof name, "autograd, N = %d", (int)g->n);
+    double *want = new_doubles(n);
+    const float *from = next_array(g, n);
+    for (int64_t i = 0; i < n; i++) want[i] = from[i];
+    check_near(name, what, got, want, n);
+    free(want);
+}
+
+static void check_golden_attention(golden *g, int32_t block)
+{
+    int64_t n_q = G_ROWS * G_WIDTH, n_kv = g->n * G_KV * G_DIM;
+    make_lists(g, block, G_KV);
+    float *dq = new_floats(n_q), *dk = new_floats(n_kv), *dv = new_floats(n_kv);
+    hdl_attend_grad grad = {dk, dv};
+    hdl_attend_backward_args args = {.forward = golden_forward(g, 0),
+                                     .d_o = g->d_o,
+                                     .d_o_stride = G_WIDTH,
+                                     .dq = dq,
+                                     .dq_stride = G_WIDTH,
+                                     .grad = &grad};
+    launch(reference_of(hdl_cpu_ref_backward, HDL_OP_ATTEND_BACKWARD), &args, 2);
+    check_golden(g, "o", g->o, n_q);
+    check_golden(g, "dq", dq, n_q);
+    check_golden(g, "dk", dk, n_kv);
+    check_golden(g, "dv", dv, n_kv);
+    free(dq), free(dk), free(dv);
+    free(g->selection.ids), free(g->selection.counts);
+}
+
+static void check_golden_index(golden *g)
+{
+    hdl_attend_args layers[N_LAYERS];
+    float lse[N_LAYERS][G_ROWS * G_HEADS], loss[G_ROWS], d_iq[G_ROWS * INDEX_DIM] = {0};
+    float *d_ik = new_floats(g->n * INDEX_DIM);
+    hdl_index_grad index = {g->ik, d_ik};
+    make_lists(g, 1, 1);
+    for (int l = 0; l < N_LAYERS; l++) {
+        layers[l] = golden_forward(g, l);
+        memcpy(lse[l], g->lse, sizeof g->lse);
+        layers[l].lse = lse[l];
+    }
+    hdl_index_loss_args args = {N_LAYERS, INDEX_DIM, layers, g->iq, INDEX_DIM, &index, 0.7f, 1, loss, d_iq};
+    launch(reference_of(hdl_cpu_ref_backward, HDL_OP_INDEX_LOSS), &args, 2);
+    check_golden(g, "loss", loss, G_ROWS);
+    check_golden(g, "d_iq", d_iq, G_ROWS * INDEX_DIM);
+    check_golden(g, "d_ik", d_ik, g->n * INDEX_DIM);
+    free(d_ik);
+    free(g->selection.ids), free(g->selection.counts);
+}
+
+static void test_against_autograd(void **state)
+{
+    (void)state;
+    for (int64_t n = 64; n <= 512; n *= 8) {
+        golden g;
+        open_golden(&g, n);
+        check_golden_attention(&g, 1);
+        check_golden_attention(&g, G_BLOCK);
+        check_golden_index(&g);
+        close_golden(&g);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -691,6 +858,7 @@ int main(void)
         cmocka_unit_test(test_index_finite_differences),
         cmocka_unit_test(test_index_against_the_matrix),
         cmocka_unit_test(test_index_of_nothing),
+        cmocka_unit_test(test_against_autograd),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
