@@ -232,7 +232,9 @@ typedef struct hdl_complement_args {
  * tokens (tokens of its blocks) in ascending order, the visible ones.
  * Shared (planes only, no candidates): the rows of a sequence make one score row, score[s, l, e] = rows over
  * those that score e; the row's entries are the last row's. What only some rows score lies between the
- * first new token and the last: a window forces that. */
+ * first new token and the last: a window forces that.
+ * Slashes (shared, rows SUM, entries of tokens): beside it the sums along distances, at the last row's entries:
+ *   slash[s, l, e] = sum over rows i of score_i[e - (q_len - 1 - i)], i's own place in the sequence (absent: 0) */
 typedef enum hdl_score_rule {
     HDL_RULE_DOT = 0,
     HDL_RULE_PAIRS,
@@ -263,6 +265,7 @@ typedef struct hdl_score_args {
     int64_t seed;
     bool has_candidates, is_shared;
     hdl_reduce rows;                 /* shared: SUM or MAX */
+    float *slash;                    /* as score, or NULL */
     const hdl_selection *candidates; /* n_rows lists, n_lists or one a row; NULL = all tokens */
     float *score;                    /* [n_rows, n_lists, score_stride]; shared: [n_seqs, ...] */
     int64_t score_stride;            /* >= entries of max_kv_len */
@@ -333,11 +336,13 @@ typedef struct hdl_select_args {
 
 /* UNION: the lists of a row's heads become fewer: list l of `out` holds, ascending and once, every id that stands in
  * one of the lists [l * g, (l + 1) * g), g = lists->n_lists / out->n_lists, at most HDL_MAX_UNITED. An id stays or
- * goes by itself: the union of what the heads chose in a range of tokens is that range of their union. */
+ * goes by itself: the union of what the heads chose in a range of tokens is that range of their union.
+ * With slashes (as many lists as out) ids of list l of theirs join it, each with the n_before ids before it. */
 enum { HDL_MAX_UNITED = 64 };
 typedef struct hdl_union_args {
     int64_t n_rows;
-    const hdl_selection *lists;
+    const hdl_selection *lists, *slashes; /* slashes: or NULL */
+    int32_t n_before;
     hdl_selection *out; /* n_ids_max: enough for all of them */
 } hdl_union_args;
 

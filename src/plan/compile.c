@@ -43,26 +43,30 @@ static void add_mapped_slot(hdl_schedule *schedule)
             .block_size = 1, .n_lists = schedule->facts->n_kv_heads, .n_ids_max = n_ids_max};
 }
 
-/* One more slot for the lists of the KV heads that a layer unites, as large as the largest. */
+/* One more slot for lists that become one, of the KV heads or a list and its distances: as large as the largest. */
 static void add_united_slot(hdl_schedule *schedule)
 {
     int64_t n_ids_max = 0;
+    int32_t n_lists = schedule->facts->n_kv_heads;
     for (int r = 0; r < 2; r++)
         for (int32_t layer = 0; layer < schedule->facts->n_layers; layer++) {
             const hdl_layer_plan *at = &schedule->routes[r].layers[layer];
             const hdl_router_spec *routers[] = {at->has_router ? &at->router : NULL,
                                                 at->has_candidates ? &at->candidates : NULL};
             for (int i = 0; i < 2; i++) {
-                if (!routers[i] || !routers[i]->n_united) continue;
+                if (!routers[i] || (!routers[i]->n_united && !routers[i]->n_slashes)) continue;
                 hdl_router_spec head = *routers[i];
                 head.n_united = 0;
+                if (head.n_slashes) n_lists = 2 * schedule->facts->n_kv_heads;
+                head.top_k = HDL_MAX(head.top_k, head.n_slashes);
+                head.n_slashes = 0;
                 n_ids_max = HDL_MAX(n_ids_max, hdl_router_units(&head, schedule->limits.max_context));
             }
         }
     schedule->united = n_ids_max ? schedule->n_slots++ : -1;
     if (n_ids_max)
         schedule->slots[schedule->united] = (hdl_selection){
-            .block_size = 1, .n_lists = schedule->facts->n_kv_heads, .n_ids_max = n_ids_max};
+            .block_size = 1, .n_lists = n_lists, .n_ids_max = n_ids_max};
 }
 
 static int32_t add_slot(hdl_schedule *schedule, const hdl_router_spec *router)
@@ -423,7 +427,8 @@ static void add_score(hdl_schedule *schedule, int32_t layer, hdl_attend_step *at
                                    .pad = row->rule == HDL_RULE_PAIRS && row->is_scored,
                                    .entry_size = entry,
                                    .reduce = router->pool};
-    hdl_schedule_book(schedule, HDL_BUF_MASS, schedule->tile_rows * list->n_lists * stride * 4);
+    hdl_schedule_book(schedule, HDL_BUF_MASS,
+                      schedule->tile_rows * list->n_lists * stride * (router->n_slashes ? 8 : 4));
 }
 
 /* Turns a step into one that makes a list. */
@@ -434,7 +439,8 @@ static void add_router(hdl_schedule *schedule, hdl_step *step, const hdl_router_
     hdl_attend_step *attend = &step->u.attend;
     hdl_selection *list = &schedule->slots[router->n_united ? schedule->united : slot];
     attend->is_selecting = true;
-    attend->is_uniting = router->n_united > 0;
+    attend->is_uniting = router->n_united > 0 || router->n_slashes > 0;
+    attend->n_slashes = router->n_slashes;
     attend->is_ordering = list->has_order;
     attend->slot = slot;
     attend->candidate_slot = candidate_slot;
@@ -459,6 +465,7 @@ static void add_router(hdl_schedule *schedule, hdl_step *step, const hdl_router_
                                        .has_candidates = candidate_slot >= 0,
                                        .out = list};
     int64_t least = router->top_k; /* of the heads */
+    if (router->n_slashes) least = HDL_MIN(least, router->n_slashes);
     for (int32_t h = 0; h < router->n_head_units; h++)
         least = HDL_MIN(least, router->head_units[h] * router->block);
     int64_t all = router->block > 1 ? least : least + router->n_sink + router->window;

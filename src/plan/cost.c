@@ -20,7 +20,7 @@ int64_t hdl_router_units(const hdl_router_spec *router, int64_t n_tokens)
     bool is_bounded = router->select == HDL_SELECT_TOP_K || router->top_k > 0;
     if (!is_bounded || n_tokens <= router->dense_below) return HDL_MAX(all, 1);
     int64_t n = (router->top_k + block - 1) / block * HDL_MAX(router->n_united, 1) +
-                (router->n_sink + block - 1) / block +
+                router->n_slashes * (int64_t)router->tile + (router->n_sink + block - 1) / block +
                 (router->window ? (router->window + router->tile - 1 + block - 2) / block + 1 : 0) +
                 (router->refresh - 1 + block - 1) / block;
     if (router->dense_below > 0) /* such a list may be kept and grow until the next refresh, as any other */
@@ -33,7 +33,7 @@ int64_t hdl_router_units(const hdl_router_spec *router, int64_t n_tokens)
 static double scores_of(const hdl_router_spec *router, const hdl_model_facts *facts, double scored)
 {
     if (router->score == HDL_SCORE_NONE || scored <= (double)router->dense_below) return 0;
-    return scored / router->block *
+    return scored / router->block * (router->n_slashes ? 2 : 1) *
            (router->is_per_kv_head ? facts->n_kv_heads : HDL_MAX(router->n_united, 1));
 }
 
@@ -57,6 +57,7 @@ static double list_tokens(const hdl_router_spec *router, double visible)
         for (int32_t h = 0; h < router->n_head_units; h++)
             chosen += HDL_MIN((double)(router->head_units[h] * block), visible) / router->n_head_units;
     }
+    chosen += (double)router->n_slashes * router->tile; /* at most: neighbouring distances share tokens */
     double n = chosen + (double)((router->n_sink + block - 1) / block * block) + router->window +
                (double)(router->tile - 1 + block - 1) / 2; /* the window begins inside a block */
     return HDL_MIN(n, visible);

@@ -188,6 +188,7 @@ typedef struct row_span {
     int64_t n_shared_rows;    /* rows that the sequences' score rows are made of; 0 = each has its own */
     const int64_t *n_visible; /* [n_rows] tokens, or rows of the retained group, that each row sees */
     float *scores;            /* [n_rows, n_lists, mass_stride] */
+    float *slashes;           /* as scores: sums along distances; NULL = the rows' own scores are these */
     int32_t n_more; /* rows before each that read its list as well: the window reaches back so far */
     hdl_class cls;
     int32_t layer;
@@ -259,6 +260,7 @@ static void score_rows(const hdl_schedule *schedule, const hdl_attend_step *at, 
         score.score = span->scores;
         score.score_stride = span->mass_stride;
         if (score.has_candidates) score.candidates = candidates;
+        if (score.is_shared) score.slash = span->slashes;
         if (span->hiding) hdl_kv_seq_check_index(span->hiding);
         at->score_impl[span->cls]->launch(&launch, &score);
     }
@@ -320,6 +322,32 @@ static void attend_allowed(const hdl_schedule *schedule, const hdl_attend_step *
     at->listed_impl[group_at->cls]->launch(&launch, args);
 }
 
+/* The rows' lists, and with them the tokens at the best distances from every row that reads them. A row alone is a
+ * tile of one. */
+static void add_slashes(const hdl_schedule *schedule, const hdl_attend_step *at, const hdl_exec_batch *batch,
+                        const row_span *span, hdl_selection *list)
+{
+    hdl_launch launch = launch_of(schedule);
+    hdl_attend_step far = *at;
+    row_span along = *span;
+    hdl_selection chosen = slot_view(schedule, batch, schedule->united, span->first_row, span->n_rows),
+                  slashes;
+    chosen.n_lists = list->n_lists;
+    slashes = chosen;
+    slashes.ids += span->n_rows * chosen.n_lists * chosen.n_ids_max;
+    slashes.counts += span->n_rows * chosen.n_lists;
+    select_rows(schedule, at, span, NULL, &chosen);
+    far.select.top_k = at->n_slashes;
+    far.select.n_sink = 0;
+    along.n_more = 0;
+    along.guesses = NULL;
+    if (span->slashes) along.scores = span->slashes;
+    select_rows(schedule, &far, &along, NULL, &slashes);
+    hdl_union_args args = {
+        .n_rows = span->n_rows, .lists = &chosen, .slashes = &slashes, .n_before = span->n_more, .out = list};
+    at->union_impl->launch(&launch, &args);
+}
+
 /* The rows' lists of each KV head, and the layer's one list of them. */
 static void unite_rows(const hdl_schedule *schedule, const hdl_attend_step *at, const hdl_exec_batch *batch,
                        const row_span *span, const hdl_selection *candidates, hdl_selection *list)
@@ -345,7 +373,9 @@ static void make_lists(const hdl_schedule *schedule, const hdl_step *step, const
     bool is_taken = is_final && take_lists(schedule, span, list);
     if (!is_taken) {
         if (q) score_rows(schedule, at, span, q, &candidates, batch->tap.fn);
-        if (at->is_uniting)
+        if (at->n_slashes)
+            add_slashes(schedule, at, batch, span, list);
+        else if (at->is_uniting)
             unite_rows(schedule, at, batch, span, &candidates, list);
         else
             select_rows(schedule, at, span, &candidates, list);
@@ -541,6 +571,7 @@ static void make_tile_lists(const hdl_schedule *schedule, const hdl_step *step, 
                          .layer = step->layer,
                          .hiding = of->hiding,
                          .hook = of->hook};
+        if (at->n_slashes) span.slashes = span.scores + n * at->select.n_lists * span.mass_stride;
         const float *scored = is_shared ? q + begin[0] * at->score.q_stride
                                         : hdl_schedule_at(schedule, HDL_BUF_Q_TILE);
         score_rows(schedule, at, &span, scored, NULL, batch->tap.fn);
@@ -551,6 +582,7 @@ static void make_tile_lists(const hdl_schedule *schedule, const hdl_step *step, 
             one.first_row = first_row + begin[t];
             one.n_visible += t;
             one.scores += t * at->select.n_lists * span.mass_stride;
+            if (one.slashes) one.slashes += t * at->select.n_lists * span.mass_stride;
             one.n_more = (int32_t)(begin[t + 1] - begin[t] - 1);
             make_lists(schedule, step, batch, &one, NULL, &list);
         }

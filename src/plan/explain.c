@@ -32,6 +32,7 @@ static void explain_router(const hdl_router_spec *router, hdl_buf *text)
     if (router->block > 1) hdl_buf_printf(text, " in blocks of %d", router->block);
     if (router->is_per_kv_head) hdl_buf_puts(text, ", one per KV head");
     if (router->n_united) hdl_buf_printf(text, ", the union of %d KV heads' (top_k each)", router->n_united);
+    if (router->n_slashes) hdl_buf_printf(text, " + %d distances", router->n_slashes);
     if (router->tile > 1) hdl_buf_printf(text, ", one for %d rows (their mean query)", router->tile);
     if (router->refresh > 1) hdl_buf_printf(text, ", every %d steps", router->refresh);
     if (router->dense_below)

@@ -90,7 +90,8 @@ typedef struct hdl_router_spec {
         [HDL_MAX_MAPPED_HEADS]; /* units; HDL_ALL_UNITS = everything. top_k is the largest, in tokens */
     bool is_scaled_by_length;   /* scores of blocks times sqrt(tokens of an entry): see docs/plan.md, scale */
     bool is_per_kv_head;        /* one list per KV head instead of one for the layer */
-    int32_t n_united;           /* above 0: each KV head chooses, and the layer's list is their union */
+    int32_t n_slashes; /* above 0: distances, at which every row of the tile reads a token beside the list */
+    int32_t n_united;  /* above 0: each KV head chooses, and the layer's list is their union */
     int64_t seed;
 } hdl_router_spec;
 

@@ -39,6 +39,7 @@ const hdl_router_int hdl_router_ints[] = {
     {"refresh", 1, 1024, offsetof(hdl_router_spec, refresh), false},
     {"block", 1, 1 << 16, offsetof(hdl_router_spec, block), false},
     {"tile", 1, 256, offsetof(hdl_router_spec, tile), false},
+    {"slashes", 0, 1 << 20, offsetof(hdl_router_spec, n_slashes), false},
     {"stride", 1, 1 << 16, offsetof(hdl_router_spec, stride), false},
     {"dense_below", 0, 1 << 24, offsetof(hdl_router_spec, dense_below), true},
     {"seed", 0, INT32_MAX, offsetof(hdl_router_spec, seed), true},
@@ -195,12 +196,24 @@ static heddle_status check_tile(const json_t *obj, const char *path, const hdl_r
     return HEDDLE_OK;
 }
 
+/* Distances are of the rows of a tile, summed; each head's or the layer's own, and tokens. */
+static heddle_status check_slashes(const char *path, const hdl_router_spec *at)
+{
+    const char *why = at->tile == 1 || at->tile_by != HDL_TILE_BY_SUM ? "a tile above 1 and tile_by \"sum\""
+                      : at->block > 1 || hdl_score_rows[at->score].is_by_block ? "lists of tokens"
+                      : at->select != HDL_SELECT_TOP_K || at->n_head_units ? "select \"top_k\" with one top_k"
+                      : at->n_united                                       ? "lists \"layer\" or \"kv_head\""
+                                                                           : NULL;
+    if (!at->n_slashes || !why) return HEDDLE_OK;
+    return HDL_FAIL(HEDDLE_E_INVALID, "%s.slashes %d: needs %s", path, at->n_slashes, why);
+}
+
 heddle_status hdl_router_read(const json_t *obj, const char *path, bool is_candidate, hdl_router_spec *out)
 {
     static const char *const keys[] = {
         "head_top_k", "score",       "measure",    "heads", "pool",  "select",  "p_rule",  "p",
         "block",      "lists",       "threshold",  "top_k", "sinks", "window",  "refresh", "stride",
-        "seed",       "dense_below", "candidates", "tile",  "scale", "tile_by", NULL};
+        "seed",       "dense_below", "candidates", "tile",  "scale", "tile_by", "slashes", NULL};
     static const char *const measures[] = {"logit", "mass", NULL};
     static const char *const reduces[] = {"mean", "sum", "max", NULL};
     static const char *const selects[] = {"top_k", "top_p", "threshold", "beam", NULL};
@@ -243,6 +256,7 @@ heddle_status hdl_router_read(const json_t *obj, const char *path, bool is_candi
         return HDL_FAIL(HEDDLE_E_INVALID, "%s: candidates have neither candidates nor a refresh of their own",
                         path);
     HDL_TRY(check_tile(obj, path, out));
+    HDL_TRY(check_slashes(path, out));
     return check_router(obj, path, out);
 }
 

@@ -67,7 +67,8 @@ typedef struct hdl_attend_step {
         is_scoring; /* SCORE fills the score row (else the pass observes it, or only the forced set counts) */
     bool is_pooling;    /* the score row becomes one of blocks */
     bool is_selecting;  /* makes list `slot` */
-    bool is_uniting;    /* from lists of the KV heads, chosen in slot `united` */
+    bool is_uniting;    /* from several lists, chosen in slot `united` */
+    int32_t n_slashes;  /* of the router */
     bool is_ordering;   /* says how list `slot` is visited */
     bool is_kept;       /* REUSE: list `slot` is first loaded from the sequence's kept list */
     hdl_stop_rule stop; /* patience above 0: attends by VISIT */
@@ -160,8 +161,9 @@ typedef struct hdl_schedule {
     int32_t n_planes[HDL_MAX_LAYERS];
     /* list slots: one per layer that makes a list in the decode route */
     int32_t n_slots, n_kept;
-    int32_t mapped;        /* the slot that holds a list with its heads mapped; -1 = no layer maps heads */
-    int32_t united;        /* the slot of the KV heads' lists that become one; -1 = no layer unites */
+    int32_t mapped; /* the slot that holds a list with its heads mapped; -1 = no layer maps heads */
+    int32_t
+        united; /* the slot of lists that become one: the KV heads', or a list and its distances; -1 = none */
     int64_t tile_rows;     /* query rows whose scores are held at once: HDL_TILE_BYTES bounds them */
     int32_t rows_per_list; /* of the largest tile of query rows that share a list; 1 = none do */
     int64_t slot_rows;     /* rows of a slot: those of the decode route, or all where prefill routes too */

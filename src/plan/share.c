@@ -70,7 +70,7 @@ static heddle_status check_stop(const hdl_route_plan *route, int32_t layer, cons
     if (!at->stop.patience) return HEDDLE_OK;
     const char *what = owner->has_candidates || owner->candidate_owner >= 0 ? "picks from candidates"
                        : owner->router.score == HDL_SCORE_NONE              ? "scores nothing"
-                       : owner->router.n_united                             ? "unites lists of several scores"
+                       : owner->router.n_united || owner->router.n_slashes  ? "unites lists of several scores"
                        : owner->router.refresh > 1 ? "keeps its lists between refreshes"
                                                    : NULL;
     if (!what) return HEDDLE_OK;
@@ -144,8 +144,8 @@ static bool routers_equal(const hdl_router_spec *p, const hdl_router_spec *q)
            p->top_k == q->top_k && p->block == q->block && p->n_sink == q->n_sink && p->window == q->window &&
            p->refresh == q->refresh && p->tile == q->tile && p->tile_by == q->tile_by &&
            p->stride == q->stride && p->dense_below == q->dense_below &&
-           p->is_per_kv_head == q->is_per_kv_head && p->n_united == q->n_united && p->seed == q->seed &&
-           p->n_head_units == q->n_head_units &&
+           p->is_per_kv_head == q->is_per_kv_head && p->n_united == q->n_united &&
+           p->n_slashes == q->n_slashes && p->seed == q->seed && p->n_head_units == q->n_head_units &&
            !memcmp(p->head_units, q->head_units, (size_t)p->n_head_units * sizeof *p->head_units);
 }
 

@@ -209,17 +209,25 @@ static void close_setup(score_setup *setup)
     free(setup->bias);
 }
 
+/* Floats of all score rows; where the rows of tiles of tokens are summed, those along distances follow. */
+static int64_t n_scores(const hdl_score_args *args)
+{
+    bool has_slash = args->is_shared && args->rows == HDL_REDUCE_SUM && args->block_size == 1;
+    return args->n_rows * args->n_lists * args->score_stride * (has_slash ? 2 : 1);
+}
+
 /* Scores [n_rows, n_lists, stride], 0xff where nothing was written; scratch is 0xff before, and of exactly
  * the size that was asked for. */
 static float *scores_of(const score_setup *setup, const hdl_impl *impl, int n_threads)
 {
     hdl_score_args args = setup->args;
-    int64_t n_bytes = args.n_rows * args.n_lists * args.score_stride * 4;
+    int64_t n_bytes = n_scores(&args) * 4, n_own = args.n_rows * args.n_lists * args.score_stride;
     int64_t scratch = impl->workspace ? impl->workspace(&args, n_threads) : 0;
     uint8_t *workspace = must_alloc(scratch + 64);
     memset(workspace, 0xff, (size_t)scratch + 64);
     args.score = must_alloc(n_bytes);
     memset(args.score, 0xff, (size_t)n_bytes);
+    if (n_scores(&args) > n_own) args.slash = args.score + n_own;
     impl->launch(&(hdl_launch){.n_threads = n_threads, .workspace = workspace}, &args);
     for (int i = 0; i < 64; i++) assert_int_equal(workspace[scratch + i], 0xff);
     free(workspace);
@@ -247,7 +255,7 @@ static void check_case(const score_case *c, const hdl_impl *ref, const hdl_impl 
     assert_int_equal(is_refused, c->head_dim % 16 != 0 && impl != ref);
     if (!is_refused) {
         float *want = scores_of(&setup, ref, 1), *got = scores_of(&setup, impl, 2);
-        for (int64_t i = 0; i < args->n_rows * args->n_lists * args->score_stride; i++)
+        for (int64_t i = 0; i < n_scores(args); i++)
             if (!is_close(c, got[i], want[i])) {
                 print_error("%s, %s: [%d][%d] is %.9g, wanted %.9g\n", c->name, impl->name,
                             (int)(i / args->score_stride), (int)(i % args->score_stride), (double)got[i],

@@ -202,6 +202,10 @@ static void test_tiles_of_rows_share_lists(void **state)
          0},
         {"union of blocks", "block_list",
          "\"score\": \"block_mean\", \"block\": 16, \"window\": 16, \"lists\": \"union\"", 0},
+        {"tokens and distances", "token_list",
+         "\"score\": \"key_i8\", \"window\": 4, \"sinks\": 1, \"lists\": \"kv_head\", \"tile_by\": \"sum\", "
+         "\"slashes\": 2",
+         0},
         {"blocks of keys, summed", "block_list",
          "\"score\": \"key_i8\", \"block\": 16, \"window\": 16, \"tile_by\": \"sum\"", 0},
     };
@@ -612,6 +616,56 @@ static void test_a_union_reads_what_any_head_chose(void **state)
     heddle_engine_close(engine);
 }
 
+/* Distances alone: as many as there are read everything, a few do not; and what no list of them may be. */
+static void test_distances_of_a_tile(void **state)
+{
+    (void)state;
+    heddle_engine *engine = open_tiny();
+    heddle_session *session = new_session(engine, NULL, 64);
+    nll_of(session, dense);
+    heddle_session_free(session);
+    for (int n = 320; n >= 2; n -= 318) {
+        char router[256];
+        snprintf(router, sizeof router,
+                 "\"score\": \"key_i8\", \"window\": 1, \"tile\": 4, \"tile_by\": \"sum\", \"slashes\": %d",
+                 n);
+        const router_case at = {"distances", "token_list", router, 0};
+        heddle_plan *plan = plan_of(&at, 0);
+        session = new_session(engine, plan, 64);
+        nll_of(session, sparse);
+        printf("%d distances: max-abs %g\n", n, max_abs(dense + 1, sparse + 1, N_IDS - 1));
+        assert_true(n == 320 ? max_abs(dense + 1, sparse + 1, N_IDS - 1) < 2e-6
+                             : max_abs(dense + 1, sparse + 1, N_IDS - 1) > 1e-4);
+        heddle_session_free(session);
+        heddle_plan_free(plan);
+    }
+    static const char *const bad[] = {
+        "\"score\": \"key_i8\", \"top_k\": 4, \"window\": 1, \"slashes\": 2",
+        "\"score\": \"key_i8\", \"top_k\": 4, \"window\": 1, \"tile\": 4, \"tile_by\": \"max\", \"slashes\": 2",
+        "\"score\": \"key_i8\", \"top_k\": 4, \"window\": 4, \"block\": 4, \"tile\": 4, \"tile_by\": \"sum\", \"slashes\": 2",
+        "\"score\": \"key_i8\", \"top_k\": 4, \"window\": 1, \"lists\": \"union\", \"tile\": 4, \"tile_by\": \"sum\", "
+        "\"slashes\": 2"};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        char json[512];
+        snprintf(
+            json, sizeof json,
+            "{\"heddle_plan\": 1, \"name\": \"t\", \"variants\": [{\"decode\": [{\"layers\": \"all\", \"operator\": "
+            "\"%s\", \"router\": {%s}}]}]}",
+            i == 2 ? "block_list" : "token_list", bad[i]);
+        heddle_plan *plan;
+        heddle_session_options options;
+        heddle_session_options_default(&options);
+        heddle_status status = heddle_plan_parse(&plan, json, (int64_t)strlen(json), "bad");
+        if (!status) { /* rules are read against a model */
+            status = heddle_session_new(&session, engine, plan, &options);
+            heddle_plan_free(plan);
+        }
+        assert_int_equal(status, HEDDLE_E_INVALID);
+        assert_non_null(strstr(heddle_last_error(), "slashes 2: needs"));
+    }
+    heddle_engine_close(engine);
+}
+
 /* Blocks with one key above a threshold: below every mass all of them, at 0.004 some, above 1 none. */
 static void test_a_threshold_reads_from_everything_to_nothing(void **state)
 {
@@ -842,6 +896,7 @@ int main(void)
         cmocka_unit_test(test_kept_lists_below_dense_below_have_room),
         cmocka_unit_test(test_a_tap_hears_every_list),
         cmocka_unit_test(test_one_unit_too_many_drops_the_least),
+        cmocka_unit_test(test_distances_of_a_tile),
         cmocka_unit_test(test_one_token_too_many_of_a_tile_drops_the_least),
         cmocka_unit_test(test_stopped_lists),
         cmocka_unit_test(test_a_union_reads_what_any_head_chose),

@@ -249,6 +249,24 @@ def tiles(plan, tile, top_k, sinks, window):
     return {"plan": plan, "route": "prefill", "tile": tile, "lists": lists(1, row)}
 
 
+def vertical_slash(plan, n_lists, tile, top_k, slashes, sinks, window):
+    """MInference on tiles of rows: the tokens of most mass, summed over the rows, and the distances of most, at each
+    of which every row of the tile reads its token; 8-bit keys."""
+    def row(t, lst):
+        if (t + 1) % tile:
+            return []
+        rows = {r: reduce_heads([low_bit_mass(r, h, 127) for h in heads_of(lst, n_lists)], "mean") for r in range(t + 1 - tile, t + 1)}
+        vertical = [math.fsum(m[j] for m in rows.values() if j < len(m)) for j in range(t + 1)]
+        far = [math.fsum(rows[r][r - d] for r in rows if r - d >= 0) for d in range(t + 1)]
+        free = sorted((d for d in range(window, t + 1)), key=lambda d: (-far[d], -d))
+        if 0 < slashes < len(free):
+            assert abs(far[free[slashes - 1]] - far[free[slashes]]) > 1e-6, t
+        distances = list(range(min(window, t + 1))) + free[:slashes]
+        tokens = {r - d for r in rows for d in distances if r - d >= 0}
+        return sorted(tokens | set(pick(vertical, t, block=1, top_k=top_k, sinks=sinks, window=window + tile - 1)))
+    return {"plan": plan, "route": "prefill", "tile": tile, "lists": lists(n_lists, row)}
+
+
 def infllm(plan, n_lists, block, **select):
     def row(t, lst):
         p = [pooled_windows(t, h, block) for h in heads_of(lst, n_lists)]
@@ -319,6 +337,7 @@ CASES = [
     hisa("hisa:block=8,top_k=10,sinks=2,window=5", 8, 10, 10, 2, 5),
     delta("delta:block=4,top_k=12,window=8", 4, "max", top_k=12, sinks=0, window=8),
     tiles("tiles:tile=8,top_k=12,sinks=2,window=5", 8, 12, 2, 5),
+    vertical_slash("minference:tile=8,top_k=5,slashes=2,sinks=2,window=3", KV, 8, 5, 2, 2, 3),
     static("window:sinks=3,window=9", 1, lambda own, b, lst: False, 1, 3, 9),
     static("strided:block=4,stride=3,sinks=4,window=7", KV, lambda own, b, lst: (b + lst) % 3 == 0, 4, 4, 7),
     static("powers:block=4,sinks=4,window=5", 1, lambda own, b, lst: is_power(own - b), 4, 4, 5),

@@ -294,12 +294,14 @@ static void score_shared(void *arg, int64_t task, int thread)
     const hdl_attend_seq *seq = &args->seqs[task / args->n_lists];
     int32_t list = (int32_t)(task % args->n_lists);
     float *out = args->score + task * args->score_stride, *s = call->s + 2 * thread * call->n_max,
-          *one = s + call->n_max;
+          *one = s + call->n_max, *slash = args->slash ? args->slash + task * args->score_stride : NULL;
     for (int64_t i = seq->q_len; i--;) {
-        bool is_last = i == seq->q_len - 1;
-        int64_t n = score_row(args, seq, seq->first_row + i, list, is_last ? out : one, s);
-        for (int64_t e = 0; e < n && !is_last; e++)
+        int64_t shift = seq->q_len - 1 - i;
+        int64_t n = score_row(args, seq, seq->first_row + i, list, shift ? one : out, s);
+        for (int64_t e = 0; e < n && shift; e++)
             out[e] = args->rows == HDL_REDUCE_MAX ? HDL_MAX(out[e], one[e]) : out[e] + one[e];
+        for (int64_t e = 0; e < n && slash; e++)
+            slash[e + shift] = shift ? slash[e + shift] + one[e] : out[e];
     }
 }
 
@@ -508,30 +510,33 @@ static void select(const hdl_launch *launch, const void *op)
 
 /* ---- UNION ---- */
 
+/* The least id from `from` on that the lists hold, or INT32_MAX; at[i]: places before which nothing is left. */
+static int32_t next_united(const hdl_union_args *args, int64_t row, int32_t list, int32_t from, int32_t *at)
+{
+    int32_t n_united = args->lists->n_lists / args->out->n_lists, least = INT32_MAX;
+    for (int32_t i = 0; i < n_united + (args->slashes != NULL); i++) {
+        bool is_slash = i == n_united;
+        const hdl_selection *of = is_slash ? args->slashes : args->lists;
+        int32_t l = is_slash ? list : list * n_united + i, n = *hdl_selection_count(of, row, l);
+        const int32_t *ids = hdl_selection_ids(of, row, l);
+        while (at[i] < n && ids[at[i]] < from) at[i]++;
+        if (at[i] < n) least = HDL_MIN(least, HDL_MAX(ids[at[i]] - (is_slash ? args->n_before : 0), from));
+    }
+    return least;
+}
+
 static void union_row(void *arg, int64_t task, int thread)
 {
     (void)thread;
     const hdl_union_args *args = arg;
-    const hdl_selection *from = args->lists;
     int64_t row = task / args->out->n_lists;
-    int32_t list = (int32_t)(task % args->out->n_lists), n_united = from->n_lists / args->out->n_lists;
-    int32_t *out = hdl_selection_ids(args->out, row, list), n = 0, at[HDL_MAX_UNITED] = {0};
+    int32_t list = (int32_t)(task % args->out->n_lists), n_united = args->lists->n_lists / args->out->n_lists;
+    int32_t *out = hdl_selection_ids(args->out, row, list), n = 0, at[HDL_MAX_UNITED + 1] = {0};
     HDL_ASSERT(n_united >= 1 && n_united <= HDL_MAX_UNITED);
-    for (;;) {
-        int32_t least = INT32_MAX;
-        for (int32_t i = 0; i < n_united; i++) {
-            int32_t l = list * n_united + i;
-            if (at[i] < *hdl_selection_count(from, row, l))
-                least = HDL_MIN(least, hdl_selection_ids(from, row, l)[at[i]]);
-        }
-        if (least == INT32_MAX) break;
+    HDL_ASSERT(!args->slashes || args->slashes->n_lists == args->out->n_lists);
+    for (int32_t id = 0; (id = next_united(args, row, list, id, at)) < INT32_MAX; id++) {
         HDL_ASSERT(n < args->out->n_ids_max);
-        out[n++] = least;
-        for (int32_t i = 0; i < n_united; i++) {
-            int32_t l = list * n_united + i;
-            if (at[i] < *hdl_selection_count(from, row, l))
-                at[i] += hdl_selection_ids(from, row, l)[at[i]] == least;
-        }
+        out[n++] = id;
     }
     *hdl_selection_count(args->out, row, list) = n;
 }

@@ -39,6 +39,7 @@ typedef struct score_unit {
     int64_t row, out_row; /* the first of its query rows, and of its score rows */
     int32_t n_rows, first_kv_head, n_kv_heads, group, n_queries;
     int64_t n[ROWS], n_most; /* scored entries */
+    int64_t n_visible;       /* tokens, of the sequence's last row */
     int64_t entry_bytes, head_bytes, q_bytes;
     int32_t page_shift; /* of entries: a page's tokens are whole blocks of a power of two */
     uint8_t *q;
@@ -189,6 +190,7 @@ static void open_unit(score_unit *unit, const hdl_score_args *args, const hdl_at
     int64_t visible = seq->kv_len - seq->q_len + unit->row - seq->first_row + 1, dim = args->head_dim;
     unit->args = args;
     unit->kv = &seq->kv;
+    unit->n_visible = seq->kv_len;
     unit->group = args->n_heads / args->n_kv_heads;
     unit->n_queries = unit->n_kv_heads * unit->n_rows * unit->group;
     unit->entry_bytes = hdl_plane_entry_bytes(args->plane, seq->kv.plane[0].n_heads, args->head_dim);
@@ -457,18 +459,34 @@ static void reduce_heads(const score_unit *unit, int64_t piece, const float *s, 
     }
 }
 
-/* Adds the unit's rows, with all heads of a list, into their shared score row. */
+/* at[0..n) += x's first n, n at most VW. */
+ALWAYS_INLINE void add_part(float *at, vf x, int64_t n)
+{
+    float part[VW] = {0};
+    if (n >= VW) {
+        vf_store(at, vf_add(x, vf_load(at)));
+        return;
+    }
+    memcpy(part, at, (size_t)n * sizeof *at);
+    vf_store(part, vf_add(x, vf_load(part)));
+    memcpy(at, part, (size_t)n * sizeof *at);
+}
+
+/* Adds the unit's rows, with all heads of a list, into their shared score row, and where there are slashes
+ * into that of distances. */
 static void reduce_shared(const score_unit *unit, int64_t piece, const float *s)
 {
     const hdl_score_args *args = unit->args;
     int32_t per_head = unit->n_rows * unit->group;
     bool is_max = args->reduce == HDL_REDUCE_MAX;
-    float *out = args->score +
-                 (unit->out_row * args->n_lists + list_of(args, unit->first_kv_head)) * args->score_stride +
-                 piece * PIECE;
+    int64_t at_row = (unit->out_row * args->n_lists + list_of(args, unit->first_kv_head)) *
+                         args->score_stride +
+                     piece * PIECE;
+    float *out = args->score + at_row;
     const float *factor = unit->max + (is_mass(args) ? piece * padded_queries(unit) : 0);
     for (int32_t r = 0; r < unit->n_rows; r++) {
         int64_t n = n_in_piece(unit, piece, r);
+        int64_t shift = unit->n_visible - unit->n[r]; /* entries are tokens */
         for (int64_t i = 0; i < n; i += VW) {
             float last[VW] = {0}, *at = out + i;
             bool is_part = i + VW > n;
@@ -483,6 +501,7 @@ static void reduce_shared(const score_unit *unit, int64_t piece, const float *s)
             vf old = vf_load(at);
             vf_store(at, args->rows == HDL_REDUCE_MAX ? vf_max(x, old) : vf_add(x, old));
             if (is_part) memcpy(out + i, last, (size_t)(n - i) * sizeof *at);
+            if (args->slash) add_part(args->slash + at_row + shift + i, x, n - i);
         }
     }
 }
@@ -613,6 +632,7 @@ static void score_shared(void *arg, int64_t task, int thread)
     float *out = args->score + task * args->score_stride, none = args->rows == HDL_REDUCE_MAX ? -INFINITY : 0;
     int64_t n = HDL_MAX(whole_entries(seq->kv_len, args->block_size) - (args->rule == HDL_RULE_PAIRS), 0);
     for (int64_t e = 0; e < n; e++) out[e] = none;
+    if (args->slash) memset(args->slash + task * args->score_stride, 0, (size_t)n * sizeof(float));
     close_row(args, task / args->n_lists, list, seq->kv_len, n);
     score_unit unit = {.out_row = task / args->n_lists, .n_kv_heads = heads_at_once(args)};
     unit.first_kv_head = list * unit.n_kv_heads;
