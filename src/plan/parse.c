@@ -15,7 +15,7 @@
 enum { MAX_PLAN_BYTES = 1 << 20 };
 
 typedef struct rule {
-    const json_t *layers; /* array, or a text */
+    const json_t *layers; /* array, a text, or an object that counts */
     hdl_operator_kind op;
     bool has_router;
     hdl_router_spec router;
@@ -99,6 +99,20 @@ static heddle_status read_stop(const json_t *obj, const char *path, rule *out)
     return HEDDLE_OK;
 }
 
+/* {"first": n} or {"last": n}: one of the two, n from 1. */
+static heddle_status check_count(const json_t *layers, const char *path)
+{
+    static const char *const keys[] = {"first", "last", NULL};
+    char at[256];
+    int64_t n = 0;
+    snprintf(at, sizeof at, "%s.layers", path);
+    HDL_TRY(hdl_json_only(layers, at, keys));
+    if (json_object_size(layers) != 1)
+        return HDL_FAIL(HEDDLE_E_INVALID, "%s: must have either \"first\" or \"last\"", at);
+    HDL_TRY(hdl_json_int(layers, at, "first", 1, HDL_MAX_LAYERS, &n));
+    return hdl_json_int(layers, at, "last", 1, HDL_MAX_LAYERS, &n);
+}
+
 static heddle_status read_rule(const json_t *obj, const char *path, rule *out)
 {
     static const char *const keys[] = {"layers",   "operator",   "router", "share",
@@ -112,11 +126,15 @@ static heddle_status read_rule(const json_t *obj, const char *path, rule *out)
     for (size_t i = 0; i < json_array_size(out->layers); i++)
         if (!json_is_integer(json_array_get(out->layers, i)))
             return HDL_FAIL(HEDDLE_E_INVALID, "%s.layers[%zu]: must be a whole number", path, i);
-    if (!json_is_array(out->layers) && (!word || (strcmp(word, "all") && strcmp(word, "rest") &&
-                                                  strcmp(word, "first") && strcmp(word, "leaders"))))
+    if (json_is_object(out->layers))
+        HDL_TRY(check_count(out->layers, path));
+    else if (!json_is_array(out->layers) && (!word || (strcmp(word, "all") && strcmp(word, "rest") &&
+                                                       strcmp(word, "first") && strcmp(word, "leaders"))))
         return HDL_FAIL(
             HEDDLE_E_INVALID,
-            "%s.layers: must be \"all\", \"first\", \"leaders\", \"rest\" or a list of layer numbers", path);
+            "%s.layers: must be \"all\", \"first\", \"leaders\", \"rest\", a list of layer numbers, "
+            "{\"first\": n} or {\"last\": n}",
+            path);
     const json_t *share = json_object_get(obj, "share"), *router = json_object_get(obj, "router");
     if (router) {
         char router_path[256];
@@ -409,6 +427,32 @@ static void apply(const rule *one, int32_t layer, const hdl_model_facts *facts, 
     wanted->pool[layer] = one->candidates.share;
 }
 
+/* The first or last n of the layers without a window, whatever rules named before: these must not be among
+ * them. */
+static heddle_status apply_count(const rule *one, const char *path, const hdl_model_facts *facts,
+                                 hdl_route_plan *out, hdl_wishes *wanted, int32_t index)
+{
+    const json_t *last = json_object_get(one->layers, "last");
+    const char *end = last ? "last" : "first";
+    int64_t n = json_integer_value(last ? last : json_object_get(one->layers, "first"));
+    int32_t n_open = 0, at = 0;
+    for (int32_t layer = 0; layer < facts->n_layers; layer++) n_open += !facts->layers[layer].window;
+    if (n > n_open)
+        return HDL_FAIL(HEDDLE_E_INVALID, "%s.layers.%s %lld: the model has %d layers without a window", path,
+                        end, (long long)n, n_open);
+    for (int32_t layer = 0; layer < facts->n_layers; layer++) {
+        if (facts->layers[layer].window) continue;
+        int32_t place = at++;
+        if (last ? place < n_open - n : place >= n) continue;
+        if (wanted->rule[layer] >= 0)
+            return HDL_FAIL(HEDDLE_E_INVALID, "%s.layers.%s %lld: a rule before it names layer %d", path, end,
+                            (long long)n, layer);
+        apply(one, layer, facts, out, wanted);
+        wanted->rule[layer] = index;
+    }
+    return HEDDLE_OK;
+}
+
 static heddle_status apply_rule(const rule *one, const char *path, const hdl_model_facts *facts,
                                 hdl_route_plan *out, hdl_wishes *wanted, int32_t index)
 {
@@ -430,6 +474,7 @@ static heddle_status apply_rule(const rule *one, const char *path, const hdl_mod
         if (one->head_map[i] >= facts->n_kv_heads)
             return HDL_FAIL(HEDDLE_E_INVALID, "%s.head_map[%d] %d: must be in 0..%d", path, i,
                             one->head_map[i], facts->n_kv_heads - 1);
+    if (json_is_object(one->layers)) return apply_count(one, path, facts, out, wanted, index);
     if (!json_is_array(
             one->layers)) { /* the layers without a window that no rule named yet, or some of them */
         bool is_one = !strcmp(json_string_value(one->layers), "first");

@@ -210,6 +210,41 @@ static void test_owners(void **state)
     hdl_plan_free(plan);
 }
 
+/* Rows of rule 0 make lists; which layers those are, as bits. */
+static unsigned list_layers(const char *layers)
+{
+    char text[512];
+    snprintf(text, sizeof text, RULES("{\"layers\": %s, \"router\": {\"top_k\": 8}}"), layers);
+    hdl_plan *plan;
+    hdl_route_plan route;
+    unsigned bits = 0;
+    assert_int_equal(hdl_plan_parse(&plan, text, (int64_t)strlen(text), "p.json"), HEDDLE_OK);
+    assert_int_equal(hdl_plan_resolve(plan, &facts, HDL_ROUTE_DECODE, &route), HEDDLE_OK);
+    for (int i = 0; i < facts.n_layers; i++) bits |= (unsigned)route.layers[i].has_router << i;
+    hdl_plan_free(plan);
+    return bits;
+}
+
+static void test_layers_are_counted_from_either_end(void **state)
+{
+    (void)state;
+    set_facts("llama", 7, 64, 0);
+    assert_int_equal(list_layers("{\"first\": 1}"), 0x01);
+    assert_int_equal(list_layers("{\"first\": 3}"), 0x07);
+    assert_int_equal(list_layers("{\"last\": 4}"), 0x78);
+    assert_int_equal(list_layers("{\"last\": 7}"), 0x7f);
+    refused(RULES("{\"layers\": {\"last\": 8}}"), "layers.last 8: the model has 7 layers without a window");
+    refused(RULES("{\"layers\": {\"first\": 0}}"), "decode[0].layers.first 0: must be in 1..");
+    refused(RULES("{\"layers\": {}}"), "layers: must have either");
+    refused(RULES("{\"layers\": {\"first\": 1, \"last\": 1}}"), "layers: must have either");
+    refused(RULES("{\"layers\": {\"lest\": 1}}"), "lest");
+    refused(RULES("{\"layers\": [6]}, {\"layers\": {\"last\": 2}}"), "a rule before it names layer 6");
+    set_facts("llama", 7, 64, 3); /* windows but in layers 2 and 5 */
+    assert_int_equal(list_layers("{\"first\": 1}"), 0x04);
+    assert_int_equal(list_layers("{\"last\": 1}"), 0x20);
+    refused(RULES("{\"layers\": {\"first\": 3}}"), "layers.first 3: the model has 2 layers without a window");
+}
+
 static void test_sliding_layers_are_passed_over(void **state)
 {
     (void)state;
@@ -350,6 +385,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_owners),
+        cmocka_unit_test(test_layers_are_counted_from_either_end),
         cmocka_unit_test(test_sliding_layers_are_passed_over),
         cmocka_unit_test(test_every_preset_prints_as_it_parses),
         cmocka_unit_test(test_overrides),
