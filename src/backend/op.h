@@ -129,7 +129,8 @@ typedef struct hdl_append_args {
 /* SUMMARISE: brings a plane up to date after rows first_token.. were appended: recomputes every entry
  * that these rows touch from the block's stored rows (those before first_token + n_rows).
  * MEAN, MEAN_V, BOUNDS, KEY_I8, KEY_I4 read K (V) of the view and write view.plane[0]; INDEX writes the
- * int8 form of x, a row for each new token. */
+ * int8 form of x, a row for each new token. INDEX_MEAN reads index keys in view.plane[1] and writes
+ * view.plane[0]: sums in the order of the tokens, over their count. */
 typedef struct hdl_summarise_args {
     int64_t n_rows, first_token;
     const float *x; /* INDEX: [n_rows, plane dim], row stride x_stride; else NULL */
@@ -220,7 +221,7 @@ typedef struct hdl_complement_args {
  *            must be wholly visible; else -inf)
  *   BOUND    s_h[e] = scale * sum_d max(q_d * least_d, q_d * largest_d): no token of the block exceeds it
  *   INDEX    s[e] = (float)(q8 . k8) * k_scale, q8 the int8 form of the row's index query: one rounding,
- *            the same on every backend
+ *            the same on every backend; by plane INDEX, or INDEX_MEAN where entries are blocks
  *   HASH     uniform in [0, 1), a hash of (seed, the row's block, e)
  *   STRIDE   1 where (e + list) % stride == 0, else -inf;   POWERS  1 where the distance in blocks from
  *            the row's own block is a power of two, else -inf

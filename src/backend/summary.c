@@ -13,6 +13,7 @@ static const struct plane_traits {
     [HDL_PLANE_KEY_I8] = {"key_i8", 8, 1, true},
     [HDL_PLANE_KEY_I4] = {"key_i4", 4, 1, true},
     [HDL_PLANE_INDEX] = {"index", 8, 1, true},
+    [HDL_PLANE_INDEX_MEAN] = {"index_mean", 8, 1, true},
     [HDL_PLANE_PEAK] = {"block_peak", 16, 1, false},
     [HDL_PLANE_MIDDLE] = {"block_middle", 16, 1, false},
 };

@@ -11,6 +11,7 @@
  *   KEY_I4        u8  [entries][H][D/2], then f32 [entries][H]    K = (q - 8) * scale, scale = amax / 7;
  *                     byte i of a row: element i in the low half, element i + D/2 in the high half
  *   INDEX         as KEY_I8: the model's own index keys (H = 1)
+ *   INDEX_MEAN    as INDEX, an entry per block: the mean of its index keys (q * scale), to int8 again
  *   PEAK          f16 [entries][H][D]       largest K element of the block, to the nearest half
  *   MIDDLE        f16 [entries][H][D]       the K row of token min(block_size / 2, n - 1) of the n there
  *
@@ -28,6 +29,7 @@ typedef enum hdl_plane_kind {
     HDL_PLANE_KEY_I8,
     HDL_PLANE_KEY_I4,
     HDL_PLANE_INDEX,
+    HDL_PLANE_INDEX_MEAN,
     HDL_PLANE_PEAK,
     HDL_PLANE_MIDDLE,
     HDL_N_PLANE_KINDS

@@ -122,7 +122,8 @@ static heddle_status add_index_plane(const lowering *at)
         .block_size = 1,
         .x_stride = dim,
         .kv = {.dtype = at->schedule->limits.kv_dtype, .plane = {{.n_heads = 1, .dim = dim}}}};
-    return hdl_schedule_add(at->schedule, &step);
+    HDL_TRY(hdl_schedule_add(at->schedule, &step));
+    return hdl_lower_index_means(at->schedule, at->layer);
 }
 
 /* An index file's queries, their bias and keys, from what the layer's projections read (still in NORMED). */

@@ -65,7 +65,8 @@ static double list_tokens(const hdl_router_spec *router, double visible)
 
 hdl_plane_shape hdl_plane_shape_of(const hdl_model_facts *facts, hdl_plane_kind kind)
 {
-    if (kind == HDL_PLANE_INDEX) return (hdl_plane_shape){facts->index.dim > 0, facts->index.dim};
+    if (kind == HDL_PLANE_INDEX || kind == HDL_PLANE_INDEX_MEAN)
+        return (hdl_plane_shape){facts->index.dim > 0, facts->index.dim};
     return (hdl_plane_shape){facts->n_kv_heads,
                              kind == HDL_PLANE_MEAN_V ? facts->v_head_dim : facts->head_dim};
 }

@@ -704,6 +704,9 @@ static void exec_summarise(const hdl_schedule *schedule, const hdl_step *step, c
         args.kv = hdl_kv_seq_view(seq->kv, step->group, step->layer_in_group);
         bool is_there = hdl_kv_seq_plane(seq->kv, step->group, step->layer_in_group, args.kind,
                                          args.block_size, &args.kv, 0);
+        if (args.kind == HDL_PLANE_INDEX_MEAN) /* made of the plane of index keys */
+            is_there &= hdl_kv_seq_plane(seq->kv, step->group, step->layer_in_group, HDL_PLANE_INDEX, 1,
+                                         &args.kv, 1);
         HDL_ASSERT(is_there);
         (void)is_there;
         step->impl[seq->q_len == 1 ? HDL_CLASS_ONE : HDL_CLASS_MANY]->launch(&launch, &args);

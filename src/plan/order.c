@@ -77,7 +77,10 @@ static heddle_status check_step(const written *at, const hdl_step *step)
     if (step->op == HDL_OP_LINEAR)
         for (int32_t i = 0; i < step->u.linear.n_parts; i++)
             if (step->u.linear.part[i].accumulate) HDL_TRY(check_buffer(at, step, step->out[i]));
-    if (step->op == HDL_OP_SUMMARISE && step->u.summarise.kind != HDL_PLANE_INDEX &&
+    bool is_of_index = step->op == HDL_OP_SUMMARISE && step->u.summarise.kind == HDL_PLANE_INDEX_MEAN;
+    written_plane keys = {step->group, step->layer_in_group, 1, HDL_PLANE_INDEX};
+    if (is_of_index && !has_plane(at, &keys)) return refuse(step, hdl_plane_name(keys.kind));
+    if (step->op == HDL_OP_SUMMARISE && !is_of_index && step->u.summarise.kind != HDL_PLANE_INDEX &&
         !at->kv[step->group][step->layer_in_group])
         return refuse(step, "KV rows");
     if (step->op == HDL_OP_COMPACT && !at->kv[step->u.retain.group][step->u.retain.layer_in_group])

@@ -29,19 +29,20 @@ typedef enum hdl_route {
 
 /* What a router scores. hdl_score_rows says for each what it reads and how. */
 typedef enum hdl_score_kind {
-    HDL_SCORE_NONE = 0, /* only the forced set: sinks and window */
-    HDL_SCORE_MASS,     /* attention mass of the layer's own dense pass */
-    HDL_SCORE_RANDOM,   /* a control: a hash of (seed, position, unit) */
-    HDL_SCORE_STRIDE,   /* every stride-th block */
-    HDL_SCORE_POWERS,   /* blocks at distances 1, 2, 4, ... */
-    HDL_SCORE_MEAN,     /* the query against each block's mean key */
-    HDL_SCORE_PEAK,     /* the query against each block's largest key elements */
-    HDL_SCORE_MIDDLE,   /* the query against the key in the middle of each block */
-    HDL_SCORE_BOUNDS,   /* the largest score that a key of the block could have */
-    HDL_SCORE_POOLED,   /* softmax over overlapping windows' mean keys, the largest of a block */
-    HDL_SCORE_KEY_I8,   /* attention mass by 8-bit keys */
-    HDL_SCORE_KEY_I4,   /* attention mass by 4-bit keys */
-    HDL_SCORE_INDEX,    /* the model's own index */
+    HDL_SCORE_NONE = 0,   /* only the forced set: sinks and window */
+    HDL_SCORE_MASS,       /* attention mass of the layer's own dense pass */
+    HDL_SCORE_RANDOM,     /* a control: a hash of (seed, position, unit) */
+    HDL_SCORE_STRIDE,     /* every stride-th block */
+    HDL_SCORE_POWERS,     /* blocks at distances 1, 2, 4, ... */
+    HDL_SCORE_MEAN,       /* the query against each block's mean key */
+    HDL_SCORE_PEAK,       /* the query against each block's largest key elements */
+    HDL_SCORE_MIDDLE,     /* the query against the key in the middle of each block */
+    HDL_SCORE_BOUNDS,     /* the largest score that a key of the block could have */
+    HDL_SCORE_POOLED,     /* softmax over overlapping windows' mean keys, the largest of a block */
+    HDL_SCORE_KEY_I8,     /* attention mass by 8-bit keys */
+    HDL_SCORE_KEY_I4,     /* attention mass by 4-bit keys */
+    HDL_SCORE_INDEX,      /* the model's own index */
+    HDL_SCORE_INDEX_MEAN, /* its rule on the mean index key of each block */
     HDL_N_SCORE_KINDS
 } hdl_score_kind;
 

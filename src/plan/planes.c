@@ -25,11 +25,13 @@ static heddle_status add_need(hdl_schedule *schedule, const hdl_plan *plan, int3
         return HDL_FAIL(HEDDLE_E_UNSUPPORTED,
                         "plan %s: layer %d reads the summary %s, which this model does not have",
                         plan->source, layer, hdl_plane_name(need.kind));
-    if (need.kind == HDL_PLANE_INDEX && schedule->facts->index.is_of_layers &&
-        !schedule->facts->layers[layer].has_index)
+    bool is_index = need.kind == HDL_PLANE_INDEX || need.kind == HDL_PLANE_INDEX_MEAN;
+    if (is_index && schedule->facts->index.is_of_layers && !schedule->facts->layers[layer].has_index)
         return HDL_FAIL(HEDDLE_E_UNSUPPORTED,
                         "plan %s: layer %d routes by an index, which the index file does not give it",
                         plan->source, layer);
+    if (need.kind == HDL_PLANE_INDEX_MEAN) /* what the means are of */
+        HDL_TRY(add_need(schedule, plan, layer, (hdl_plane_need){HDL_PLANE_INDEX, 1}));
     for (int32_t i = 0; i < *n; i++)
         if (planes[i].kind == need.kind && planes[i].block_size == need.block_size) return HEDDLE_OK;
     if (*n == HDL_KV_MAX_PLANES)
@@ -117,7 +119,8 @@ heddle_status hdl_lower_summaries(hdl_schedule *schedule, int32_t layer)
     for (int32_t i = 0; i < schedule->n_planes[layer]; i++) {
         hdl_plane_need need = schedule->planes[layer][i];
         hdl_plane_shape shape = hdl_plane_shape_of(facts, need.kind);
-        if (need.kind == HDL_PLANE_INDEX) continue; /* written by the model's own steps */
+        if (need.kind == HDL_PLANE_INDEX || need.kind == HDL_PLANE_INDEX_MEAN)
+            continue; /* written by the model's own steps, or after them */
         hdl_step step = {.op = HDL_OP_SUMMARISE,
                          .layer = layer,
                          .group = facts->layers[layer].cache_group,
@@ -126,6 +129,26 @@ heddle_status hdl_lower_summaries(hdl_schedule *schedule, int32_t layer)
             .n_kv_heads = facts->n_kv_heads,
             .head_dim = facts->head_dim,
             .v_head_dim = facts->v_head_dim,
+            .kind = need.kind,
+            .block_size = need.block_size,
+            .kv = {.dtype = schedule->limits.kv_dtype,
+                   .plane = {{.n_heads = shape.n_heads, .dim = shape.dim}}}};
+        HDL_TRY(hdl_schedule_add(schedule, &step));
+    }
+    return HEDDLE_OK;
+}
+
+heddle_status hdl_lower_index_means(hdl_schedule *schedule, int32_t layer)
+{
+    for (int32_t i = 0; i < schedule->n_planes[layer]; i++) {
+        hdl_plane_need need = schedule->planes[layer][i];
+        hdl_plane_shape shape = hdl_plane_shape_of(schedule->facts, need.kind);
+        if (need.kind != HDL_PLANE_INDEX_MEAN) continue;
+        hdl_step step = {.op = HDL_OP_SUMMARISE,
+                         .layer = layer,
+                         .group = schedule->facts->layers[layer].cache_group,
+                         .layer_in_group = schedule->layer_in_group[layer]};
+        step.u.summarise = (hdl_summarise_args){
             .kind = need.kind,
             .block_size = need.block_size,
             .kv = {.dtype = schedule->limits.kv_dtype,

@@ -29,6 +29,8 @@ const hdl_score_row hdl_score_rows[HDL_N_SCORE_KINDS] = {
                           false, 1},
     [HDL_SCORE_INDEX] = {"index", "the model's index", HDL_PLANE_INDEX, HDL_RULE_INDEX, HDL_MEASURE_LOGIT,
                          true, false, 1},
+    [HDL_SCORE_INDEX_MEAN] = {"index_mean", "mean index keys of blocks", HDL_PLANE_INDEX_MEAN, HDL_RULE_INDEX,
+                              HDL_MEASURE_LOGIT, true, true, 1},
 };
 
 /* The integer members of a router: one table for parse, overrides and messages. */
@@ -184,7 +186,8 @@ static heddle_status check_tile(const json_t *obj, const char *path, const hdl_r
             path, at->window);
     if (at->tile & (at->tile - 1))
         return HDL_FAIL(HEDDLE_E_INVALID, "%s.tile %d: must be a power of two", path, at->tile);
-    if (at->score == HDL_SCORE_MASS || at->score == HDL_SCORE_INDEX)
+    if (at->score == HDL_SCORE_MASS ||
+        (hdl_score_rows[at->score].is_scored && hdl_score_rows[at->score].rule == HDL_RULE_INDEX))
         return HDL_FAIL(HEDDLE_E_INVALID,
                         "%s.tile %d: score \"%s\" is of single rows; a tile needs another score", path,
                         at->tile, name);

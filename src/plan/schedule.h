@@ -192,6 +192,8 @@ heddle_status hdl_schedule_add(hdl_schedule *schedule, const hdl_step *step);
 /* Appends the steps that bring the layer's summaries up to date, right after its rows were appended. */
 heddle_status hdl_schedule_find_planes(hdl_schedule *schedule, const hdl_plan *plan);
 heddle_status hdl_lower_summaries(hdl_schedule *schedule, int32_t layer);
+/* Likewise of its index keys, right after these were written. */
+heddle_status hdl_lower_index_means(hdl_schedule *schedule, int32_t layer);
 /* Whether the rows of `layer` carry this summary. */
 bool hdl_schedule_keeps(const hdl_schedule *schedule, int32_t layer, hdl_plane_kind kind);
 /* The summaries that this schedule writes, added to the KV groups' specs [n_groups]. */

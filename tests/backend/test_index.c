@@ -250,12 +250,115 @@ static void test_a_score_by_hand(void **state)
     }
 }
 
+/* Means of blocks of 4 of 11 keys, written in two calls that cut a block, by a formula of their own; every
+ * implementation's scores of two rows by them, the rows' own blocks -inf. */
+static void test_means_of_blocks(void **state)
+{
+    (void)state;
+    enum { N = 11, DIM = 32, BLOCK = 4, PAGE = 1024 };
+    const hdl_impl *impls[8], *writers[8];
+    int64_t n_impls = impls_of(HDL_OP_SCORE, impls), n_writers = impls_of(HDL_OP_SUMMARISE, writers),
+            n_run = 0;
+    float x[N * DIM], q[2 * DIM], got[2][4];
+    _Alignas(64) uint8_t page[2][PAGE] = {{0}};
+    uint8_t *pages[2] = {page[0], page[1]};
+    uint64_t random = 5;
+    fill_random(x, N * DIM, &random);
+    fill_random(q, 2 * DIM, &random);
+    hdl_attend_seq seq = {.q_len = 2, .kv_len = N}; /* pages of 8: the second holds a block and a part */
+    seq.kv = (hdl_kv_view){.pages = pages,
+                           .page_shift = 3,
+                           .plane = {{.offset = 512, .scale_offset = 640, .n_heads = 1, .dim = DIM},
+                                     {.scale_offset = 256, .n_heads = 1, .dim = DIM}}};
+    for (int64_t first = 0, n = 6; first < N; first += n, n = N - n) {
+        hdl_summarise_args keys = {.n_rows = n,
+                                   .first_token = first,
+                                   .x = x + first * DIM,
+                                   .x_stride = DIM,
+                                   .kind = HDL_PLANE_INDEX,
+                                   .block_size = 1,
+                                   .kv = seq.kv};
+        keys.kv.plane[0] = seq.kv.plane[1];
+        launch(writers[0], &keys);
+        hdl_summarise_args means = {.n_rows = n,
+                                    .first_token = first,
+                                    .kind = HDL_PLANE_INDEX_MEAN,
+                                    .block_size = BLOCK,
+                                    .kv = seq.kv};
+        int64_t taken = 0;
+        for (int64_t j = 0; j < n_writers; j++) {
+            if (writers[j]->why_not && writers[j]->why_not(&means)) continue;
+            launch(writers[j], &means);
+            taken++;
+        }
+        assert_true(taken >= 1);
+    }
+    float scale[3];
+    int8_t mean[3][DIM];
+    for (int e = 0; e < 3; e++) {
+        int n = e == 2 ? 3 : BLOCK;
+        float most = 0, sum[DIM] = {0};
+        for (int d = 0; d < DIM; d++) {
+            for (int t = e * BLOCK; t < e * BLOCK + n; t++) {
+                const uint8_t *at = page[t / 8];
+                float s;
+                memcpy(&s, at + 256 + t % 8 * 4, 4);
+                sum[d] += (float)((const int8_t *)at)[t % 8 * DIM + d] * s;
+            }
+            sum[d] /= (float)n;
+            most = fmaxf(most, fabsf(sum[d]));
+        }
+        const uint8_t *entry = page[e / 2] + 512 + e % 2 * DIM;
+        memcpy(&scale[e], page[e / 2] + 640 + e % 2 * 4, 4);
+        memcpy(mean[e], entry, DIM);
+        assert_true(fabsf(scale[e] - most / 127) <= 1e-6f * most);
+        for (int d = 0; d < DIM; d++) assert_true(fabsf(mean[e][d] * scale[e] - sum[d]) <= 0.51f * scale[e]);
+    }
+    for (int64_t j = 0; j < n_impls; j++) {
+        hdl_score_args args = {.n_rows = 2,
+                               .n_seqs = 1,
+                               .n_heads = 1,
+                               .n_kv_heads = 1,
+                               .head_dim = DIM,
+                               .n_lists = 1,
+                               .seqs = &seq,
+                               .max_q_len = 2,
+                               .max_kv_len = N,
+                               .q = q,
+                               .q_stride = DIM,
+                               .scale = 1,
+                               .rule = HDL_RULE_INDEX,
+                               .plane = HDL_PLANE_INDEX_MEAN,
+                               .block_size = BLOCK,
+                               .score = got[0],
+                               .score_stride = 4};
+        if (impls[j]->why_not && impls[j]->why_not(&args)) continue;
+        n_run++;
+        memset(got, 0x11, sizeof got);
+        launch(impls[j], &args);
+        for (int r = 0; r < 2; r++) {
+            int8_t q8[DIM];
+            float most = 0;
+            for (int d = 0; d < DIM; d++) most = fmaxf(most, fabsf(q[r * DIM + d]));
+            for (int d = 0; d < DIM; d++) q8[d] = (int8_t)rintf(q[r * DIM + d] * (127 / most));
+            for (int e = 0; e < 2; e++) {
+                int32_t dot = 0;
+                for (int d = 0; d < DIM; d++) dot += q8[d] * mean[e][d];
+                assert_true(got[r][e] == (float)dot * scale[e]);
+            }
+            assert_true(got[r][2] == -INFINITY);
+        }
+    }
+    assert_true(n_run >= 1);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_keys_are_the_same_bytes),
         cmocka_unit_test(test_scores_are_the_same_bits),
         cmocka_unit_test(test_a_score_by_hand),
+        cmocka_unit_test(test_means_of_blocks),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -136,6 +136,48 @@ static void test_list_reading(void **state)
     assert_true(worst_difference(golden.logits_dense, 0) <= 1e-3);
 }
 
+/* A plan file that picks top_k tokens out of the `kept` tokens of best blocks of 8. */
+static void write_blocks_plan(char path[320], int32_t top_k, int32_t kept)
+{
+    snprintf(path, 320, "%s/blocks.json", f32_folder);
+    FILE *file = fopen(path, "w");
+    assert_non_null(file);
+    fprintf(file,
+            "{\"heddle_plan\": 1, \"name\": \"blocks\", \"variants\": [{\"decode\": ["
+            "{\"layers\": \"leaders\", \"operator\": \"token_list\", \"router\": {\"score\": \"index\", "
+            "\"top_k\": %d, \"candidates\": {\"score\": \"index_mean\", \"block\": 8, \"top_k\": %d, "
+            "\"window\": 8}}}, {\"layers\": \"rest\", \"operator\": \"token_list\", \"share\": "
+            "\"previous\"}]}]}",
+            top_k, kept);
+    assert_int_equal(fclose(file), 0);
+}
+
+/* Blocks by their mean index keys: all kept, the exact lists' bits; two kept beside the window's, the same
+ * bits up to row 30, which sees three blocks and one cut, and not at row 31; any chunking. */
+static void test_blocks_before_tokens(void **state)
+{
+    (void)state;
+    static float exact[N_TOKENS][N_VOCAB], once[N_TOKENS][N_VOCAB];
+    char path[320];
+    read_all(f32_folder, "clsa:top_k=12", 128, 96, true);
+    memcpy(exact, logits, sizeof exact);
+    write_blocks_plan(path, 12, 96);
+    read_all(f32_folder, path, 128, 96, true);
+    assert_memory_equal(exact, logits, sizeof exact);
+    read_all(f32_folder, "clsa:top_k=31", 128, 96, true);
+    memcpy(exact, logits, sizeof exact);
+    write_blocks_plan(path, 31, 16);
+    read_all(f32_folder, path, 128, 96, true);
+    assert_memory_equal(exact, logits, 31 * sizeof exact[0]);
+    assert_memory_not_equal(exact[31], logits[31], sizeof exact[0]);
+    memcpy(once, logits, sizeof once);
+    read_all(f32_folder, path, 7, 1, true);
+    assert_memory_equal(once, logits, sizeof once);
+    read_all(f32_folder, path, 7, 29, true);
+    assert_memory_equal(once, logits, sizeof once);
+    remove(path);
+}
+
 /* Chunking, and so where a document's border falls in a call, does not change a bit. */
 static void test_dense_is_invariant(void **state)
 {
@@ -349,6 +391,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_dense_reading),
         cmocka_unit_test(test_list_reading),
+        cmocka_unit_test(test_blocks_before_tokens),
         cmocka_unit_test(test_dense_is_invariant),
         cmocka_unit_test(test_prompt_stops_at_the_shared_state),
         cmocka_unit_test(test_groups_have_lists_of_their_own),

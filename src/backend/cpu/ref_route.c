@@ -123,6 +123,23 @@ static void summarise_index(const hdl_summarise_args *args)
     }
 }
 
+/* The mean of a block's index keys; the only form of it, as a step touches one block. */
+static void summarise_index_mean(const hdl_summarise_args *args, int64_t entry, int64_t first, int64_t n)
+{
+    const hdl_kv_plane *mean = &args->kv.plane[0], *keys = &args->kv.plane[1];
+    int64_t block = args->block_size, dim = mean->dim;
+    float sum[MAX_DIM] = {0}, scale;
+    HDL_ASSERT(dim <= MAX_DIM && keys->dim == mean->dim);
+    for (int64_t t = first; t < first + n; t++) {
+        const int8_t *key = (const int8_t *)plane_at(&args->kv, keys->offset, t, 1, dim);
+        memcpy(&scale, plane_at(&args->kv, keys->scale_offset, t, 1, sizeof scale), sizeof scale);
+        for (int64_t i = 0; i < dim; i++) sum[i] += (float)key[i] * scale;
+    }
+    for (int64_t i = 0; i < dim; i++) sum[i] /= (float)n;
+    scale = quantise_i8(sum, (int8_t *)plane_at(&args->kv, mean->offset, entry, block, dim), dim);
+    memcpy(plane_at(&args->kv, mean->scale_offset, entry, block, sizeof scale), &scale, sizeof scale);
+}
+
 static void summarise(const hdl_launch *launch, const void *op)
 {
     (void)launch;
@@ -130,6 +147,11 @@ static void summarise(const hdl_launch *launch, const void *op)
     int64_t end = args->first_token + args->n_rows, block = args->block_size;
     if (args->kind == HDL_PLANE_INDEX) {
         summarise_index(args);
+        return;
+    }
+    if (args->kind == HDL_PLANE_INDEX_MEAN) {
+        for (int64_t entry = args->first_token / block; entry * block < end; entry++)
+            summarise_index_mean(args, entry, entry * block, HDL_MIN(block, end - entry * block));
         return;
     }
     HDL_ASSERT(args->head_dim <= MAX_DIM && args->v_head_dim <= MAX_DIM);

@@ -7,6 +7,8 @@
  *
  *   AVX-512   u8 x i8 products want an unsigned side: k + 128 (one xor), and 128 * sum(q) off the sum
  *   AVX2      |k| x (q with k's sign), summed to 16 bits without saturation as |k|, |q| <= 127 */
+#include <math.h>
+
 #include "backend/cpu/cpu.h"
 #include "backend/cpu/route_int.h"
 #include "backend/cpu/simd_attend_int.h"
@@ -116,15 +118,16 @@ static void score_run(const index_query *q, const int8_t *k, const float *scale,
     for (; j < n; j++) out[j] = (float)one_dot(q, k + j * dim, dim) * scale[j];
 }
 
-/* Tokens [begin, end) of the cache, page by page. */
-static void score_tokens(const index_query *q, const hdl_kv_view *kv, int64_t begin, int64_t end, float *out)
+/* Entries [begin, end) of the plane, of `block` tokens each, page by page. */
+static void score_entries(const index_query *q, const hdl_kv_view *kv, int64_t block, int64_t begin,
+                          int64_t end, float *out)
 {
     const hdl_kv_plane *plane = &kv->plane[0];
-    int64_t dim = plane->dim, page_tokens = (int64_t)1 << kv->page_shift;
+    int64_t dim = plane->dim, in_page = ((int64_t)1 << kv->page_shift) / block;
     for (int64_t at = begin; at < end;) {
-        int64_t n = HDL_MIN(end, (at / page_tokens + 1) * page_tokens) - at;
-        const int8_t *k = (const int8_t *)plane_at(kv, plane->offset, at, 1, dim);
-        const float *scale = (const float *)(const void *)plane_at(kv, plane->scale_offset, at, 1, 4);
+        int64_t n = HDL_MIN(end, (at / in_page + 1) * in_page) - at;
+        const int8_t *k = (const int8_t *)plane_at(kv, plane->offset, at, block, dim);
+        const float *scale = (const float *)(const void *)plane_at(kv, plane->scale_offset, at, block, 4);
         score_run(q, k, scale, dim, n, out + at);
         at += n;
     }
@@ -159,14 +162,16 @@ static void score_task(void *arg, int64_t task, int thread)
     int64_t begin = task % call->n_runs * INDEX_RUN;
     for (int64_t row = first; row < last; row++) {
         const hdl_attend_seq *seq = score_seq_of(args, row);
-        int64_t n = seq->kv_len - seq->q_len + row - seq->first_row + 1;
+        int64_t visible = seq->kv_len - seq->q_len + row - seq->first_row + 1;
+        int64_t block = args->block_size, n = whole_entries(visible, block);
         float *out = args->score + row * args->score_stride;
         kv_walk walk = {0};
         index_query q;
         if (args->has_candidates) {
-            walk = candidate_walk(args->candidates, &seq->kv, row, 0, n);
+            walk = candidate_walk(args->candidates, &seq->kv, row, 0, visible);
             n = walk.end;
-        }
+        } else if (begin == 0 && n * block < visible)
+            out[n] = -INFINITY; /* the row's own block */
         int64_t end = HDL_MIN(begin + INDEX_RUN, n);
         if (begin >= end) continue;
         int64_t padded = HDL_ALIGN_UP(args->head_dim, INDEX_PAD);
@@ -177,7 +182,7 @@ static void score_task(void *arg, int64_t task, int thread)
         if (args->has_candidates)
             score_candidates(&q, &walk, begin, end, out);
         else
-            score_tokens(&q, &seq->kv, begin, end, out);
+            score_entries(&q, &seq->kv, block, begin, end, out);
     }
 }
 
@@ -193,7 +198,7 @@ static const char *index_why_not(const void *op)
 static void score_index(const hdl_launch *launch, const void *op)
 {
     const hdl_score_args *args = op;
-    int64_t most = args->max_kv_len;
+    int64_t most = args->max_kv_len / HDL_MAX(args->block_size, 1) + 1;
     index_call call = {args, HDL_MAX((most + INDEX_RUN - 1) / INDEX_RUN, 1)};
     hdl_parallel_for(launch->n_threads, (args->n_rows + INDEX_ROWS - 1) / INDEX_ROWS * call.n_runs,
                      score_task, &call);

@@ -58,7 +58,7 @@ static bool is_mass(const hdl_score_args *args)
 static bool is_integer(const hdl_score_args *args)
 {
     return args->plane == HDL_PLANE_KEY_I4 || args->plane == HDL_PLANE_KEY_I8 ||
-           args->plane == HDL_PLANE_INDEX;
+           args->plane == HDL_PLANE_INDEX || args->plane == HDL_PLANE_INDEX_MEAN;
 }
 
 /* Elements of a head's row in the plane. */
@@ -718,7 +718,7 @@ static void score(const hdl_launch *launch, const void *op)
         score_ones(launch, &args);
     else
         score_many(launch, &args);
-    if (args.rule == HDL_RULE_INDEX) blank_absent(&args);
+    if (args.rule == HDL_RULE_INDEX && args.block_size == 1) blank_absent(&args);
 }
 
 const hdl_impl HDL_CPU_ROWS(score)[] = {

@@ -213,7 +213,8 @@ static void summarise_task(void *arg, int64_t task, int thread)
 static const char *summarise_why_not(const void *op)
 {
     const hdl_summarise_args *args = op;
-    if (args->kind == HDL_PLANE_INDEX) return "index keys come from the model, not from stored rows";
+    if (args->kind == HDL_PLANE_INDEX || args->kind == HDL_PLANE_INDEX_MEAN)
+        return "index keys come from the model, not from stored rows";
     if (args->head_dim % 16 || args->v_head_dim % 16) return "head_dim is not a multiple of 16";
     if (args->head_dim > MAX_DIM || args->v_head_dim > MAX_DIM) return "head_dim is more than 1024";
     return NULL;
