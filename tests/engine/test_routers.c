@@ -643,8 +643,7 @@ static void test_distances_of_a_tile(void **state)
         "\"score\": \"key_i8\", \"top_k\": 4, \"window\": 1, \"slashes\": 2",
         "\"score\": \"key_i8\", \"top_k\": 4, \"window\": 1, \"tile\": 4, \"tile_by\": \"max\", \"slashes\": 2",
         "\"score\": \"key_i8\", \"top_k\": 4, \"window\": 4, \"block\": 4, \"tile\": 4, \"tile_by\": \"sum\", \"slashes\": 2",
-        "\"score\": \"key_i8\", \"top_k\": 4, \"window\": 1, \"lists\": \"union\", \"tile\": 4, \"tile_by\": \"sum\", "
-        "\"slashes\": 2"};
+        "\"score\": \"key_i8\", \"top_k\": 4, \"window\": 1, \"lists\": \"union\", \"tile\": 4, \"tile_by\": \"sum\", \"slashes\": 2"};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         char json[512];
         snprintf(
