@@ -352,6 +352,17 @@ static void test_means_of_blocks(void **state)
     assert_true(n_run >= 1);
 }
 
+/* The matrix unit's kernel is about keys of tokens; means of blocks lie otherwise. */
+static void test_amx_leaves_means_to_others(void **state)
+{
+    (void)state;
+    hdl_score_args args = {
+        .n_heads = 1, .n_kv_heads = 1, .n_lists = 1, .head_dim = 64, .rule = HDL_RULE_INDEX, .block_size = 1};
+    assert_null(hdl_cpu_amx_index[0].why_not(&args));
+    args.block_size = 64;
+    assert_non_null(hdl_cpu_amx_index[0].why_not(&args));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -359,6 +370,7 @@ int main(void)
         cmocka_unit_test(test_scores_are_the_same_bits),
         cmocka_unit_test(test_a_score_by_hand),
         cmocka_unit_test(test_means_of_blocks),
+        cmocka_unit_test(test_amx_leaves_means_to_others),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
