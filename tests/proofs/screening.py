@@ -18,6 +18,8 @@ import subprocess
 import sys
 import tempfile
 
+from shards import share
+
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 MODELS = {"smollm2": "SmolLM2-135M-Instruct.Q4_1.gguf", "gemma3": "gemma-3-270m-q4_k_m.gguf"}
 TEXTS = ("prose", "code", "lexicon")
@@ -35,38 +37,16 @@ def all_plans():
     return [name for name in names if name not in ("dense", "window")]
 
 
-def merge(into, shards):
-    """Adds the shards' rows that are not there yet; whole lines only. Then the shards hold all rows."""
-    lines = open(into).read().split("\n")[:-1] if os.path.exists(into) else []
-    known = set(lines)
-    for shard in shards:
-        if os.path.exists(shard):
-            lines += [line for line in open(shard).read().split("\n")[:-1] if line not in known and not known.add(line)]
-    with open(into + ".part", "w") as out:
-        out.write("".join(line + "\n" for line in lines))
-    os.replace(into + ".part", into)
-    for shard in shards:
-        with open(shard, "w") as out:
-            out.write("".join(line + "\n" for line in lines))
-
-
-def run_part(command, plans, rows, documents, jobs, shards):
-    """One part of the run, a few plans at a time, in `jobs` processes; then once more over the whole, for the table."""
-    merge(rows, shards)
-    for at in range(0, len(plans), AT_ONCE):
-        line = command + ["--plans", ";".join(plans[at:at + AT_ONCE]) + ";"]
-        started = []
-        for job, out in enumerate(shards or [rows]):
-            first, last = documents * job // jobs, documents * (job + 1) // jobs
-            if last > first:
-                started.append(subprocess.Popen(line + ["--first", str(first), "--documents", str(last - first), "--out", out],
-                                                stdout=subprocess.DEVNULL))
-        codes = [process.wait() for process in started]
-        merge(rows, shards)
-        if any(codes):
-            return max(codes), ""
-    out = subprocess.run(command + ["--plans", ";".join(plans) + ";", "--documents", str(documents), "--out", rows],
-                         stdout=subprocess.PIPE, text=True)
+def run_part(command, plans, rows, documents, shards):
+    """One part of the run, a few plans and a document at a time; then once more over the whole, for the table."""
+    def eval_of(some, first, n, out):
+        return subprocess.run(command + ["--plans", ";".join(some) + ";", "--first", str(first), "--documents", str(n), "--out", out],
+                              stdout=subprocess.PIPE, text=True)
+    items = [(plans[at:at + AT_ONCE], document) for document in range(documents) for at in range(0, len(plans), AT_ONCE)]
+    codes = share(rows, shards, items, lambda item, shard: eval_of(*item, 1, shard).returncode) if shards else []
+    if any(codes):
+        return max(codes), ""
+    out = eval_of(plans, 0, documents, rows)
     return out.returncode, out.stdout
 
 
@@ -105,7 +85,7 @@ def main():
                 command = [HEDDLE, "eval", "-m", model, "-t", str(threads), "-c", str(options.context), "--tasks", tasks,
                            "--answers", str(options.answers), *texts]
                 command += ["--last"] if options.rows == "last" else []
-                code, table = run_part(command, plans, rows, options.documents, options.jobs, shards if options.jobs > 1 else [])
+                code, table = run_part(command, plans, rows, options.documents, shards if options.jobs > 1 else [])
                 if code:
                     return code
                 with open(f"{TOP}/bench/results/{options.out}-{name}-{tasks}.txt", "w") as out:

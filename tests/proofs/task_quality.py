@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """What plans cost on the tasks that decide: answer tokens right, beside dense, oracle, random, window.
 
-    task_quality.py [--documents N] [--check] [CARD...]      (cards: smollm2-8k gemma3-8k gemma3-32k; default: all)
+    task_quality.py [--documents N] [--jobs N] [--texts DIR] [--check] [CARD...]
+                                       (cards: smollm2-8k gemma3-8k gemma3-32k; default: all)
 
 `heddle eval` on documents drawn from 320,000 bytes of each text of texts.py: N of text and of noise, N / 2 of
 needle-like lines, at most 64 questions each. Rows go to bench/results/tasks-CONTEXT-MODEL.jsonl; the run goes on where
@@ -18,10 +19,12 @@ import sys
 import tempfile
 
 from behaviour import MODELS, TOP, heddle, model_path
+from shards import share
 
 CARDS = (("smollm2", 8), ("gemma3", 8), ("gemma3", 32))
 KINDS = (("needle_noise", 1), ("needle_text,multi_key,multi_value,multi_query,passage", 1), ("needle_lines", 2))
-PLANS = ("layered4", "anchor", "keys4", "oracle", "random", "window")
+METHODS = {"smollm2": ("layered4", "indexcache", "anchor", "keys4", "keys4_complement"), "gemma3": ("layered4", "anchor", "keys4")}
+CONTROLS = ("oracle", "random", "window")
 DENSE, WINDOW = "dense", "window:window=512"
 PROVED = "layered4"
 
@@ -30,16 +33,25 @@ def file_of(card, ending):
     return f"{TOP}/bench/results/tasks-{card[1]}k-{card[0]}.{ending}"
 
 
-def run(card, documents):
-    with tempfile.TemporaryDirectory() as folder:
-        subprocess.run([sys.executable, TOP + "/tests/proofs/texts.py", "--bytes", "320000", folder], check=True, stdout=subprocess.DEVNULL)
-        texts = [f"--text={folder}/{text}-{i}.txt" for i in range(3) for text in ("prose", "code", "lexicon")]
-        for document in range(documents):
-            for tasks, every in KINDS:
-                if document % every == 0:
-                    subprocess.run([heddle(), "eval", "-m", model_path(card[0]), "-c", str(1024 * card[1]), "--plans", ";".join(PLANS) + ";", "--tasks", tasks,
-                                    "--answers", "64", "--first", str(document // every), "--documents", "1", "--out", file_of(card, "jsonl"), *texts],
-                                   check=True, stdout=subprocess.DEVNULL)
+def plans_of(card):
+    return METHODS[card[0]] + CONTROLS
+
+
+def answer(card, document, tasks, texts, out, threads):
+    """The plans' answers on one document; rows that `out` holds are not made again."""
+    subprocess.run([heddle(), "eval", "-m", model_path(card[0]), *threads, "-c", str(1024 * card[1]), "--plans", ";".join(plans_of(card)) + ";", "--tasks", tasks,
+                    "--answers", "64", "--first", str(document), "--documents", "1", "--out", out, *texts], check=True, stdout=subprocess.DEVNULL)
+
+
+def run(card, documents, jobs, folder):
+    texts = [f"--text={folder}/{text}-{i}.txt" for i in range(3) for text in ("prose", "code", "lexicon")]
+    work = [(document // every, tasks) for document in range(documents) for tasks, every in KINDS if document % every == 0]
+    if jobs <= 1:
+        for document, tasks in work:
+            answer(card, document, tasks, texts, file_of(card, "jsonl"), [])
+        return
+    shards = [f"{TOP}/build/tasks-{card[1]}k-{card[0]}-{job}.jsonl" for job in range(jobs)]
+    share(file_of(card, "jsonl"), shards, work, lambda item, shard: answer(card, *item, texts, shard, ["-t", "1"]))
 
 
 def load(card):
@@ -48,7 +60,7 @@ def load(card):
     for line in open(file_of(card, "jsonl")):
         row = json.loads(line)
         found[row["task"]][row["document"]][row["plan"]] = row
-    return {task: {d: plans for d, plans in sorted(documents.items()) if all(p in plans for p in (DENSE, WINDOW) + PLANS)}
+    return {task: {d: plans for d, plans in sorted(documents.items()) if all(p in plans for p in (DENSE, WINDOW) + plans_of(card))}
             for task, documents in sorted(found.items())}
 
 
@@ -66,9 +78,10 @@ def interval(documents, plan):
 
 
 def summarise(card):
+    names = plans_of(card)
     lines = [f"# Tasks at {card[1]}K, {MODELS[card[0]]}", "", "tests/proofs/task_quality.py says how; KV f16. Answer tokens right in %: dense, a "
              "window of 512, and points of each plan against dense with the paired 95 % interval by document.", "",
-             "| task | documents, questions, answer tokens | dense | window 512 | " + " | ".join(f"`{p}`" for p in PLANS) + " |", "|" + "---|" * (4 + len(PLANS))]
+             "| task | documents, questions, answer tokens | dense | window 512 | " + " | ".join(f"`{p}`" for p in names) + " |", "|" + "---|" * (4 + len(names))]
     deltas, lows, decides = collections.defaultdict(dict), {}, []
     for task, found in load(card).items():
         documents = list(found.values())
@@ -77,7 +90,7 @@ def summarise(card):
         dense, window = 100 * ratio(documents, DENSE), 100 * ratio(documents, WINDOW)
         is_deciding = dense >= 60 and dense - window >= 20
         cells = []
-        for plan in PLANS:
+        for plan in names:
             delta, (low, high) = 100 * ratio(documents, plan) - dense, interval(documents, plan)
             cells.append(f"{delta:+.2f} ({low:+.2f} .. {high:+.2f})")
             if is_deciding:
@@ -105,6 +118,8 @@ def summarise(card):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--documents", type=int, default=40)
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--texts", help="a folder that texts.py filled, where it cannot run (no network)")
     parser.add_argument("--check", action="store_true")
     parser.add_argument("cards", nargs="*", metavar="CARD")
     options = parser.parse_args()
@@ -113,7 +128,10 @@ def main():
         if options.cards and f"{card[0]}-{card[1]}k" not in options.cards:
             continue
         if not options.check:
-            run(card, options.documents)
+            with tempfile.TemporaryDirectory() as folder:
+                if not options.texts:
+                    subprocess.run([sys.executable, TOP + "/tests/proofs/texts.py", "--bytes", "320000", folder], check=True, stdout=subprocess.DEVNULL)
+                run(card, options.documents, options.jobs, options.texts or folder)
         text, summary = summarise(card), file_of(card, "md")
         if not options.check:
             with open(summary, "w") as out:
