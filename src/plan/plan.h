@@ -37,6 +37,7 @@ typedef enum hdl_score_kind {
     HDL_SCORE_MEAN,       /* the query against each block's mean key */
     HDL_SCORE_PEAK,       /* the query against each block's largest key elements */
     HDL_SCORE_MIDDLE,     /* the query against the key in the middle of each block */
+    HDL_SCORE_SAMPLED,    /* softmax over the middle keys of quarters of blocks, the largest of a block */
     HDL_SCORE_BOUNDS,     /* the largest score that a key of the block could have */
     HDL_SCORE_POOLED,     /* softmax over overlapping windows' mean keys, the largest of a block */
     HDL_SCORE_KEY_I8,     /* attention mass by 8-bit keys */
@@ -53,7 +54,7 @@ typedef struct hdl_score_row {
     hdl_measure measure;       /* default */
     bool is_scored;            /* by op SCORE */
     bool is_by_block;          /* entries are blocks (else tokens, which may be pooled to blocks) */
-    int32_t entries_per_block; /* POOLED: windows that start in one block; else 1 */
+    int32_t entries_per_block; /* POOLED: windows that start in one block; SAMPLED: keys; else 1 */
 } hdl_score_row;
 extern const hdl_score_row hdl_score_rows[HDL_N_SCORE_KINDS];
 

@@ -19,6 +19,8 @@ const hdl_score_row hdl_score_rows[HDL_N_SCORE_KINDS] = {
                         HDL_MEASURE_LOGIT, true, true, 1},
     [HDL_SCORE_MIDDLE] = {"block_middle", "middle keys of blocks", HDL_PLANE_MIDDLE, HDL_RULE_DOT,
                           HDL_MEASURE_LOGIT, true, true, 1},
+    [HDL_SCORE_SAMPLED] = {"block_sampled", "four keys sampled from each block", HDL_PLANE_MIDDLE,
+                           HDL_RULE_DOT, HDL_MEASURE_MASS, true, true, 4},
     [HDL_SCORE_BOUNDS] = {"block_bounds", "least and largest keys of blocks", HDL_PLANE_BOUNDS,
                           HDL_RULE_BOUND, HDL_MEASURE_LOGIT, true, true, 1},
     [HDL_SCORE_POOLED] = {"block_pooled", "overlapping windows of mean keys", HDL_PLANE_MEAN, HDL_RULE_PAIRS,

@@ -201,6 +201,14 @@ def block_middle(t, h, block):
     return [SCALE * dot(Q[t][h], K[b * block + block // 2][h // GROUP]) for b in range((t + 1) // block)]
 
 
+def block_sampled(t, h, block):
+    """Four keys a block; the logit of each plus the log of the tokens it stands for, softmax over all, the largest."""
+    part = block // 4
+    keys = [SCALE * dot(Q[t][h], K[e * part + part // 2][h // GROUP]) + math.log(part) for e in range((t + 1) // part)]
+    mass = softmax(keys) if keys else []
+    return [max(mass[b * 4:b * 4 + 4]) for b in range(-(-len(mass) // 4))]
+
+
 def sale(plan, n_lists, block, limit, top_k, sinks, window):
     """Blocks with one key whose 4-bit mass under some head is above the limit; of them the largest (0: all)."""
     def row(t, lst):
@@ -329,6 +337,7 @@ CASES = [
     s2o("s2o_small.json", 0.1, 4, 24, 2, 5),
     case("peaks:block=4,top_k=12,sinks=2,window=5", KV, lambda t, h: block_peak(t, h, 4), "max", block=4, top_k=12, sinks=2, window=5),
     case("midkeys:block=4,top_k=12,sinks=2,window=5", KV, lambda t, h: block_middle(t, h, 4), "max", block=4, top_k=12, sinks=2, window=5),
+    case("samples:block=8,top_k=16,sinks=2,window=5", KV, lambda t, h: block_sampled(t, h, 8), "max", block=8, top_k=16, sinks=2, window=5),
     case("sqrtmeans:block=4,top_k=12,sinks=2,window=5", KV, lambda t, h: mean_mass(t, h, 4), "mean", block=4, top_k=12, sinks=2, window=5),
     sale("sale:block=2,sinks=2,window=1", KV, 2, 0.004, 0, 2, 1),
     sale("sale:block=4,top_k=12,sinks=2,window=5", KV, 4, 0.004, 12, 2, 5),
