@@ -92,7 +92,7 @@ short: # the tests that need no model
 asan: # the short tests under the address and undefined-behaviour sanitizers
 	$(SUBMAKE) tests BUILD=$(BUILD)/asan OPT="-O1 -g -fno-omit-frame-pointer" \
 	    SAN="-fsanitize=address,undefined -fno-sanitize-recover=all"
-	@scripts/run-tests $(STRICT:%=--strict) --short --build $(BUILD)/asan
+	@scripts/run-tests $(STRICT:%=--strict) --short --build $(BUILD)/asan --jobs 2
 tsan: # the thread pool and the laws of sessions under the thread sanitizer
 	$(SUBMAKE) $(BUILD)/tsan/tests/base/test_pool_races $(BUILD)/tsan/tests/base/test_pool $(BUILD)/tsan/tests/engine/test_session BUILD=$(BUILD)/tsan \
 	    OPT="-O1 -g" SAN="-fsanitize=thread"
