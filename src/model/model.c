@@ -83,6 +83,17 @@ done:
     return status;
 }
 
+/* A config that states no name has its folder's: for people only. */
+static void name_by_folder(hdl_stated *stated, const char *dir)
+{
+    int64_t end = (int64_t)strlen(dir), from;
+    while (end > 0 && dir[end - 1] == '/') end--;
+    for (from = end; from > 0 && dir[from - 1] != '/'; from--) {
+    }
+    if (!*stated->name)
+        snprintf(stated->name, sizeof stated->name, "%.*s", (int)HDL_MIN(end - from, 127), dir + from);
+}
+
 static heddle_status read_stated(hdl_stated *stated, const hdl_arch **arch, const char *dir)
 {
     char path[HDL_MAX_PATH];
@@ -95,6 +106,7 @@ static heddle_status read_stated(hdl_stated *stated, const hdl_arch **arch, cons
     heddle_status status = hdl_buf_read_file(&text, path, MAX_CONFIG_BYTES);
     if (!status) status = hdl_stated_from_config(stated, arch, text.data ? text.data : "", text.n, path);
     hdl_buf_deinit(&text);
+    if (!status) name_by_folder(stated, dir);
     return status;
 }
 

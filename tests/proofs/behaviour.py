@@ -31,7 +31,8 @@ def heddle():
 
 
 def model_path(model):
-    return os.path.join(os.environ.get("HEDDLE_TEST_MODELS", os.path.expanduser("~/.cache/heddle")), MODELS[model])
+    folder = os.path.join(TOP, "models") if model == "warp-21m" else os.environ.get("HEDDLE_TEST_MODELS", os.path.expanduser("~/.cache/heddle"))
+    return os.path.join(folder, MODELS.get(model, model))
 
 
 def measure(model, plan):

