@@ -22,7 +22,7 @@ enum { N_VOCAB = CROSS_VOCAB, BORDER_1 = 40, BORDER_2 = 75, N_TOKENS = CROSS_TOK
 enum { N_QUESTION = N_TOKENS - BORDER_2 };
 
 static cross_golden golden;
-static char folder[256], path_a[300], path_b[300], path_bad[300];
+static char folder[256], path_a[300], path_b[300], path_bad[300], path_tied[300];
 static heddle_engine *engine;
 static float want[N_QUESTION][N_VOCAB], got[N_QUESTION][N_VOCAB];
 
@@ -211,8 +211,14 @@ static void test_forbidden_rows_may_be_nan(void **state)
     heddle_session_free(read);
 }
 
-/* Rows move from slot to slot of a file: K, V, index key and its scale together. */
-static void write_permuted(void)
+static int32_t moved(int32_t token) /* 17 and 40 share no factor */
+{
+    return token < BORDER_1 ? (token * 17 + 5) % BORDER_1 : token;
+}
+
+/* Rows move from slot to slot of a file: K, V, index key and its scale together; n_alike tokens after one
+ * another have the index key of the first of them. */
+static void write_rows(const char *path, bool is_moved, int32_t n_alike)
 {
     hdl_docfile *a;
     hdl_kv_layout layout;
@@ -223,17 +229,17 @@ static void write_permuted(void)
     uint8_t *copy = calloc((size_t)n_pages, (size_t)layout.page_bytes);
     const uint8_t *pages[8];
     for (int64_t p = 0; p < n_pages; p++) pages[p] = copy + p * layout.page_bytes;
-    for (int64_t t = 0; t < BORDER_1; t++) {
-        int64_t to = (t * 17 + 5) % BORDER_1; /* 17 and 40 share no factor */
+    for (int32_t t = 0; t < BORDER_1; t++) {
+        int32_t to = is_moved ? moved(t) : t, like = t - t % n_alike;
         uint8_t *at = copy + to / 16 * layout.page_bytes;
-        const uint8_t *from = hdl_docfile_page(a, t / 16);
+        const uint8_t *from = hdl_docfile_page(a, t / 16), *key_from = hdl_docfile_page(a, like / 16);
         int64_t keys = layout.plane_offset[0], scales = keys + layout.plane_scale_offset[0];
         memcpy(at + to % 16 * layout.token_stride, from + t % 16 * layout.token_stride,
                (size_t)layout.token_stride);
-        memcpy(at + keys + to % 16 * dim, from + keys + t % 16 * dim, (size_t)dim);
-        memcpy(at + scales + to % 16 * 4, from + scales + t % 16 * 4, 4);
+        memcpy(at + keys + to % 16 * dim, key_from + keys + like % 16 * dim, (size_t)dim);
+        memcpy(at + scales + to % 16 * 4, key_from + scales + like % 16 * 4, 4);
     }
-    if (hdl_docfile_write(path_bad, facts, hdl_docfile_ids(a), pages)) fail_msg("%s", hdl_last_error());
+    if (hdl_docfile_write(path, facts, hdl_docfile_ids(a), pages)) fail_msg("%s", hdl_last_error());
     free(copy);
     hdl_docfile_unref(a);
 }
@@ -243,7 +249,7 @@ static void write_permuted(void)
 static void test_rows_in_any_order(void **state)
 {
     (void)state;
-    write_permuted();
+    write_rows(path_bad, true, 1);
     for (int p = 0; p < HDL_COUNT(plans); p++) {
         heddle_session *straight = new_session(plans[p]), *permuted = new_session(plans[p]);
         mount(straight, path_a);
@@ -256,6 +262,66 @@ static void test_rows_in_any_order(void **state)
         heddle_session_free(straight);
         heddle_session_free(permuted);
     }
+}
+
+/* Lists of the question's rows as the straight session makes them. */
+typedef struct kept_lists {
+    int32_t ids[N_QUESTION][160], n[N_QUESTION];
+} kept_lists;
+
+static void keep_list(void *user, int32_t layer, int64_t row, const int32_t *ids, int32_t n)
+{
+    kept_lists *kept = user;
+    (void)layer;
+    memcpy(kept->ids[row - 48], ids, (size_t)n * sizeof *ids); /* the mount ends with its third page of 16 */
+    kept->n[row - 48] = n;
+}
+
+static int id_compare(const void *a, const void *b)
+{
+    return *(const int32_t *)a - *(const int32_t *)b;
+}
+
+static int32_t give_moved_list(void *user, int32_t layer, int64_t row, int32_t *ids, int64_t n_max)
+{
+    const kept_lists *kept = user;
+    int32_t n = kept->n[row - 48];
+    (void)layer;
+    assert_true(n > 0 && n <= n_max);
+    for (int32_t i = 0; i < n; i++) ids[i] = moved(kept->ids[row - 48][i]);
+    qsort(ids, (size_t)n, sizeof *ids, id_compare);
+    return n;
+}
+
+/* With ties at the ends of lists: what stays when rows move is the list that breaks them by the ids that the
+ * rows had at first. Each index key stands four times, so that a list of 10 has such a tie; the rows by their
+ * new ids read other tokens, the lists by the old ones give the same sums in another order. */
+static void test_ties_go_by_the_ids_that_rows_had(void **state)
+{
+    (void)state;
+    static kept_lists kept;
+    write_rows(path_tied, false, 4);
+    write_rows(path_bad, true, 4);
+    heddle_session *straight = new_session("clsa:top_k=10"), *by_new = new_session("clsa:top_k=10"),
+                   *by_old = new_session("clsa:top_k=10");
+    mount(straight, path_tied);
+    straight->hook.made = keep_list;
+    straight->hook.made_user = &kept;
+    ask(straight, want);
+    mount(by_new, path_bad);
+    ask(by_new, got);
+    double of_new = worst_difference();
+    mount(by_old, path_bad);
+    by_old->hook.wanted = give_moved_list;
+    by_old->hook.wanted_user = &kept;
+    ask(by_old, got);
+    print_message("ties by new ids: worst difference %g; by those that rows had: %g\n", of_new,
+                  worst_difference());
+    assert_true(of_new > 1e-2);
+    assert_true(worst_difference() <= 1e-4);
+    heddle_session_free(straight);
+    heddle_session_free(by_new);
+    heddle_session_free(by_old);
 }
 
 static void flip(const char *from, int64_t at)
@@ -563,6 +629,7 @@ static int setup(void **state)
     snprintf(path_a, sizeof path_a, "%s/a.kv", folder);
     snprintf(path_b, sizeof path_b, "%s/b.kv", folder);
     snprintf(path_bad, sizeof path_bad, "%s/bad.kv", folder);
+    snprintf(path_tied, sizeof path_tied, "%s/tied.kv", folder);
     heddle_session_options options = options_of("f32");
     if (heddle_engine_open(&engine, CROSS_GOLDEN, NULL) ||
         heddle_document_encode(engine, &options, golden.tokens, BORDER_1, path_a, NULL, NULL) ||
@@ -590,6 +657,7 @@ int main(void)
         cmocka_unit_test(test_unmounting_removes_exactly),
         cmocka_unit_test(test_forbidden_rows_may_be_nan),
         cmocka_unit_test(test_rows_in_any_order),
+        cmocka_unit_test(test_ties_go_by_the_ids_that_rows_had),
         cmocka_unit_test(test_damage_is_told),
         cmocka_unit_test(test_a_step_that_finds_damage_takes_no_token),
         cmocka_unit_test(test_damaged_index_keys_are_told_until_the_document_goes),
