@@ -29,6 +29,8 @@ static const char *const op_names[HDL_N_OPS] = {
     [HDL_OP_POOL] = "pool",
     [HDL_OP_COMPLEMENT] = "complement",
     [HDL_OP_COMPACT] = "compact",
+    [HDL_OP_CONV] = "conv",
+    [HDL_OP_DELTA] = "delta",
     [HDL_OP_ATTEND_BACKWARD] = "attend_backward",
     [HDL_OP_INDEX_LOSS] = "index_loss",
 };

@@ -31,6 +31,8 @@ typedef enum hdl_op {
     HDL_OP_MERGE,
     HDL_OP_GLU,
     HDL_OP_COMPACT,
+    HDL_OP_CONV,
+    HDL_OP_DELTA,
     HDL_OP_ATTEND_BACKWARD, /* op_backward.h; a device may lack these two */
     HDL_OP_INDEX_LOSS,
     HDL_N_OPS
@@ -402,5 +404,47 @@ typedef struct hdl_glu_args {
     int64_t stride;
     bool is_gelu; /* tanh form of GELU; else SiLU */
 } hdl_glu_args;
+
+/* What the rows of a sequence leave behind for those after them. CONV and DELTA take a sequence's rows one after
+ * another, from the state `before` to the state `after` (not the same memory). With row r a document begins where
+ * n_visible[r] - 1 == doc_start[r]: neither rows above it nor `before` reach into it. A row's bits depend on its
+ * document's rows up to it alone, never on where calls cut them, on the other sequences or on n_threads. */
+typedef struct hdl_state_seq {
+    int64_t first_row, q_len; /* at least one row */
+    const float *before;
+    float *after;
+} hdl_state_seq;
+
+/* CONV: a short causal convolution of each column, then SiLU, in place:
+ *   y[c] = sum_j weight[j, c] * x[r - (width - 1) + j, c];  x[r, c] = y / (1 + exp(-y))
+ * Rows of another document or before the first count as 0. State: [width - 1, n_cols], the last rows of x as they
+ * came, oldest first. */
+typedef struct hdl_conv_args {
+    int64_t n_rows, n_cols;
+    int32_t n_seqs, width;
+    const hdl_state_seq *seqs;            /* [n_seqs] */
+    const int64_t *n_visible, *doc_start; /* [n_rows] */
+    const float *weight;                  /* [width, n_cols]; the row's own last */
+    float *x;                             /* [n_rows, n_cols], row stride x_stride */
+    int64_t x_stride;
+} hdl_conv_args;
+
+/* DELTA: the gated delta rule (Gated Delta Networks, arXiv 2412.06464), for each head with its state S [v_dim, k_dim]:
+ *   q, k <- x / sqrt(sum x^2 + eps);  alpha = exp(-exp(a_log) * softplus(a + dt_bias));  beta = 1 / (1 + exp(-b))
+ *   S <- alpha S (I - beta k k^T) + beta v k^T = alpha S + u k^T  with  u = beta (v - alpha S k)
+ *   o = scale * S q
+ * S is 0 where a document begins. State: [n_heads, k_dim, v_dim] f32, S transposed. */
+typedef struct hdl_delta_args {
+    int64_t n_rows;
+    int32_t n_seqs, n_heads, k_dim, v_dim;
+    const hdl_state_seq *seqs;            /* [n_seqs] */
+    const int64_t *n_visible, *doc_start; /* [n_rows] */
+    const float *qkv; /* [n_rows, n_heads * (2 * k_dim + v_dim)] q of all heads, then k, then v */
+    const float *ab;  /* [n_rows, 2 * n_heads] a of all heads, then b */
+    int64_t qkv_stride, ab_stride, o_stride;
+    const float *a_log, *dt_bias; /* [n_heads] */
+    float scale, eps;
+    float *o; /* [n_rows, n_heads, v_dim] */
+} hdl_delta_args;
 
 #endif

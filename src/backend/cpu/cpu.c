@@ -26,7 +26,8 @@ static void build_lists(void)
         hdl_cpu_ref_attend,        hdl_cpu_ref_route,          hdl_cpu_ref_visit,
         hdl_cpu_avx512_complement, hdl_cpu_avx2_complement,    hdl_cpu_generic_complement,
         hdl_cpu_ref_complement,    hdl_cpu_ref_misc,           hdl_cpu_compact,
-        hdl_cpu_ref_backward,
+        hdl_cpu_ref_backward,      hdl_cpu_avx512_delta,       hdl_cpu_avx2_delta,
+        hdl_cpu_generic_delta,     hdl_cpu_ref_delta,
     };
     int n[HDL_N_OPS] = {0};
     for (int64_t t = 0; t < HDL_COUNT(tables); t++) {

@@ -24,6 +24,7 @@ extern const hdl_impl hdl_cpu_ref_complement[]; /* ref_complement.c: COMPLEMENT 
 extern const hdl_impl hdl_cpu_ref_visit[];      /* ref_visit.c: ORDER VISIT */
 extern const hdl_impl hdl_cpu_ref_route[];      /* ref_route.c: SUMMARISE SCORE POOL SELECT UNION */
 extern const hdl_impl hdl_cpu_ref_backward[];   /* ref_backward.c: ATTEND_BACKWARD INDEX_LOSS */
+extern const hdl_impl hdl_cpu_ref_delta[];      /* ref_delta.c: CONV DELTA */
 extern const hdl_impl hdl_cpu_compact[];        /* compact.c: COMPACT */
 extern const hdl_impl hdl_cpu_generic_linear[], hdl_cpu_avx2_linear[], hdl_cpu_avx512_linear[];
 /* ATTEND, in this order: attend_row (one row per sequence, lists), then attend_rows (many rows). */
@@ -41,6 +42,8 @@ extern const hdl_impl hdl_cpu_generic_index[], hdl_cpu_avx2_index[], hdl_cpu_avx
 extern const hdl_impl hdl_cpu_generic_score[], hdl_cpu_avx2_score[], hdl_cpu_avx512_score[];
 /* SUMMARISE of stored rows, POOL */
 extern const hdl_impl hdl_cpu_generic_summary[], hdl_cpu_avx2_summary[], hdl_cpu_avx512_summary[];
+/* CONV DELTA */
+extern const hdl_impl hdl_cpu_generic_delta[], hdl_cpu_avx2_delta[], hdl_cpu_avx512_delta[];
 extern const hdl_impl hdl_cpu_generic_misc[], hdl_cpu_avx2_misc[], hdl_cpu_avx512_misc[];
 
 #endif
