@@ -539,7 +539,9 @@ static heddle_status lower_router(hdl_schedule *schedule, int32_t layer, hdl_rou
     *is_done = false;
     if (at->has_candidates)
         HDL_TRY(add_list_maker(schedule, layer, route, &at->candidates, candidates, -1, -1));
-    if (at->candidate_owner >= 0) candidates = slots[at->candidate_owner];
+    if (at->candidate_owner >= 0)
+        candidates = at->is_of_pool ? schedule->candidates_of_layer[route][at->candidate_owner]
+                                    : slots[at->candidate_owner];
     if (at->router.score != HDL_SCORE_MASS)
         return add_list_maker(schedule, layer, route, &at->router, slots[layer], candidates, kept);
     hdl_step step = hdl_attend_step_of(schedule, layer, route);

@@ -110,10 +110,8 @@ hdl_cost hdl_cost_of(const hdl_route_plan *route, const hdl_model_facts *facts, 
     if (at->has_candidates) {
         fresh.summary_bytes += summary_bytes(&at->candidates, facts, dense);
         fresh.scores += scores_of(&at->candidates, facts, dense);
-        scored = list_tokens(&at->candidates, dense);
-    } else if (at->candidate_owner >= 0) {
-        scored = list_tokens(&route->layers[at->candidate_owner].router, dense);
     }
+    if (hdl_candidates_of(route, layer)) scored = list_tokens(hdl_candidates_of(route, layer), dense);
     fresh.summary_bytes += summary_bytes(own, facts, scored);
     fresh.scores += scores_of(own, facts, scored);
     int32_t n_reused = own->refresh - 1; /* steps between two refreshes read the kept list */

@@ -66,7 +66,8 @@ static void explain_layers(const hdl_schedule *schedule, hdl_route route, const 
             explain_router(&at->candidates, text);
         }
         if (at->candidate_owner >= 0)
-            hdl_buf_printf(text, ", picked from the list of layer %d", at->candidate_owner);
+            hdl_buf_printf(text, ", picked from the %s of layer %d", at->is_of_pool ? "candidates" : "list",
+                           at->candidate_owner);
         hdl_buf_puts(text, "\n");
     }
 }

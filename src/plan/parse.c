@@ -425,6 +425,7 @@ static void apply(const rule *one, int32_t layer, const hdl_model_facts *facts, 
     if (at->candidates.n_united) at->candidates.n_united = facts->n_kv_heads;
     wanted->share[layer] = one->share;
     wanted->pool[layer] = one->candidates.share;
+    wanted->is_pool[layer] = one->candidates.is_pool;
 }
 
 /* The first or last n of the layers without a window, whatever rules named before: these must not be among

@@ -18,12 +18,14 @@ typedef struct hdl_candidates { /* whose tokens a router picks from */
     bool has_router;
     hdl_router_spec router;
     int32_t share;
+    bool is_pool; /* of the layer shared: the tokens that it picked from, not the list that it reads */
 } hdl_candidates;
 
 /* What the rules want of each layer, before owners are found. */
 typedef struct hdl_wishes {
     int32_t share[HDL_MAX_LAYERS]; /* whose list it reads: HDL_SHARE_NONE (its own), PREVIOUS or a layer */
-    int32_t pool[HDL_MAX_LAYERS];  /* whose list it picks candidates from */
+    int32_t pool[HDL_MAX_LAYERS];  /* whose list it picks candidates from, or */
+    bool is_pool[HDL_MAX_LAYERS];  /* whose candidates */
     int32_t rule[HDL_MAX_LAYERS];  /* the rule that named it, for messages; -1 = none */
 } hdl_wishes;
 /* share.c: fills owners and candidate owners; path: the list of rules, for messages. */

@@ -103,6 +103,7 @@ typedef struct hdl_layer_plan {
     hdl_router_spec router;
     hdl_router_spec candidates; /* makes the list that `router` picks from; or */
     int32_t candidate_owner;    /* the layer whose list it picks from; -1 = none or `candidates` */
+    bool is_of_pool;            /* not its list, but what that was picked from: the owner's `candidates` */
     int32_t owner; /* list operators: the layer whose list is read (may be the layer itself); else -1 */
     int32_t
         complement; /* list operators: what the list leaves out is read as means of so many tokens; 0 = not */
@@ -156,6 +157,9 @@ heddle_status hdl_plan_retain(const hdl_plan *plan, const hdl_model_facts *facts
 double hdl_retain_observed(const hdl_retain_spec *spec, int64_t n_held);
 bool hdl_retain_equal(const hdl_retain_spec *a, const hdl_retain_spec *b);
 bool hdl_route_plan_equal(const hdl_route_plan *a, const hdl_route_plan *b, int32_t n_layers);
+
+/* share.c: the router of the list that the layer picks from; NULL: it picks from everything. */
+const hdl_router_spec *hdl_candidates_of(const hdl_route_plan *route, int32_t layer);
 
 /* cost.c: what one layer reads for a row at `position`: tokens whose K and V are attended to or observed,
  * and bytes of summaries. The second is dense's. */

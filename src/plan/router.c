@@ -276,8 +276,11 @@ heddle_status hdl_candidates_read(const json_t *router, const char *path, hdl_ca
         out->has_router = true;
         return hdl_router_read(obj, at, true, &out->router);
     }
-    static const char *const keys[] = {"share", NULL};
+    static const char *const keys[] = {"share", "of", NULL}, *const of[] = {"list", "candidates", NULL};
+    int word = 0;
     HDL_TRY(hdl_json_only(obj, at, keys));
+    HDL_TRY(hdl_word_read(obj, at, "of", of, &word));
+    out->is_pool = word == 1;
     return hdl_share_read(share, at, &out->share);
 }
 

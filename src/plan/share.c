@@ -79,12 +79,43 @@ static heddle_status check_stop(const hdl_route_plan *route, int32_t layer, cons
                     at->owner, what);
 }
 
+const hdl_router_spec *hdl_candidates_of(const hdl_route_plan *route, int32_t layer)
+{
+    const hdl_layer_plan *at = &route->layers[layer];
+    if (at->has_candidates) return &at->candidates;
+    if (at->candidate_owner < 0) return NULL;
+    const hdl_layer_plan *owner = &route->layers[at->candidate_owner];
+    return at->is_of_pool ? &owner->candidates : &owner->router;
+}
+
+/* Whose list or candidates the layer's router picks from. The candidates of a layer that shares them are
+ * their owner's. */
+static heddle_status find_candidates(hdl_route_plan *route, int32_t layer, const hdl_wishes *wanted,
+                                     int32_t previous, const char *path)
+{
+    hdl_layer_plan *at = &route->layers[layer];
+    HDL_TRY(find_owner(route, layer, wanted->pool[layer], previous, path, &at->candidate_owner));
+    if (at->candidate_owner == layer)
+        return HDL_FAIL(HEDDLE_E_INVALID, "%s.router.candidates: layer %d picks from its own list", path,
+                        layer);
+    at->is_of_pool = wanted->is_pool[layer];
+    if (!at->is_of_pool) return HEDDLE_OK;
+    const hdl_layer_plan *owner = &route->layers[at->candidate_owner];
+    if (owner->is_of_pool)
+        at->candidate_owner = owner->candidate_owner;
+    else if (!owner->has_candidates)
+        return HDL_FAIL(HEDDLE_E_INVALID,
+                        "%s.router.candidates.of \"candidates\": layer %d, whose candidates layer %d picks "
+                        "from, has none of its own",
+                        path, at->candidate_owner, layer);
+    return HEDDLE_OK;
+}
+
 /* A router that picks from candidates: tokens out of a list of tokens or blocks, scored by a summary. */
 static heddle_status check_candidates(const hdl_route_plan *route, int32_t layer, const char *path)
 {
     const hdl_layer_plan *at = &route->layers[layer];
-    const hdl_router_spec *from = at->has_candidates ? &at->candidates
-                                                     : &route->layers[at->candidate_owner].router;
+    const hdl_router_spec *from = hdl_candidates_of(route, layer);
     const hdl_score_row *row = &hdl_score_rows[at->router.score];
     if (at->router.block > 1 || !row->is_scored || row->is_by_block || !row->plane)
         return HDL_FAIL(
@@ -115,13 +146,9 @@ heddle_status hdl_share_owners(hdl_route_plan *route, const hdl_model_facts *fac
         hdl_layer_plan *at = &route->layers[layer];
         char rule[256];
         snprintf(rule, sizeof rule, "%s[%d]", path, wanted->rule[layer]);
-        if (wanted->pool[layer] != HDL_SHARE_NONE) {
-            HDL_TRY(find_owner(route, layer, wanted->pool[layer], previous, rule, &at->candidate_owner));
-            if (at->candidate_owner == layer)
-                return HDL_FAIL(HEDDLE_E_INVALID, "%s.router.candidates: layer %d picks from its own list",
-                                rule, layer);
-        }
-        if (at->has_candidates || at->candidate_owner >= 0) HDL_TRY(check_candidates(route, layer, rule));
+        if (wanted->pool[layer] != HDL_SHARE_NONE)
+            HDL_TRY(find_candidates(route, layer, wanted, previous, rule));
+        if (hdl_candidates_of(route, layer)) HDL_TRY(check_candidates(route, layer, rule));
         if (is_list(at)) {
             if (at->has_router)
                 at->owner = layer;
@@ -158,7 +185,9 @@ bool hdl_route_plan_equal(const hdl_route_plan *a, const hdl_route_plan *b, int3
         if (memcmp(&x->stop, &y->stop, sizeof x->stop)) return false;
         if (x->has_head_map != y->has_head_map || memcmp(x->head_map, y->head_map, sizeof x->head_map))
             return false;
-        if (x->has_candidates != y->has_candidates || x->candidate_owner != y->candidate_owner) return false;
+        if (x->has_candidates != y->has_candidates || x->candidate_owner != y->candidate_owner ||
+            x->is_of_pool != y->is_of_pool)
+            return false;
         if (x->has_router && !routers_equal(&x->router, &y->router)) return false;
         if (x->has_candidates && !routers_equal(&x->candidates, &y->candidates)) return false;
     }

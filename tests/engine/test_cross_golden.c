@@ -261,6 +261,134 @@ static void test_groups_have_lists_of_their_own(void **state)
     }
 }
 
+/* A plan file: the first group publishes `pool` tokens and picks top_k of them, the second does `second`. */
+static void write_pools_plan(char path[320], int32_t top_k, int32_t pool, const char *second)
+{
+    snprintf(path, 320, "%s/pools.json", f32_folder);
+    FILE *file = fopen(path, "w");
+    assert_non_null(file);
+    fprintf(file,
+            "{\"heddle_plan\": 1, \"name\": \"pools\", \"variants\": [{\"decode\": ["
+            "{\"layers\": \"first\", \"operator\": \"token_list\", \"router\": {\"score\": \"index\", "
+            "\"top_k\": %d, \"candidates\": {\"score\": \"index\", \"top_k\": %d}}}, "
+            "{\"layers\": \"rest\", \"operator\": \"token_list\", %s}]}]}",
+            top_k, pool, second);
+    assert_int_equal(fclose(file), 0);
+}
+
+static const char by_pool[] = "\"router\": {\"score\": \"index\", \"top_k\": %d, "
+                              "\"candidates\": {\"share\": \"previous\", \"of\": \"candidates\"}}";
+
+/* Pools: of everything, each group's own lists; of as many as are read, the first group's list for both; one
+ * token less than a row sees changes the second group's list there and not before; any chunking. The second
+ * query is the opposite of the first, so that a pool leaves out what it wants most. */
+static void test_groups_pick_from_a_pool(void **state)
+{
+    (void)state;
+    static float want_rows[N_TOKENS][N_VOCAB], got_rows[N_TOKENS][N_VOCAB];
+    cross_groups groups = {.n = 2, .is_opposite = true};
+    char path[320], second[200];
+    snprintf(second, sizeof second, by_pool, 12);
+    read_groups(&groups, "clsa:top_k=12", want_rows);
+    write_pools_plan(path, 12, 96, second);
+    read_groups(&groups, path, got_rows);
+    assert_memory_equal(want_rows, got_rows, sizeof got_rows);
+    write_pools_plan(path, 12, 12, second);
+    read_groups(&groups, path, got_rows);
+    write_pools_plan(path, 12, 12, "\"share\": \"previous\"");
+    read_groups(&groups, path, want_rows);
+    assert_memory_equal(want_rows, got_rows, sizeof got_rows);
+    read_groups(&groups, "clsa:top_k=12", want_rows);
+    write_pools_plan(path, 12, 31, second);
+    read_groups(&groups, path, got_rows);
+    assert_memory_equal(want_rows, got_rows, 31 * sizeof got_rows[0]);
+    assert_memory_not_equal(want_rows[31], got_rows[31], sizeof got_rows[0]);
+    char folder[256];
+    assert_true(cross_write_groups(folder, sizeof folder, &groups));
+    read_all(folder, path, 7, 1, true);
+    assert_memory_equal(logits, got_rows, sizeof got_rows);
+    read_all(folder, path, 7, 29, true);
+    assert_memory_equal(logits, got_rows, sizeof got_rows);
+    tiny_remove_folder(folder);
+    remove(path);
+}
+
+/* What a tap hears: the first group's scores of every token, or the second group's lists. */
+typedef struct heard {
+    float score[N_TOKENS][N_TOKENS];
+    int32_t ids[N_TOKENS][N_TOKENS];
+    int64_t n[N_TOKENS];
+} heard;
+
+static void hear(const heddle_tap_row *row, void *user)
+{
+    heard *to = user;
+    if (row->layer == 2 && row->score)
+        memcpy(to->score[row->position], row->score, (size_t)row->n_units * sizeof *row->score);
+    if (row->layer != 3) return;
+    to->n[row->position] = row->n_ids;
+    memcpy(to->ids[row->position], row->ids, (size_t)row->n_ids * sizeof *row->ids);
+}
+
+static void hear_all(const char *model, const char *plan_name, heard *to)
+{
+    heddle_engine *engine;
+    heddle_plan *plan;
+    heddle_session *session;
+    heddle_session_options options;
+    heddle_session_options_default(&options);
+    options.context_tokens = 128;
+    options.plan_governs_all = 1;
+    if (heddle_engine_open(&engine, model, NULL)) fail_msg("%s", heddle_last_error());
+    if (heddle_plan_named(&plan, plan_name)) fail_msg("%s", heddle_last_error());
+    if (heddle_session_new(&session, engine, plan, &options)) fail_msg("%s", heddle_last_error());
+    heddle_session_set_tap(session, hear, to);
+    for (int64_t t = 0; t < N_TOKENS; t++)
+        if (heddle_session_decode(session, golden.tokens + t, 1)) fail_msg("%s", heddle_last_error());
+    heddle_session_free(session);
+    heddle_plan_free(plan);
+    heddle_engine_close(engine);
+}
+
+/* How many of n tokens stand before token t by score times sign, ties by the lower number; of `among` only. */
+static int64_t rank_of(const float *score, float sign, const bool *among, int64_t n, int64_t t)
+{
+    int64_t rank = 0;
+    for (int64_t other = 0; other < n; other++) {
+        float a = sign * score[other], b = sign * score[t];
+        rank += (!among || among[other]) && (a > b || (a == b && other < t));
+    }
+    return rank;
+}
+
+/* The second group's lists by brute force: its query is the opposite, so its scores are the first's negated. */
+static void test_pools_by_brute_force(void **state)
+{
+    (void)state;
+    static heard exact, pooled;
+    enum { POOL = 25, PICKED = 9 };
+    char folder[256], path[320], second[200];
+    assert_true(cross_write_groups(folder, sizeof folder, &(cross_groups){.n = 2, .is_opposite = true}));
+    snprintf(second, sizeof second, by_pool, PICKED);
+    write_pools_plan(path, PICKED, POOL, second);
+    hear_all(folder, "clsa:top_k=9", &exact);
+    hear_all(folder, path, &pooled);
+    for (int64_t row = 0; row < N_TOKENS; row++) {
+        bool in_pool[N_TOKENS];
+        int64_t n = 0;
+        for (int64_t t = 0; t <= row; t++) in_pool[t] = rank_of(exact.score[row], 1, NULL, row + 1, t) < POOL;
+        for (int64_t t = 0; t <= row; t++) {
+            if (!in_pool[t] || rank_of(exact.score[row], -1, in_pool, row + 1, t) >= PICKED) continue;
+            assert_true(n < pooled.n[row] && pooled.ids[row][n] == t);
+            n++;
+        }
+        assert_int_equal(n, pooled.n[row]);
+        assert_int_equal(n, HDL_MIN(row + 1, PICKED));
+    }
+    tiny_remove_folder(folder);
+    remove(path);
+}
+
 /* A prompt of a model with groups stops at the shared state as well; each group's list is recorded, and read again. */
 static void test_groups_are_recorded(void **state)
 {
@@ -395,6 +523,8 @@ int main(void)
         cmocka_unit_test(test_dense_is_invariant),
         cmocka_unit_test(test_prompt_stops_at_the_shared_state),
         cmocka_unit_test(test_groups_have_lists_of_their_own),
+        cmocka_unit_test(test_groups_pick_from_a_pool),
+        cmocka_unit_test(test_pools_by_brute_force),
         cmocka_unit_test(test_groups_are_recorded),
         cmocka_unit_test(test_truncation_finds_the_document),
         cmocka_unit_test(test_batch_equals_sessions),

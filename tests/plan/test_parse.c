@@ -140,6 +140,13 @@ static void test_refusals(void **state)
     refused(RULES("{\"layers\": [0], \"router\": {\"top_k\": 8, \"lists\": \"kv_head\"}}, {\"layers\": [1], "
                   "\"operator\": \"token_list\", \"share\": 0, \"stop\": {}, \"head_map\": [1, 0]}"),
             "decode[1].stop: goes not with head_map");
+#define POOLED(first, of)                                                                                    \
+    RULES("{\"layers\": [0], \"router\": {\"score\": \"key_i8\", \"top_k\": 8" first "}}, "                  \
+          "{\"layers\": [1], \"router\": {\"score\": \"key_i4\", \"top_k\": 8, \"candidates\": "             \
+          "{\"share\": \"previous\", \"of\": \"" of "\"}}}")
+    refused(POOLED("", "candidates"), "layer 0, whose candidates layer 1 picks from, has none of its own");
+    refused(POOLED(", \"candidates\": {\"score\": \"key_i4\", \"top_k\": 9}", "pool"),
+            "router.candidates.of \"pool\": must be \"list\" or \"candidates\"");
 #define HEADS "\"lists\": \"kv_head\", \"head_top_k\": "
     refused(ROUTER("\"head_top_k\": [8, 8]"), "router.head_top_k: needs \"lists\": \"kv_head\"");
     refused(ROUTER("\"select\": \"top_p\", \"window\": 1, " HEADS "[8, 8]"), "and select \"top_k\"");
