@@ -130,8 +130,8 @@ typedef struct hdl_append_args {
 
 /* SUMMARISE: brings a plane up to date after rows first_token.. were appended: recomputes every entry
  * that these rows touch from the block's stored rows (those before first_token + n_rows).
- * MEAN, MEAN_V, BOUNDS, KEY_I8, KEY_I4 read K (V) of the view and write view.plane[0]; INDEX writes the
- * int8 form of x, a row for each new token. INDEX_MEAN reads index keys in view.plane[1] and writes
+ * MEAN, MEAN_V, BOUNDS, KEY_* read K (V) of the view and write view.plane[0]; INDEX writes the int8 form of
+ * x, a row for each new token. INDEX_MEAN reads index keys in view.plane[1] and writes
  * view.plane[0]: sums in the order of the tokens, over their count. */
 typedef struct hdl_summarise_args {
     int64_t n_rows, first_token;
@@ -218,7 +218,8 @@ typedef struct hdl_complement_args {
 /* SCORE: an entry's score for each (row, list), without reading K. Entry e stands for the tokens
  * [e * block_size, (e+1) * block_size). Entries that lie wholly within the row's visible tokens are
  * scored, the one that is cut by them (the row's own block) gets -inf: selection forces it.
- *   DOT      s_h[e] = scale * q_h . K~_e with K~ from plane MEAN, PEAK, MIDDLE, KEY_I8 or KEY_I4
+ *   DOT      s_h[e] = scale * q_h . K~_e with K~ from plane MEAN, PEAK, MIDDLE, KEY_I8, KEY_I4, KEY_PQ2
+ *            or KEY_PQ4 (these two against the query rotated as the keys were: codebook.h)
  *   PAIRS    as DOT, with the mean of entries e and e + 1 of plane MEAN (a window of two blocks, which
  *            must be wholly visible; else -inf)
  *   BOUND    s_h[e] = scale * sum_d max(q_d * least_d, q_d * largest_d): no token of the block exceeds it

@@ -16,6 +16,8 @@ static const struct plane_traits {
     [HDL_PLANE_INDEX_MEAN] = {"index_mean", 8, 1, true},
     [HDL_PLANE_PEAK] = {"block_peak", 16, 1, false},
     [HDL_PLANE_MIDDLE] = {"block_middle", 16, 1, false},
+    [HDL_PLANE_KEY_PQ2] = {"key_pq2", 2, 1, true},
+    [HDL_PLANE_KEY_PQ4] = {"key_pq4", 1, 1, true},
 };
 
 const char *hdl_plane_name(hdl_plane_kind kind)
@@ -31,4 +33,9 @@ int64_t hdl_plane_entry_bytes(hdl_plane_kind kind, int32_t n_heads, int32_t dim)
 int64_t hdl_plane_scale_bytes(hdl_plane_kind kind, int32_t n_heads)
 {
     return traits[kind].has_scale ? (int64_t)n_heads * (int64_t)sizeof(float) : 0;
+}
+
+int32_t hdl_plane_elements_per_byte(hdl_plane_kind kind)
+{
+    return traits[kind].bits && traits[kind].bits < 8 ? 8 / traits[kind].bits : 1;
 }

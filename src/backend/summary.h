@@ -10,12 +10,15 @@
  *   KEY_I8        i8  [entries][H][D], then f32 [entries][H]      K = q * scale, scale = amax / 127
  *   KEY_I4        u8  [entries][H][D/2], then f32 [entries][H]    K = (q - 8) * scale, scale = amax / 7;
  *                     byte i of a row: element i in the low half, element i + D/2 in the high half
+ *   KEY_PQ2       u8  [entries][H][D/4], then f32 [entries][H]    R K = m * scale * book: codes of 4 bits that
+ *                     stand for 2 elements of the rotated key; R, m and the book: codebook.h
+ *   KEY_PQ4       u8  [entries][H][D/8], then f32 [entries][H]    the same, 4 elements a code
  *   INDEX         as KEY_I8: the model's own index keys (H = 1)
  *   INDEX_MEAN    as INDEX, an entry per block: the mean of its index keys (q * scale), to int8 again
  *   PEAK          f16 [entries][H][D]       largest K element of the block, to the nearest half
  *   MIDDLE        f16 [entries][H][D]       the K row of token min(block_size / 2, n - 1) of the n there
  *
- * Sources of the quantised rows: quantise.h (round to nearest even, one scale a row). */
+ * Sources of the quantised rows: quantise.h (round to nearest even, one scale a row), codebook.h. */
 #ifndef HDL_SUMMARY_H
 #define HDL_SUMMARY_H
 
@@ -32,6 +35,8 @@ typedef enum hdl_plane_kind {
     HDL_PLANE_INDEX_MEAN,
     HDL_PLANE_PEAK,
     HDL_PLANE_MIDDLE,
+    HDL_PLANE_KEY_PQ2,
+    HDL_PLANE_KEY_PQ4,
     HDL_N_PLANE_KINDS
 } hdl_plane_kind;
 
@@ -39,5 +44,7 @@ const char *hdl_plane_name(hdl_plane_kind kind); /* "block_mean" */
 /* Bytes of one entry without its scales, and of its scales. */
 int64_t hdl_plane_entry_bytes(hdl_plane_kind kind, int32_t n_heads, int32_t dim);
 int64_t hdl_plane_scale_bytes(hdl_plane_kind kind, int32_t n_heads);
+/* Elements that a byte of an entry stands for: dim is a multiple of them; 1 where an element has a byte or more. */
+int32_t hdl_plane_elements_per_byte(hdl_plane_kind kind);
 
 #endif

@@ -42,6 +42,8 @@ typedef enum hdl_score_kind {
     HDL_SCORE_POOLED,     /* softmax over overlapping windows' mean keys, the largest of a block */
     HDL_SCORE_KEY_I8,     /* attention mass by 8-bit keys */
     HDL_SCORE_KEY_I4,     /* attention mass by 4-bit keys */
+    HDL_SCORE_KEY_PQ2,    /* attention mass by keys coded two elements at a time */
+    HDL_SCORE_KEY_PQ4,    /* the same, four elements at a time */
     HDL_SCORE_INDEX,      /* the model's own index */
     HDL_SCORE_INDEX_MEAN, /* its rule on the mean index key of each block */
     HDL_N_SCORE_KINDS

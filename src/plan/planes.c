@@ -21,10 +21,17 @@ static heddle_status add_need(hdl_schedule *schedule, const hdl_plan *plan, int3
     int32_t owner = schedule->facts->layers[layer].kv_source, *n = &schedule->n_planes[owner];
     hdl_plane_need *planes = schedule->planes[owner];
     if (!need.kind) return HEDDLE_OK;
-    if (!hdl_plane_shape_of(schedule->facts, need.kind).dim)
+    int32_t dim = hdl_plane_shape_of(schedule->facts, need.kind).dim;
+    if (!dim)
         return HDL_FAIL(HEDDLE_E_UNSUPPORTED,
                         "plan %s: layer %d reads the summary %s, which this model does not have",
                         plan->source, layer, hdl_plane_name(need.kind));
+    if (dim % hdl_plane_elements_per_byte(need.kind))
+        return HDL_FAIL(HEDDLE_E_UNSUPPORTED,
+                        "plan %s: layer %d reads the summary %s, whose bytes stand for %d elements: keys of "
+                        "%d cannot be cut so",
+                        plan->source, layer, hdl_plane_name(need.kind),
+                        hdl_plane_elements_per_byte(need.kind), dim);
     bool is_index = need.kind == HDL_PLANE_INDEX || need.kind == HDL_PLANE_INDEX_MEAN;
     if (is_index && schedule->facts->index.is_of_layers && !schedule->facts->layers[layer].has_index)
         return HDL_FAIL(HEDDLE_E_UNSUPPORTED,

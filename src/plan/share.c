@@ -121,7 +121,7 @@ static heddle_status check_candidates(const hdl_route_plan *route, int32_t layer
         return HDL_FAIL(
             HEDDLE_E_INVALID,
             "%s.router: layer %d picks tokens from candidates: its score must be one by token from a summary "
-            "(key_i8, key_i4, index)",
+            "(key_i8, key_i4, key_pq2, key_pq4, index)",
             path, layer);
     if (from->tile > 1 || at->router.tile > 1)
         return HDL_FAIL(HEDDLE_E_INVALID,

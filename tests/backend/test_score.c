@@ -17,6 +17,8 @@ typedef struct score_case {
 } score_case;
 
 #define KEYS4      HDL_RULE_DOT, HDL_PLANE_KEY_I4
+#define PAIRS2     HDL_RULE_DOT, HDL_PLANE_KEY_PQ2
+#define FOURS      HDL_RULE_DOT, HDL_PLANE_KEY_PQ4
 #define KEYS8      HDL_RULE_DOT, HDL_PLANE_KEY_I8
 #define MASS_MEAN  HDL_MEASURE_MASS, HDL_REDUCE_MEAN
 #define MASS_MAX   HDL_MEASURE_MASS, HDL_REDUCE_MAX
@@ -40,6 +42,27 @@ static const score_case cases[] = {
     {"keys8 logits", KEYS8, LOGIT_MAX, 4, 4, 16, 4, 1, 8, .q_len = 9, .kv_len = 270},
     {"keys8 ragged rows", KEYS8, LOGIT_SUM, 2, 1, 112, 1, 1, 4, .q_len = 5, .kv_len = 33},
     {"keys8 head of 1024", KEYS8, LOGIT_MEAN, 1, 1, 1024, 1, 1, 4, .q_len = 2, .kv_len = 40},
+    {"pairs by code, one token", PAIRS2, MASS_MEAN, 9, 3, 64, 1, 1, 8, .q_len = 1, .kv_len = 1},
+    {"pairs by code, decode", PAIRS2, MASS_MEAN, 9, 3, 64, 1, 1, 8, .q_len = 1, .kv_len = 1000},
+    {"pairs by code, small pages", PAIRS2, MASS_MEAN, 9, 3, 64, 1, 1, 4, .q_len = 1, .kv_len = 777},
+    {"pairs by code, lists", PAIRS2, MASS_MEAN, 9, 3, 64, 3, 1, 6, .q_len = 1, .kv_len = 515},
+    {"pairs by code, wide", PAIRS2, MASS_MAX, 4, 1, 256, 1, 1, 8, .q_len = 1, .kv_len = 300},
+    {"pairs by code, ragged rows", PAIRS2, LOGIT_SUM, 6, 2, 80, 1, 1, 8, .q_len = 1, .kv_len = 300},
+    {"pairs by code, many rows", PAIRS2, MASS_MEAN, 9, 3, 64, 1, 1, 8, .q_len = 37, .kv_len = 600},
+    {"pairs by code, whole numbers", PAIRS2, LOGIT_MAX, 4, 4, 16, 4, 1, 8, .q_len = 9, .kv_len = 270},
+    {"pairs by code, head of 1024", PAIRS2, LOGIT_MEAN, 1, 1, 1024, 1, 1, 4, .q_len = 2, .kv_len = 40},
+    {"pairs by code, candidates", PAIRS2, MASS_MEAN, 9, 3, 64, 1, 1, 8, .q_len = 1, .kv_len = 2003,
+     .candidate_block = 16},
+    {"pairs by code, tiles", PAIRS2, MASS_MEAN, 9, 3, 64, 1, 1, 8, .q_len = 70, .kv_len = 700, .tile = 32,
+     .rows = HDL_REDUCE_SUM},
+    {"fours by code, one token", FOURS, MASS_MEAN, 9, 3, 64, 1, 1, 8, .q_len = 1, .kv_len = 1},
+    {"fours by code, decode", FOURS, MASS_MEAN, 9, 3, 64, 1, 1, 8, .q_len = 1, .kv_len = 1000},
+    {"fours by code, small pages", FOURS, MASS_MEAN, 9, 3, 64, 1, 1, 4, .q_len = 1, .kv_len = 777},
+    {"fours by code, wide", FOURS, MASS_MAX, 4, 1, 256, 1, 1, 8, .q_len = 1, .kv_len = 300},
+    {"fours by code, ragged rows", FOURS, LOGIT_SUM, 6, 2, 96, 1, 1, 8, .q_len = 1, .kv_len = 300},
+    {"fours by code, many rows", FOURS, MASS_MEAN, 9, 3, 64, 1, 1, 8, .q_len = 37, .kv_len = 600},
+    {"fours by code, whole numbers", FOURS, LOGIT_MAX, 4, 4, 32, 4, 1, 8, .q_len = 9, .kv_len = 270},
+    {"fours by code, head of 1024", FOURS, LOGIT_MEAN, 1, 1, 1024, 1, 1, 4, .q_len = 2, .kv_len = 40},
     {"keys4 head of 1024", KEYS4, LOGIT_MEAN, 1, 1, 1024, 1, 1, 4, .q_len = 2, .kv_len = 40},
     {"index", HDL_RULE_INDEX, HDL_PLANE_INDEX, LOGIT_MEAN, 1, 1, 64, 1, 1, 8, .q_len = 1, .kv_len = 1500},
     {"index rows", HDL_RULE_INDEX, HDL_PLANE_INDEX, LOGIT_MEAN, 1, 1, 64, 1, 1, 8, .q_len = 11,

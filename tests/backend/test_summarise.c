@@ -24,6 +24,13 @@ static const plane_case cases[] = {
     {"4 bits", HDL_PLANE_KEY_I4, 1, 3, 64, 64, 8, 515},
     {"4 bits, wide", HDL_PLANE_KEY_I4, 1, 1, 256, 256, 6, 130},
     {"4 bits, ragged", HDL_PLANE_KEY_I4, 1, 2, 48, 48, 4, 33},
+    {"pairs by code", HDL_PLANE_KEY_PQ2, 1, 3, 64, 64, 8, 515},
+    {"pairs by code, wide", HDL_PLANE_KEY_PQ2, 1, 1, 256, 256, 6, 130},
+    {"pairs by code, ragged", HDL_PLANE_KEY_PQ2, 1, 2, 48, 48, 4, 33},
+    {"fours by code", HDL_PLANE_KEY_PQ4, 1, 3, 64, 64, 8, 515},
+    {"fours by code, wide", HDL_PLANE_KEY_PQ4, 1, 1, 256, 256, 6, 130},
+    {"fours by code, ragged", HDL_PLANE_KEY_PQ4, 1, 2, 80, 48, 4, 33},
+    {"codes, not a multiple of 16", HDL_PLANE_KEY_PQ2, 1, 3, 20, 20, 6, 30},
     {"not a multiple of 16", HDL_PLANE_KEY_I4, 1, 3, 20, 20, 6, 30},
 };
 

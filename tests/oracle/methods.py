@@ -113,6 +113,50 @@ def low_bit_mass(t, h, levels):
     return softmax(scores)
 
 
+BOOKS = {  # 32nds of the root mean square
+    2: [(-64, -1), (-47, 36), (-46, -39), (-31, -1), (-14, -25), (-14, 25), (-12, 59), (-9, -59), (0, 0), (15, -26), (15, 26),
+        (29, 0), (30, 57), (32, -55), (55, 23), (56, -21)],
+    4: [(-43, -3, -32, 6), (-39, -27, 24, -9), (-37, 31, 18, 19), (-23, 21, 16, -42), (-15, -20, -3, 48), (-8, 42, -32, -13),
+        (-7, -21, -27, -41), (0, 0, 0, 0), (3, -7, 49, 22), (8, -53, -4, 1), (15, -11, -49, 14), (15, 31, -12, 40),
+        (21, -19, 31, -35), (21, 41, 29, -5), (41, 14, -17, -29), (48, -14, 7, 21)],
+}
+
+
+def murmur(h):
+    h = (h ^ h >> 16) * 0x85EBCA6B & 0xFFFFFFFF
+    h = (h ^ h >> 13) * 0xC2B2AE35 & 0xFFFFFFFF
+    return h ^ h >> 16
+
+
+def rotated(x):
+    """Signs, then the orthonormal Walsh-Hadamard matrix, element by element; DIM is a power of two."""
+    x = [-v if murmur(i + 1) & 1 else v for i, v in enumerate(x)]
+    return [math.fsum(v * (-1) ** bin(i & j).count("1") for j, v in enumerate(x)) / math.sqrt(DIM) for i in range(DIM)]
+
+
+def coded(x, group):
+    """The key that the codes of a key stand for, rotated: groups take every DIM / (2 group)-th element of a half."""
+    y = rotated(x)
+    rms, n, out = math.sqrt(dot(y, y) / DIM), DIM // (2 * group), [0] * DIM
+    for first in [half * DIM // 2 + i for half in range(2) for i in range(n)]:
+        places = [first + j * n for j in range(group)]
+        near = min(BOOKS[group], key=lambda entry: math.dist(entry, [32 * y[p] / rms for p in places]))
+        for p, c in zip(places, near):
+            out[p] = c
+    scale = dot(y, y) / dot(y, out)
+    return [scale * c for c in out]
+
+
+CODED = {(group, j, kv): coded(K[j][kv], group) for group in BOOKS for j in range(N) for kv in range(KV)}
+
+
+def coded_mass(t, h, group):
+    q = rotated(Q[t][h])
+    step = max(abs(x) for x in q) / 127
+    q = [round(x / step) * step for x in q]
+    return softmax([SCALE * dot(q, CODED[group, j, h // GROUP]) for j in range(t + 1)])
+
+
 def attention_mass(t, h):
     return softmax([SCALE * dot(Q[t][h], K[j][h // GROUP]) for j in range(t + 1)])
 
@@ -332,6 +376,8 @@ CASES = [
     case("quest:block=4,top_k=12,sinks=2,window=5", KV, lambda t, h: block_bounds(t, h, 4), "max", block=4, top_k=12, sinks=2, window=5),
     case("moba:block=8,top_k=16,window=1", KV, lambda t, h: block_mean(t, h, 8), "max", block=8, top_k=16, sinks=0, window=1),
     case("keys4:top_k=12,sinks=2,window=5", 1, lambda t, h: low_bit_mass(t, h, 7), "mean", block=1, top_k=12, sinks=2, window=5),
+    case("pqkeys:top_k=12,sinks=2,window=5", 1, lambda t, h: coded_mass(t, h, 2), "mean", block=1, top_k=12, sinks=2, window=5),
+    case("fours_small.json", KV, lambda t, h: coded_mass(t, h, 4), "max", block=1, top_k=12, sinks=2, window=5),
     case("oracle:top_k=12,sinks=2,window=5", 1, attention_mass, "mean", block=1, top_k=12, sinks=2, window=5),
     united("union4:top_k=12,sinks=2,window=5", KV, lambda t, h: low_bit_mass(t, h, 7), "mean", block=1, top_k=12, sinks=2, window=5),
     s2o("s2o_small.json", 0.1, 4, 24, 2, 5),

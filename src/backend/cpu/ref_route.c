@@ -1,6 +1,7 @@
 /* ref_route.c - the reference of SUMMARISE, SCORE, POOL, SELECT and UNION: naive and normative. */
 #include <string.h>
 
+#include "backend/cpu/codebook.h"
 #include "backend/cpu/cpu.h"
 #include "backend/cpu/route_int.h"
 #include "base/pool.h"
@@ -93,6 +94,51 @@ static void summarise_one(const hdl_summarise_args *args, int64_t entry, int32_t
     for (int64_t i = 0; i < dim; i++) to[i] = hdl_f32_to_f16(out[i]);
 }
 
+/* The element j of the group that half `half` of byte i codes, of rows of n bytes and groups of `group`. */
+static int64_t coded_element(int64_t i, int half, int32_t j, int32_t group, int64_t n)
+{
+    return (half * group + j) * n + i;
+}
+
+/* The entry nearest to the elements at[0..group) of u. */
+static int nearest_code(const float *u, const int64_t *at, int32_t group)
+{
+    int best = 0;
+    float least = INFINITY;
+    for (int code = 0; code < HDL_BOOK_CODES; code++) {
+        float distance = 0;
+        for (int32_t j = 0; j < group; j++) {
+            float d = u[at[j]] - (float)hdl_book(group)[j][code];
+            distance += d * d;
+        }
+        if (distance < least) {
+            least = distance;
+            best = code;
+        }
+    }
+    return best;
+}
+
+/* x [dim] as codes of a book; returns the row's scale. */
+static float code_row(const float *x, uint8_t *out, int64_t dim, int32_t group)
+{
+    int64_t n = dim / (2 * group), at[4];
+    float y[MAX_DIM], u[MAX_DIM], c[MAX_DIM], scale;
+    hdl_rotate(x, y, dim);
+    float norm = hdl_dot16(y, y, dim), factor = hdl_book_factor(norm, dim, &scale);
+    memset(out, 0, (size_t)n);
+    if (factor == 0) return scale;
+    for (int64_t i = 0; i < dim; i++) u[i] = y[i] * factor;
+    for (int64_t i = 0; i < n; i++)
+        for (int half = 0; half < 2; half++) {
+            for (int32_t j = 0; j < group; j++) at[j] = coded_element(i, half, j, group, n);
+            int code = nearest_code(u, at, group);
+            out[i] |= (uint8_t)(code << 4 * half);
+            for (int32_t j = 0; j < group; j++) c[at[j]] = (float)hdl_book(group)[j][code];
+        }
+    return hdl_book_scale(norm, hdl_dot16(y, c, dim), dim);
+}
+
 static void summarise_key(const hdl_summarise_args *args, int64_t token, int32_t head)
 {
     const hdl_kv_plane *plane = &args->kv.plane[0];
@@ -103,6 +149,8 @@ static void summarise_key(const hdl_summarise_args *args, int64_t token, int32_t
     uint8_t *out = plane_at(&args->kv, plane->offset, token, 1, bytes) + head * (bytes / args->n_kv_heads);
     if (args->kind == HDL_PLANE_KEY_I8) {
         scale = quantise_i8(row, (int8_t *)out, dim);
+    } else if (args->kind == HDL_PLANE_KEY_PQ2 || args->kind == HDL_PLANE_KEY_PQ4) {
+        scale = code_row(row, out, dim, args->kind == HDL_PLANE_KEY_PQ2 ? 2 : 4);
     } else {
         scale = quantise_i4(row, q, dim);
         for (int64_t i = 0; i < dim / 2; i++) out[i] = (uint8_t)((q[i] + 8) | (q[i + dim / 2] + 8) << 4);
@@ -165,6 +213,8 @@ static void summarise(const hdl_launch *launch, const void *op)
                 case HDL_PLANE_PEAK:
                 case HDL_PLANE_MIDDLE: summarise_one(args, entry, head, first, n); break;
                 case HDL_PLANE_KEY_I8:
+                case HDL_PLANE_KEY_PQ2:
+                case HDL_PLANE_KEY_PQ4:
                 case HDL_PLANE_KEY_I4: /* entries are tokens; those before first_token are up to date */
                     if (entry >= args->first_token) summarise_key(args, entry, head);
                     break;
@@ -214,9 +264,24 @@ static float bound(const query *q, const uint16_t *entry, int64_t dim)
     return (float)sum;
 }
 
+/* The query is rotated: prepare_query. */
+static float coded_dot(const query *q, const uint8_t *key, int64_t dim, int32_t group)
+{
+    int64_t n = dim / (2 * group);
+    int32_t dot = 0;
+    for (int64_t i = 0; i < n; i++)
+        for (int half = 0; half < 2; half++)
+            for (int32_t j = 0; j < group; j++)
+                dot += hdl_book(group)[j][key[i] >> 4 * half & 15] *
+                       q->q8[coded_element(i, half, j, group, n)];
+    return (float)dot;
+}
+
 static float integer_dot(const query *q, hdl_plane_kind kind, const uint8_t *key, int64_t dim)
 {
     int32_t dot = 0;
+    if (kind == HDL_PLANE_KEY_PQ2 || kind == HDL_PLANE_KEY_PQ4)
+        return coded_dot(q, key, dim, kind == HDL_PLANE_KEY_PQ2 ? 2 : 4);
     for (int64_t i = 0; i < dim; i++) {
         int32_t k = kind == HDL_PLANE_KEY_I4 ? (i < dim / 2 ? key[i] & 15 : key[i - dim / 2] >> 4) - 8
                                              : ((const int8_t *)key)[i];
@@ -245,6 +310,16 @@ static float entry_score(const hdl_score_args *args, const hdl_kv_view *kv, cons
                                                   plane->n_heads * (int64_t)sizeof(float));
     float dot = integer_dot(q, args->plane, at, dim), k_scale = scales[kv_head];
     return args->rule == HDL_RULE_INDEX ? dot * k_scale : dot * (k_scale * (q->scale * args->scale));
+}
+
+/* A head's query in whole numbers, as the plane wants it; returns its scale. */
+static float prepare_query(const hdl_score_args *args, const float *x, int8_t *q8)
+{
+    float y[MAX_DIM];
+    if (args->plane != HDL_PLANE_KEY_PQ2 && args->plane != HDL_PLANE_KEY_PQ4)
+        return quantise_i8(x, q8, args->head_dim);
+    hdl_rotate(x, y, args->head_dim);
+    return quantise_i8(y, q8, args->head_dim);
 }
 
 /* Adds one head's scores s [n] (scored entries) into the list's. */
@@ -289,7 +364,7 @@ static int64_t score_row(const hdl_score_args *args, const hdl_attend_seq *seq, 
         int32_t head = list * n_heads + h,
                 kv_head = (int32_t)((int64_t)head * args->n_kv_heads / args->n_heads);
         query q = {.q = args->q + row * args->q_stride + (int64_t)head * args->head_dim};
-        q.scale = quantise_i8(q.q, q.q8, args->head_dim);
+        q.scale = prepare_query(args, q.q, q.q8);
         float bias = args->bias ? args->bias[row * args->n_heads + head] : 0;
         for (int64_t e = 0; e < n; e++)
             s[e] = entry_score(args, &seq->kv, &q, kv_head, walk.ids ? walk_token(&walk, e) : e) + bias;

@@ -57,8 +57,7 @@ static bool is_mass(const hdl_score_args *args)
 
 static bool is_integer(const hdl_score_args *args)
 {
-    return args->plane == HDL_PLANE_KEY_I4 || args->plane == HDL_PLANE_KEY_I8 ||
-           args->plane == HDL_PLANE_INDEX || args->plane == HDL_PLANE_INDEX_MEAN;
+    return hdl_plane_scale_bytes(args->plane, 1) > 0;
 }
 
 /* Elements of a head's row in the plane. */
@@ -158,11 +157,13 @@ static void prepare_query(score_unit *unit, int32_t query, const float *x)
     uint8_t *to = unit->q + query * unit->q_bytes;
     if (is_integer(args)) {
         int8_t q8[SCORE_MAX_DIM];
-        float scale = quantise_i8(x, q8, dim);
-        int32_t sum = 0;
+        float y[SCORE_MAX_DIM];
+        int32_t sum = 0, parts = hdl_plane_elements_per_byte(args->plane);
+        if (parts > 2) hdl_rotate(x, y, dim);
+        float scale = quantise_i8(parts > 2 ? y : x, q8, dim);
         for (int64_t i = 0; i < dim; i++) sum += q8[i];
         pack_query(q8, args->plane, dim, to);
-        unit->bias[query] = -sum * (args->plane == HDL_PLANE_KEY_I4 ? 8 : I8_OFFSET);
+        unit->bias[query] = -sum * (parts == 1 ? I8_OFFSET : parts == 2 ? 8 : HDL_BOOK_MOST);
         unit->q_scale[query] = args->rule == HDL_RULE_INDEX ? 1 : scale * args->scale;
         return;
     }
@@ -689,6 +690,8 @@ static const char *score_why_not(const void *op)
     const hdl_score_args *args = op;
     if (args->plane == HDL_PLANE_NONE) return NULL;
     if (args->head_dim % 16) return "head_dim is not a multiple of 16";
+    if (args->head_dim % (4 * hdl_plane_elements_per_byte(args->plane)))
+        return "codes of a key are not whole words";
     return args->head_dim > SCORE_MAX_DIM ? "head_dim is more than 1024" : NULL;
 }
 

@@ -3,13 +3,17 @@
  * Integer keys are turned round in registers (8 dwords of VW rows a chunk), so that each lane adds up its
  * own entry and nothing is summed across lanes. The turned keys of a tile stay in a small buffer which every
  * query head that shares them reads: a chunk costs its loads, 24 shuffles and 8 stores once, then per head
- * 8 (int8) or 16 (4 bits) multiply-adds. Integers are exact, so all instruction sets give the same bits.
+ * 8 (int8) or 16 (4 bits) multiply-adds. Codes of a book are looked up, a shuffle for each element of each half
+ * of the bytes, once for the heads of a batch: 32 lookups a chunk and 32 multiply-adds a head for pairs, 64 and 64
+ * for fours, as many multiply-adds an element as of 4 bits. Integers are exact, so all instruction sets give the
+ * same bits.
  *
  * Rows may be of any length that is a multiple of 4 bytes; queries are padded with zeros to whole chunks.
  * Only `static` functions may stand here: see cpu.h. */
 #ifndef HDL_SIMD_SCORE_DOT_H
 #define HDL_SIMD_SCORE_DOT_H
 
+#include "backend/cpu/codebook.h"
 #include "backend/cpu/simd_attend_int.h"
 #include "backend/summary.h"
 
@@ -36,10 +40,11 @@ typedef struct tile_rows {
     const uint8_t *ahead;     /* a later tile, to be fetched meanwhile; or NULL */
 } tile_rows;
 
-/* Bytes of a key's row of this kind in the plane. */
+/* Bytes of a key's row of this kind in the plane. A byte holds `parts` elements, 1 (int8), 2 (4 bits), 4 or 8
+ * (codes of pairs and of fours): element p of byte i is element p * bytes + i of the row. */
 static inline int64_t key_row_bytes(hdl_plane_kind kind, int64_t dim)
 {
-    return kind == HDL_PLANE_KEY_I4 ? dim / 2 : dim;
+    return dim / hdl_plane_elements_per_byte(kind);
 }
 
 #if defined(HDL_ISA_avx512) || defined(HDL_ISA_avx2)
@@ -74,6 +79,15 @@ ALWAYS_INLINE vi vi_low4(vi a)
 ALWAYS_INLINE vi vi_high4(vi a)
 {
     return vi_low4(_mm512_srli_epi16(a, 4));
+}
+/* table[x] of each byte x in 0..15, the table 16 bytes repeated. */
+ALWAYS_INLINE vi vi_table(const uint8_t *table)
+{
+    return _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(const void *)table));
+}
+ALWAYS_INLINE vi vi_lookup(vi table, vi x)
+{
+    return _mm512_shuffle_epi8(table, x);
 }
 ALWAYS_INLINE vi vi_unpack(vi a, vi b, const bool is_high)
 {
@@ -129,6 +143,14 @@ ALWAYS_INLINE vi vi_low4(vi a)
 ALWAYS_INLINE vi vi_high4(vi a)
 {
     return vi_low4(_mm256_srli_epi16(a, 4));
+}
+ALWAYS_INLINE vi vi_table(const uint8_t *table)
+{
+    return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)table));
+}
+ALWAYS_INLINE vi vi_lookup(vi table, vi x)
+{
+    return _mm256_shuffle_epi8(table, x);
 }
 ALWAYS_INLINE vi vi_unpack(vi a, vi b, const bool is_high)
 {
@@ -190,60 +212,56 @@ ALWAYS_INLINE void turn_chunk(const tile_rows *rows, int from, int64_t at, uint3
 
 /* `ahead`: as many bytes of a later tile, fetched in small portions, since requests that come all at once
  * wait for each other; NULL = none. The processor's own prefetcher does not follow rows in this order. */
-ALWAYS_INLINE void gather_chunk(const tile_rows *rows, int64_t at, uint32_t n, bool is_i4, uint8_t *buffer,
-                                const uint8_t *ahead, const bool is_run)
+ALWAYS_INLINE void gather_chunk(const tile_rows *rows, int64_t at, uint32_t n, bool is_signed,
+                                uint8_t *buffer, const uint8_t *ahead, const bool is_run)
 {
     for (int v = 0; v < VECTORS; v++) {
         vi key[8];
         if (ahead)
-            for (int i = 0; i < VW * CHUNK_BYTES / 64; i++, ahead += 64) __builtin_prefetch(ahead, 0, 3);
+            for (int i = 0; i < VW * (int)n / 64; i++, ahead += 64) __builtin_prefetch(ahead, 0, 3);
         turn_chunk(rows, v * VW, at, n, key, is_run);
 #pragma GCC unroll 8
         for (int i = 0; i < 8; i++) {
 #if defined(HDL_ISA_avx512)
-            if (!is_i4) key[i] = _mm512_xor_si512(key[i], _mm512_set1_epi8((char)0x80));
+            if (is_signed) key[i] = _mm512_xor_si512(key[i], _mm512_set1_epi8((char)0x80));
 #endif
             vi_store(buffer + (i * VECTORS + v) * (int64_t)sizeof(vi), key[i]);
         }
     }
-    (void)is_i4;
+    (void)is_signed;
 }
 
 /* Keys of a tile, n_bytes at `offset` of each row, into the buffer in the order dot_batch reads. */
 static void gather_keys(const tile_rows *rows, int64_t offset, int64_t n_bytes, hdl_plane_kind kind,
                         uint8_t *buffer)
 {
-    bool is_i4 = kind == HDL_PLANE_KEY_I4;
+    bool is_signed = hdl_plane_elements_per_byte(kind) == 1;
     const uint8_t *ahead = rows->ahead ? rows->ahead + offset * TILE : NULL;
     for (int64_t at = 0; at < n_bytes; at += CHUNK_BYTES, buffer += 8 * VECTORS * sizeof(vi)) {
-        if (n_bytes - at < CHUNK_BYTES)
-            gather_chunk(rows, offset + at, (uint32_t)(n_bytes - at), is_i4, buffer, NULL, rows->stride > 0);
+        uint32_t n = (uint32_t)HDL_MIN(n_bytes - at, (int64_t)CHUNK_BYTES);
+        if (n < CHUNK_BYTES)
+            gather_chunk(rows, offset + at, n, is_signed, buffer, ahead, rows->stride > 0);
         else if (rows->stride)
-            gather_chunk(rows, offset + at, CHUNK_BYTES, is_i4, buffer, ahead, true);
+            gather_chunk(rows, offset + at, CHUNK_BYTES, is_signed, buffer, ahead, true);
         else
-            gather_chunk(rows, offset + at, CHUNK_BYTES, is_i4, buffer, ahead, false);
-        if (ahead) ahead += TILE * CHUNK_BYTES;
+            gather_chunk(rows, offset + at, CHUNK_BYTES, is_signed, buffer, ahead, false);
+        if (ahead) ahead += TILE * n;
     }
 }
 
 static inline int64_t query_bytes(hdl_plane_kind kind, int64_t dim)
 {
-    return HDL_ALIGN_UP(key_row_bytes(kind, dim), CHUNK_BYTES) * (kind == HDL_PLANE_KEY_I4 ? 2 : 1);
+    return HDL_ALIGN_UP(key_row_bytes(kind, dim), CHUNK_BYTES) * hdl_plane_elements_per_byte(kind);
 }
 
-/* q8 [dim] in the order of the keys: chunk by chunk, of 4-bit keys the low halves' elements first. */
+/* q8 [dim] in the order of the keys: chunk by chunk, one part of its bytes after the other. */
 static void pack_query(const int8_t *q8, hdl_plane_kind kind, int64_t dim, uint8_t *to)
 {
     int64_t n = key_row_bytes(kind, dim);
     memset(to, 0, (size_t)query_bytes(kind, dim));
-    for (int64_t at = 0; at < n; at += CHUNK_BYTES) {
-        size_t part = (size_t)HDL_MIN(n - at, (int64_t)CHUNK_BYTES);
-        memcpy(to, q8 + at, part);
-        to += CHUNK_BYTES;
-        if (kind != HDL_PLANE_KEY_I4) continue;
-        memcpy(to, q8 + n + at, part);
-        to += CHUNK_BYTES;
-    }
+    for (int64_t at = 0; at < n; at += CHUNK_BYTES)
+        for (int32_t part = 0; part < hdl_plane_elements_per_byte(kind); part++, to += CHUNK_BYTES)
+            memcpy(to, q8 + part * n + at, (size_t)HDL_MIN(n - at, (int64_t)CHUNK_BYTES));
 }
 
 ALWAYS_INLINE vi query_dword(const uint8_t *q)
@@ -253,79 +271,119 @@ ALWAYS_INLINE vi query_dword(const uint8_t *q)
     return vi_set1(x);
 }
 
-/* sum [group][N_SUMS] += the products of one chunk: a sum for each vector of entries, or two that are added
- * up in the end. */
+/* The books of pairs and fours, as unsigned bytes. */
+enum { MAX_GROUP = 4 };
+ALWAYS_INLINE void load_book(const int parts, vi book[MAX_GROUP])
+{
+    for (int j = 0; j < parts / 2 && parts > 2; j++) {
+        uint8_t entry[HDL_BOOK_CODES];
+        for (int i = 0; i < HDL_BOOK_CODES; i++)
+            entry[i] = (uint8_t)(hdl_book(parts / 2)[j][i] + HDL_BOOK_MOST);
+        book[j] = vi_table(entry);
+    }
+}
+
+/* Element p of the bytes x, not signed: 0..15, or an entry of the book. */
+ALWAYS_INLINE vi key_part(vi x, int p, const vi *book, const int parts)
+{
+    if (parts == 1) return x;
+    vi half = p < parts / 2 ? vi_low4(x) : vi_high4(x);
+    return parts == 2 ? half : vi_lookup(book[p % (parts / 2)], half);
+}
+
+/* sum [group][N_SUMS] += the products of n dwords of a chunk: a sum for each vector of entries, or two that are
+ * added up in the end. */
 enum { N_SUMS = HDL_MAX(VECTORS, 2) };
 #if defined(HDL_ISA_avx512)
-ALWAYS_INLINE void dot_chunk(const uint8_t *key, const uint8_t *q, int64_t q_bytes, vi (*sum)[N_SUMS],
-                             const bool is_i4, const int group)
+ALWAYS_INLINE void dot_chunk(const uint8_t *key, const uint8_t *q, int64_t q_bytes, vi (*sum)[N_SUMS], int n,
+                             const vi *book, const int parts, const int group)
 {
-    for (int i = 0; i < 8; i++, q += 4) {
-        vi first[VECTORS], second[VECTORS];
+    for (int i = 0; i < n; i++, q += 4) {
+        vi x[VECTORS];
 #pragma GCC unroll 4
-        for (int v = 0; v < VECTORS; v++, key += sizeof(vi)) {
-            vi x = vi_load(key);
-            first[v] = is_i4 ? vi_low4(x) : x;
-            second[v] = is_i4 ? vi_high4(x) : x;
-        }
+        for (int v = 0; v < VECTORS; v++, key += sizeof(vi)) x[v] = vi_load(key);
+#pragma GCC unroll 8
+        for (int p = 0; p < parts; p++) {
+            vi k[VECTORS];
 #pragma GCC unroll 4
-        for (int g = 0; g < group; g++) {
-            vi y = query_dword(q + g * q_bytes);
-            vi *to = sum[g];
+            for (int v = 0; v < VECTORS; v++) k[v] = key_part(x[v], p, book, parts);
 #pragma GCC unroll 4
-            for (int v = 0; v < VECTORS; v++) to[v] = _mm512_dpbusd_epi32(to[v], first[v], y);
-            if (!is_i4) continue;
-            y = query_dword(q + g * q_bytes + CHUNK_BYTES);
+            for (int g = 0; g < group; g++) {
+                vi y = query_dword(q + g * q_bytes + p * CHUNK_BYTES);
 #pragma GCC unroll 4
-            for (int v = 0; v < VECTORS; v++) to[v] = _mm512_dpbusd_epi32(to[v], second[v], y);
+                for (int v = 0; v < VECTORS; v++) sum[g][v] = _mm512_dpbusd_epi32(sum[g][v], k[v], y);
+            }
         }
     }
 }
 #else
-ALWAYS_INLINE void dot_chunk(const uint8_t *key, const uint8_t *q, int64_t q_bytes, vi (*sum)[N_SUMS],
-                             const bool is_i4, const int group)
+/* 4 bits: 8 products of 15 * 127 * 2 fit 16 bits. */
+ALWAYS_INLINE void dot_chunk_i4(const uint8_t *key, const uint8_t *q, int64_t q_bytes, vi (*sum)[N_SUMS],
+                                const int group)
 {
     const vi ones = _mm256_set1_epi16(1);
 #pragma GCC unroll 2
-    for (int half = 0; half < 8; half += 4) { /* 8 products of 15 * 127 * 2 fit 16 bits */
+    for (int half = 0; half < 8; half += 4) {
         vi s[BATCH];
 #pragma GCC unroll 4
         for (int g = 0; g < group; g++) s[g] = _mm256_setzero_si256();
 #pragma GCC unroll 4
         for (int i = half; i < half + 4; i++) {
             vi x = vi_load(key + i * (int64_t)sizeof(vi));
-            vi first = is_i4 ? vi_low4(x) : _mm256_abs_epi8(x), second = is_i4 ? vi_high4(x) : x;
+            vi low = vi_low4(x), high = vi_high4(x);
 #pragma GCC unroll 4
             for (int g = 0; g < group; g++) {
                 vi y = query_dword(q + g * q_bytes + 4 * i);
-                if (is_i4) {
-                    vi z = query_dword(q + g * q_bytes + 4 * i + CHUNK_BYTES);
-                    s[g] = _mm256_add_epi16(s[g], _mm256_maddubs_epi16(first, y));
-                    s[g] = _mm256_add_epi16(s[g], _mm256_maddubs_epi16(second, z));
-                } else { /* 2 * 127 * 127 fits alone */
-                    vi product = _mm256_maddubs_epi16(first, _mm256_sign_epi8(y, second));
-                    sum[g][i & 1] = vi_add(sum[g][i & 1], _mm256_madd_epi16(product, ones));
-                }
+                vi z = query_dword(q + g * q_bytes + 4 * i + CHUNK_BYTES);
+                s[g] = _mm256_add_epi16(s[g], _mm256_maddubs_epi16(low, y));
+                s[g] = _mm256_add_epi16(s[g], _mm256_maddubs_epi16(high, z));
             }
         }
-        for (int g = 0; g < group && is_i4; g++)
+        for (int g = 0; g < group; g++)
             sum[g][half / 4] = vi_add(sum[g][half / 4], _mm256_madd_epi16(s[g], ones));
+    }
+}
+
+/* int8: 2 * 127 * 127 fits 16 bits alone; of a book's entries 2 * 121 * 127. */
+ALWAYS_INLINE void dot_chunk(const uint8_t *key, const uint8_t *q, int64_t q_bytes, vi (*sum)[N_SUMS], int n,
+                             const vi *book, const int parts, const int group)
+{
+    const vi ones = _mm256_set1_epi16(1);
+    if (parts == 2) {
+        dot_chunk_i4(key, q, q_bytes, sum, group);
+        return;
+    }
+#pragma GCC unroll 2
+    for (int i = 0; i < n; i++) {
+        vi x = vi_load(key + i * (int64_t)sizeof(vi));
+#pragma GCC unroll 8
+        for (int p = 0; p < parts; p++) {
+            vi k = parts == 1 ? _mm256_abs_epi8(x) : key_part(x, p, book, parts);
+#pragma GCC unroll 4
+            for (int g = 0; g < group; g++) {
+                vi y = query_dword(q + g * q_bytes + 4 * i + p * CHUNK_BYTES);
+                vi product = _mm256_maddubs_epi16(k, parts == 1 ? _mm256_sign_epi8(y, x) : y);
+                sum[g][i & 1] = vi_add(sum[g][i & 1], _mm256_madd_epi16(product, ones));
+            }
+        }
     }
 }
 #endif
 
 ALWAYS_INLINE void dot_as(const uint8_t *key, int64_t n_bytes, const uint8_t *q, int64_t q_bytes,
-                          const int32_t *bias, float *dots, int64_t stride, const bool is_i4, const int group)
+                          const int32_t *bias, float *dots, int64_t stride, const int parts, const int group)
 {
-    vi sum[BATCH][N_SUMS];
+    vi sum[BATCH][N_SUMS], book[MAX_GROUP];
+    load_book(parts, book);
 #pragma GCC unroll 4
     for (int g = 0; g < group; g++)
 #pragma GCC unroll 4
         for (int i = 0; i < N_SUMS; i++) sum[g][i] = vi_set1(i < VECTORS ? bias[g] : 0);
     for (int64_t at = 0; at < n_bytes; at += CHUNK_BYTES) {
-        dot_chunk(key, q, q_bytes, sum, is_i4, group);
+        int n = parts > 2 ? (int)HDL_MIN((n_bytes - at) / 4, (int64_t)8) : 8; /* the rest is zeros */
+        dot_chunk(key, q, q_bytes, sum, n, book, parts, group);
         key += 8 * VECTORS * sizeof(vi);
-        q += is_i4 ? 2 * CHUNK_BYTES : CHUNK_BYTES;
+        q += parts * CHUNK_BYTES;
     }
 #pragma GCC unroll 4
     for (int g = 0; g < group; g++) {
@@ -367,17 +425,16 @@ static void gather_keys(const tile_rows *rows, int64_t offset, int64_t n_bytes, 
                         uint8_t *buffer)
 {
     int16_t *to = (int16_t *)(void *)buffer;
-    for (int t = 0; t < VW; t++, to += n_bytes) {
+    int32_t parts = hdl_plane_elements_per_byte(kind), group = HDL_MAX(parts / 2, 1);
+    for (int t = 0; t < VW; t++) {
         const uint8_t *key = (rows->stride ? rows->first + t * rows->stride : rows->row[t]) + offset;
-        if (kind != HDL_PLANE_KEY_I4) {
-            for (int64_t i = 0; i < n_bytes; i++) to[i] = (int8_t)key[i];
-            continue;
-        }
-        for (int64_t i = 0; i < n_bytes; i++) {
-            to[i] = (int16_t)((key[i] & 15) - 8);
-            to[i + n_bytes] = (int16_t)((key[i] >> 4) - 8);
-        }
-        to += n_bytes;
+        for (int32_t p = 0; p < parts; p++, to += n_bytes)
+            for (int64_t i = 0; i < n_bytes; i++) {
+                int code = p < group ? key[i] & 15 : key[i] >> 4;
+                to[i] = (int16_t)(parts == 1 ? (int8_t)key[i]
+                                  : parts == 2 ? code - 8
+                                               : hdl_book(group)[p % group][code]);
+            }
     }
 }
 
@@ -394,9 +451,9 @@ static void pack_query(const int8_t *q8, hdl_plane_kind kind, int64_t dim, uint8
 }
 
 ALWAYS_INLINE void dot_as(const uint8_t *key, int64_t n_bytes, const uint8_t *q, int64_t q_bytes,
-                          const int32_t *bias, float *dots, int64_t stride, const bool is_i4, const int group)
+                          const int32_t *bias, float *dots, int64_t stride, const int parts, const int group)
 {
-    int64_t dim = is_i4 ? 2 * n_bytes : n_bytes;
+    int64_t dim = parts * n_bytes;
     (void)bias;
     for (int g = 0; g < group; g++)
         for (int t = 0; t < VW; t++) {
@@ -409,24 +466,26 @@ ALWAYS_INLINE void dot_as(const uint8_t *key, int64_t n_bytes, const uint8_t *q,
 }
 #endif
 
+ALWAYS_INLINE void dot_parts(const uint8_t *key, int64_t n_bytes, const uint8_t *q, int64_t q_bytes,
+                             const int32_t *bias, float *dots, int64_t stride, const int parts, int group)
+{
+    switch (group) {
+        case 1: dot_as(key, n_bytes, q, q_bytes, bias, dots, stride, parts, 1); break;
+        case 2: dot_as(key, n_bytes, q, q_bytes, bias, dots, stride, parts, 2); break;
+        case 3: dot_as(key, n_bytes, q, q_bytes, bias, dots, stride, parts, 3); break;
+        default: dot_as(key, n_bytes, q, q_bytes, bias, dots, stride, parts, 4); break;
+    }
+}
+
 /* dots[g * stride + 0..TILE) of up to BATCH queries with the gathered keys; bias is -offset * sum of q. */
 static void dot_batch(const uint8_t *key, int64_t n_bytes, const uint8_t *q, int64_t q_bytes,
                       const int32_t *bias, float *dots, int64_t stride, hdl_plane_kind kind, int group)
 {
-    if (kind == HDL_PLANE_KEY_I4) {
-        switch (group) {
-            case 1: dot_as(key, n_bytes, q, q_bytes, bias, dots, stride, true, 1); break;
-            case 2: dot_as(key, n_bytes, q, q_bytes, bias, dots, stride, true, 2); break;
-            case 3: dot_as(key, n_bytes, q, q_bytes, bias, dots, stride, true, 3); break;
-            default: dot_as(key, n_bytes, q, q_bytes, bias, dots, stride, true, 4); break;
-        }
-        return;
-    }
-    switch (group) {
-        case 1: dot_as(key, n_bytes, q, q_bytes, bias, dots, stride, false, 1); break;
-        case 2: dot_as(key, n_bytes, q, q_bytes, bias, dots, stride, false, 2); break;
-        case 3: dot_as(key, n_bytes, q, q_bytes, bias, dots, stride, false, 3); break;
-        default: dot_as(key, n_bytes, q, q_bytes, bias, dots, stride, false, 4); break;
+    switch (hdl_plane_elements_per_byte(kind)) {
+        case 1: dot_parts(key, n_bytes, q, q_bytes, bias, dots, stride, 1, group); break;
+        case 2: dot_parts(key, n_bytes, q, q_bytes, bias, dots, stride, 2, group); break;
+        case 4: dot_parts(key, n_bytes, q, q_bytes, bias, dots, stride, 4, group); break;
+        default: dot_parts(key, n_bytes, q, q_bytes, bias, dots, stride, 8, group); break;
     }
 }
 

@@ -3,6 +3,7 @@
  * Every element's arithmetic is the reference's, in the reference's order; only elements side by side are
  * done at once. So all bytes of a plane are the same on every instruction set. Bound by memory where many
  * rows come at once; a decode step reads its own row (keys) or its own block (means and bounds) again. */
+#include "backend/cpu/codebook.h"
 #include "backend/cpu/cpu.h"
 #include "backend/cpu/route_int.h"
 #include "backend/cpu/simd_half.h"
@@ -75,6 +76,62 @@ static float store_i4(const float *x, uint8_t *to, int64_t n)
     return scale;
 }
 
+/* Codes of the nearest entries, n groups of a half side by side; c [n_elements] takes the entries. */
+ALWAYS_INLINE void find_codes(const float *u, uint8_t *to, float *c, int64_t n_elements, const int group)
+{
+    int64_t n = n_elements / (2 * group);
+    int32_t code[MAX_DIM / 2];
+    for (int half = 0; half < 2; half++) {
+        const float *x = u + half * group * n;
+        float least[MAX_DIM / 4];
+        int32_t *best = code + half * n;
+        for (int64_t i = 0; i < n; i++) {
+            least[i] = INFINITY;
+            best[i] = 0;
+        }
+        for (int32_t k = 0; k < HDL_BOOK_CODES; k++)
+            for (int64_t i = 0; i < n; i++) {
+                float distance = 0;
+                for (int j = 0; j < group; j++) {
+                    float d = x[j * n + i] - (float)hdl_book(group)[j][k];
+                    distance += d * d;
+                }
+                best[i] = distance < least[i] ? k : best[i];
+                least[i] = distance < least[i] ? distance : least[i];
+            }
+        for (int j = 0; j < group; j++)
+            for (int64_t i = 0; i < n; i++)
+                c[(half * group + j) * n + i] = (float)hdl_book(group)[j][best[i]];
+    }
+    for (int64_t i = 0; i < n; i++) to[i] = (uint8_t)(code[i] | code[n + i] << 4);
+}
+
+static float store_codes(const float *x, uint8_t *to, int64_t n, int group)
+{
+    float y[MAX_DIM], u[MAX_DIM], c[MAX_DIM], scale;
+    hdl_rotate(x, y, n);
+    float norm = hdl_dot16(y, y, n), factor = hdl_book_factor(norm, n, &scale);
+    if (factor == 0) {
+        memset(to, 0, (size_t)(n / (2 * group)));
+        return scale;
+    }
+    for (int64_t i = 0; i < n; i++) u[i] = y[i] * factor;
+    if (group == 2)
+        find_codes(u, to, c, n, 2);
+    else
+        find_codes(u, to, c, n, 4);
+    return hdl_book_scale(norm, hdl_dot16(y, c, n), n);
+}
+
+static float store_key(const float *x, uint8_t *to, int64_t n, hdl_plane_kind kind)
+{
+    switch (kind) {
+        case HDL_PLANE_KEY_I8: return store_i8(x, (int8_t *)to, n);
+        case HDL_PLANE_KEY_I4: return store_i4(x, to, n);
+        default: return store_codes(x, to, n, kind == HDL_PLANE_KEY_PQ2 ? 2 : 4);
+    }
+}
+
 static void summarise_key(const hdl_summarise_args *args, int64_t token)
 {
     const hdl_kv_plane *plane = &args->kv.plane[0];
@@ -85,7 +142,7 @@ static void summarise_key(const hdl_summarise_args *args, int64_t token)
     float row[MAX_DIM], scale;
     for (int32_t head = 0; head < args->n_kv_heads; head++, to += bytes / args->n_kv_heads) {
         load_row(args, token, head, false, row);
-        scale = args->kind == HDL_PLANE_KEY_I8 ? store_i8(row, (int8_t *)to, dim) : store_i4(row, to, dim);
+        scale = store_key(row, to, dim, args->kind);
         memcpy(scales + head * (int64_t)sizeof scale, &scale, sizeof scale);
     }
 }
@@ -176,7 +233,7 @@ static void summarise_block(const hdl_summarise_args *args, int64_t entry)
 
 static bool is_by_token(const hdl_summarise_args *args)
 {
-    return args->kind == HDL_PLANE_KEY_I8 || args->kind == HDL_PLANE_KEY_I4;
+    return hdl_plane_scale_bytes(args->kind, 1) > 0; /* index keys are refused */
 }
 
 /* Entries of a task: about TASK_TOKENS tokens. */
