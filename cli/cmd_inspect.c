@@ -27,6 +27,8 @@ static void print_model(const heddle_model_info *info)
     if (info->n_windowed_layers) {
         printf(", of which %d read only the last %d tokens", info->n_windowed_layers, info->window);
     }
+    if (info->n_state_layers)
+        printf(", of which %d keep a gated-delta state of fixed size", info->n_state_layers);
     printf("\n");
     printf("%-16s %d query heads, %d KV heads, K %d and V %d wide\n", "attention", info->n_heads,
            info->n_kv_heads, info->head_dim, info->v_head_dim);

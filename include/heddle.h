@@ -90,7 +90,8 @@ typedef struct heddle_model_info { /* strings live as long as the engine */
     int32_t train_context;             /* tokens; 0 = the file does not say */
     int32_t n_windowed_layers, window; /* layers that read only the last `window` tokens */
     int64_t weight_bytes, file_bytes, n_params;
-    const char *formats; /* "q4_1 (210), f32 (61)" */
+    const char *formats;    /* "q4_1 (210), f32 (61)" */
+    int32_t n_state_layers; /* layers that keep a state of fixed size in place of keys and values */
 } heddle_model_info;
 void heddle_engine_model_info(const heddle_engine *engine, heddle_model_info *info);
 
@@ -167,7 +168,7 @@ void heddle_session_options_default(heddle_session_options *options);
 /* What a session will take at most when it holds n_tokens. */
 typedef struct heddle_memory {
     uint32_t struct_size;
-    int64_t weight_bytes, kv_bytes, workspace_bytes, total_bytes;
+    int64_t weight_bytes, kv_bytes, workspace_bytes, total_bytes; /* kv: layers' states included */
     int64_t available_bytes; /* what the system and its control groups can give now; INT64_MAX: unknown */
 } heddle_memory;
 heddle_status heddle_memory_plan(const heddle_engine *engine, const heddle_plan *plan,
@@ -209,7 +210,8 @@ const float *heddle_session_logits(const heddle_session *session);
 int64_t heddle_session_len(const heddle_session *session);
 const int32_t *heddle_session_ids(const heddle_session *session); /* [len], until it changes */
 /* Keeps the first n tokens, or fewer where a sliding cache, or a plan that evicts, no longer holds what
- * they need; *n_kept says. */
+ * they need, and none where layers keep a state, which is that of the last token only (a warning of the log
+ * says so, unless a mounted document ends at n); *n_kept says. */
 heddle_status heddle_session_truncate(heddle_session *session, int64_t n, int64_t *n_kept);
 /* A second session over the same KV pages, copied when written. */
 heddle_status heddle_session_fork(heddle_session **out, const heddle_session *session);
@@ -354,7 +356,8 @@ typedef struct heddle_batch_item {
     heddle_session *session;
     const int32_t *ids; /* [n_ids >= 1] to append in this step */
     int64_t n_ids;
-    /* [n_ids] for token trees: 1 = row i sees new row j ([n_ids, n_ids]); NULL = causal */
+    /* [n_ids] for token trees: 1 = row i sees new row j ([n_ids, n_ids]); NULL = causal. UNSUPPORTED where
+     * layers keep a state */
     const uint8_t *mask;
     /* 0: generated tokens, by the decode route; 1: a prompt's end, 2: a prompt's part before its end, by
      * the prefill route (the difference matters to plans that evict at the end of a prompt) */

@@ -1,8 +1,8 @@
 """Model configuration: every choice the method leaves open is a named field here.
 
 The same fields are written to config.json by export.py and read by modeling_heddle.py
-and by the C engine. Sister rows (Transformer, YOCO, CLSA, window hybrid) differ in
-`layer_kinds` and the index fields only, so that a comparison changes one thing.
+and by the C engine. Sister rows (Transformer, YOCO, CLSA, the window and gated-delta hybrids)
+differ in `layer_kinds`, the index and the delta fields only, so that a comparison changes one thing.
 """
 import dataclasses
 import json
@@ -10,7 +10,7 @@ import json
 
 @dataclasses.dataclass
 class ModelConfig:
-    arch: str = "clsa"                 # clsa | yoco | transformer | window_hybrid
+    arch: str = "clsa"                 # clsa | yoco | transformer | window_hybrid | gated_delta_hybrid
     n_vocab: int = 8192
     hidden_size: int = 384
     intermediate_size: int = 1024
@@ -19,7 +19,7 @@ class ModelConfig:
     head_dim: int = 64
     n_self: int = 6                    # layers below the shared state H
     n_cross: int = 6                   # layers that read the shared K, V
-    layer_kinds: list = None           # per layer: window | full | cross (filled from arch)
+    layer_kinds: list = None           # per layer: window | full | cross | delta (filled from arch)
     window: int = 512                  # keys seen by a window layer, the token itself included
     rope_base: float = 10000.0
     rope_style: str = "half"           # pairs are (i, i + head_dim/2)
@@ -47,6 +47,17 @@ class ModelConfig:
     index_group_query: str = "shared_state"
     index_detach: bool = True          # the index does not send gradients into H
     top_k: int = 2048                  # keys read per token by the shipped model
+    # gated-delta layers (arXiv 2412.06464): no position encoding; as many parameters as the attention they replace
+    delta_n_heads: int = 2
+    delta_k_dim: int = 64
+    delta_v_dim: int = 128
+    delta_conv: int = 4                # rows of the causal convolution over q, k, v; 0 = none
+    delta_conv_act: str = "silu"
+    delta_scale: float = 0.125         # delta_k_dim ** -0.5
+    delta_qk_norm: str = "l2"
+    delta_qk_eps: float = 1e-6
+    delta_out_norm: str = "rms"        # of each head, with a gain, before the gate
+    delta_gate: str = "silu"
     max_seq_len: int = 32768           # longest sequence seen in training
 
     def __post_init__(self):
@@ -58,6 +69,8 @@ class ModelConfig:
                 self.layer_kinds = ["full"] * n
             elif self.arch == "window_hybrid":
                 self.layer_kinds = ["full" if i % 4 == 3 else "window" for i in range(n)]
+            elif self.arch == "gated_delta_hybrid":
+                self.layer_kinds = ["full" if i % 4 == 3 else "delta" for i in range(n)]
             else:
                 raise ValueError(f"unknown arch '{self.arch}'")
         n_cross = self.layer_kinds.count("cross")
@@ -65,6 +78,11 @@ class ModelConfig:
             raise ValueError(f"index_groups {self.index_groups}: must be in 1..{n_cross}, the cross layers")
         if self.index_group_query not in ("shared_state", "own_input"):
             raise ValueError(f"index_group_query '{self.index_group_query}': must be shared_state or own_input")
+        for name, only in (("delta_conv_act", "silu"), ("delta_qk_norm", "l2"), ("delta_out_norm", "rms"), ("delta_gate", "silu")):
+            if getattr(self, name) != only:
+                raise ValueError(f"{name} '{getattr(self, name)}': must be {only}")
+        if not 0 <= self.delta_conv <= 16:
+            raise ValueError(f"delta_conv {self.delta_conv}: must be in 0..16")
         if self.head_dim % 2 or self.n_heads % self.n_kv_heads:
             raise ValueError("head_dim must be even and n_heads a multiple of n_kv_heads")
 
@@ -98,7 +116,8 @@ PRESETS = {
     # CPU tests
     "tiny": dict(hidden_size=64, intermediate_size=96, n_heads=4, n_kv_heads=2,
                  head_dim=16, n_self=2, n_cross=2, window=16, attn_scale=0.25,
-                 index_dim=16, index_scale=0.25, top_k=16, max_seq_len=512),
+                 index_dim=16, index_scale=0.25, top_k=16, max_seq_len=512,
+                 delta_n_heads=2, delta_k_dim=16, delta_v_dim=32, delta_scale=0.25),
 }
 
 

@@ -3,7 +3,8 @@
   export.py --ckpt state.pt|FOLDER --out models/NAME --format bf16|q8_0 [--top-k 1024] [--pieces MIB]
 
 q8_0 stores every matrix as U8 [rows, cols/32*34]: blocks of an f16 scale and 32 int8, the
-layout of GGUF's Q8_0, so that it can be mapped and used as it is. Norm gains stay float32.
+layout of GGUF's Q8_0, so that it can be mapped and used as it is. Norm gains stay float32, as do the
+short convolution and the gates of gated-delta layers.
 --pieces splits the file for transport; join with `cat`.
 """
 import argparse
@@ -37,9 +38,10 @@ def main():
     cfg.update(model_type="heddle_clsa", weight_format=args.format)
     out = {}
     for name, w in weights.items():
-        if w.ndim == 2 and args.format == "q8_0":
+        small = name.endswith(("delta.conv.weight", "delta.ab_proj.weight"))      # they decide what a state keeps
+        if w.ndim == 2 and args.format == "q8_0" and not small:
             out[name] = quantise_q8_0(w)
-        elif w.ndim == 2 and args.format == "bf16":
+        elif w.ndim == 2 and args.format == "bf16" and not small:
             out[name] = w.to(torch.bfloat16).contiguous()
         else:
             out[name] = w.float().contiguous()

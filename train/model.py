@@ -1,4 +1,4 @@
-"""Transformer, YOCO, CLSA and the window hybrid as rows of one module.
+"""Transformer, YOCO, CLSA, the window and the gated-delta hybrid as rows of one module.
 
 Parameter names are the names in the exported safetensors file.
 """
@@ -9,6 +9,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 import attention as att
+import delta_rule
 
 
 def rms_norm(x, weight, eps):
@@ -89,13 +90,57 @@ class Attention(nn.Module):
         return k.transpose(1, 2), v.transpose(1, 2)
 
 
+class Taps(nn.Module):
+    """The weight [width, channels] of a short causal convolution; the row's own tap is the last."""
+
+    def __init__(self, width, channels):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(width, channels))
+
+
+class Delta(nn.Module):
+    """A gated-delta layer: W_o (norm(o) * silu(g)), o of the gated delta rule."""
+
+    def __init__(self, cfg):
+        super().__init__()
+        self.H, self.dk, self.dv = cfg.delta_n_heads, cfg.delta_k_dim, cfg.delta_v_dim
+        self.scale, self.eps = cfg.delta_scale, cfg.delta_qk_eps
+        channels = self.H * (2 * self.dk + self.dv)
+        self.qkv_proj = nn.Linear(cfg.hidden_size, channels, bias=False)
+        self.ab_proj = nn.Linear(cfg.hidden_size, 2 * self.H, bias=False)
+        self.g_proj = nn.Linear(cfg.hidden_size, self.H * self.dv, bias=False)
+        self.o_proj = nn.Linear(self.H * self.dv, cfg.hidden_size, bias=False)
+        self.conv = Taps(cfg.delta_conv, channels) if cfg.delta_conv else None
+        self.a_log = nn.Parameter(torch.empty(self.H).uniform_(1, 16).log())
+        dt = torch.empty(self.H).uniform_(math.log(1e-3), math.log(0.1)).exp()
+        self.dt_bias = nn.Parameter(dt + torch.log(-torch.expm1(-dt)))     # softplus(dt_bias) = dt
+        self.norm = RMSNorm(self.dv, cfg.norm_eps)
+
+    def forward(self, y, masks):
+        B, N, _ = y.shape
+        x = self.qkv_proj(y)
+        if self.conv is not None:
+            x = F.silu(delta_rule.short_conv(x, self.conv.weight, masks.pos))
+        n = self.H * self.dk
+        q, k = (x[..., i * n:(i + 1) * n].view(B, N, self.H, self.dk) for i in (0, 1))
+        v = x[..., 2 * n:].view(B, N, self.H, self.dv)
+        a, b = self.ab_proj(y).float().view(B, N, 2, self.H).unbind(2)
+        log_alpha = -self.a_log.float().exp() * F.softplus(a + self.dt_bias.float())
+        o = delta_rule.chunked(delta_rule.unit(q, self.eps) * self.scale, delta_rule.unit(k, self.eps), v.float(), log_alpha,
+                               b.sigmoid(), masks.doc).to(y.dtype)
+        return self.o_proj(self.norm(o).reshape(B, N, -1) * F.silu(self.g_proj(y)))
+
+
 class Block(nn.Module):
     def __init__(self, cfg, kind):
         super().__init__()
         self.kind = kind
         self.scale = cfg.attn_scale
         self.input_layernorm = RMSNorm(cfg.hidden_size, cfg.norm_eps)
-        self.self_attn = Attention(cfg, kind)
+        if kind == "delta":
+            self.delta = Delta(cfg)
+        else:
+            self.self_attn = Attention(cfg, kind)
         self.post_attention_layernorm = RMSNorm(cfg.hidden_size, cfg.norm_eps)
         self.mlp = MLP(cfg)
 
@@ -103,6 +148,9 @@ class Block(nn.Module):
         """mode: 'dense' | 'sparse' (cross layers read masks' lists); -> x, q, lse or None."""
         B, N, _ = x.shape
         y = self.input_layernorm(x)
+        if self.kind == "delta":
+            x = x + self.delta(y, masks)
+            return x + self.mlp(self.post_attention_layernorm(x))
         q = self.self_attn.query(y, cos, sin)
         if self.kind != "cross":
             k, v = self.self_attn.key_value(y, cos, sin)
@@ -179,7 +227,7 @@ class Model(nn.Module):
             if name.startswith("embed_tokens") or name.startswith("lm_head"):
                 nn.init.normal_(p, std=0.02)
                 continue
-            std = 0.5 * p.shape[1] ** -0.5
+            std = 0.5 * p.shape[0 if name.endswith("conv.weight") else 1] ** -0.5
             if name.endswith("o_proj.weight") or name.endswith("down_proj.weight"):
                 std /= math.sqrt(2 * n)
             nn.init.normal_(p, std=std)

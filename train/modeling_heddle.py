@@ -83,8 +83,35 @@ class Heddle:
         start = torch.where(border, i, torch.zeros_like(i)).cummax(0).values
         return i - start, border.cumsum(0)
 
+    def delta(self, y, p, pos):
+        """A gated-delta layer, row by row; what it keeps does not outlive a document."""
+        c, n, p = self.c, len(y), p + "delta."
+        H, dk, dv = c["delta_n_heads"], c["delta_k_dim"], c["delta_v_dim"]
+        x = y @ self.w[p + "qkv_proj.weight"].T
+        if c["delta_conv"]:
+            taps, raw, x = self.w[p + "conv.weight"], x, torch.zeros_like(x)
+            for t in range(n):
+                for back in range(min(c["delta_conv"], int(pos[t]) + 1)):
+                    x[t] += raw[t - back] * taps[c["delta_conv"] - 1 - back]
+            x = F.silu(x)
+        q, k = (x[:, i * H * dk:(i + 1) * H * dk].view(n, H, dk) for i in (0, 1))
+        v = x[:, 2 * H * dk:].view(n, H, dv)
+        q, k = (u * torch.rsqrt(u.pow(2).sum(-1, keepdim=True) + c["delta_qk_eps"]) for u in (q, k))
+        a, b = (y @ self.w[p + "ab_proj.weight"].T).view(n, 2, H).unbind(1)
+        alpha = (-self.w[p + "a_log"].exp() * F.softplus(a + self.w[p + "dt_bias"])).exp()
+        beta, s, o = b.sigmoid(), torch.zeros(H, dv, dk), torch.zeros(n, H, dv)
+        for t in range(n):
+            if pos[t] == 0:
+                s = torch.zeros_like(s)
+            for h in range(H):
+                keep = torch.eye(dk) - beta[t, h] * torch.outer(k[t, h], k[t, h])
+                s[h] = alpha[t, h] * s[h] @ keep + beta[t, h] * torch.outer(v[t, h], k[t, h])
+                o[t, h] = c["delta_scale"] * s[h] @ q[t, h]
+        o = self.norm(o, p + "norm.weight").reshape(n, -1) * F.silu(y @ self.w[p + "g_proj.weight"].T)
+        return o @ self.w[p + "o_proj.weight"].T
+
     def self_decoder(self, ids):
-        """H [n, hidden]: sliding windows that do not cross document borders."""
+        """H [n, hidden]: sliding windows and states that do not cross document borders, full layers that do."""
         c, n = self.c, len(ids)
         rep, W = c["n_heads"] // c["n_kv_heads"], c["window"]
         pos, doc = self.positions(ids)
@@ -94,6 +121,9 @@ class Heddle:
                 continue
             p = f"layers.{l}."
             y = self.norm(x, p + "input_layernorm.weight")
+            if kind == "delta":
+                x = self.mlp(x + self.delta(y, p, pos), p)
+                continue
             qn, kn = (p + "self_attn.q_norm.weight", p + "self_attn.k_norm.weight") if c["qk_norm_self"] else (None, None)
             q = self.rope(self.heads(y, p + "self_attn.q_proj.weight", qn), pos).transpose(0, 1)
             k = self.rope(self.heads(y, p + "self_attn.k_proj.weight", kn), pos).transpose(0, 1).repeat_interleave(rep, 0)
@@ -182,12 +212,17 @@ class Heddle:
             o = torch.where(mask[..., None].any(1)[None], a @ v, torch.zeros(())) if never is not None else a @ v
             x = x + o.transpose(0, 1).reshape(len(x), -1) @ self.w[p + "self_attn.o_proj.weight"].T
             x = self.mlp(x, p)
-        return self.norm(x, "norm.weight") @ self.w["embed_tokens.weight" if c["tie_embeddings"] else "lm_head.weight"].T
+        return self.head(x)
+
+    def head(self, x):
+        return self.norm(x, "norm.weight") @ self.w["embed_tokens.weight" if self.c["tie_embeddings"] else "lm_head.weight"].T
 
     @torch.no_grad()
     def logits(self, ids, reads="list", top_k=None, chunk=256, last=False):
         """Full pass over ids; last=True: only the last position goes up (the prompt stops at H)."""
         h = self.self_decoder(ids)
+        if "cross" not in self.c["layer_kinds"]:
+            return self.head(h[-1:] if last else h)
         rows, qi = self.shared(h)
         top_k = top_k or self.c["top_k"]
         out = []
@@ -242,7 +277,7 @@ class Heddle:
         """H of the last token, from its receptive field; positions stay those of the document."""
         border = (ids == self.c["doc_token"]).nonzero()
         start = int(border[-1]) if len(border) else 0
-        s = max(start, len(ids) - reach)
+        s = start if "delta" in self.c["layer_kinds"] else max(start, len(ids) - reach)
         return self.self_decoder(ids[s:])[-1:]         # RoPE depends on differences only
 
 

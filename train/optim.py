@@ -48,7 +48,8 @@ class Optimiser:
     def __init__(self, model, muon, weight_decay=0.1, betas=(0.9, 0.95), eps=1e-8):
         self.wd, self.betas, self.eps, self.step_no = weight_decay, betas, eps, 0
         named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-        mats = [(n, p) for n, p in named if muon and p.ndim == 2 and n.startswith("layers.") or (muon and n.startswith("shared.") and p.ndim == 2)]
+        small = ("delta.conv.weight", "delta.ab_proj.weight")         # taps and gates, not maps between spaces
+        mats = [(n, p) for n, p in named if not n.endswith(small) and muon and p.ndim == 2 and n.startswith("layers.") or (muon and n.startswith("shared.") and p.ndim == 2)]
         names = {n for n, _ in mats}
         self.groups = {}
         for n, p in mats:

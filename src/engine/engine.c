@@ -161,6 +161,7 @@ void heddle_engine_model_info(const heddle_engine *engine, heddle_model_info *in
                              .n_ff = facts->n_ff,
                              .n_vocab = facts->n_vocab,
                              .train_context = facts->train_context,
+                             .n_state_layers = facts->delta.n_layers,
                              .weight_bytes = model->weight_bytes,
                              .file_bytes = model->file_bytes,
                              .n_params = engine->n_params,
@@ -321,7 +322,7 @@ heddle_status heddle_plan_route(const heddle_plan *plan, const heddle_engine *en
     heddle_plan *own;
     const hdl_plan *used;
     hdl_buf buf = {0};
-    int32_t n_dense = 0, n_window = 0, n_lists = 0;
+    int32_t n_dense = 0, n_window = 0, n_lists = 0, n_states = 0;
     HDL_GIVEN(text);
     *text = NULL;
     HDL_GIVEN(engine);
@@ -333,18 +334,19 @@ heddle_status heddle_plan_route(const heddle_plan *plan, const heddle_engine *en
     for (int32_t layer = 0; layer < facts->n_layers; layer++) {
         bool is_dense = routes[is_decode ? HDL_ROUTE_DECODE : HDL_ROUTE_PREFILL].layers[layer].op ==
                         HDL_OPERATOR_DENSE;
-        bool has_window = facts->layers[layer].window > 0;
+        bool has_window = facts->layers[layer].window > 0, has_state = facts->layers[layer].is_delta;
         n_lists += !is_dense;
         n_window += is_dense && has_window;
-        n_dense += is_dense && !has_window;
+        n_dense += is_dense && !has_window && !has_state;
+        n_states += has_state;
     }
     if (!n_lists)
         hdl_buf_puts(&buf, "dense");
-    else if (n_window)
-        hdl_buf_printf(&buf, "dense in %d of %d layers, the model's window in %d, lists in %d", n_dense,
-                       facts->n_layers, n_window, n_lists);
     else
-        hdl_buf_printf(&buf, "dense in %d of %d layers, lists in %d", n_dense, facts->n_layers, n_lists);
+        hdl_buf_printf(&buf, "dense in %d of %d layers, ", n_dense, facts->n_layers);
+    if (n_lists && n_window) hdl_buf_printf(&buf, "the model's window in %d, ", n_window);
+    if (n_lists && n_states) hdl_buf_printf(&buf, "its gated-delta states in %d, ", n_states);
+    if (n_lists) hdl_buf_printf(&buf, "lists in %d", n_lists);
     hdl_free(routes);
     status = hdl_buf_status(&buf);
     if (status)
@@ -358,7 +360,7 @@ heddle_status heddle_plan_route(const heddle_plan *plan, const heddle_engine *en
 static hdl_cost row_cost(const hdl_route_plan *route, const hdl_retain_spec *retain,
                          const hdl_model_facts *facts, int32_t layer, int64_t row)
 {
-    bool is_retained = retain->score && !facts->layers[layer].window;
+    bool is_retained = retain->score && hdl_layer_is_open(facts, layer);
     int64_t held = is_retained ? HDL_MIN(row, retain->keep + retain->every / 2) : row;
     hdl_cost cost = hdl_cost_of(route, facts, layer, held);
     if (is_retained) cost.tokens += hdl_retain_observed(retain, held);

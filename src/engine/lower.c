@@ -3,6 +3,8 @@
  *   embed -> x
  *   layer: norm x -> normed; q,k,v; [norm q, k]; rotate q, k; append; attend (the plan);
  *          o into x, or into normed and through a norm; norm; gate, up; act; down the same way
+ *   gated-delta layer: in place of q to attend: norm; q, k, v and the gates; short convolution; delta rule; norm of
+ *          each head, times silu of a gate of its own
  *   shared state (where the model has one): norm x -> normed; k,v; [norm k]; append, once for all layers
  *          above; index keys, where the plan reads them. The layers above run for the gathered rows only,
  *          whose residual stream is `last`: first their index queries.
@@ -189,12 +191,64 @@ static bool has_own_queries(const lowering *at)
            hdl_schedule_keeps(at->schedule, at->facts->cross_from, HDL_PLANE_INDEX);
 }
 
-static heddle_status lower_layer(const lowering *at)
+static hdl_step new_state_step(const lowering *at, hdl_op op, hdl_buffer in, hdl_buffer out)
+{
+    hdl_step step = new_step(at, op, in, out);
+    step.group = -1;
+    step.layer_in_group = at->schedule->layer_in_group[at->layer];
+    return step;
+}
+
+/* Short convolution, then the recurrence; what the layer keeps of a sequence is hdl_delta_state_floats. */
+static heddle_status add_recurrence(const lowering *at, const hdl_delta_weights *w)
+{
+    const hdl_delta_facts *delta = &at->facts->delta;
+    int64_t n_cols = hdl_delta_cols(delta);
+    hdl_step conv = new_state_step(at, HDL_OP_CONV, HDL_BUF_DELTA, HDL_BUF_DELTA);
+    conv.u.conv = (hdl_conv_args){
+        .n_cols = n_cols, .width = delta->conv_width, .weight = w->conv.data, .x_stride = n_cols};
+    if (delta->conv_width) HDL_TRY(hdl_schedule_add(at->schedule, &conv));
+    hdl_step rule = new_state_step(at, HDL_OP_DELTA, HDL_BUF_DELTA, HDL_BUF_ATTN);
+    rule.in2 = HDL_BUF_DELTA_AB;
+    rule.state_offset = hdl_delta_conv_floats(delta);
+    rule.u.delta = (hdl_delta_args){.n_heads = delta->n_heads,
+                                    .k_dim = delta->k_dim,
+                                    .v_dim = delta->v_dim,
+                                    .qkv_stride = n_cols,
+                                    .ab_stride = 2 * delta->n_heads,
+                                    .o_stride = (int64_t)delta->n_heads * delta->v_dim,
+                                    .a_log = w->a_log.data,
+                                    .dt_bias = w->dt_bias.data,
+                                    .scale = delta->scale,
+                                    .eps = delta->eps};
+    return hdl_schedule_add(at->schedule, &rule);
+}
+
+/* W_o (norm(o) * silu(g)) of a gated-delta layer, added to the residual stream. */
+static heddle_status lower_delta(const lowering *at)
+{
+    const hdl_delta_facts *delta = &at->facts->delta;
+    const hdl_delta_weights *w = &at->model->deltas[at->layer];
+    int64_t n_out = (int64_t)delta->n_heads * delta->v_dim;
+    part parts[2] = {{&w->wqkv, NULL, HDL_BUF_DELTA, false}, {&w->wg, NULL, HDL_BUF_GATE, false}};
+    HDL_TRY(add_linear(at, HDL_BUF_NORMED, parts, 2));
+    /* alone: with so few outputs it is not for every kernel */
+    HDL_TRY(add_linear(at, HDL_BUF_NORMED, &(part){&w->wab, NULL, HDL_BUF_DELTA_AB, false}, 1));
+    HDL_TRY(add_recurrence(at, w));
+    HDL_TRY(add_norm(at, HDL_BUF_ATTN, HDL_BUF_NONE, HDL_BUF_ATTN, &w->norm, delta->n_heads, delta->v_dim));
+    hdl_step glu = new_step(at, HDL_OP_GLU, HDL_BUF_GATE, HDL_BUF_GATE);
+    glu.in2 = HDL_BUF_ATTN;
+    glu.u.glu = (hdl_glu_args){.n_cols = n_out, .stride = n_out};
+    HDL_TRY(hdl_schedule_add(at->schedule, &glu));
+    return add_output(at, HDL_BUF_GATE, &w->wo, NULL, NULL);
+}
+
+/* q, k, v, rotated; rows appended; what the plan makes of them; W_o into the residual stream. */
+static heddle_status lower_attending(const lowering *at)
 {
     const hdl_model_facts *facts = at->facts;
     const hdl_layer_weights *w = &at->model->layers[at->layer];
     bool has_kv = facts->layers[at->layer].has_kv;
-    HDL_TRY(add_norm(at, at->x, HDL_BUF_NONE, HDL_BUF_NORMED, &w->attn_norm, 1, facts->hidden_size));
     part qkv[3] = {{&w->wq, &w->bq, HDL_BUF_Q, false},
                    {&w->wk, &w->bk, HDL_BUF_K, false},
                    {&w->wv, &w->bv, HDL_BUF_V, false}};
@@ -217,7 +271,15 @@ static heddle_status lower_layer(const lowering *at)
     if (has_own_queries(at))
         HDL_TRY(add_index_queries(at, &w->index_q, facts->layers[at->layer].index_group));
     HDL_TRY(hdl_lower_attention(at->schedule, at->layer));
-    HDL_TRY(add_output(at, HDL_BUF_ATTN, &w->wo, &w->bo, &w->post_attn_norm));
+    return add_output(at, HDL_BUF_ATTN, &w->wo, &w->bo, &w->post_attn_norm);
+}
+
+static heddle_status lower_layer(const lowering *at)
+{
+    const hdl_model_facts *facts = at->facts;
+    const hdl_layer_weights *w = &at->model->layers[at->layer];
+    HDL_TRY(add_norm(at, at->x, HDL_BUF_NONE, HDL_BUF_NORMED, &w->attn_norm, 1, facts->hidden_size));
+    HDL_TRY(facts->layers[at->layer].is_delta ? lower_delta(at) : lower_attending(at));
     HDL_TRY(add_norm(at, at->x, HDL_BUF_NONE, HDL_BUF_NORMED, &w->ffn_norm, 1, facts->hidden_size));
     part ffn[2] = {{&w->w_gate, NULL, HDL_BUF_GATE, false}, {&w->w_up, NULL, HDL_BUF_UP, false}};
     HDL_TRY(add_linear(at, HDL_BUF_NORMED, ffn, 2));
@@ -278,6 +340,12 @@ static void book_buffers(hdl_schedule *schedule)
     hdl_schedule_book(schedule, HDL_BUF_Q, rows * facts->n_heads * facts->head_dim);
     hdl_schedule_book(schedule, HDL_BUF_K, rows * facts->n_kv_heads * facts->head_dim);
     hdl_schedule_book(schedule, HDL_BUF_V, rows * facts->n_kv_heads * facts->v_head_dim);
+    const hdl_delta_facts *delta = &facts->delta;
+    int64_t delta_out = (int64_t)delta->n_heads * delta->v_dim;
+    hdl_schedule_book(schedule, HDL_BUF_DELTA, rows * hdl_delta_cols(delta));
+    hdl_schedule_book(schedule, HDL_BUF_DELTA_AB, rows * 2 * delta->n_heads);
+    hdl_schedule_book(schedule, HDL_BUF_ATTN, rows * delta_out);
+    hdl_schedule_book(schedule, HDL_BUF_GATE, rows * delta_out);
     hdl_schedule_book(schedule, HDL_BUF_ATTN, rows * facts->n_heads * facts->v_head_dim);
     hdl_schedule_book(schedule, HDL_BUF_GATE, rows * facts->n_ff);
     hdl_schedule_book(schedule, HDL_BUF_UP, rows * facts->n_ff);

@@ -77,12 +77,19 @@ heddle_status hdl_group_specs(const heddle_engine *engine, const heddle_session_
     return HEDDLE_OK;
 }
 
+static int64_t state_bytes(const heddle_engine *engine)
+{
+    const hdl_delta_facts *delta = &engine->model->facts.delta;
+    return hdl_kv_state_bytes(delta->n_layers, hdl_delta_state_floats(delta));
+}
+
 static int64_t kv_bytes(const heddle_engine *engine, const heddle_session_options *options,
                         const hdl_schedule *schedule, int64_t n_tokens)
 {
     hdl_kv_group_spec specs[HDL_MAX_GROUPS];
     int64_t bytes = 0;
     if (hdl_group_specs(engine, options, schedule, specs)) return 0;
+    bytes += state_bytes(engine);
     for (int32_t g = 0; g < engine->model->facts.n_groups; g++) {
         hdl_kv_layout layout;
         hdl_kv_layout_of(&layout, &specs[g]);
@@ -187,6 +194,9 @@ heddle_status heddle_explain(const heddle_engine *engine, const heddle_plan *pla
             &buf, "\nmemory at %lld tokens, KV %s: weights %lld + KV %lld + workspace %lld = %lld bytes\n",
             (long long)checked.context_tokens, checked.kv_type, (long long)memory.weight_bytes,
             (long long)memory.kv_bytes, (long long)memory.workspace_bytes, (long long)memory.total_bytes);
+        if (engine->model->facts.delta.n_layers)
+            hdl_buf_printf(&buf, "  of KV %lld bytes are states of gated-delta layers, at any length\n",
+                           (long long)state_bytes(engine));
         status = hdl_buf_status(&buf);
     }
     hdl_schedule_free(schedule);

@@ -18,6 +18,7 @@ static heddle_status batch_init(hdl_exec_batch *batch, int64_t n_rows, int32_t n
     bool is_made = (batch->seqs = hdl_calloc(n_seqs, sizeof *batch->seqs)) &&
                    (batch->attend = hdl_calloc(n_seqs + n_rows + 1, sizeof *batch->attend)) &&
                    (batch->n_visible = hdl_calloc(n_rows, sizeof *batch->n_visible)) &&
+                   (batch->states = hdl_calloc(n_seqs, sizeof *batch->states)) &&
                    (batch->n_held = hdl_calloc(n_rows, sizeof *batch->n_held)) &&
                    (batch->doc_start = hdl_calloc(n_rows, sizeof *batch->doc_start));
     return is_made ? HEDDLE_OK : HEDDLE_E_NOMEM;
@@ -31,6 +32,7 @@ static void batch_deinit(hdl_exec_batch *batch)
     hdl_free(batch->n_listed);
     hdl_free(batch->n_held);
     hdl_free(batch->doc_start);
+    hdl_free(batch->states);
 }
 
 heddle_status hdl_runner_new(hdl_runner **out, heddle_engine *engine, const hdl_plan *plan,
@@ -107,6 +109,12 @@ static heddle_status check_mask(const hdl_schedule *schedule, const hdl_forward_
     const hdl_model_facts *facts = schedule->facts;
     int64_t most = schedule->tile_rows;
     if (!item->mask) return HEDDLE_OK;
+    if (facts->delta.n_layers)
+        return HDL_FAIL(
+            HEDDLE_E_UNSUPPORTED,
+            "sequence %d: rows under a mask: the %d gated-delta layers of this model take rows one after "
+            "another",
+            number, facts->delta.n_layers);
     if (facts->cross_from < facts->n_layers) most = HDL_MIN(most, schedule->limits.max_logit_rows);
     if (item->n_ids > most)
         return HDL_FAIL(HEDDLE_E_INVALID, "sequence %d: a mask over %lld rows; at most %lld", number,
@@ -248,6 +256,12 @@ static row_reads reads_of(const hdl_runner *runner, const heddle_session *sessio
     double list_bytes = 0; /* of a token: the same in every layer that reads lists */
     for (int32_t layer = 0; layer < facts->n_layers; layer++) {
         int32_t kv_group = facts->layers[layer].cache_group;
+        if (facts->layers[layer].is_delta) { /* whatever the position */
+            double state_bytes = (double)hdl_delta_state_floats(&facts->delta) * sizeof(float);
+            reads.bytes += state_bytes;
+            reads.dense_bytes += state_bytes;
+            continue;
+        }
         double token_bytes = (double)hdl_kv_store_layout(session->store, kv_group)->token_bytes;
         bool is_retained = kv_group == runner->schedule->retain_group;
         hdl_cost cost = hdl_cost_of(plan, facts, layer, is_retained ? n_held : position);

@@ -3,6 +3,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "base/log.h"
 #include "base/mem.h"
 #include "engine/engine_int.h"
 #include "plan/hidden.h"
@@ -27,7 +28,10 @@ static heddle_status make_store(hdl_kv_store **out, const hdl_runner *runner)
         n_pages[g] = hdl_kv_pages_for(&specs[g], options->context_tokens, options->chunk_rows) *
                          SPARE_PAGES_FACTOR +
                      (options->page_shift <= 12 ? SPARE_PAGES : 0);
-    return hdl_kv_store_new(out, specs, engine->model->facts.n_groups, n_pages);
+    HDL_TRY(hdl_kv_store_new(out, specs, engine->model->facts.n_groups, n_pages));
+    const hdl_delta_facts *delta = &engine->model->facts.delta;
+    hdl_kv_store_keep_state(*out, delta->n_layers, hdl_delta_state_floats(delta));
+    return HEDDLE_OK;
 }
 
 /* A session over a runner, with a KV sequence that is either new or given (adopted). */
@@ -336,12 +340,19 @@ heddle_status heddle_session_truncate(heddle_session *session, int64_t n, int64_
 {
     if (n_kept) *n_kept = 0;
     HDL_GIVEN(session);
+    const hdl_model_facts *facts = session->runner->schedule->facts;
     int64_t len = hdl_kv_seq_len(session->kv), kept = len;
     if (n < 0)
         return HDL_FAIL(HEDDLE_E_INVALID, "truncation to %lld tokens: must be 0 or more", (long long)n);
     if (n < len) {
         /* the mass of rows that go cannot be taken out of a sum again */
         kept = hdl_kv_seq_truncate(session->kv, session->retain_mass ? 0 : n);
+        if (n && !kept && facts->delta.n_layers)
+            hdl_log(
+                HDL_LOG_WARN,
+                "the session starts over: it was to be cut back from %lld to %lld tokens, and its %d gated-delta "
+                "layers hold the state of the last one only",
+                (long long)len, (long long)n, facts->delta.n_layers);
         clear_mass(session);
         session->doc_start = hdl_doc_start(session, kept);
         session->has_logits = false;

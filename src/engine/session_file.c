@@ -6,7 +6,7 @@
  *   logits    f32 [n_vocab], with FLAG_LOGITS
  *   lists     per list kept since the last refresh: i32 count, i32 ids[count]
  *   mass      under a plan that retains by mass: f32 [layers of its group, n_kv_heads, n_mass_rows]
- *   KV        snapshot.h
+ *   KV        snapshot.h; with the states of layers that keep one, format 2
  *   checksum  u64, XXH3 of everything before it
  *
  * Numbers are little-endian. A reader first proves that the file is whole (size and checksum), then
@@ -19,7 +19,7 @@
 #include "engine/engine_int.h"
 #include "kv/snapshot.h"
 
-enum { FORMAT = 1, CHECKSUM_BYTES = 8 };
+enum { FORMAT = 1, FORMAT_WITH_STATES = 2, CHECKSUM_BYTES = 8 }; /* the second: where layers keep states */
 enum { FLAG_LOGITS = 1, FLAG_INVARIANT = 2, FLAG_GOVERNS_ALL = 4 };
 static const char file_magic[8] = "heddle\x1a\n";
 
@@ -70,7 +70,8 @@ static heddle_status header_of(const heddle_session *session, file_header *heade
 {
     const hdl_runner *runner = session->runner;
     const heddle_session_options *options = &runner->options;
-    *header = (file_header){.format = FORMAT,
+    bool has_states = runner->schedule->facts->delta.n_layers > 0;
+    *header = (file_header){.format = has_states ? FORMAT_WITH_STATES : FORMAT,
                             .header_bytes = sizeof *header,
                             .n_tokens = hdl_kv_seq_len(session->kv),
                             .kept_visible = session->kept_visible,
@@ -176,10 +177,10 @@ static heddle_status check_whole(session_file *file, const char *path)
                         "%s: is cut or is no session file: %lld bytes, the header alone has %d", path,
                         (long long)n, (int)sizeof *header);
     memcpy(&file->header, file->map.data, sizeof file->header);
-    if (header->format != FORMAT)
+    if (header->format != FORMAT && header->format != FORMAT_WITH_STATES)
         return HDL_FAIL(HEDDLE_E_UNSUPPORTED,
-                        "%s: has session format %u; this build reads and writes format %d", path,
-                        header->format, FORMAT);
+                        "%s: has session format %u; this build reads and writes formats %d and %d", path,
+                        header->format, FORMAT, FORMAT_WITH_STATES);
     if (header->header_bytes != sizeof *header || header->file_bytes != n)
         return HDL_FAIL(HEDDLE_E_FORMAT, "%s: is cut or damaged: it has %lld bytes and says %lld", path,
                         (long long)n, (long long)header->file_bytes);
@@ -306,6 +307,10 @@ static heddle_status check_belongs(session_file *file, const heddle_session *ses
                         "%s: was written with another model (\"%.*s\"): its weights are not those of \"%s\"",
                         path, (int)HDL_MIN(header->model_name_bytes, 127), (const char *)file->model_name,
                         runner->engine->model->facts.name);
+    if ((header->format == FORMAT_WITH_STATES) != (runner->schedule->facts->delta.n_layers > 0))
+        return HDL_FAIL(HEDDLE_E_FORMAT,
+                        "%s: its format %u is not that of a model with %d layers that keep states", path,
+                        header->format, runner->schedule->facts->delta.n_layers);
     HDL_TRY(check_plan(file, runner, path));
     HDL_TRY(check_options(header, &runner->options, path));
     for (int64_t i = 0; i < header->n_tokens; i++) {

@@ -20,6 +20,11 @@
  * allocates nothing. Pages are reference-counted; a shared page is copied before it is written.
  * Ids are logical: a rolling group keeps its table entries and frees the pages behind them.
  *
+ * State. Layers that keep a state in place of rows have it with the sequence: f32, as large from the first token on as
+ * ever. A step reads it from one place and writes it to another, which the commit puts in its stead: a step that is
+ * released leaves no trace, and forks copy what was committed. It is that of the last token and of no other: a sequence
+ * cannot be cut back but to nothing, or to where the next token begins a document.
+ *
  * Eviction. A full group may hold fewer rows than the sequence has tokens: rows that a plan retains
  * are copied, in their order, to the front of new pages; the step's commit takes those for the old
  * ones, which go. Walk: 1,000 tokens, keep 300 in 256-token pages. reserve_retained takes 2 pages;
@@ -85,6 +90,11 @@ const hdl_kv_group_spec *hdl_kv_store_spec(const hdl_kv_store *store, int32_t gr
 const hdl_kv_layout *hdl_kv_store_layout(const hdl_kv_store *store, int32_t group);
 int32_t hdl_kv_store_n_groups(const hdl_kv_store *store);
 
+/* Before the first sequence: every sequence of the store keeps n_floats of state for each of so many layers. */
+void hdl_kv_store_keep_state(hdl_kv_store *store, int32_t n_layers, int64_t n_floats);
+/* Bytes that a sequence's states take: what is committed and what the next step writes. */
+int64_t hdl_kv_state_bytes(int32_t n_layers, int64_t n_floats);
+
 typedef struct hdl_kv_seq hdl_kv_seq;
 /* max_tokens bounds the page tables, booked here once. */
 heddle_status hdl_kv_seq_new(hdl_kv_seq **out, hdl_kv_store *store, int64_t max_tokens);
@@ -114,7 +124,16 @@ hdl_kv_view hdl_kv_seq_view(const hdl_kv_seq *seq, int32_t group, int32_t layer_
 /* Points view->plane[at] (0 or 1) to a plane of that layer; false when the store keeps none such. */
 bool hdl_kv_seq_plane(const hdl_kv_seq *seq, int32_t group, int32_t layer_in_group, hdl_plane_kind kind,
                       int32_t block_size, hdl_kv_view *view, int at);
-/* Bytes held by this sequence's tables, shared pages counted fully. */
+/* A layer's state: read `before`, write `after` whole; 64-byte aligned where n_floats is a multiple of 16. */
+typedef struct hdl_kv_state {
+    const float *before;
+    float *after; /* [n_floats] */
+} hdl_kv_state;
+hdl_kv_state hdl_kv_seq_state(const hdl_kv_seq *seq, int32_t layer);
+/* All committed states, for snapshots: [hdl_kv_store_state_floats], NULL where that is 0. */
+float *hdl_kv_seq_states(const hdl_kv_seq *seq);
+int64_t hdl_kv_store_state_floats(const hdl_kv_store *store);
+/* Bytes held by this sequence's tables, shared pages counted fully, and states. */
 int64_t hdl_kv_seq_bytes(const hdl_kv_seq *seq);
 
 /* ---- documents mounted from files (docfile.h), and tokens that no row may read: mount.c ---- */

@@ -20,6 +20,8 @@ typedef struct page_pool {
 struct hdl_kv_store {
     int32_t n_groups, n_refs;
     int64_t live_bytes, peak_bytes;
+    int32_t n_state_layers;
+    int64_t n_state_floats; /* of a layer */
     page_pool groups[HDL_KV_MAX_GROUPS];
 };
 
@@ -43,6 +45,8 @@ typedef struct kv_mount {
 struct hdl_kv_seq {
     hdl_kv_store *store;
     int64_t len, max_tokens;
+    float *states; /* [2, n_state_layers, n_state_floats], or NULL */
+    int32_t state; /* which of the two is committed */
     page_table tables[HDL_KV_MAX_GROUPS];
     kv_mount *mounts;    /* [HDL_KV_MAX_MOUNTS] ascending; NULL before the first */
     hdl_kv_span *hidden; /* [HDL_KV_MAX_HIDDEN] tokens; ascending, disjoint; NULL before the first */
@@ -50,6 +54,11 @@ struct hdl_kv_seq {
     kv_mount damaged; /* file, and in first_page the page, that did not hold its checksum; file NULL = none */
     hdl_docfile_part damaged_part;
 };
+
+/* state.c, for pages.c: every sequence's own, counted with the store's live bytes. */
+heddle_status hdl_kv_state_init(hdl_kv_seq *seq);
+void hdl_kv_state_copy(hdl_kv_seq *to, const hdl_kv_seq *from);
+void hdl_kv_state_deinit(hdl_kv_seq *seq);
 
 /* mount.c, for pages.c: what forks, truncation and the end of a sequence do to mounts and hidden tokens. */
 heddle_status hdl_kv_mounts_copy(hdl_kv_seq *to, const hdl_kv_seq *from);

@@ -252,6 +252,11 @@ heddle_status hdl_kv_seq_new(hdl_kv_seq **out, hdl_kv_store *store, int64_t max_
             return HEDDLE_E_NOMEM;
         }
     }
+    heddle_status status = hdl_kv_state_init(seq);
+    if (status) {
+        hdl_kv_seq_free(seq);
+        return status;
+    }
     *out = seq;
     return HEDDLE_OK;
 }
@@ -268,6 +273,7 @@ void hdl_kv_seq_free(hdl_kv_seq *seq)
         hdl_free(table->next_ids);
     }
     hdl_kv_mounts_deinit(seq);
+    hdl_kv_state_deinit(seq);
     hdl_kv_store_unref(seq->store);
     hdl_free(seq);
 }
@@ -394,6 +400,7 @@ void hdl_kv_seq_release(hdl_kv_seq *seq)
 void hdl_kv_seq_commit(hdl_kv_seq *seq, int64_t n_new)
 {
     seq->len += n_new;
+    if (n_new) seq->state ^= 1;
     for (int32_t g = 0; g < seq->store->n_groups; g++) {
         const page_pool *pool = &seq->store->groups[g];
         page_table *table = &seq->tables[g];
@@ -418,6 +425,7 @@ int64_t hdl_kv_seq_truncate(hdl_kv_seq *seq, int64_t n)
         if (spec->window && first_token < seq->tables[g].first_live << spec->page_shift) n = 0;
         if (n < seq->tables[g].evicted.at_len) n = 0;
     }
+    if (seq->states && !hdl_kv_seq_follows_mount(seq, n)) n = 0;
     for (int32_t g = 0; !n && g < seq->store->n_groups; g++) seq->tables[g].evicted = (hdl_kv_evicted){0};
     drop_behind(seq, n);
     hdl_kv_mounts_cut(seq, n);
@@ -436,6 +444,7 @@ heddle_status hdl_kv_seq_fork(hdl_kv_seq **out, const hdl_kv_seq *seq)
         return status;
     }
     copy->len = seq->len;
+    hdl_kv_state_copy(copy, seq);
     for (int32_t g = 0; g < seq->store->n_groups; g++) {
         const page_table *from = &seq->tables[g];
         page_table *to = &copy->tables[g];
@@ -500,7 +509,7 @@ bool hdl_kv_seq_plane(const hdl_kv_seq *seq, int32_t group, int32_t layer_in_gro
 
 int64_t hdl_kv_seq_bytes(const hdl_kv_seq *seq)
 {
-    int64_t bytes = 0;
+    int64_t bytes = hdl_kv_state_bytes(seq->store->n_state_layers, seq->store->n_state_floats);
     for (int32_t g = 0; g < seq->store->n_groups; g++)
         bytes += (seq->tables[g].n - seq->tables[g].first_live) * seq->store->groups[g].layout.page_bytes;
     return bytes;

@@ -6,7 +6,7 @@
 
 typedef struct seq_record {
     int64_t len;
-    int32_t n_groups, reserved;
+    int32_t n_groups, has_state;
 } seq_record;
 
 typedef struct group_record {
@@ -35,10 +35,15 @@ static group_record record_of(const hdl_kv_store *store, int32_t group, hdl_kv_s
                           .planes = hdl_hash(spec->planes, spec->n_planes * (int64_t)sizeof *spec->planes)};
 }
 
+static int64_t state_bytes(const hdl_kv_store *store)
+{
+    return hdl_kv_store_state_floats(store) * (int64_t)sizeof(float);
+}
+
 int64_t hdl_kv_snapshot_bytes(const hdl_kv_seq *seq)
 {
     const hdl_kv_store *store = hdl_kv_seq_store(seq);
-    int64_t n = (int64_t)sizeof(seq_record);
+    int64_t n = (int64_t)sizeof(seq_record) + state_bytes(store);
     for (int32_t g = 0; g < hdl_kv_store_n_groups(store); g++) {
         hdl_kv_span span = hdl_kv_seq_span(seq, g);
         n += (int64_t)sizeof(group_record) +
@@ -50,7 +55,9 @@ int64_t hdl_kv_snapshot_bytes(const hdl_kv_seq *seq)
 heddle_status hdl_kv_snapshot_write(const hdl_kv_seq *seq, hdl_newfile *file)
 {
     const hdl_kv_store *store = hdl_kv_seq_store(seq);
-    seq_record head = {.len = hdl_kv_seq_len(seq), .n_groups = hdl_kv_store_n_groups(store)};
+    const float *states = hdl_kv_seq_states(seq);
+    seq_record head = {
+        .len = hdl_kv_seq_len(seq), .n_groups = hdl_kv_store_n_groups(store), .has_state = states != NULL};
     HDL_TRY(hdl_newfile_write(file, &head, sizeof head));
     for (int32_t g = 0; g < head.n_groups; g++) {
         group_record record = record_of(store, g, hdl_kv_seq_span(seq, g));
@@ -65,7 +72,7 @@ heddle_status hdl_kv_snapshot_write(const hdl_kv_seq *seq, hdl_newfile *file)
         for (int64_t p = span.first; p < span.end; p++)
             HDL_TRY(hdl_newfile_write(file, pages[p], hdl_kv_store_layout(store, g)->page_bytes));
     }
-    return HEDDLE_OK;
+    return states ? hdl_newfile_write(file, states, state_bytes(store)) : HEDDLE_OK;
 }
 
 static bool is_same_kind(const group_record *a, const group_record *b)
@@ -86,7 +93,11 @@ static heddle_status read_records(const hdl_kv_store *store, const uint8_t *byte
     if (head->n_groups != hdl_kv_store_n_groups(store))
         return HDL_FAIL(HEDDLE_E_INVALID, "%s: has %d KV groups, this session %d", name, head->n_groups,
                         hdl_kv_store_n_groups(store));
-    int64_t left = n_bytes - (int64_t)sizeof *head - head->n_groups * (int64_t)sizeof(group_record);
+    if (!head->has_state != !state_bytes(store))
+        return HDL_FAIL(HEDDLE_E_INVALID, "%s: %s states of layers, which this session's model %s", name,
+                        head->has_state ? "holds" : "lacks", head->has_state ? "has not" : "has");
+    int64_t left = n_bytes - (int64_t)sizeof *head - state_bytes(store) -
+                   head->n_groups * (int64_t)sizeof(group_record);
     for (int32_t g = 0; g < head->n_groups && left >= 0; g++) {
         group_record record, own;
         memcpy(&record, bytes + sizeof *head + (size_t)g * sizeof record, sizeof record);
@@ -129,5 +140,6 @@ heddle_status hdl_kv_snapshot_read(hdl_kv_seq **out, hdl_kv_store *store, int64_
         for (int64_t p = spans[g].first; p < spans[g].end; p++, at += page_bytes)
             memcpy(pages[p], at, (size_t)page_bytes);
     }
+    if (head.has_state) memcpy(hdl_kv_seq_states(*out), at, (size_t)state_bytes(store));
     return HEDDLE_OK;
 }

@@ -1,8 +1,9 @@
 /* snapshot.h - the KV state of a sequence as bytes, and back.
  *
- *   header   len, n_groups
+ *   header   len, n_groups, has_state
  *   groups   per group: what its pages look like, which pages follow
  *   pages    group by group, page by page: whole pages with every plane they hold
+ *   states   f32 of every layer that keeps one, where the header says so
  *
  * Rows behind the last token are part of the last page and mean nothing. Numbers are little-endian
  * (as the machine is). The reader checks every number; whether the bytes are the ones that were

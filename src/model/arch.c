@@ -65,6 +65,7 @@ static const hdl_arch archs[] = {
     {.name = "yoco", .act_name = "silu", .traits = OWN_FORMAT},
     {.name = "transformer", .act_name = "silu", .traits = OWN_FORMAT},
     {.name = "window_hybrid", .act_name = "silu", .traits = OWN_FORMAT},
+    {.name = "gated_delta_hybrid", .act_name = "silu", .traits = OWN_FORMAT},
 };
 
 static const hdl_arch *refuse_arch(const char *kind, const char *name, int64_t n)
@@ -220,6 +221,12 @@ static heddle_status build_own_layers(hdl_model_facts *facts, const hdl_stated *
     int32_t group_of[2] = {-1, -1};
     for (int32_t i = 0; i < facts->n_layers; i++) {
         bool is_cross = own->kinds[i] == HDL_LAYER_CROSS, slides = own->kinds[i] == HDL_LAYER_WINDOW;
+        if (own->kinds[i] == HDL_LAYER_DELTA) {
+            facts->layers[i] = (hdl_layer_facts){
+                .is_delta = true, .kv_source = i, .cache_group = -1, .rope = 1};
+            facts->delta.n_layers++;
+            continue;
+        }
         if (slides && s->window < 1)
             return HDL_FAIL(HEDDLE_E_FORMAT, "%s: layer %d: is a window layer, but no window is stated", path,
                             i);
@@ -233,6 +240,10 @@ static heddle_status build_own_layers(hdl_model_facts *facts, const hdl_stated *
         facts->layers[i].cache_group = cache_group(facts, &group_of[slides], facts->layers[i].window);
         facts->groups[facts->layers[i].cache_group].n_layers += facts->layers[i].kv_source == i;
     }
+    if (!facts->n_groups)
+        return HDL_FAIL(
+            HEDDLE_E_UNSUPPORTED,
+            "%s: layer_kinds: gated-delta layers alone; a model needs a full, window or cross layer", path);
     return HEDDLE_OK;
 }
 
@@ -288,7 +299,9 @@ static heddle_status build_own(hdl_model_facts *facts, const hdl_stated *stated,
     facts->embed_scale = (float)own->embed_scale;
     facts->doc_token = (int32_t)own->doc_token;
     facts->has_doc_resets = own->has_doc_resets;
+    facts->delta = own->delta;
     HDL_TRY(build_own_layers(facts, stated, path));
+    if (!facts->delta.n_layers) facts->delta = (hdl_delta_facts){0};
     if (facts->cross_from < facts->n_layers) {
         facts->has_shared_k_norm = own->has_cross_qk_norm;
         facts->index = own->index;

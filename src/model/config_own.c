@@ -2,13 +2,14 @@
  *
  * Every choice that the method leaves open is a member of its own here (docs/training.md names them). A
  * member this file does not know is refused: passing over one could mean another model. */
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "base/json.h"
 #include "model/model_int.h"
 
-enum { MAX_INDEX_DIM = 1024, MAX_OWN_TOP_K = 1 << 24 };
+enum { MAX_INDEX_DIM = 1024, MAX_OWN_TOP_K = 1 << 24, MAX_DELTA_DIM = 1024, MAX_CONV_WIDTH = 16 };
 
 typedef enum member_kind { MEMBER_INT, MEMBER_INT32, MEMBER_NUM, MEMBER_F32, MEMBER_BOOL } member_kind;
 
@@ -51,6 +52,12 @@ static const member members[] = {
     {"index_window", MEMBER_INT32, false, 0, 1 << 24, STATED(own.index.window)},
     {"index_detach", MEMBER_BOOL, false, 0, 0, -1}, /* of training */
     {"top_k", MEMBER_INT, false, 1, MAX_OWN_TOP_K, STATED(own.index.top_k)},
+    {"delta_n_heads", MEMBER_INT32, false, 1, 1024, STATED(own.delta.n_heads)},
+    {"delta_k_dim", MEMBER_INT32, false, 1, MAX_DELTA_DIM, STATED(own.delta.k_dim)},
+    {"delta_v_dim", MEMBER_INT32, false, 1, MAX_DELTA_DIM, STATED(own.delta.v_dim)},
+    {"delta_conv", MEMBER_INT32, false, 0, MAX_CONV_WIDTH, STATED(own.delta.conv_width)},
+    {"delta_scale", MEMBER_F32, false, 1e-9, 1e9, STATED(own.delta.scale)},
+    {"delta_qk_eps", MEMBER_F32, false, 1e-30, 1, STATED(own.delta.eps)},
     {"max_seq_len", MEMBER_INT, false, 1, INT32_MAX, STATED(context)},
 };
 
@@ -66,6 +73,10 @@ static const struct {
     {"index_k_norm", {"none", "rms"}, 1, STATED(own.index.has_k_norm)},
     {"index_q_norm", {"none", "rms"}, 0, STATED(own.index.has_q_norm)},
     {"index_group_query", {"shared_state", "own_input"}, 0, STATED(own.index.has_own_queries)},
+    {"delta_qk_norm", {"l2", NULL}, 0, -1},
+    {"delta_conv_act", {"silu", NULL}, 0, -1},
+    {"delta_gate", {"silu", NULL}, 0, -1},
+    {"delta_out_norm", {"rms", NULL}, 0, -1},
     {"weight_format", {NULL, NULL}, 0, -1}, /* the tensors say it */
     {"model_type", {NULL, NULL}, 0, -1},
     {"arch", {NULL, NULL}, 0, -1},
@@ -140,7 +151,7 @@ static heddle_status read_choices(hdl_stated *stated, const json_t *root)
 
 static heddle_status read_kinds(hdl_stated *stated, const json_t *root)
 {
-    static const char *const words[] = {"full", "window", "cross"};
+    static const char *const words[] = {"full", "window", "cross", "delta"};
     const json_t *list = json_object_get(root, "layer_kinds");
     if (!json_is_array(list) || (int64_t)json_array_size(list) != stated->n_layers)
         return HDL_FAIL(HEDDLE_E_FORMAT, "layer_kinds: must be a list of n_layers = %lld words",
@@ -152,7 +163,7 @@ static heddle_status read_kinds(hdl_stated *stated, const json_t *root)
             if (!strcmp(word, words[k])) kind = k;
         if (kind < 0)
             return HDL_FAIL(HEDDLE_E_UNSUPPORTED,
-                            "layer_kinds[%lld] \"%.32s\": must be full, window or cross", (long long)i,
+                            "layer_kinds[%lld] \"%.32s\": must be full, window, cross or delta", (long long)i,
                             word ? word : "(not a text)");
         if (i && stated->own.kinds[i - 1] == HDL_LAYER_CROSS && kind != HDL_LAYER_CROSS)
             return HDL_FAIL(HEDDLE_E_UNSUPPORTED,
@@ -162,6 +173,20 @@ static heddle_status read_kinds(hdl_stated *stated, const json_t *root)
     }
     if (stated->own.kinds[0] == HDL_LAYER_CROSS)
         return HDL_FAIL(HEDDLE_E_UNSUPPORTED, "layer_kinds[0]: a cross layer needs a layer below it");
+    return HEDDLE_OK;
+}
+
+/* Sizes of gated-delta layers, where there are any. */
+static heddle_status check_delta(hdl_stated *stated)
+{
+    hdl_delta_facts *delta = &stated->own.delta;
+    bool has_delta = false;
+    for (int64_t i = 0; i < stated->n_layers; i++) has_delta |= stated->own.kinds[i] == HDL_LAYER_DELTA;
+    if (has_delta && (!delta->n_heads || !delta->k_dim || !delta->v_dim))
+        return HDL_FAIL(
+            HEDDLE_E_FORMAT,
+            "delta_n_heads, delta_k_dim, delta_v_dim: must be stated where layer_kinds has delta layers");
+    if (has_delta && delta->scale <= 0) delta->scale = 1 / sqrtf((float)delta->k_dim);
     return HEDDLE_OK;
 }
 
@@ -185,10 +210,12 @@ heddle_status hdl_stated_from_own(hdl_stated *stated, const hdl_arch **arch, con
     *arch = hdl_arch_of_own(name);
     if (!*arch) return HEDDLE_E_UNSUPPORTED;
     *stated = (hdl_stated){0};
-    stated->own = (hdl_stated_own){.is_set = true, .has_rope_on_full = true, .doc_token = -1};
+    stated->own = (hdl_stated_own){
+        .is_set = true, .has_rope_on_full = true, .doc_token = -1, .delta = {.conv_width = 4, .eps = 1e-6f}};
     for (int64_t i = 0; i < HDL_COUNT(members); i++) HDL_TRY(read_member(stated, root, &members[i]));
     HDL_TRY(read_choices(stated, root));
     HDL_TRY(read_kinds(stated, root));
+    HDL_TRY(check_delta(stated));
     hdl_index_facts *index = &stated->own.index;
     if (!((*arch)->traits & HDL_ARCH_INDEX)) *index = (hdl_index_facts){0};
     if (index->n_groups == 1) index->n_groups = 0; /* as where it is not stated */

@@ -21,11 +21,12 @@ typedef enum hdl_rope_style {
 typedef enum hdl_cache_kind { HDL_CACHE_FULL = 0, HDL_CACHE_ROLLING = 1 } hdl_cache_kind;
 
 typedef struct hdl_layer_facts {
+    bool is_delta;       /* a gated-delta layer: a state in place of K and V; window 0, no cache group */
     int32_t window;      /* a query at p reads keys p - window + 1 .. p; 0 = all before it */
     int32_t kv_source;   /* the layer whose K, V rows are read */
     bool has_kv;         /* K, V come from this layer's input; else from kv_source, or the shared state */
     bool has_qk_norm;    /* RMS norm of each q head (and k head, where it has K) before RoPE */
-    int32_t cache_group; /* index into hdl_model_facts.groups of the cache that kv_source lives in */
+    int32_t cache_group; /* index into hdl_model_facts.groups of the cache that kv_source lives in; or -1 */
     int32_t rope;        /* index into hdl_model_facts.ropes */
     bool has_index;      /* an index file gives this layer keys and queries (facts.index.is_of_layers) */
     int32_t index_rope;  /* their rotation */
@@ -66,6 +67,15 @@ typedef struct hdl_index_facts {
     int64_t top_k;          /* tokens the model was trained to read */
 } hdl_index_facts;
 
+/* Layers whose heads keep a state [v_dim, k_dim] of the document so far (ops CONV and DELTA), and the rows that their
+ * short convolution reaches back to. No position encoding. */
+typedef struct hdl_delta_facts {
+    int32_t n_layers; /* 0 = the model has none */
+    int32_t n_heads, k_dim, v_dim;
+    int32_t conv_width; /* rows of the convolution over q, k and v; 0 = none */
+    float scale, eps;   /* of queries; in the norms of q and k */
+} hdl_delta_facts;
+
 typedef struct hdl_model_facts {
     char arch[32];  /* row of the architecture table: "llama", "qwen2", "qwen3", "gemma3" */
     char name[128]; /* as the file says; may be "" */
@@ -84,11 +94,33 @@ typedef struct hdl_model_facts {
     bool has_shared_k_norm; /* RMS norm of each head of the shared K */
     int32_t cross_from;     /* first layer that reads the shared K, V; n_layers = none does */
     hdl_index_facts index;
+    hdl_delta_facts delta;
     bool has_post_norms; /* norms after attention and after the FFN, before the residual add */
     hdl_layer_facts layers[HDL_MAX_LAYERS];
     int32_t n_groups, n_ropes;
     hdl_cache_group_facts groups[HDL_MAX_GROUPS];
     hdl_rope_facts ropes[HDL_MAX_ROPES];
 } hdl_model_facts;
+
+/* Whether the model itself leaves it to a plan what the layer reads. */
+static inline bool hdl_layer_is_open(const hdl_model_facts *facts, int32_t layer)
+{
+    return !facts->layers[layer].window && !facts->layers[layer].is_delta;
+}
+/* q, k and v of all heads of a gated-delta layer. */
+static inline int64_t hdl_delta_cols(const hdl_delta_facts *delta)
+{
+    return (int64_t)delta->n_heads * (2 * delta->k_dim + delta->v_dim);
+}
+/* Floats that such a layer keeps of a sequence: rows for the convolution, then the heads' states; lines of 16. */
+static inline int64_t hdl_delta_conv_floats(const hdl_delta_facts *delta)
+{
+    return HDL_ALIGN_UP((delta->conv_width ? delta->conv_width - 1 : 0) * hdl_delta_cols(delta), 16);
+}
+static inline int64_t hdl_delta_state_floats(const hdl_delta_facts *delta)
+{
+    return hdl_delta_conv_floats(delta) +
+           HDL_ALIGN_UP((int64_t)delta->n_heads * delta->k_dim * delta->v_dim, 16);
+}
 
 #endif

@@ -12,15 +12,17 @@
 enum {
     PER_LAYER = sizeof(hdl_layer_weights) / sizeof(hdl_tensor),
     SHARED = sizeof(hdl_shared_weights) / sizeof(hdl_tensor),
+    PER_DELTA = sizeof(hdl_delta_weights) / sizeof(hdl_tensor),
     OUTSIDE = 3
 };
 static_assert(sizeof(hdl_layer_weights) % sizeof(hdl_tensor) == 0 &&
+                  sizeof(hdl_delta_weights) % sizeof(hdl_tensor) == 0 &&
                   sizeof(hdl_shared_weights) % sizeof(hdl_tensor) == 0,
               "weights are tensors only");
 
 typedef struct weight_sums {
     const hdl_model *model;
-    uint64_t *sums; /* [OUTSIDE + SHARED + n_layers * PER_LAYER] */
+    uint64_t *sums; /* [OUTSIDE + SHARED + n_layers * PER_LAYER], then [n_layers * PER_DELTA] of the deltas */
 } weight_sums;
 
 static const hdl_tensor *tensor_at(const hdl_model *model, int64_t i)
@@ -29,6 +31,8 @@ static const hdl_tensor *tensor_at(const hdl_model *model, int64_t i)
     if (i < OUTSIDE) return outside[i];
     if (i < OUTSIDE + SHARED) return (const hdl_tensor *)(const void *)&model->shared + (i - OUTSIDE);
     i -= OUTSIDE + SHARED;
+    int64_t n_of_layers = (int64_t)model->facts.n_layers * PER_LAYER;
+    if (i >= n_of_layers) return (const hdl_tensor *)(const void *)model->deltas + (i - n_of_layers);
     return (const hdl_tensor *)(const void *)&model->layers[i / PER_LAYER] + i % PER_LAYER;
 }
 
@@ -60,8 +64,13 @@ static void describe(const hdl_model_facts *facts, hdl_buf *text)
                    (double)index->norm_eps, index->is_of_layers, index->has_k_norm, index->has_q_norm,
                    index->is_from_norm);
     if (index->n_groups > 1) hdl_buf_printf(text, " %d %d", index->n_groups, index->has_own_queries);
+    const hdl_delta_facts *delta = &facts->delta;
+    if (delta->n_layers)
+        hdl_buf_printf(text, " %d %d %d %d %a %a", delta->n_heads, delta->k_dim, delta->v_dim,
+                       delta->conv_width, (double)delta->scale, (double)delta->eps);
     for (int32_t i = 0; i < facts->n_layers; i++) {
         const hdl_layer_facts *at = &facts->layers[i];
+        if (at->is_delta) hdl_buf_puts(text, " delta");
         hdl_buf_printf(text, "\n%d %d", at->has_index, at->index_rope);
         hdl_buf_printf(text, " %d %d %d %d %d %d %d", at->window, at->kv_source, at->has_kv, at->has_qk_norm,
                        at->cache_group, at->rope, at->ffn);
@@ -76,7 +85,8 @@ static void describe(const hdl_model_facts *facts, hdl_buf *text)
 heddle_status hdl_model_identity(const hdl_model *model, int n_threads, uint64_t *identity)
 {
     hdl_buf text = {0};
-    int64_t n = OUTSIDE + SHARED + (int64_t)model->facts.n_layers * PER_LAYER;
+    int64_t n = OUTSIDE + SHARED +
+                (int64_t)model->facts.n_layers * (PER_LAYER + (model->deltas ? PER_DELTA : 0));
     weight_sums all = {.model = model, .sums = hdl_calloc(n, sizeof *all.sums)};
     heddle_status status = HEDDLE_E_NOMEM;
     if (!all.sums) goto done;

@@ -177,5 +177,6 @@ void hdl_model_close(hdl_model *model)
         hdl_free(owner);
     }
     hdl_free(model->layers);
+    hdl_free(model->deltas);
     hdl_free(model);
 }

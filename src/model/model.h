@@ -24,6 +24,14 @@ typedef struct hdl_layer_weights { /* absent ones have data == NULL; norms and b
     hdl_tensor ffn_norm, w_gate, w_up, w_down; /* [n_ff, hidden] [n_ff, hidden] [hidden, n_ff] */
 } hdl_layer_weights;
 
+typedef struct hdl_delta_weights { /* of a gated-delta layer */
+    hdl_tensor wqkv;               /* [n_heads*(2*k_dim+v_dim), hidden]: q of all heads, k, v */
+    hdl_tensor wab, wg, wo;        /* [2*n_heads, hidden] [n_heads*v_dim, hidden] [hidden, n_heads*v_dim] */
+    hdl_tensor conv;           /* [conv_width, n_heads*(2*k_dim+v_dim)] f32; absent where the width is 0 */
+    hdl_tensor a_log, dt_bias; /* [1, n_heads] */
+    hdl_tensor norm;           /* [1, v_dim] */
+} hdl_delta_weights;
+
 typedef struct hdl_shared_weights {        /* what is made of the shared state; absent without cross layers */
     hdl_tensor norm;                       /* [1, hidden_size] */
     hdl_tensor wk, wv;                     /* [n_kv_heads*head_dim, hidden] [n_kv_heads*v_head_dim, hidden] */
@@ -39,6 +47,7 @@ typedef struct hdl_model {
     hdl_tensor output;      /* [n_vocab, hidden_size]; == token_embd where tied */
     hdl_shared_weights shared;
     hdl_layer_weights *layers; /* [n_layers], owned */
+    hdl_delta_weights *deltas; /* [n_layers], owned; NULL where no layer is one */
     hdl_tokenizer *tokenizer;  /* owned; NULL if the file has none */
     hdl_chat_template chat;
     int64_t weight_bytes; /* bytes of all tensors that are used, shared ones once */

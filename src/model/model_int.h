@@ -37,7 +37,10 @@ enum {
     HDL_ARCH_SHARED_K_NORM = 1 << 19,
     HDL_ARCH_INDEX_Q_NORM = 1 << 20,
     HDL_ARCH_INDEX_K_NORM = 1 << 21,
-    HDL_ARCH_INDEX_LEADER = 1 << 23 /* the layer begins a later group of the index */
+    HDL_ARCH_INDEX_LEADER = 1 << 23, /* the layer begins a later group of the index */
+    HDL_ARCH_LAYER_ATTENDS = 1 << 24,
+    HDL_ARCH_LAYER_DELTA = 1 << 25,
+    HDL_ARCH_LAYER_CONV = 1 << 26 /* a gated-delta layer with a short convolution */
 };
 
 typedef enum hdl_rope_scaling {
@@ -52,7 +55,12 @@ typedef struct hdl_stated_rope {
     double low_freq_factor, high_freq_factor, original_context; /* llama3 */
 } hdl_stated_rope;
 
-typedef enum hdl_layer_kind { HDL_LAYER_FULL = 0, HDL_LAYER_WINDOW, HDL_LAYER_CROSS } hdl_layer_kind;
+typedef enum hdl_layer_kind {
+    HDL_LAYER_FULL = 0,
+    HDL_LAYER_WINDOW,
+    HDL_LAYER_CROSS,
+    HDL_LAYER_DELTA
+} hdl_layer_kind;
 
 /* What the config.json of a folder in our own format states beside hdl_stated. */
 typedef struct hdl_stated_own {
@@ -63,6 +71,7 @@ typedef struct hdl_stated_own {
     int64_t doc_token;
     double embed_scale;
     hdl_index_facts index;
+    hdl_delta_facts delta;
 } hdl_stated_own;
 
 /* What a model's file states; 0 = not stated. */

@@ -10,29 +10,49 @@
 #include "model/model_int.h"
 #include "tensor/quant.h"
 
-typedef enum dim { ONE, HIDDEN, Q_DIM, K_DIM, V_DIM, O_DIM, HEAD, FF, VOCAB, INDEX, INDEX_Q } dim;
+typedef enum dim {
+    ONE,
+    HIDDEN,
+    Q_DIM,
+    K_DIM,
+    V_DIM,
+    O_DIM,
+    HEAD,
+    FF,
+    VOCAB,
+    INDEX,
+    INDEX_Q,
+    TAPS,
+    DELTA_COLS,
+    DELTA_AB,
+    DELTA_V,
+    DELTA_HEADS,
+    DELTA_HEAD_V
+} dim;
 
 typedef struct weight_row {
     const char *gguf, *safetensors; /* names after "blk.N." and "layers.N.", or whole ones */
     size_t at;                      /* offset of the hdl_tensor in the weights' struct */
-    dim rows, cols;                 /* rows ONE: a vector, which becomes F32 */
+    dim rows, cols;                 /* rows ONE: a vector, which becomes F32; so do TAPS of them */
     uint32_t must, may;             /* traits with which it must or may be there */
 } weight_row;
 
 enum { ANY = HDL_ARCH_ANY, PRE = HDL_ARCH_PRE_NORMS, POST = HDL_ARCH_POST_NORMS };
 enum { BIAS = HDL_ARCH_QKV_BIAS, KV = HDL_ARCH_OWN_KV };
+enum { ATTENDS = HDL_ARCH_LAYER_ATTENDS, DELTA = HDL_ARCH_LAYER_DELTA };
 enum { Q_NORM = HDL_ARCH_LAYER_Q_NORM, K_NORM = HDL_ARCH_LAYER_K_NORM };
 enum { SHARED = HDL_ARCH_SHARED, SHARED_K_NORM = HDL_ARCH_SHARED_K_NORM, WITH_INDEX = HDL_ARCH_INDEX };
-#define LAYER(member) offsetof(hdl_layer_weights, member)
-#define MODEL(member) offsetof(hdl_model, member)
+#define LAYER(member)    offsetof(hdl_layer_weights, member)
+#define DELTA_OF(member) offsetof(hdl_delta_weights, member)
+#define MODEL(member)    offsetof(hdl_model, member)
 
 /* clang-format off */
 static const weight_row layer_rows[] = {
     {"attn_norm.weight",   "input_layernorm.weight",  LAYER(attn_norm), ONE, HIDDEN, ANY, 0},
-    {"attn_q.weight",      "self_attn.q_proj.weight", LAYER(wq), Q_DIM, HIDDEN, ANY, 0},
+    {"attn_q.weight",      "self_attn.q_proj.weight", LAYER(wq), Q_DIM, HIDDEN, ATTENDS, 0},
     {"attn_k.weight",      "self_attn.k_proj.weight", LAYER(wk), K_DIM, HIDDEN, KV, 0},
     {"attn_v.weight",      "self_attn.v_proj.weight", LAYER(wv), V_DIM, HIDDEN, KV, 0},
-    {"attn_output.weight", "self_attn.o_proj.weight", LAYER(wo), HIDDEN, O_DIM, ANY, 0},
+    {"attn_output.weight", "self_attn.o_proj.weight", LAYER(wo), HIDDEN, O_DIM, ATTENDS, 0},
     {"attn_q.bias",        "self_attn.q_proj.bias",   LAYER(bq), ONE, Q_DIM, BIAS, ANY},
     {"attn_k.bias",        "self_attn.k_proj.bias",   LAYER(bk), ONE, K_DIM, BIAS, ANY},
     {"attn_v.bias",        "self_attn.v_proj.bias",   LAYER(bv), ONE, V_DIM, BIAS, ANY},
@@ -49,6 +69,16 @@ static const weight_row layer_rows[] = {
     {"ffn_up.weight",   "mlp.up_proj.weight",   LAYER(w_up), FF, HIDDEN, ANY, 0},
     {"ffn_down.weight", "mlp.down_proj.weight", LAYER(w_down), HIDDEN, FF, ANY, 0},
     {NULL, "index.q_proj.weight", LAYER(index_q), INDEX_Q, HIDDEN, HDL_ARCH_INDEX_LEADER, 0},
+};
+static const weight_row delta_rows[] = {
+    {NULL, "delta.qkv_proj.weight", DELTA_OF(wqkv), DELTA_COLS, HIDDEN, DELTA, 0},
+    {NULL, "delta.ab_proj.weight",  DELTA_OF(wab), DELTA_AB, HIDDEN, DELTA, 0},
+    {NULL, "delta.g_proj.weight",   DELTA_OF(wg), DELTA_V, HIDDEN, DELTA, 0},
+    {NULL, "delta.o_proj.weight",   DELTA_OF(wo), HIDDEN, DELTA_V, DELTA, 0},
+    {NULL, "delta.conv.weight",     DELTA_OF(conv), TAPS, DELTA_COLS, HDL_ARCH_LAYER_CONV, 0},
+    {NULL, "delta.a_log",           DELTA_OF(a_log), ONE, DELTA_HEADS, DELTA, 0},
+    {NULL, "delta.dt_bias",         DELTA_OF(dt_bias), ONE, DELTA_HEADS, DELTA, 0},
+    {NULL, "delta.norm.weight",     DELTA_OF(norm), ONE, DELTA_HEAD_V, DELTA, 0},
 };
 static const weight_row model_rows[] = {
     {"token_embd.weight",  "embed_tokens.weight", MODEL(token_embd), VOCAB, HIDDEN, ANY, 0},
@@ -117,21 +147,29 @@ static int64_t dim_size(const hdl_model_facts *f, dim d)
         case VOCAB: return f->n_vocab;
         case INDEX: return f->index.dim;
         case INDEX_Q: return (int64_t)HDL_MAX(f->index.n_heads, 1) * f->index.dim;
+        case TAPS: return f->delta.conv_width;
+        case DELTA_COLS: return hdl_delta_cols(&f->delta);
+        case DELTA_AB: return 2 * (int64_t)f->delta.n_heads;
+        case DELTA_V: return (int64_t)f->delta.n_heads * f->delta.v_dim;
+        case DELTA_HEADS: return f->delta.n_heads;
+        case DELTA_HEAD_V: return f->delta.v_dim;
     }
     return -1;
 }
 
-/* A vector becomes F32, in place where it is already and its address allows. */
+/* A vector, or a few, become F32, in place where it is already and its address allows. */
 static heddle_status make_f32(loader *l, hdl_tensor *t)
 {
     hdl_model_owner *owner = l->owner;
     if (t->dtype == HDL_F32 && (uintptr_t)t->data % sizeof(float) == 0) return HEDDLE_OK;
     HDL_ASSERT(owner->n_vectors < owner->vector_capacity);
-    float *values = hdl_calloc(t->n_cols, sizeof *values);
+    float *values = hdl_calloc(t->n_rows * t->n_cols, sizeof *values);
     if (!values) return HEDDLE_E_NOMEM;
     owner->vectors[owner->n_vectors++] = values;
-    hdl_dequant_row(t->dtype, t->data, values, t->n_cols);
-    *t = (hdl_tensor){values, HDL_F32, 1, t->n_cols, t->n_cols * (int64_t)sizeof *values};
+    for (int64_t r = 0; r < t->n_rows; r++)
+        hdl_dequant_row(t->dtype, (const uint8_t *)t->data + r * t->row_bytes, values + r * t->n_cols,
+                        t->n_cols);
+    *t = (hdl_tensor){values, HDL_F32, t->n_rows, t->n_cols, t->n_cols * (int64_t)sizeof *values};
     return HEDDLE_OK;
 }
 
@@ -147,14 +185,15 @@ static heddle_status link_tensor(loader *l, const weight_row *row, int64_t i, hd
                         (long long)cols);
     const hdl_dtype_traits *traits = hdl_dtype_of(t.dtype);
     int alignment = traits->is_quantised ? 2 : traits->block_bytes;
-    if (row->rows != ONE && (uintptr_t)t.data % (unsigned)alignment)
+    bool is_vector = row->rows == ONE || row->rows == TAPS;
+    if (!is_vector && (uintptr_t)t.data % (unsigned)alignment)
         return HDL_FAIL(HEDDLE_E_UNSUPPORTED,
                         "%s: tensor %s: its data are not aligned to %d bytes: save the file again "
                         "with a current library",
                         l->path, l->name, alignment);
     if (!l->is_used[i]) l->model->weight_bytes += t.row_bytes * t.n_rows;
     l->is_used[i] = true;
-    if (row->rows == ONE) HDL_TRY(make_f32(l, &t));
+    if (is_vector) HDL_TRY(make_f32(l, &t));
     *out = t;
     return HEDDLE_OK;
 }
@@ -165,7 +204,9 @@ static uint32_t bits_of(const hdl_model_facts *f, int32_t layer)
     bool is_shared = f->cross_from < f->n_layers;
     if (layer >= 0) {
         const hdl_layer_facts *at = &f->layers[layer];
-        return (at->has_kv ? HDL_ARCH_OWN_KV : 0u) | (at->has_qk_norm ? HDL_ARCH_LAYER_Q_NORM : 0u) |
+        if (at->is_delta) return DELTA | (f->delta.conv_width ? HDL_ARCH_LAYER_CONV : 0u);
+        return ATTENDS | (at->has_kv ? HDL_ARCH_OWN_KV : 0u) |
+               (at->has_qk_norm ? HDL_ARCH_LAYER_Q_NORM : 0u) |
                (at->has_kv && at->has_qk_norm ? HDL_ARCH_LAYER_K_NORM : 0u) |
                (at->leads_group && at->index_group ? HDL_ARCH_INDEX_LEADER : 0u);
     }
@@ -248,9 +289,12 @@ static heddle_status load_all(loader *l, const hdl_stated *stated)
     for (int64_t r = 0; r < HDL_COUNT(model_rows); r++) HDL_TRY(load_row(l, &model_rows[r], -1, l->model));
     for (int64_t r = 0; r < HDL_COUNT(shared_rows); r++) HDL_TRY(load_row(l, &shared_rows[r], -1, l->model));
     HDL_TRY(load_output(l, stated));
-    for (int32_t i = 0; i < l->model->facts.n_layers; i++)
+    for (int32_t i = 0; i < l->model->facts.n_layers; i++) {
         for (int64_t r = 0; r < HDL_COUNT(layer_rows); r++)
             HDL_TRY(load_row(l, &layer_rows[r], i, &l->model->layers[i]));
+        for (int64_t r = 0; r < HDL_COUNT(delta_rows) && l->model->deltas; r++)
+            HDL_TRY(load_row(l, &delta_rows[r], i, &l->model->deltas[i]));
+    }
     return check_all_used(l);
 }
 
@@ -261,12 +305,15 @@ heddle_status hdl_weights_load(hdl_model *model, const hdl_arch *arch, const hdl
     heddle_status status = HEDDLE_E_NOMEM;
     int64_t n_layers = model->facts.n_layers;
     l.prefix = find_prefix(l.owner->safetensors);
-    l.owner->vector_capacity = n_layers * HDL_COUNT(layer_rows) + HDL_COUNT(model_rows) +
-                               HDL_COUNT(shared_rows);
+    l.owner->vector_capacity = n_layers * (HDL_COUNT(layer_rows) + HDL_COUNT(delta_rows)) +
+                               HDL_COUNT(model_rows) + HDL_COUNT(shared_rows);
     l.owner->vectors = hdl_calloc(l.owner->vector_capacity, sizeof *l.owner->vectors);
     l.is_used = hdl_calloc(n_tensors(&l), sizeof *l.is_used);
     model->layers = hdl_calloc(n_layers, sizeof *model->layers);
-    if (l.owner->vectors && l.is_used && model->layers) status = load_all(&l, stated);
+    bool has_delta = model->facts.delta.n_layers > 0;
+    if (has_delta) model->deltas = hdl_calloc(n_layers, sizeof *model->deltas);
+    if (l.owner->vectors && l.is_used && model->layers && !model->deltas == !has_delta)
+        status = load_all(&l, stated);
     hdl_free(l.is_used);
     return status;
 }

@@ -21,9 +21,9 @@
 const char *hdl_buffer_name(hdl_buffer buffer)
 {
     static const char *const names[HDL_N_BUFFERS] = {
-        "-",       "x",          "normed",  "q",       "k",       "v",     "attn",   "gate",
-        "up",      "last",       "logits",  "cos_sin", "mass",    "spare", "lse",    "q_tile",
-        "q_index", "index_bias", "k_index", "n_read",  "allowed", "lists", "retain", "work"};
+        "-",       "x",          "normed",  "q",      "k",       "v",     "attn",   "gate", "up",
+        "delta",   "delta_ab",   "last",    "logits", "cos_sin", "mass",  "spare",  "lse",  "q_tile",
+        "q_index", "index_bias", "k_index", "n_read", "allowed", "lists", "retain", "work"};
     return names[buffer];
 }
 
@@ -133,10 +133,12 @@ heddle_status hdl_schedule_new(hdl_schedule **out, const hdl_plan *plan, const h
     heddle_status status = HEDDLE_OK;
     for (int r = 0; r < 2 && !status; r++)
         status = hdl_plan_resolve(plan, facts, (hdl_route)r, &schedule->routes[r]);
-    int32_t n_in_group[HDL_MAX_GROUPS] = {0};
+    int32_t n_in_group[HDL_MAX_GROUPS] = {0}, n_delta = 0;
     for (int32_t layer = 0; layer < facts->n_layers && !status; layer++) {
         const hdl_layer_facts *at = &facts->layers[layer];
-        if (at->kv_source == layer)
+        if (at->is_delta)
+            schedule->layer_in_group[layer] = n_delta++;
+        else if (at->kv_source == layer)
             schedule->layer_in_group[layer] = n_in_group[at->cache_group]++;
         else
             schedule->layer_in_group[layer] = schedule->layer_in_group[at->kv_source];
@@ -193,6 +195,8 @@ static void size_args(const hdl_schedule *schedule, const hdl_step *step, hdl_cl
         case HDL_OP_APPEND: sized->u.append.n_rows = rows; break;
         case HDL_OP_SUMMARISE: sized->u.summarise.n_rows = rows; break;
         case HDL_OP_GLU: sized->u.glu.n_rows = rows; break;
+        case HDL_OP_CONV: sized->u.conv.n_rows = rows; break;
+        case HDL_OP_DELTA: sized->u.delta.n_rows = rows; break;
         case HDL_OP_ATTEND: {
             hdl_attend_args *args = &sized->u.attend.args;
             bool is_upper = step->layer >= schedule->facts->cross_from;
@@ -644,6 +648,12 @@ static void bind_step(const hdl_schedule *schedule, hdl_step *step)
             step->u.glu.up = in2;
             break;
         case HDL_OP_SUMMARISE: step->u.summarise.x = in; break;
+        case HDL_OP_CONV: step->u.conv.x = in; break;
+        case HDL_OP_DELTA:
+            step->u.delta.qkv = in;
+            step->u.delta.ab = in2;
+            step->u.delta.o = out;
+            break;
         case HDL_OP_ATTEND:
             step->u.attend.args.q = in;
             step->u.attend.score.q = in + step->u.attend.q_offset;

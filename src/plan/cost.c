@@ -11,6 +11,7 @@
 double hdl_cost_tokens_dense(const hdl_model_facts *facts, int32_t layer, int64_t position)
 {
     int64_t visible = position + 1, window = facts->layers[layer].window;
+    if (facts->layers[layer].is_delta) return 0;
     return (double)(window ? HDL_MIN(visible, window) : visible);
 }
 

@@ -766,6 +766,8 @@ static void exec_step(const hdl_schedule *schedule, const hdl_step *step, hdl_ex
         exec_append(schedule, step, batch);
     else if (step->op == HDL_OP_SUMMARISE)
         exec_summarise(schedule, step, batch);
+    else if (step->op == HDL_OP_CONV || step->op == HDL_OP_DELTA)
+        hdl_exec_state(schedule, step, batch);
     else if (step->op == HDL_OP_COMPACT)
         hdl_exec_retain(schedule, step, batch);
     else

@@ -47,7 +47,10 @@ static void explain_layers(const hdl_schedule *schedule, hdl_route route, const 
     for (int32_t layer = 0; layer < facts->n_layers; layer++) {
         const hdl_layer_plan *at = &schedule->routes[route].layers[layer];
         hdl_buf_printf(text, "  layer %2d  ", layer);
-        if (facts->layers[layer].window)
+        if (facts->layers[layer].is_delta)
+            hdl_buf_printf(text, "gated-delta state, %d heads of %d x %d (the model's own)",
+                           facts->delta.n_heads, facts->delta.v_dim, facts->delta.k_dim);
+        else if (facts->layers[layer].window)
             hdl_buf_printf(text, "window %d (the model's own)", facts->layers[layer].window);
         else if (at->op == HDL_OPERATOR_DENSE)
             hdl_buf_puts(text, "dense");

@@ -70,7 +70,7 @@ heddle_status hdl_facts_can_hide(const hdl_model_facts *facts)
                         "this model's rows depend on what was read before them: its documents can be neither "
                         "written to files of their own, mounted nor forbidden");
     for (int32_t layer = 0; layer < facts->cross_from; layer++)
-        if (!facts->layers[layer].window)
+        if (hdl_layer_is_open(facts, layer))
             return HDL_FAIL(HEDDLE_E_UNSUPPORTED,
                             "layer %d, below the shared state, reads all tokens before its row: this model's "
                             "documents can be neither written to files of their own, mounted nor forbidden",

@@ -437,12 +437,13 @@ static heddle_status apply_count(const rule *one, const char *path, const hdl_mo
     const char *end = last ? "last" : "first";
     int64_t n = json_integer_value(last ? last : json_object_get(one->layers, "first"));
     int32_t n_open = 0, at = 0;
-    for (int32_t layer = 0; layer < facts->n_layers; layer++) n_open += !facts->layers[layer].window;
+    for (int32_t layer = 0; layer < facts->n_layers; layer++) n_open += hdl_layer_is_open(facts, layer);
     if (n > n_open)
-        return HDL_FAIL(HEDDLE_E_INVALID, "%s.layers.%s %lld: the model has %d layers without a window", path,
-                        end, (long long)n, n_open);
+        return HDL_FAIL(HEDDLE_E_INVALID,
+                        "%s.layers.%s %lld: the model has %d layers without a window or state", path, end,
+                        (long long)n, n_open);
     for (int32_t layer = 0; layer < facts->n_layers; layer++) {
-        if (facts->layers[layer].window) continue;
+        if (!hdl_layer_is_open(facts, layer)) continue;
         int32_t place = at++;
         if (last ? place < n_open - n : place >= n) continue;
         if (wanted->rule[layer] >= 0)
@@ -482,7 +483,7 @@ static heddle_status apply_rule(const rule *one, const char *path, const hdl_mod
         bool is_leading = !strcmp(json_string_value(one->layers), "leaders");
         int32_t n_named = 0;
         for (int32_t layer = 0; layer < facts->n_layers && !(is_one && n_named); layer++)
-            if (wanted->rule[layer] < 0 && !facts->layers[layer].window &&
+            if (wanted->rule[layer] < 0 && hdl_layer_is_open(facts, layer) &&
                 (!is_leading || facts->layers[layer].leads_group)) {
                 apply(one, layer, facts, out, wanted);
                 wanted->rule[layer] = index;
@@ -499,7 +500,13 @@ static heddle_status apply_rule(const rule *one, const char *path, const hdl_mod
         if (wanted->rule[layer] >= 0)
             return HDL_FAIL(HEDDLE_E_INVALID, "%s.layers[%zu] %lld: a rule before it names this layer", path,
                             i, (long long)layer);
-        if (facts->layers[layer].window && (one->op != HDL_OPERATOR_DENSE || one->has_router))
+        bool wants_list = one->op != HDL_OPERATOR_DENSE || one->has_router;
+        if (facts->layers[layer].is_delta && wants_list)
+            return HDL_FAIL(HEDDLE_E_INVALID,
+                            "%s.layers[%zu] %lld: this layer keeps a gated-delta state in place of rows; "
+                            "it can neither make nor read a list",
+                            path, i, (long long)layer);
+        if (facts->layers[layer].window && wants_list)
             return HDL_FAIL(HEDDLE_E_INVALID,
                             "%s.layers[%zu] %lld: the model gives this layer a window of %d tokens; "
                             "it can neither make nor read a list",

@@ -29,18 +29,20 @@ typedef enum hdl_where {
 } hdl_where;
 typedef enum hdl_buffer { /* activations; names as in `explain` */
                           HDL_BUF_NONE = 0,
-                          HDL_BUF_X,       /* [rows, hidden] residual stream */
-                          HDL_BUF_NORMED,  /* [rows, hidden] */
-                          HDL_BUF_Q,       /* [rows, n_heads, head_dim] */
-                          HDL_BUF_K,       /* [rows, n_kv_heads, head_dim] */
-                          HDL_BUF_V,       /* [rows, n_kv_heads, v_head_dim] */
-                          HDL_BUF_ATTN,    /* [rows, n_heads, v_head_dim] */
-                          HDL_BUF_GATE,    /* [rows, n_ff] */
-                          HDL_BUF_UP,      /* [rows, n_ff] */
-                          HDL_BUF_LAST,    /* [logit rows, hidden] */
-                          HDL_BUF_LOGITS,  /* [logit rows, n_vocab] */
-                          HDL_BUF_COS_SIN, /* [ropes, rows, dim/2, 2] */
-                          HDL_BUF_MASS,    /* [tile rows, lists, context] */
+                          HDL_BUF_X,        /* [rows, hidden] residual stream */
+                          HDL_BUF_NORMED,   /* [rows, hidden] */
+                          HDL_BUF_Q,        /* [rows, n_heads, head_dim] */
+                          HDL_BUF_K,        /* [rows, n_kv_heads, head_dim] */
+                          HDL_BUF_V,        /* [rows, n_kv_heads, v_head_dim] */
+                          HDL_BUF_ATTN,     /* [rows, n_heads, v_head_dim] */
+                          HDL_BUF_GATE,     /* [rows, n_ff] */
+                          HDL_BUF_UP,       /* [rows, n_ff] */
+                          HDL_BUF_DELTA,    /* [rows, hdl_delta_cols] q, k, v of a gated-delta layer */
+                          HDL_BUF_DELTA_AB, /* [rows, 2, delta heads] what its gates are made of */
+                          HDL_BUF_LAST,     /* [logit rows, hidden] */
+                          HDL_BUF_LOGITS,   /* [logit rows, n_vocab] */
+                          HDL_BUF_COS_SIN,  /* [ropes, rows, dim/2, 2] */
+                          HDL_BUF_MASS,     /* [tile rows, lists, context] */
                           HDL_BUF_SPARE, /* [rows, n_heads, v_head_dim] of a pass that only observes, a partial */
                           HDL_BUF_LSE,    /* [2, rows, n_heads] of a list's partial and its complement's */
                           HDL_BUF_Q_TILE, /* [tile rows, n_heads, head_dim] mean queries of tiles of rows */
@@ -113,7 +115,8 @@ typedef struct hdl_step {
     int64_t offset;              /* LINEAR, NORM: floats from a row's start to what is written (and normed) */
     const hdl_linear_args *next; /* LINEAR: that of the next LINEAR step; of the last, the first */
     int32_t rope;                /* ROPE: which table */
-    int32_t group, layer_in_group; /* APPEND, SUMMARISE: whose KV rows */
+    int32_t group, layer_in_group; /* APPEND, SUMMARISE: whose KV rows; CONV, DELTA: whose state (group -1) */
+    int64_t state_offset;          /* CONV, DELTA: floats from the layer's state to what the op keeps there */
     union {
         hdl_embed_args embed;
         hdl_norm_args norm;
@@ -122,6 +125,8 @@ typedef struct hdl_step {
         hdl_append_args append;
         hdl_summarise_args summarise;
         hdl_glu_args glu;
+        hdl_conv_args conv;
+        hdl_delta_args delta;
         hdl_attend_step attend;
         hdl_retain_step retain;
     } u;
@@ -155,7 +160,7 @@ typedef struct hdl_schedule {
     hdl_step *steps;              /* owned */
     int32_t n_steps, capacity;
     int32_t n_lower_steps; /* steps for every row; those after them for rows whose logits are wanted */
-    int32_t layer_in_group[HDL_MAX_LAYERS];
+    int32_t layer_in_group[HDL_MAX_LAYERS]; /* among the gated-delta layers for these */
     /* summaries of the rows that each layer owns, for its readers and for the kept plans */
     hdl_plane_need planes[HDL_MAX_LAYERS][HDL_KV_MAX_PLANES];
     int32_t n_planes[HDL_MAX_LAYERS];
@@ -283,12 +288,15 @@ typedef struct hdl_exec_batch {
     int64_t *n_held;        /* [n_rows] rows of the retained group up to and with each row */
     double
         *n_listed; /* [n_rows] tokens that a row read through lists, summed over layers; NULL = not counted */
-    int64_t *doc_start; /* [n_rows] where the row's document begins; positions count from there */
+    int64_t *doc_start;    /* [n_rows] where the row's document begins; positions count from there */
+    hdl_state_seq *states; /* [n_seqs] scratch */
     hdl_tap tap;
 } hdl_exec_batch;
 
 /* retain_exec.c */
 void hdl_exec_retain(const hdl_schedule *schedule, const hdl_step *step, hdl_exec_batch *batch);
+/* state_exec.c */
+void hdl_exec_state(const hdl_schedule *schedule, const hdl_step *step, hdl_exec_batch *batch);
 /* What every row passes: embeddings to the residual stream HDL_BUF_X below the final norm or, in a model
  * with a shared state, to that state and its rows in the cache. */
 void hdl_exec_lower(const hdl_schedule *schedule, hdl_exec_batch *batch);

@@ -195,6 +195,42 @@ static void test_pages_are_not_allocated(void **state)
     hdl_kv_store_unref(store);
 }
 
+/* A step that is released leaves the states as they were; a fork has its own; nothing else than all can be kept. */
+static void test_states_go_with_the_commit(void **state)
+{
+    (void)state;
+    enum { LAYERS = 3, FLOATS = 32 };
+    hdl_kv_store *store = new_store(100, 100);
+    hdl_kv_seq *seq, *fork;
+    int64_t pages = hdl_kv_store_live_bytes(store);
+    hdl_kv_store_keep_state(store, LAYERS, FLOATS);
+    assert_int_equal(hdl_kv_seq_new(&seq, store, 1600), HEDDLE_OK);
+    assert_int_equal(hdl_kv_store_live_bytes(store) - pages, 2 * LAYERS * FLOATS * 4);
+    for (int i = 1; i < 4; i++) { /* the last step is released */
+        assert_int_equal(hdl_kv_seq_reserve(seq, 5), HEDDLE_OK);
+        for (int32_t layer = 0; layer < LAYERS; layer++)
+            for (int f = 0; f < FLOATS; f++)
+                hdl_kv_seq_state(seq, layer).after[f] = (float)(100 * i + 10 * layer);
+        if (i < 3)
+            hdl_kv_seq_commit(seq, 5);
+        else
+            hdl_kv_seq_release(seq);
+    }
+    for (int32_t layer = 0; layer < LAYERS; layer++)
+        assert_true(hdl_kv_seq_state(seq, layer).before[FLOATS - 1] == (float)(200 + 10 * layer));
+    assert_int_equal(hdl_kv_seq_fork(&fork, seq), HEDDLE_OK);
+    assert_int_equal(hdl_kv_seq_reserve(seq, 1), HEDDLE_OK);
+    hdl_kv_seq_state(seq, 1).after[0] = 5;
+    hdl_kv_seq_commit(seq, 1);
+    assert_true(hdl_kv_seq_state(seq, 1).before[0] == 5 && hdl_kv_seq_state(fork, 1).before[0] == 210);
+    assert_int_equal(hdl_kv_seq_truncate(seq, 11), 11);
+    assert_int_equal(hdl_kv_seq_truncate(seq, 10), 0);
+    hdl_kv_seq_free(seq);
+    hdl_kv_seq_free(fork);
+    assert_int_equal(hdl_kv_store_live_bytes(store), pages);
+    hdl_kv_store_unref(store);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -205,6 +241,7 @@ int main(void)
         cmocka_unit_test(test_a_full_store_changes_nothing),
         cmocka_unit_test(test_reserved_pages_can_be_given_back),
         cmocka_unit_test(test_pages_are_not_allocated),
+        cmocka_unit_test(test_states_go_with_the_commit),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

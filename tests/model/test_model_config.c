@@ -249,6 +249,19 @@ static void test_own_format_sisters(void **state)
                                   "\"layer_kinds\":[\"window\",\"window\",\"window\",\"full\"]}"),
                      HEDDLE_OK);
     assert_true(f->n_groups == 2 && !f->layers[3].window && f->layers[3].rope == 1 && f->layers[3].has_kv);
+    assert_int_equal(
+        own_facts(f, "{\"arch\":\"gated_delta_hybrid\",\"delta_n_heads\":3,\"delta_k_dim\":16,"
+                     "\"delta_v_dim\":24,\"layer_kinds\":[\"delta\",\"delta\",\"delta\",\"full\"]}"),
+        HEDDLE_OK);
+    assert_true(f->n_groups == 1 && f->delta.n_layers == 3 && f->layers[2].is_delta && !f->layers[2].has_kv);
+    assert_true(f->delta.n_heads == 3 && f->delta.v_dim == 24 && f->delta.conv_width == 4 &&
+                f->delta.scale == 0.25f);
+    assert_true(hdl_layer_is_open(f, 3) && !hdl_layer_is_open(f, 0));
+    assert_int_equal(
+        own_facts(f, "{\"delta_conv\":0,\"delta_n_heads\":1,\"delta_k_dim\":16,\"delta_v_dim\":16,"
+                     "\"delta_scale\":0.5,\"layer_kinds\":[\"delta\",\"window\",\"cross\",\"cross\"]}"),
+        HEDDLE_OK);
+    assert_true(f->cross_from == 2 && f->n_groups == 2 && !f->delta.conv_width && f->delta.scale == 0.5f);
     hdl_free(f);
 }
 
@@ -266,6 +279,14 @@ static void test_own_format_refusals(void **state)
         {"{\"global_scope\":\"document\"}", "global_scope \"document\": must be sequence"},
         {"{\"index_k_norm\":\"layer\"}", "index_k_norm \"layer\": must be none or rms"},
         {"{\"index_gate\":1}", "index_gate"},
+        {"{\"delta_conv\":17}", "delta_conv 17: must be in 0..16"},
+        {"{\"delta_gate\":\"gelu\"}", "delta_gate \"gelu\": must be silu"},
+        {"{\"delta_qk_norm\":\"rms\"}", "delta_qk_norm \"rms\": must be l2"},
+        {"{\"layer_kinds\":[\"delta\",\"window\",\"cross\",\"cross\"]}",
+         "delta_n_heads, delta_k_dim, delta_v_dim"},
+        {"{\"arch\":\"gated_delta_hybrid\",\"layer_kinds\":[\"delta\",\"delta\",\"delta\",\"delta\"],\"delta_n_heads\":1,"
+         "\"delta_k_dim\":8,\"delta_v_dim\":8}",
+         "gated-delta layers alone"},
         {"{\"n_layers\":5}", "layer_kinds: must be a list of n_layers = 5 words"},
         {"{\"layer_kinds\":[\"cross\",\"cross\",\"cross\",\"cross\"]}", "layer_kinds[0]"},
         {"{\"layer_kinds\":[\"window\",\"cross\",\"window\",\"cross\"]}", "layer_kinds[2] \"window\""},
