@@ -16,9 +16,11 @@ enum { MAX_ROUTE_IMPLS = 8 };
 static inline int64_t route_impls(hdl_op op, const hdl_impl *impls[MAX_ROUTE_IMPLS])
 {
     static const hdl_impl *const tables[] = {
-        hdl_cpu_ref_attend,    hdl_cpu_ref_visit,       hdl_cpu_ref_route,    hdl_cpu_generic_route,
-        hdl_cpu_generic_score, hdl_cpu_generic_summary, hdl_cpu_avx2_route,   hdl_cpu_avx2_score,
-        hdl_cpu_avx2_summary,  hdl_cpu_avx512_route,    hdl_cpu_avx512_score, hdl_cpu_avx512_summary,
+        hdl_cpu_ref_attend,    hdl_cpu_ref_visit,      hdl_cpu_ref_route,     hdl_cpu_generic_route,
+        hdl_cpu_generic_visit, hdl_cpu_generic_list,   hdl_cpu_generic_score, hdl_cpu_generic_summary,
+        hdl_cpu_avx2_route,    hdl_cpu_avx2_visit,     hdl_cpu_avx2_list,     hdl_cpu_avx2_score,
+        hdl_cpu_avx2_summary,  hdl_cpu_avx512_route,   hdl_cpu_avx512_visit,  hdl_cpu_avx512_list,
+        hdl_cpu_avx512_score,  hdl_cpu_avx512_summary,
     };
     int64_t n = 0;
     for (int64_t t = 0; t < HDL_COUNT(tables); t++)

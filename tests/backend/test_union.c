@@ -1,4 +1,5 @@
-/* test_union.c - UNION against a table of marks; cut into ranges of tokens it is the same. */
+/* test_union.c - UNION against a table of marks; cut into ranges of tokens it is the same; every kernel, over contexts of
+ * many windows and with the runs before slashes, lists what the reference lists and writes nothing behind it. */
 #include "backend/route_impls.h"
 
 enum { ROWS = 3, UNITS = 500, LISTS = 6, SHARDS = 8 };
@@ -121,9 +122,69 @@ static void test_ranges_of_tokens(void **state)
         }
 }
 
+enum { WIDE = 300000, FEW = 3000 };
+
+/* Ascending ids whose gaps are mostly small, so that there are dense words, sparse ones and empty windows. */
+static int32_t draw_wide(int32_t *ids, int32_t most, uint64_t *random)
+{
+    int32_t n = 0;
+    for (int64_t id = next_random(random) % 500; id < WIDE && n < most; n++) {
+        uint32_t draw = next_random(random);
+        ids[n] = (int32_t)id;
+        id += draw % 200 == 0 ? draw / 256 % 60000 : draw % 3 ? 1 : draw / 256 % 60;
+    }
+    return n;
+}
+
+static void test_kernels_list_what_the_reference_lists(void **state)
+{
+    (void)state;
+    static int32_t ids[LISTS * FEW], slash_ids[2 * FEW], counts[LISTS], slash_counts[2];
+    static const int32_t before[] = {0, 1, 63, 700, 40000};
+    const hdl_impl *impls[MAX_ROUTE_IMPLS];
+    int64_t n_impls = route_impls(HDL_OP_UNION, impls);
+    uint64_t random = 21;
+    int32_t *out = must_alloc((2 * WIDE + 1) * 4), *same = must_alloc((2 * WIDE + 1) * 4), out_counts[2];
+    hdl_selection lists = {.block_size = 1, .n_rows = 1, .n_lists = LISTS, .n_ids_max = FEW};
+    hdl_selection slashes = lists, to = lists;
+    lists.ids = ids;
+    lists.counts = counts;
+    slashes.n_lists = to.n_lists = 2;
+    slashes.ids = slash_ids;
+    slashes.counts = slash_counts;
+    to.n_ids_max = WIDE;
+    to.ids = out;
+    to.counts = out_counts;
+    for (int round = 0; round < 40; round++) {
+        int32_t n_before = before[round % HDL_COUNT(before)], most = round < 20 ? FEW : 40;
+        for (int l = 0; l < LISTS; l++) counts[l] = draw_wide(ids + (ptrdiff_t)l * FEW, most, &random);
+        for (int l = 0; l < 2; l++) slash_counts[l] = draw_wide(slash_ids + (ptrdiff_t)l * FEW, 20, &random);
+        hdl_union_args args = {.n_rows = 1, .lists = &lists, .n_before = n_before, .out = &to};
+        if (round % 3) args.slashes = &slashes;
+        to.n_ids_max = WIDE;
+        impls[0]->launch(&(hdl_launch){.n_threads = 2}, &args);
+        int32_t n[2] = {out_counts[0], out_counts[1]};
+        memcpy(same, out, (size_t)n[0] * 4);
+        memcpy(same + WIDE, out + WIDE, (size_t)n[1] * 4);
+        to.n_ids_max = HDL_MAX(n[0], n[1]); /* no room to spare */
+        for (int64_t k = 1; k < n_impls; k++) {
+            memset(out, 0xee, (2 * WIDE + 1) * 4);
+            impls[k]->launch(&(hdl_launch){.n_threads = 2}, &args);
+            for (int l = 0; l < 2; l++) {
+                assert_int_equal(out_counts[l], n[l]);
+                assert_memory_equal(out + l * to.n_ids_max, same + (ptrdiff_t)l * WIDE, (size_t)n[l] * 4);
+            }
+            assert_int_equal((uint32_t)out[2 * to.n_ids_max], 0xeeeeeeee);
+        }
+    }
+    free(out);
+    free(same);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_union_is_the_marked_units),
-                                       cmocka_unit_test(test_ranges_of_tokens)};
+                                       cmocka_unit_test(test_ranges_of_tokens),
+                                       cmocka_unit_test(test_kernels_list_what_the_reference_lists)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

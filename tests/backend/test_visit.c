@@ -1,6 +1,6 @@
 /* test_visit.c - ORDER and VISIT by their definitions: an order is the forced places and then those of falling score;
  * a rule that never stops is ATTEND over the list; one that stops has read a prefix of the order, is ATTEND over that
- * prefix, and stopped where its tiles' gains say. */
+ * prefix, and stopped where its tiles' gains say. Every kernel; and it reads what the reference reads. */
 #include "backend/route_impls.h"
 
 enum { TILE = 32 };
@@ -27,7 +27,7 @@ static const attend_case cases[] = {
     {"nothing", 4, 2, 64, 64, HDL_F16, 8, .q_len = {2}, .kv_len = {90}, .lists = LIST_EMPTY},
 };
 
-static const hdl_impl *impl_of(hdl_op op)
+static const hdl_impl *reference_of(hdl_op op)
 {
     const hdl_impl *impls[MAX_ROUTE_IMPLS];
     assert_true(route_impls(op, impls) >= 1);
@@ -85,11 +85,12 @@ static void end(visited *at)
     free_case(&at->setup);
 }
 
-static void visit(visited *at, float below, int32_t patience, int n_threads)
+static void visit(const hdl_impl *impl, visited *at, float below, int32_t patience, int n_threads)
 {
     hdl_visit_args args = {.attend = at->setup.args, .stop = {below, TILE, patience}, .n_read = at->n_read};
     args.attend.o = at->o;
-    launch(impl_of(HDL_OP_VISIT), &args, n_threads);
+    assert_true(!impl->why_not || !impl->why_not(&args));
+    launch(impl, &args, n_threads);
 }
 
 static double worst(const hdl_attend_args *args, const float *a, const float *b)
@@ -104,15 +105,19 @@ static double worst(const hdl_attend_args *args, const float *a, const float *b)
 static void test_never_stopping_is_the_whole_list(void **state)
 {
     (void)state;
+    const hdl_impl *impls[MAX_ROUTE_IMPLS];
+    int64_t n = route_impls(HDL_OP_VISIT, impls);
     for (int64_t i = 0; i < HDL_COUNT(cases); i++) {
         visited at;
         begin(&at, &cases[i]);
         hdl_attend_args args = at.setup.args;
         args.o = must_alloc(args.n_rows * args.o_stride * 4);
-        launch(impl_of(HDL_OP_ATTEND), &args, 2);
-        visit(&at, 0, 1, 2);
-        printf("%s: %g\n", cases[i].name, worst(&args, args.o, at.o));
-        assert_true(worst(&args, args.o, at.o) < 2e-6);
+        launch(reference_of(HDL_OP_ATTEND), &args, 2);
+        for (int64_t k = 0; k < n; k++) {
+            visit(impls[k], &at, 0, 1, 2);
+            printf("%s: %s %g\n", cases[i].name, impls[k]->name, worst(&args, args.o, at.o));
+            assert_true(worst(&args, args.o, at.o) < 2e-6);
+        }
         free(args.o);
         end(&at);
     }
@@ -167,7 +172,7 @@ static int64_t check_row(const visited *at, int64_t row, int32_t kv_head, float 
     int64_t n = sel->n_first[l], tile = HDL_MAX(TILE / sel->block_size, 1);
     for (int64_t t = 0;; t++) {
         take_prefix(at, row, kv_head, n, &prefix);
-        launch(impl_of(HDL_OP_ATTEND), &args, 2);
+        launch(reference_of(HDL_OP_ATTEND), &args, 2);
         double gain = 0;
         for (int32_t h = 0; h < group; h++) {
             double lse = args.lse[row * args.n_heads + kv_head * group + h];
@@ -196,34 +201,69 @@ static void test_what_was_read_is_a_prefix_that_the_gains_end(void **state)
 {
     (void)state;
     static const hdl_stop_rule rules[] = {{0.05f, TILE, 1}, {0.3f, TILE, 2}};
-    for (int64_t i = 0; i < HDL_COUNT(cases); i++)
-        for (int64_t s = 0; s < HDL_COUNT(rules); s++) {
-            visited at;
-            int64_t n_stopped = 0, n_rows = 0;
-            begin(&at, &cases[i]);
-            visit(&at, rules[s].below, rules[s].patience, 2);
-            for (int64_t row = 0; row < at.setup.args.n_rows; row++)
-                for (int32_t h = 0; h < cases[i].n_kv_heads && owns_list(&at.setup, row); h++, n_rows++)
-                    n_stopped += check_row(&at, row, h, rules[s].below, rules[s].patience);
-            printf("%s below %g: %lld of %lld stop\n", cases[i].name, (double)rules[s].below,
-                   (long long)n_stopped, (long long)n_rows);
-            if (i < 2) assert_true(n_stopped > 0);
-            end(&at);
+    const hdl_impl *impls[MAX_ROUTE_IMPLS];
+    int64_t n_impls = route_impls(HDL_OP_VISIT, impls);
+    for (int64_t i = 0; i < HDL_COUNT(cases) * HDL_COUNT(rules) * n_impls; i++) {
+        const hdl_impl *impl = impls[i % n_impls];
+        const hdl_stop_rule *rule = &rules[i / n_impls % HDL_COUNT(rules)];
+        const attend_case *c = &cases[i / n_impls / HDL_COUNT(rules)];
+        visited at;
+        int64_t n_stopped = 0, n_rows = 0;
+        begin(&at, c);
+        visit(impl, &at, rule->below, rule->patience, 2);
+        for (int64_t row = 0; row < at.setup.args.n_rows; row++)
+            for (int32_t h = 0; h < c->n_kv_heads && owns_list(&at.setup, row); h++, n_rows++)
+                n_stopped += check_row(&at, row, h, rule->below, rule->patience);
+        printf("%s %s below %g: %lld of %lld stop\n", c->name, impl->name, (double)rule->below,
+               (long long)n_stopped, (long long)n_rows);
+        if (c - cases < 2) assert_true(n_stopped > 0);
+        end(&at);
+    }
+}
+
+/* Rows that share a list, too, and rules whose tiles are no whole blocks of a kernel. */
+static void test_kernels_read_what_the_reference_reads(void **state)
+{
+    (void)state;
+    static const hdl_stop_rule rules[] = {{0, 64, 1}, {0.02f, 1, 3}, {0.05f, 33, 1}, {0.001f, 64, 1}};
+    const hdl_impl *impls[MAX_ROUTE_IMPLS];
+    int64_t n_impls = route_impls(HDL_OP_VISIT, impls);
+    for (int64_t i = 0; i < HDL_COUNT(cases) * HDL_COUNT(rules); i++) {
+        const hdl_stop_rule *rule = &rules[i % HDL_COUNT(rules)];
+        const attend_case *c = &cases[i / HDL_COUNT(rules)];
+        visited at, other;
+        begin(&at, c);
+        begin(&other, c);
+        hdl_visit_args args = {.attend = at.setup.args, .stop = *rule, .n_read = at.n_read};
+        args.attend.o = at.o;
+        launch(impls[0], &args, 2);
+        args.n_read = other.n_read;
+        args.attend.o = other.o;
+        for (int64_t k = 1; k < n_impls; k++) {
+            launch(impls[k], &args, 2);
+            assert_memory_equal(at.n_read, other.n_read,
+                                (size_t)(args.attend.n_rows * c->n_kv_heads) * sizeof *at.n_read);
+            assert_true(worst(&at.setup.args, at.o, other.o) < 2e-6);
         }
+        end(&at);
+        end(&other);
+    }
 }
 
 static void test_threads_do_not_matter(void **state)
 {
     (void)state;
-    for (int64_t i = 0; i < HDL_COUNT(cases); i++) {
+    const hdl_impl *impls[MAX_ROUTE_IMPLS];
+    int64_t n_impls = route_impls(HDL_OP_VISIT, impls);
+    for (int64_t i = 0; i < HDL_COUNT(cases) * n_impls; i++) {
         visited at, other;
-        begin(&at, &cases[i]);
-        begin(&other, &cases[i]);
-        visit(&at, 0.05f, 1, 1);
-        visit(&other, 0.05f, 1, 3);
+        const attend_case *c = &cases[i / n_impls];
+        begin(&at, c);
+        begin(&other, c);
+        visit(impls[i % n_impls], &at, 0.05f, 1, 1);
+        visit(impls[i % n_impls], &other, 0.05f, 1, 3);
         assert_true(worst(&at.setup.args, at.o, other.o) == 0);
-        assert_memory_equal(at.n_read, other.n_read,
-                            (size_t)(at.setup.args.n_rows * cases[i].n_kv_heads) * 4);
+        assert_memory_equal(at.n_read, other.n_read, (size_t)(at.setup.args.n_rows * c->n_kv_heads) * 4);
         end(&at);
         end(&other);
     }
@@ -261,6 +301,8 @@ static void test_orders_fall(void **state)
     static int32_t ids[ROWS * LISTS * UNITS], counts[ROWS * LISTS], order[ROWS * LISTS * UNITS],
         firsts[ROWS * LISTS];
     static float score[ROWS * LISTS * UNITS];
+    const hdl_impl *impls[MAX_ROUTE_IMPLS];
+    int64_t n_impls = route_impls(HDL_OP_ORDER, impls);
     uint64_t random = 3;
     for (int32_t block = 1; block <= 16; block *= 16)
         for (int kind = 0; kind < 3; kind++) { /* few values, many, none */
@@ -278,7 +320,8 @@ static void test_orders_fall(void **state)
                 counts[l] = 0;
                 for (int64_t u = 0; u * block < n_visible[l / LISTS]; u++) {
                     uint32_t draw = next_random(&random);
-                    score[l * UNITS + u] = kind ? next_unit(&random) : (float)(draw >> 8 & 3);
+                    score[l * UNITS + u] = kind ? next_unit(&random) : (float)(draw >> 8 & 3) - 1;
+                    if (draw % 7 == 0 && !kind) score[l * UNITS + u] = -0.0f;
                     if (draw % 50 == 0) score[l * UNITS + u] = draw % 100 ? NAN : -INFINITY;
                     if (draw % 3) ids[l * UNITS + counts[l]++] = (int32_t)u;
                 }
@@ -290,8 +333,11 @@ static void test_orders_fall(void **state)
                                    .n_sink = 5,
                                    .window = block > 1 ? 17 : 0,
                                    .list = &list};
-            launch(impl_of(HDL_OP_ORDER), &args, 2);
-            for (int64_t l = 0; l < ROWS * LISTS; l++) check_order(&args, l);
+            for (int64_t k = 0; k < n_impls; k++) {
+                memset(order, 0xee, sizeof order);
+                launch(impls[k], &args, 2);
+                for (int64_t l = 0; l < ROWS * LISTS; l++) check_order(&args, l);
+            }
         }
 }
 
@@ -300,6 +346,7 @@ int main(void)
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_orders_fall),
                                        cmocka_unit_test(test_never_stopping_is_the_whole_list),
                                        cmocka_unit_test(test_what_was_read_is_a_prefix_that_the_gains_end),
+                                       cmocka_unit_test(test_kernels_read_what_the_reference_reads),
                                        cmocka_unit_test(test_threads_do_not_matter)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

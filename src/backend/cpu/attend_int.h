@@ -90,6 +90,20 @@ static inline int64_t walk_lower_bound(const kv_walk *walk, int64_t n_steps, int
     return low;
 }
 
+/* The sequence of a row of the call. */
+static inline const hdl_attend_seq *attend_seq_of(const hdl_attend_args *args, int64_t row)
+{
+    const hdl_attend_seq *seq = args->seqs;
+    while (row < seq->first_row || row >= seq->first_row + seq->q_len) seq++;
+    return seq;
+}
+
+/* The list that a KV head reads. */
+static inline int32_t attend_list_of(const hdl_attend_args *args, int32_t kv_head)
+{
+    return args->selection ? (int32_t)((int64_t)kv_head * args->selection->n_lists / args->n_kv_heads) : 0;
+}
+
 /* Where the list of row i of the sequence stands: at the row, or at the first of the call that shares it. */
 static inline int64_t list_row(const hdl_selection *sel, const hdl_attend_seq *seq, int64_t i)
 {

@@ -14,20 +14,22 @@ static pthread_once_t once = PTHREAD_ONCE_INIT;
 static void build_lists(void)
 {
     static const hdl_impl *const tables[] = {
-        hdl_cpu_amx_attend,        hdl_cpu_amx_index,          hdl_cpu_avx512_linear,
-        hdl_cpu_avx512_attend_row, hdl_cpu_avx512_attend_rows, hdl_cpu_avx512_route,
-        hdl_cpu_avx512_score,      hdl_cpu_avx512_index,       hdl_cpu_avx512_summary,
-        hdl_cpu_avx512_misc,       hdl_cpu_avx2_linear,        hdl_cpu_avx2_attend_row,
-        hdl_cpu_avx2_attend_rows,  hdl_cpu_avx2_route,         hdl_cpu_avx2_score,
-        hdl_cpu_avx2_index,        hdl_cpu_avx2_summary,       hdl_cpu_avx2_misc,
-        hdl_cpu_generic_linear,    hdl_cpu_generic_attend_row, hdl_cpu_generic_attend_rows,
-        hdl_cpu_generic_route,     hdl_cpu_generic_score,      hdl_cpu_generic_index,
-        hdl_cpu_generic_summary,   hdl_cpu_generic_misc,       hdl_cpu_ref_linear,
-        hdl_cpu_ref_attend,        hdl_cpu_ref_route,          hdl_cpu_ref_visit,
-        hdl_cpu_avx512_complement, hdl_cpu_avx2_complement,    hdl_cpu_generic_complement,
-        hdl_cpu_ref_complement,    hdl_cpu_ref_misc,           hdl_cpu_compact,
-        hdl_cpu_ref_backward,      hdl_cpu_avx512_delta,       hdl_cpu_avx2_delta,
-        hdl_cpu_generic_delta,     hdl_cpu_ref_delta,
+        hdl_cpu_amx_attend,          hdl_cpu_amx_index,          hdl_cpu_avx512_linear,
+        hdl_cpu_avx512_attend_row,   hdl_cpu_avx512_attend_rows, hdl_cpu_avx512_route,
+        hdl_cpu_avx512_score,        hdl_cpu_avx512_index,       hdl_cpu_avx512_summary,
+        hdl_cpu_avx512_misc,         hdl_cpu_avx512_visit,       hdl_cpu_avx512_list,
+        hdl_cpu_avx2_linear,         hdl_cpu_avx2_attend_row,    hdl_cpu_avx2_attend_rows,
+        hdl_cpu_avx2_route,          hdl_cpu_avx2_score,         hdl_cpu_avx2_index,
+        hdl_cpu_avx2_summary,        hdl_cpu_avx2_misc,          hdl_cpu_avx2_visit,
+        hdl_cpu_avx2_list,           hdl_cpu_generic_linear,     hdl_cpu_generic_attend_row,
+        hdl_cpu_generic_attend_rows, hdl_cpu_generic_route,      hdl_cpu_generic_score,
+        hdl_cpu_generic_index,       hdl_cpu_generic_summary,    hdl_cpu_generic_misc,
+        hdl_cpu_generic_visit,       hdl_cpu_generic_list,       hdl_cpu_ref_linear,
+        hdl_cpu_ref_attend,          hdl_cpu_ref_route,          hdl_cpu_ref_visit,
+        hdl_cpu_avx512_complement,   hdl_cpu_avx2_complement,    hdl_cpu_generic_complement,
+        hdl_cpu_ref_complement,      hdl_cpu_ref_misc,           hdl_cpu_compact,
+        hdl_cpu_ref_backward,        hdl_cpu_avx512_delta,       hdl_cpu_avx2_delta,
+        hdl_cpu_generic_delta,       hdl_cpu_ref_delta,
     };
     int n[HDL_N_OPS] = {0};
     for (int64_t t = 0; t < HDL_COUNT(tables); t++) {

@@ -33,6 +33,10 @@ extern const hdl_impl hdl_cpu_generic_attend_rows[], hdl_cpu_avx2_attend_rows[],
 /* ATTEND, before both: many rows on the matrix unit. */
 extern const hdl_impl hdl_cpu_amx_attend[];
 extern const hdl_impl hdl_cpu_generic_complement[], hdl_cpu_avx2_complement[], hdl_cpu_avx512_complement[];
+/* VISIT */
+extern const hdl_impl hdl_cpu_generic_visit[], hdl_cpu_avx2_visit[], hdl_cpu_avx512_visit[];
+/* UNION ORDER */
+extern const hdl_impl hdl_cpu_generic_list[], hdl_cpu_avx2_list[], hdl_cpu_avx512_list[];
 /* APPEND SELECT MERGE */
 extern const hdl_impl hdl_cpu_generic_route[], hdl_cpu_avx2_route[], hdl_cpu_avx512_route[];
 /* SCORE and SUMMARISE of a model's own index */

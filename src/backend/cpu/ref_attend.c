@@ -107,7 +107,7 @@ static void mass_row(void *arg, int64_t task, int thread)
     const hdl_attend_args *args = call->args;
     int64_t row = task / args->n_mass_lists;
     int32_t list = (int32_t)(task % args->n_mass_lists), n = args->n_heads / args->n_mass_lists;
-    const hdl_attend_seq *seq = ref_seq_of_row(args, row);
+    const hdl_attend_seq *seq = attend_seq_of(args, row);
     float *mass = args->mass + task * args->mass_stride;
     memset(mass, 0, (size_t)(seq->kv_len - seq->q_len + row - seq->first_row + 1) * sizeof *mass);
     for (int32_t head = list * n; head < (list + 1) * n; head++) {

@@ -38,23 +38,11 @@ static inline double ref_score(const hdl_attend_args *args, const kv_walk *walk,
     return walk->bias ? s + walk->bias[step / walk->size] : s;
 }
 
-static inline const hdl_attend_seq *ref_seq_of_row(const hdl_attend_args *args, int64_t row)
-{
-    const hdl_attend_seq *seq = args->seqs;
-    while (row >= seq->first_row + seq->q_len || row < seq->first_row) seq++;
-    return seq;
-}
-
-static inline int32_t ref_list_of(const hdl_attend_args *args, int32_t kv_head)
-{
-    return args->selection ? (int32_t)((int64_t)kv_head * args->selection->n_lists / args->n_kv_heads) : 0;
-}
-
 static inline kv_walk ref_head_walk(const hdl_attend_args *args, int64_t row, int32_t head, int32_t *kv_head)
 {
-    const hdl_attend_seq *seq = ref_seq_of_row(args, row);
+    const hdl_attend_seq *seq = attend_seq_of(args, row);
     *kv_head = (int32_t)((int64_t)head * args->n_kv_heads / args->n_heads);
-    return row_walk(args, seq, row - seq->first_row, ref_list_of(args, *kv_head));
+    return row_walk(args, seq, row - seq->first_row, attend_list_of(args, *kv_head));
 }
 
 #endif

@@ -150,8 +150,8 @@ static void visit_group(void *arg, int64_t task, int thread)
     const hdl_selection *sel = args->selection;
     int64_t row = task / args->n_kv_heads, v_dim = args->v_head_dim, n_weak = 0;
     int32_t kv_head = (int32_t)(task % args->n_kv_heads), group = args->n_heads / args->n_kv_heads;
-    const hdl_attend_seq *seq = ref_seq_of_row(args, row);
-    int64_t list = list_row(sel, seq, row - seq->first_row) * sel->n_lists + ref_list_of(args, kv_head);
+    const hdl_attend_seq *seq = attend_seq_of(args, row);
+    int64_t list = list_row(sel, seq, row - seq->first_row) * sel->n_lists + attend_list_of(args, kv_head);
     const int32_t *order = sel->order + list * sel->n_ids_max;
     int64_t n = sel->counts[list], at = sel->n_first[list], tile = HDL_MAX(stop->tile / sel->block_size, 1);
     for (int32_t h = 0; h < group; h++) {

@@ -4,6 +4,23 @@
 
 #include "backend/cpu/attend_int.h"
 
+/* Keys: int32 in the order of the scores; -0 is 0 and NaN is -inf. */
+static inline int32_t key_of(float score)
+{
+    int32_t u;
+    score = score == score ? score + 0.0f : -INFINITY;
+    memcpy(&u, &score, sizeof u);
+    return u ^ (u >> 31 & INT32_MAX);
+}
+
+static inline float score_of(int32_t key)
+{
+    float score;
+    int32_t u = key ^ (key >> 31 & INT32_MAX);
+    memcpy(&score, &u, sizeof score);
+    return score;
+}
+
 /* The units of one (row, list) of SELECT: [0, n), of which [0, begin) and [end, n) are forced. */
 typedef struct unit_range {
     int64_t n, begin, end;

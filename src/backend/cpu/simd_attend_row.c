@@ -9,7 +9,7 @@
  *       o        [heads, v_head_dim] += p V        prefetching V of the next block
  *
  * Tasks are splits of each row's walk at multiples of SPLIT tokens; their partials are merged in
- * ascending order. The inner loops are simd_attend_tile.h's.
+ * ascending order. Blocks are simd_attend_unit.h's.
  *
  * Bytes, operations, bound for one token of 9 heads and 3 KV heads of 64 in f16, with 16 lanes:
  * 768 bytes; 72 fused multiply-adds, 24 conversions, 9/16 exponentials of 12 operations, additions and
@@ -20,27 +20,11 @@
  * Prefetch goes to the second-level cache: into the first it evicts the block at work (2x slower).
  *
  * Scratch: slots for the partials, bounded by MAX_SLOTS, and one score row for the mass. */
-#include "backend/cpu/attend_int.h"
 #include "backend/cpu/cpu.h"
-#include "backend/cpu/simd_attend_tile.h"
+#include "backend/cpu/simd_attend_unit.h"
 #include "base/pool.h"
 
 enum { SPLIT = 64, MAX_SLOTS = 256, MASS_TOKENS = 2048 };
-
-/* Heads of one list of one query row. */
-typedef struct row_unit {
-    const hdl_attend_args *args;
-    kv_walk walk;
-    int64_t row;
-    int32_t first_kv_head, n_kv_heads, n_heads; /* of the list; group = n_heads / n_kv_heads */
-    float *kept;                                /* [n_heads, kept_stride] scores by step, or NULL */
-    int64_t kept_stride;
-} row_unit;
-
-/* Scratch of a split: o [n_heads, v_head_dim], max [n_heads], sum [n_heads]. */
-typedef struct row_slot {
-    float *o, *max, *sum;
-} row_slot;
 
 typedef struct row_call {
     const hdl_attend_args *args;
@@ -51,114 +35,32 @@ typedef struct row_call {
     int64_t slot_bytes, scratch_bytes;
 } row_call;
 
-/* Steps from `step` on, at most n, whose tokens lie one after the other in one page. */
-ALWAYS_INLINE int64_t run_of(const kv_walk *walk, int64_t step, int64_t n)
+/* Rows of steps [step, end), as many as a block holds. */
+static void fill_block(const row_unit *unit, int64_t step, int64_t end, unit_block *block)
 {
-    if (!walk->ids) return n; /* cut at pages by the caller */
-    return walk->size == 1 ? 1 : HDL_MIN(n, walk->size - step % walk->size);
+    block->tokens.n = 0;
+    for (end = HDL_MIN(end, step + BLOCK); step < end;) step += put_steps(unit, block, step, end - step);
+    close_block(unit, &block->tokens);
 }
 
-/* Blocks and dense walks are runs: one look at the page table for each. */
-static void fill_block(const row_unit *unit, int64_t step, int64_t end, token_block *block)
+/* Attends steps [begin, end) into the slot. */
+static void attend_steps(const row_unit *unit, int64_t begin, int64_t end, const row_slot *slot, void *memory)
 {
-    const kv_walk *walk = &unit->walk;
-    const hdl_kv_view *kv = walk->kv;
-    bool is_i8 = kv->dtype == HDL_I8;
-    int64_t scale_stride = unit->args->n_kv_heads * (int64_t)sizeof(float);
-    block->n = HDL_MIN(end - step, (int64_t)BLOCK);
-    for (int64_t i = 0, run; i < block->n; i += run) {
-        int64_t token = walk_token(walk, step + i), slot;
-        const uint8_t *page = kv_page_of(kv, token, &slot);
-        run = HDL_MIN(run_of(walk, step + i, block->n - i), ((int64_t)1 << kv->page_shift) - slot);
-        for (int64_t j = 0; j < run; j++) block->row[i + j] = page + (slot + j) * kv->token_stride;
-        for (int64_t j = 0; j < run && is_i8; j++) block->scale[i + j] = page + (slot + j) * scale_stride;
-    }
-    for (int64_t i = block->n; i < BLOCK; i++) block->row[i] = block->row[block->n - 1];
-    if (!is_i8) return;
-    for (int64_t i = 0; i < block->n; i++) {
-        __builtin_prefetch(block->scale[i] + kv->k_scale_offset, 0, 2);
-        __builtin_prefetch(block->scale[i] + kv->v_scale_offset, 0, 2);
-    }
-    for (int64_t i = block->n; i < BLOCK; i++) block->scale[i] = block->scale[block->n - 1];
-}
-
-/* Scaled, capped, biased and masked scores in place. `scales` are K's, or NULL. */
-static void shape_scores(const row_unit *unit, int64_t step, int64_t n, const float *scales, float *s)
-{
-    const hdl_attend_args *args = unit->args;
-    const kv_walk *walk = &unit->walk;
-    for (int64_t t = 0; t < n; t += VW) {
-        vf x = vf_mul(vf_load(s + t), vf_set1(args->scale));
-        if (scales) x = vf_mul(x, vf_load(scales + t));
-        if (args->soft_cap > 0) x = vf_soft_cap(x, args->soft_cap);
-        vf_store(s + t, x);
-    }
-    if (walk->bias)
-        for (int64_t t = 0; t < n; t++) s[t] += walk->bias[(step + t) / walk->size];
-    if (walk->mask)
-        for (int64_t t = 0; t < n; t++)
-            if (!walk_sees(walk, walk_token(walk, step + t))) s[t] = -INFINITY;
-}
-
-static void weigh_kv_head(const row_unit *unit, const token_block *block, int64_t step, int32_t index,
-                          float *s, float *lanes, const row_slot *slot)
-{
-    const hdl_attend_args *args = unit->args;
-    const hdl_kv_view *kv = unit->walk.kv;
-    bool is_i8 = kv->dtype == HDL_I8;
-    float k_scale[BLOCK], v_scale[BLOCK];
-    int64_t head_at = (int64_t)(unit->first_kv_head + index) * (int64_t)sizeof(float), dim = args->v_head_dim;
-    if (is_i8) {
-        gather_scales(block, kv->k_scale_offset + head_at, k_scale);
-        gather_scales(block, kv->v_scale_offset + head_at, v_scale);
-    }
-    int32_t group = unit->n_heads / unit->n_kv_heads;
-    for (int32_t head = index * group; head < (index + 1) * group; head++) {
-        float *x = s + head * BLOCK;
-        shape_scores(unit, step, block->n, is_i8 ? k_scale : NULL, x);
-        if (unit->kept)
-            memcpy(unit->kept + head * unit->kept_stride + step - unit->walk.begin, x,
-                   (size_t)block->n * sizeof(float));
-        weigh_head(x, block->n, &slot->max[head], lanes + head * VW, slot->o + head * dim, dim);
-        if (is_i8)
-            for (int64_t t = 0; t < block->n; t += VW)
-                vf_store(x + t, vf_mul(vf_load(x + t), vf_load(v_scale + t)));
-    }
-}
-
-/* Attends steps [begin, end) into the slot. scratch: s [n_heads, BLOCK], lanes [n_heads, VW], the
- * packed q [n_heads, head_dim]. */
-static void attend_steps(const row_unit *unit, int64_t begin, int64_t end, const row_slot *slot,
-                         float *scratch)
-{
-    const hdl_attend_args *args = unit->args;
-    const hdl_kv_view *kv = unit->walk.kv;
-    int32_t group = unit->n_heads / unit->n_kv_heads;
-    int64_t k_dim = args->head_dim, v_dim = args->v_head_dim;
-    float *s = scratch, *lanes = scratch + unit->n_heads * BLOCK, *q = lanes + unit->n_heads * VW;
-    const float *from = args->q + unit->row * args->q_stride + (int64_t)unit->first_kv_head * group * k_dim;
-    for (int32_t i = 0; i < unit->n_kv_heads; i++)
-        pack_query(from + i * group * k_dim, k_dim, group, q + i * group * k_dim);
-    memset(slot->o, 0, (size_t)(unit->n_heads * v_dim) * sizeof(float));
-    memset(lanes, 0, (size_t)unit->n_heads * VW * sizeof(float));
-    for (int32_t head = 0; head < unit->n_heads; head++) slot->max[head] = -INFINITY;
-    token_block blocks[2];
+    unit_scratch scratch = unit_scratch_at(unit, memory);
+    pack_queries(unit, scratch.q);
+    begin_sums(unit, slot, scratch.lanes);
+    unit_block blocks[2];
     if (begin < end) fill_block(unit, begin, end, &blocks[0]);
     for (int64_t step = begin, turn = 0; step < end; step += BLOCK, turn ^= 1) {
-        const token_block *block = &blocks[turn], *next = block;
+        const unit_block *block = &blocks[turn], *next = block;
         if (step + BLOCK < end) {
             fill_block(unit, step + BLOCK, end, &blocks[turn ^ 1]);
             next = &blocks[turn ^ 1];
         }
-        for (int32_t i = 0; i < unit->n_kv_heads; i++)
-            score_heads(block, next, kv->k_offset + (unit->first_kv_head + i) * kv->head_stride,
-                        q + i * group * k_dim, k_dim, group, s + i * group * BLOCK, kv->dtype);
-        for (int32_t i = 0; i < unit->n_kv_heads; i++) weigh_kv_head(unit, block, step, i, s, lanes, slot);
-        for (int32_t i = 0; i < unit->n_kv_heads; i++)
-            mix_heads(block, next, kv->v_offset + (unit->first_kv_head + i) * kv->v_head_stride,
-                      s + i * group * BLOCK, slot->o + i * group * v_dim, v_dim, group, kv->dtype);
+        attend_block(unit, block, next, slot, &scratch);
     }
-    for (int32_t head = 0; head < unit->n_heads; head++) slot->sum[head] = vf_sum(vf_load(lanes + head * VW));
+    for (int32_t head = 0; head < unit->n_heads; head++)
+        slot->sum[head] = vf_sum(vf_load(scratch.lanes + head * VW));
 }
 
 static row_slot slot_at(const row_call *call, int64_t index, int32_t n_heads)
@@ -195,25 +97,12 @@ static void finish_unit(const row_call *call, const row_unit *unit, int64_t firs
     }
 }
 
-static const hdl_attend_seq *seq_of(const hdl_attend_args *args, int64_t row)
-{
-    const hdl_attend_seq *seq = args->seqs;
-    while (row < seq->first_row || row >= seq->first_row + seq->q_len) seq++;
-    return seq;
-}
-
 static row_unit unit_at(const row_call *call, int64_t index)
 {
-    const hdl_attend_args *args = call->args;
-    row_unit unit = {.args = args, .row = index / call->n_lists};
-    int32_t list = (int32_t)(index % call->n_lists);
-    const hdl_attend_seq *seq = seq_of(args, unit.row);
-    unit.walk = row_walk(args, seq, unit.row - seq->first_row, list);
-    unit.n_kv_heads = args->n_kv_heads / call->n_lists;
-    unit.n_heads = args->n_heads / call->n_lists;
-    unit.first_kv_head = list * unit.n_kv_heads;
+    int32_t n_kv_heads = call->args->n_kv_heads / call->n_lists, list = (int32_t)(index % call->n_lists);
+    row_unit unit = unit_of(call->args, index / call->n_lists, list * n_kv_heads, n_kv_heads);
     unit.kept = (float *)(void *)call->kept;
-    unit.kept_stride = args->max_kv_len;
+    unit.kept_stride = call->args->max_kv_len;
     return unit;
 }
 
@@ -238,7 +127,7 @@ static void attend_split(void *arg, int64_t task, int thread)
     int64_t begin = HDL_MAX(from, unit.walk.begin), end = HDL_MIN(from + call->length, unit.walk.end);
     int64_t index = call->n_splits > 1 ? task : thread;
     row_slot slot = slot_at(call, index, unit.n_heads);
-    attend_steps(&unit, begin, end, &slot, (float *)(void *)(call->scratch + thread * call->scratch_bytes));
+    attend_steps(&unit, begin, end, &slot, call->scratch + thread * call->scratch_bytes);
     if (call->n_splits == 1) finish_unit(call, &unit, index, 1);
 }
 
@@ -277,12 +166,7 @@ static void mass_chunk(void *arg, int64_t task, int thread)
 static const char *shape_refusal(const hdl_attend_args *args)
 {
     if (args->is_invariant) return "invariant mode: the many-row kernel's order is used";
-    if (args->head_dim % 16 || args->v_head_dim % 16) return "head_dim or v_head_dim is not a multiple of 16";
-    if (args->n_heads % args->n_kv_heads) return "n_heads is not a multiple of n_kv_heads";
-    if (!is_kv_dtype(args->kv_dtype)) return "the KV type is not f32, f16, bf16, i8 or q4_1";
-    if (args->kv_dtype == HDL_Q4_1 && (args->head_dim % 32 || args->v_head_dim % 32))
-        return "q4_1 rows: head_dim or v_head_dim is not a multiple of 32";
-    return NULL;
+    return unit_refusal(args);
 }
 
 static const char *row_why_not(const void *op)
@@ -315,12 +199,6 @@ static int64_t slot_bytes_of(const hdl_attend_args *args)
     return HDL_ALIGN_UP((args->v_head_dim + 2) * (int64_t)args->n_heads * (int64_t)sizeof(float), LINE);
 }
 
-static int64_t scratch_bytes_of(const hdl_attend_args *args)
-{
-    return HDL_ALIGN_UP((int64_t)args->n_heads * (BLOCK + VW + args->head_dim) * (int64_t)sizeof(float),
-                        LINE);
-}
-
 /* Never less for fewer rows than booked: n max_splits_of(n) <= min(MAX_SLOTS, n max_splits_of(1)). */
 static int64_t n_slots_of(const hdl_attend_args *args, int n_threads)
 {
@@ -333,7 +211,7 @@ static int64_t n_slots_of(const hdl_attend_args *args, int n_threads)
 static int64_t row_workspace(const void *op, int n_threads)
 {
     const hdl_attend_args *args = op;
-    int64_t bytes = n_slots_of(args, n_threads) * slot_bytes_of(args) + n_threads * scratch_bytes_of(args);
+    int64_t bytes = n_slots_of(args, n_threads) * slot_bytes_of(args) + n_threads * unit_scratch_bytes(args);
     if (!args->has_mass) return bytes;
     bytes += HDL_ALIGN_UP(args->n_rows * args->n_heads * (int64_t)sizeof(float), LINE);
     return bytes + args->n_heads * args->max_kv_len * (int64_t)sizeof(float);
@@ -361,7 +239,7 @@ static void attend(const hdl_launch *launch, const void *op)
     hdl_attend_args args = *(const hdl_attend_args *)op;
     row_call call = {.args = &args, .n_lists = args.selection ? args.selection->n_lists : 1};
     call.slot_bytes = slot_bytes_of(&args);
-    call.scratch_bytes = scratch_bytes_of(&args);
+    call.scratch_bytes = unit_scratch_bytes(&args);
     call.slots = launch->workspace;
     call.scratch = call.slots + n_slots_of(&args, launch->n_threads) * call.slot_bytes;
     call.n_units = args.n_rows * call.n_lists;
@@ -376,7 +254,7 @@ static void attend(const hdl_launch *launch, const void *op)
     call.n_units = 1;
     for (call.first_unit = 0; call.first_unit < args.n_rows; call.first_unit++) {
         run_units(&call, launch->n_threads);
-        int64_t n = seq_of(&args, call.first_unit)->kv_len;
+        int64_t n = attend_seq_of(&args, call.first_unit)->kv_len;
         hdl_parallel_for(launch->n_threads, (n + MASS_TOKENS - 1) / MASS_TOKENS, mass_chunk, &call);
     }
 }

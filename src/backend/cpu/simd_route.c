@@ -16,23 +16,7 @@
 
 enum { DIGIT_BITS = 11, N_BINS = 1 << DIGIT_BITS, CHUNK = 64, APPEND_ROWS = 32, MERGE_ROWS = 64 };
 
-/* ---- keys: int32 in the order of the scores; -0 is 0 and NaN is -inf ---- */
-
-static int32_t key_of(float score)
-{
-    int32_t u;
-    score = score == score ? score + 0.0f : -INFINITY;
-    memcpy(&u, &score, sizeof u);
-    return u ^ (u >> 31 & INT32_MAX);
-}
-
-static float score_of(int32_t key)
-{
-    float score;
-    int32_t u = key ^ (key >> 31 & INT32_MAX);
-    memcpy(&score, &u, sizeof score);
-    return score;
-}
+/* ---- keys of scores, a vector at a time ---- */
 
 #if defined(HDL_ISA_avx512)
 ALWAYS_INLINE __m512i keys_of(const float *score)
