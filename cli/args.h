@@ -45,7 +45,7 @@ enum {
 };
 
 typedef struct cli_common {
-    const char *model, *index, *plan, *kv_type;
+    const char *model, *index, *plan, *kv_type, *gathering;
     int64_t n_threads, context;
     bool is_invariant;
     cli_texts words; /* what is not an option */

@@ -111,12 +111,28 @@ done:
     return code;
 }
 
+static const char *const gatherings[] = {[HEDDLE_GATHERING_AUTO] = "auto",
+                                         [HEDDLE_GATHERING_ALWAYS] = "always",
+                                         [HEDDLE_GATHERING_NEVER] = "never"};
+
+static bool find_gathering(const char *word, int32_t *out)
+{
+    for (int32_t i = 0; i <= HEDDLE_GATHERING_NEVER; i++)
+        if (!strcmp(gatherings[i], word)) {
+            *out = i;
+            return true;
+        }
+    return false;
+}
+
 int cli_open(cli_setup *setup, const cli_common *common)
 {
     *setup = (cli_setup){.info.struct_size = sizeof setup->info};
     heddle_session_options_default(&setup->session_options);
     if (common->kv_type) setup->session_options.kv_type = common->kv_type;
     setup->session_options.is_invariant = common->is_invariant;
+    if (common->gathering && !find_gathering(common->gathering, &setup->session_options.gathering))
+        return cli_refuse("--gathering %s: must be auto, always or never", common->gathering);
     if (!common->model) return cli_refuse("no model is given: -m MODEL (scripts/get-model fetches one)");
     heddle_engine_options options;
     heddle_engine_options_default(&options);

@@ -147,6 +147,13 @@ heddle_status heddle_plan_check(const heddle_plan *plan, const heddle_engine *en
 /* ---- sessions -------------------------------------------------------------------------------- */
 
 typedef struct heddle_session heddle_session;
+/* Where layers share K, V and list, the listed rows can be copied together once a token, to be read from there. */
+typedef enum heddle_gathering {
+    HEDDLE_GATHERING_AUTO = 0, /* where it is expected to save more than it costs */
+    HEDDLE_GATHERING_ALWAYS,   /* wherever layers share */
+    HEDDLE_GATHERING_NEVER
+} heddle_gathering;
+
 typedef struct heddle_session_options {
     uint32_t struct_size;
     int64_t context_tokens;   /* most tokens the session can hold; memory follows what is used */
@@ -162,6 +169,7 @@ typedef struct heddle_session_options {
      * while the session is made, not kept. */
     const heddle_plan *const *kept_plans;
     int32_t n_kept_plans;
+    int32_t gathering; /* heddle_gathering: changes speed and memory, no result */
 } heddle_session_options;
 void heddle_session_options_default(heddle_session_options *options);
 

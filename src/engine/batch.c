@@ -78,6 +78,7 @@ static const char *why_not(const hdl_runner *batch, const hdl_runner *own)
     if (!own->options.is_invariant != !batch->options.is_invariant ||
         !own->options.plan_governs_all != !batch->options.plan_governs_all)
         return "was made with another is_invariant or plan_governs_all";
+    if (a->n_gathers != b->n_gathers) return "gathers listed rows where the batch does not, or the other way";
     return NULL;
 }
 

@@ -52,6 +52,7 @@ struct heddle_session {
     int32_t *kept_ids, *kept_counts; /* lists of the last refresh; NULL where the plan keeps none */
     int64_t kept_visible;            /* 0 = none kept */
     hdl_list_hook hook;
+    hdl_gather *gathers[HDL_MAX_GATHERS]; /* of the schedule's; rows copied: no fork or file has them */
     float *guesses; /* [slots, n_kv_heads] hdl_exec_seq.guesses; only saves time, so no fork or file has it */
     float *retain_mass; /* hdl_retain_mass_size floats of the plan's retain set, or NULL */
     atomic_bool is_cancelled;

@@ -401,6 +401,7 @@ heddle_status hdl_compile(hdl_schedule **out, const heddle_engine *engine, const
         .max_seqs = max_seqs,
         .n_threads = engine->n_threads,
         .is_invariant = options->is_invariant != 0,
+        .gathering = (hdl_gathering)options->gathering,
         .kv_dtype = hdl_dtype_named(options->kv_type)};
     if (options->n_kept_plans < 0 || options->n_kept_plans > HDL_MAX_KEPT_PLANS)
         return HDL_FAIL(HEDDLE_E_INVALID, "%d kept plans: must be in 0..%d", options->n_kept_plans,

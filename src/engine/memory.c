@@ -30,6 +30,9 @@ heddle_status hdl_options_check(const heddle_session_options *given, heddle_sess
     hdl_dtype dtype = hdl_dtype_named(out->kv_type);
     if (dtype != HDL_F32 && dtype != HDL_F16 && dtype != HDL_BF16 && dtype != HDL_I8 && dtype != HDL_Q4_1)
         return HDL_FAIL(HEDDLE_E_INVALID, "KV type \"%s\": must be f16, bf16, f32, i8 or q4_1", out->kv_type);
+    if (out->gathering < HEDDLE_GATHERING_AUTO || out->gathering > HEDDLE_GATHERING_NEVER)
+        return HDL_FAIL(HEDDLE_E_INVALID, "gathering %d: must be in %d..%d", out->gathering,
+                        HEDDLE_GATHERING_AUTO, HEDDLE_GATHERING_NEVER);
     if (strcmp(out->kv_layout, "token") && strcmp(out->kv_layout, "head"))
         return HDL_FAIL(HEDDLE_E_INVALID, "KV layout \"%s\": must be token or head", out->kv_layout);
     out->kv_type = hdl_dtype_of(dtype)->name; /* the caller's strings need not live on */
@@ -98,6 +101,20 @@ static int64_t kv_bytes(const heddle_engine *engine, const heddle_session_option
     return bytes;
 }
 
+/* Pages that a session gathers listed rows in. */
+static int64_t gather_bytes(const heddle_engine *engine, const heddle_session_options *options,
+                            const hdl_schedule *schedule)
+{
+    hdl_kv_group_spec specs[HDL_MAX_GROUPS];
+    int64_t bytes = 0;
+    if (hdl_group_specs(engine, options, schedule, specs)) return 0;
+    for (int32_t i = 0; i < schedule->n_gathers; i++) {
+        int32_t group = schedule->facts->layers[schedule->gathers[i].kv_source].cache_group;
+        bytes += hdl_gather_bytes(&specs[group], schedule->gathers[i].n_max);
+    }
+    return bytes;
+}
+
 static heddle_status fill(const heddle_engine *engine, const hdl_plan *plan, heddle_session_options options,
                           int64_t n_tokens, heddle_memory *memory)
 {
@@ -109,7 +126,8 @@ static heddle_status fill(const heddle_engine *engine, const hdl_plan *plan, hed
                               .weight_bytes = engine->model->weight_bytes,
                               .kv_bytes = kv_bytes(engine, &options, schedule, n_tokens),
                               .workspace_bytes = schedule->arena_bytes + n_tokens * 4 +
-                                                 engine->model->facts.n_vocab * 4,
+                                                 engine->model->facts.n_vocab * 4 +
+                                                 gather_bytes(engine, &options, schedule),
                               .available_bytes = hdl_available_bytes("")};
     memory->total_bytes = memory->weight_bytes + memory->kv_bytes + memory->workspace_bytes;
     hdl_schedule_free(schedule);

@@ -219,6 +219,7 @@ static void fill_batch(hdl_runner *runner, const hdl_forward_item *items, int32_
                                         .kv_len = before + item->n_ids,
                                         .route = route_of(runner, item),
                                         .mask = item->mask,
+                                        .gathers = session->gathers,
                                         .guesses = session->guesses,
                                         .kept_ids = session->kept_ids,
                                         .kept_counts = session->kept_counts,

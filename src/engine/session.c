@@ -34,6 +34,17 @@ static heddle_status make_store(hdl_kv_store **out, const hdl_runner *runner)
     return HEDDLE_OK;
 }
 
+static heddle_status make_gathers(heddle_session *session)
+{
+    const hdl_schedule *schedule = session->runner->schedule;
+    for (int32_t i = 0; i < schedule->n_gathers; i++) {
+        int32_t group = schedule->facts->layers[schedule->gathers[i].kv_source].cache_group;
+        HDL_TRY(hdl_gather_new(&session->gathers[i], hdl_kv_store_spec(session->store, group),
+                               schedule->gathers[i].n_max));
+    }
+    return HEDDLE_OK;
+}
+
 /* A session over a runner, with a KV sequence that is either new or given (adopted). */
 static heddle_status session_over(heddle_session **out, hdl_runner *runner, hdl_kv_store *store,
                                   hdl_kv_seq *kv)
@@ -60,6 +71,7 @@ static heddle_status session_over(heddle_session **out, hdl_runner *runner, hdl_
     int64_t n_guesses = (int64_t)schedule->n_slots * schedule->facts->n_kv_heads;
     if (n_guesses && !(session->guesses = hdl_calloc(n_guesses, sizeof *session->guesses))) goto done;
     for (int64_t i = 0; i < n_guesses; i++) session->guesses[i] = NAN;
+    if (make_gathers(session)) goto done;
     int64_t n_mass = hdl_retain_mass_size(schedule);
     if (n_mass && !(session->retain_mass = hdl_pages_alloc(n_mass * 4))) goto done;
     session->kv = kv;
@@ -104,6 +116,7 @@ void heddle_session_free(heddle_session *session)
     hdl_runner_unref(session->runner);
     hdl_free(session->ids);
     hdl_free(session->logits);
+    for (int32_t i = 0; i < HDL_MAX_GATHERS; i++) hdl_gather_free(session->gathers[i]);
     hdl_free(session->guesses);
     hdl_free(session->kept_ids);
     hdl_free(session->kept_counts);

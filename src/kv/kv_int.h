@@ -45,8 +45,9 @@ typedef struct kv_mount {
 struct hdl_kv_seq {
     hdl_kv_store *store;
     int64_t len, max_tokens;
-    float *states; /* [2, n_state_layers, n_state_floats], or NULL */
-    int32_t state; /* which of the two is committed */
+    float *states;    /* [2, n_state_layers, n_state_floats], or NULL */
+    int32_t state;    /* which of the two is committed */
+    uint64_t content; /* hdl_kv_seq_content */
     page_table tables[HDL_KV_MAX_GROUPS];
     kv_mount *mounts;    /* [HDL_KV_MAX_MOUNTS] ascending; NULL before the first */
     hdl_kv_span *hidden; /* [HDL_KV_MAX_HIDDEN] tokens; ascending, disjoint; NULL before the first */
@@ -59,6 +60,9 @@ struct hdl_kv_seq {
 heddle_status hdl_kv_state_init(hdl_kv_seq *seq);
 void hdl_kv_state_copy(hdl_kv_seq *to, const hdl_kv_seq *from);
 void hdl_kv_state_deinit(hdl_kv_seq *seq);
+
+/* Rows that were there may be others now. */
+void hdl_kv_seq_renew(hdl_kv_seq *seq);
 
 /* mount.c, for pages.c: what forks, truncation and the end of a sequence do to mounts and hidden tokens. */
 heddle_status hdl_kv_mounts_copy(hdl_kv_seq *to, const hdl_kv_seq *from);

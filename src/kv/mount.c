@@ -188,6 +188,7 @@ heddle_status hdl_kv_seq_unmount(hdl_kv_seq *seq, int64_t first)
         HDL_TRY(hdl_kv_seq_hide(seq, first, end_token(seq, mount)));
         page_table *table = &seq->tables[mount->group]; /* scores of these rows are made and thrown away */
         for (int64_t p = 0; p < mount->n_pages; p++) table->pages[mount->first_page + p] = pool->blank;
+        hdl_kv_seq_renew(seq);
         let_go(seq, mount); /* its place stays: rows after it keep their numbers */
         return HEDDLE_OK;
     }

@@ -2,6 +2,7 @@
  *
  * Free pages form a stack per group, lowest id on top, so that a fixed order of calls gives fixed
  * addresses. Freed pages are given back to the system with madvise(DONTNEED). */
+#include <stdatomic.h>
 #include <string.h>
 #include <sys/mman.h>
 
@@ -230,6 +231,17 @@ static void page_drop(hdl_kv_store *store, int32_t group, page_table *table, int
     store->live_bytes -= pool->layout.page_bytes;
 }
 
+void hdl_kv_seq_renew(hdl_kv_seq *seq)
+{
+    static _Atomic uint64_t last;
+    seq->content = atomic_fetch_add(&last, 1) + 1;
+}
+
+uint64_t hdl_kv_seq_content(const hdl_kv_seq *seq)
+{
+    return seq->content;
+}
+
 heddle_status hdl_kv_seq_new(hdl_kv_seq **out, hdl_kv_store *store, int64_t max_tokens)
 {
     *out = NULL;
@@ -237,6 +249,7 @@ heddle_status hdl_kv_seq_new(hdl_kv_seq **out, hdl_kv_store *store, int64_t max_
     if (!seq) return HEDDLE_E_NOMEM;
     seq->store = hdl_kv_store_ref(store);
     seq->max_tokens = max_tokens;
+    hdl_kv_seq_renew(seq);
     for (int32_t g = 0; g < store->n_groups; g++) {
         page_table *table = &seq->tables[g];
         int64_t page_tokens = store->groups[g].layout.page_tokens;
@@ -404,7 +417,10 @@ void hdl_kv_seq_commit(hdl_kv_seq *seq, int64_t n_new)
     for (int32_t g = 0; g < seq->store->n_groups; g++) {
         const page_pool *pool = &seq->store->groups[g];
         page_table *table = &seq->tables[g];
-        if (table->n_next) adopt_retained(seq, g);
+        if (table->n_next) {
+            adopt_retained(seq, g);
+            hdl_kv_seq_renew(seq);
+        }
         if (!pool->spec.window) continue;
         /* what the next row reads, or a row after going back */
         int64_t first_token = HDL_MAX(seq->len - pool->spec.window - pool->spec.rewind + 1, 0);
@@ -429,6 +445,7 @@ int64_t hdl_kv_seq_truncate(hdl_kv_seq *seq, int64_t n)
     for (int32_t g = 0; !n && g < seq->store->n_groups; g++) seq->tables[g].evicted = (hdl_kv_evicted){0};
     drop_behind(seq, n);
     hdl_kv_mounts_cut(seq, n);
+    hdl_kv_seq_renew(seq);
     seq->len = n;
     return n;
 }

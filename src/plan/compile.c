@@ -364,6 +364,7 @@ hdl_step hdl_attend_step_of(const hdl_schedule *schedule, int32_t layer, hdl_rou
                                       .layer_in_group = schedule->layer_in_group[layer],
                                       .slot = -1,
                                       .candidate_slot = -1,
+                                      .gather = -1,
                                       .kept = -1};
     step.u.attend.args = (hdl_attend_args){.n_heads = facts->n_heads,
                                            .n_kv_heads = facts->n_kv_heads,
@@ -516,6 +517,8 @@ static heddle_status add_list_attend(hdl_schedule *schedule, int32_t layer, hdl_
     step.u.attend.kept = kept;
     step.u.attend.is_kept = kept >= 0;
     step.u.attend.stop = at->stop;
+    if (route == HDL_ROUTE_DECODE)
+        step.u.attend.gather = hdl_gather_of(schedule, layer, &step.u.attend.is_gathering);
     add_complement(schedule, &step.u.attend, at->complement);
     return hdl_schedule_add(schedule, &step);
 }

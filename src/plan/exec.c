@@ -478,6 +478,8 @@ static void attend_rows(const hdl_schedule *schedule, const hdl_step *step, cons
         attend_allowed(schedule, at, &args, of);
     else if (at->stop.patience)
         visit(schedule, at, &args, batch->n_listed ? batch->n_listed + first_row : NULL);
+    else if (at->gather >= 0 && of->cls == HDL_CLASS_ONE)
+        hdl_attend_gathered(&launch, step, of->cls, batch->seqs + of->first_seq, &args);
     else if (at->is_attending)
         step->impl[of->cls]->launch(&launch, &args);
     if (batch->n_listed && at->is_attending && at->args.has_selection && !at->stop.patience)

@@ -100,6 +100,9 @@ static void explain_step(const hdl_step *step, hdl_buf *text)
     if (step->op == HDL_OP_SUMMARISE)
         hdl_buf_printf(text, " %s of %d", hdl_plane_name(step->u.summarise.kind),
                        step->u.summarise.block_size);
+    if (step->op == HDL_OP_ATTEND && step->u.attend.gather >= 0)
+        hdl_buf_printf(text, "%s gathered page %d", step->u.attend.is_gathering ? " to and from" : " from",
+                       step->u.attend.gather);
     if (step->op == HDL_OP_ATTEND && step->u.attend.stop.patience)
         hdl_buf_printf(text, "  %s", step->u.attend.visit_impl->name);
     if (step->op == HDL_OP_ATTEND && step->u.attend.is_completing)

@@ -12,6 +12,7 @@
 #ifndef HDL_SCHEDULE_H
 #define HDL_SCHEDULE_H
 
+#include "plan/gather.h"
 #include "plan/plan.h"
 
 enum {
@@ -19,6 +20,7 @@ enum {
     HDL_MAX_SLOTS = 4 * HDL_MAX_LAYERS + 2,
     HDL_MAX_TILE_ROWS = 64,    /* query rows whose scores are held at once, */
     HDL_TILE_BYTES = 16 << 20, /* and how large they may be (one row always fits) */
+    HDL_MAX_GATHERS = 16,      /* lists whose rows are gathered */
     HDL_FEW_ROWS = 8           /* up to here a linear layer streams its weights */
 };
 typedef enum hdl_class { HDL_CLASS_ONE = 0, HDL_CLASS_MANY = 1, HDL_N_CLASSES } hdl_class;
@@ -88,6 +90,8 @@ typedef struct hdl_attend_step {
     int64_t q_offset;                           /* floats of a row of Q_INDEX before the query that scores */
     int64_t all_below;       /* rows that see at most so many tokens take everything: no scores needed */
     const int16_t *head_map; /* [n_kv_heads] list of each KV head, through slot `mapped`; NULL = its own */
+    int32_t gather;          /* rows that one sequence's step reads come from this gathered page; -1 = not */
+    bool is_gathering;       /* the first of its readers, which brings it up to date */
     int32_t kept;            /* index of the sequence's kept list (refresh > 1); -1 = none */
 } hdl_attend_step;
 
@@ -132,6 +136,13 @@ typedef struct hdl_step {
     } u;
 } hdl_step;
 
+/* Where layers share K, V and list: whether the listed rows are copied together once a token (gather.h). */
+typedef enum hdl_gathering {
+    HDL_GATHERING_AUTO = 0, /* where hdl_gather_pays() says so */
+    HDL_GATHERING_ALWAYS,
+    HDL_GATHERING_NEVER
+} hdl_gathering;
+
 typedef struct hdl_schedule_limits {
     int64_t max_rows;      /* rows of one forward */
     int64_t max_list_rows; /* rows that may take the decode route in one forward */
@@ -140,6 +151,7 @@ typedef struct hdl_schedule_limits {
     int32_t max_seqs;
     int n_threads;
     bool is_invariant;
+    hdl_gathering gathering;
     hdl_dtype kv_dtype;
     const hdl_plan *const
         *kept_plans; /* [n_kept_plans] whose summaries are kept too; borrowed by schedule_new */
@@ -177,6 +189,11 @@ typedef struct hdl_schedule {
     int32_t candidates_of_layer[2][HDL_MAX_LAYERS]; /* slot of the layer's own candidates; -1 = none */
     hdl_selection slots[HDL_MAX_SLOTS];
     int64_t kept_ids_max;
+    int32_t n_gathers;
+    struct {
+        int32_t owner, kv_source; /* the layer that makes the list; whose rows they are */
+        int64_t n_max;            /* rows of the longest list */
+    } gathers[HDL_MAX_GATHERS];
     hdl_retain_spec retain;    /* score ALL: the plan evicts nothing */
     int32_t retain_group;      /* the KV group whose rows it is about; -1 = none */
     int64_t retain_tile;       /* rows observed at once */
@@ -212,6 +229,8 @@ heddle_status hdl_facts_can_hide(const hdl_model_facts *facts);
 heddle_status hdl_schedule_can_hide(const hdl_schedule *schedule);
 /* Appends the attention steps of one layer, all routes: the plan's part of the forward. */
 heddle_status hdl_lower_attention(hdl_schedule *schedule, int32_t layer);
+/* gather.c: the gathered page that the layer's decode step reads, found or added; -1: it reads the cache. */
+int32_t hdl_gather_of(hdl_schedule *schedule, int32_t layer, bool *is_first);
 /* A step that attends densely in `layer`. */
 hdl_step hdl_attend_step_of(const hdl_schedule *schedule, int32_t layer, hdl_route route);
 /* The first implementation that accepts; its refusals and scratch are booked. */
@@ -252,15 +271,16 @@ typedef struct hdl_exec_seq {
     const hdl_list_hook *hook; /* NULL = none */
     int64_t q_len, kv_len;     /* kv_len counts the new rows */
     hdl_route route;
-    const uint8_t *mask;  /* [q_len, q_len] or NULL */
-    int32_t *kept_ids;    /* [n_kept, kept_ids_max] lists of the last refresh; NULL when n_kept == 0 */
-    int32_t *kept_counts; /* [n_kept] */
-    int64_t kept_visible; /* tokens visible at the last refresh */
-    int64_t n_evicted;    /* rows of the retained group that went before this step */
-    int64_t n_retained;   /* > 0: after this step the retained group holds so many rows */
-    int64_t n_observed;   /* last rows of this step whose mass counts for the retain set */
-    float *mass;          /* accumulated mass (hdl_retain_mass_size), or NULL */
-    float *guesses;       /* [n_slots, n_kv_heads] for select: what its last row's choice ended at */
+    const uint8_t *mask;        /* [q_len, q_len] or NULL */
+    int32_t *kept_ids;          /* [n_kept, kept_ids_max] lists of the last refresh; NULL when n_kept == 0 */
+    int32_t *kept_counts;       /* [n_kept] */
+    int64_t kept_visible;       /* tokens visible at the last refresh */
+    int64_t n_evicted;          /* rows of the retained group that went before this step */
+    int64_t n_retained;         /* > 0: after this step the retained group holds so many rows */
+    int64_t n_observed;         /* last rows of this step whose mass counts for the retain set */
+    float *mass;                /* accumulated mass (hdl_retain_mass_size), or NULL */
+    hdl_gather *const *gathers; /* [n_gathers] the sequence's own */
+    float *guesses;             /* [n_slots, n_kv_heads] for select: what its last row's choice ended at */
 } hdl_exec_seq;
 
 typedef struct hdl_tap_row {
@@ -293,6 +313,9 @@ typedef struct hdl_exec_batch {
     hdl_tap tap;
 } hdl_exec_batch;
 
+/* gather.c: a row of each sequence attends through its gathered page, where its list is one of slots. */
+void hdl_attend_gathered(const hdl_launch *launch, const hdl_step *step, hdl_class cls,
+                         const hdl_exec_seq *seqs, const hdl_attend_args *args);
 /* retain_exec.c */
 void hdl_exec_retain(const hdl_schedule *schedule, const hdl_step *step, hdl_exec_batch *batch);
 /* state_exec.c */
