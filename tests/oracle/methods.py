@@ -78,15 +78,17 @@ def mean_key(h, first, last):
     return [math.fsum(K[t][h][d] for t in range(first, last)) / (last - first) for d in range(DIM)]
 
 
-def quantised(h, t, levels):
-    row = K[t][h]
+def in_levels(row, levels):
     scale = max(abs(x) for x in row) / levels
     return [max(-levels, min(levels, round(x / scale))) for x in row], scale
 
 
+def quantised(h, t, levels):
+    return in_levels(K[t][h], levels)
+
+
 def quantised_query(t, h):
-    scale = max(abs(x) for x in Q[t][h]) / 127
-    return [round(x / scale) for x in Q[t][h]], scale
+    return in_levels(Q[t][h], 127)
 
 
 # ---- scores of one head: a list over units (blocks wholly visible, or tokens) ----
