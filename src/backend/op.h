@@ -406,10 +406,11 @@ typedef struct hdl_glu_args {
     bool is_gelu; /* tanh form of GELU; else SiLU */
 } hdl_glu_args;
 
-/* What the rows of a sequence leave behind for those after them. CONV and DELTA take a sequence's rows one after
- * another, from the state `before` to the state `after` (not the same memory). With row r a document begins where
- * n_visible[r] - 1 == doc_start[r]: neither rows above it nor `before` reach into it. A row's bits depend on its
- * document's rows up to it alone, never on where calls cut them, on the other sequences or on n_threads. */
+/* What the rows of a sequence leave behind for those after them. CONV and DELTA take a sequence's rows one
+ * after another, from the state `before` to the state `after` (not the same memory). With row r a document
+ * begins where n_visible[r] - 1 == doc_start[r]: neither rows above it nor `before` reach into it. A row's
+ * bits depend on its document's rows up to it alone, never on where calls cut them, on the other sequences
+ * or on n_threads. */
 typedef struct hdl_state_seq {
     int64_t first_row, q_len; /* at least one row */
     const float *before;
@@ -418,8 +419,8 @@ typedef struct hdl_state_seq {
 
 /* CONV: a short causal convolution of each column, then SiLU, in place:
  *   y[c] = sum_j weight[j, c] * x[r - (width - 1) + j, c];  x[r, c] = y / (1 + exp(-y))
- * Rows of another document or before the first count as 0. State: [width - 1, n_cols], the last rows of x as they
- * came, oldest first. */
+ * Rows of another document or before the first count as 0. State: [width - 1, n_cols], the last rows of x as
+ * they came, oldest first. */
 typedef struct hdl_conv_args {
     int64_t n_rows, n_cols;
     int32_t n_seqs, width;
@@ -430,7 +431,8 @@ typedef struct hdl_conv_args {
     int64_t x_stride;
 } hdl_conv_args;
 
-/* DELTA: the gated delta rule (Gated Delta Networks, arXiv 2412.06464), for each head with its state S [v_dim, k_dim]:
+/* DELTA: the gated delta rule (Gated Delta Networks, arXiv 2412.06464), for each head with its state S
+ * [v_dim, k_dim]:
  *   q, k <- x / sqrt(sum x^2 + eps);  alpha = exp(-exp(a_log) * softplus(a + dt_bias));  beta = 1 / (1 + exp(-b))
  *   S <- alpha S (I - beta k k^T) + beta v k^T = alpha S + u k^T  with  u = beta (v - alpha S k)
  *   o = scale * S q

@@ -3,7 +3,7 @@
  *   embed -> x
  *   layer: norm x -> normed; q,k,v; [norm q, k]; rotate q, k; append; attend (the plan);
  *          o into x, or into normed and through a norm; norm; gate, up; act; down the same way
- *   gated-delta layer: in place of q to attend: norm; q, k, v and the gates; short convolution; delta rule; norm of
+ *   gated-delta layer: in place of q to attend: q, k, v and the gates; short convolution; delta rule; norm of
  *          each head, times silu of a gate of its own
  *   shared state (where the model has one): norm x -> normed; k,v; [norm k]; append, once for all layers
  *          above; index keys, where the plan reads them. The layers above run for the gathered rows only,

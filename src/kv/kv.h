@@ -20,10 +20,11 @@
  * allocates nothing. Pages are reference-counted; a shared page is copied before it is written.
  * Ids are logical: a rolling group keeps its table entries and frees the pages behind them.
  *
- * State. Layers that keep a state in place of rows have it with the sequence: f32, as large from the first token on as
- * ever. A step reads it from one place and writes it to another, which the commit puts in its stead: a step that is
- * released leaves no trace, and forks copy what was committed. It is that of the last token and of no other: a sequence
- * cannot be cut back but to nothing, or to where the next token begins a document.
+ * State. Layers that keep a state in place of rows have it with the sequence: f32, as large from the first
+ * token on as ever. A step reads it from one place and writes it to another, which the commit puts in its
+ * stead: a step that is released leaves no trace, and forks copy what was committed. It is that of the last
+ * token and of no other: a sequence cannot be cut back but to nothing, or to where the next token begins a
+ * document.
  *
  * Eviction. A full group may hold fewer rows than the sequence has tokens: rows that a plan retains
  * are copied, in their order, to the front of new pages; the step's commit takes those for the old
@@ -90,7 +91,7 @@ const hdl_kv_group_spec *hdl_kv_store_spec(const hdl_kv_store *store, int32_t gr
 const hdl_kv_layout *hdl_kv_store_layout(const hdl_kv_store *store, int32_t group);
 int32_t hdl_kv_store_n_groups(const hdl_kv_store *store);
 
-/* Before the first sequence: every sequence of the store keeps n_floats of state for each of so many layers. */
+/* Before the first sequence: each sequence of the store keeps n_floats of state for each of n_layers. */
 void hdl_kv_store_keep_state(hdl_kv_store *store, int32_t n_layers, int64_t n_floats);
 /* Bytes that a sequence's states take: what is committed and what the next step writes. */
 int64_t hdl_kv_state_bytes(int32_t n_layers, int64_t n_floats);

@@ -67,8 +67,8 @@ typedef struct hdl_index_facts {
     int64_t top_k;          /* tokens the model was trained to read */
 } hdl_index_facts;
 
-/* Layers whose heads keep a state [v_dim, k_dim] of the document so far (ops CONV and DELTA), and the rows that their
- * short convolution reaches back to. No position encoding. */
+/* Layers whose heads keep a state [v_dim, k_dim] of the document so far (ops CONV and DELTA), and the rows
+ * that their short convolution reaches back to. No position encoding. */
 typedef struct hdl_delta_facts {
     int32_t n_layers; /* 0 = the model has none */
     int32_t n_heads, k_dim, v_dim;
@@ -112,7 +112,7 @@ static inline int64_t hdl_delta_cols(const hdl_delta_facts *delta)
 {
     return (int64_t)delta->n_heads * (2 * delta->k_dim + delta->v_dim);
 }
-/* Floats that such a layer keeps of a sequence: rows for the convolution, then the heads' states; lines of 16. */
+/* Floats that such a layer keeps of a sequence: rows of the convolution, then states; lines of 16. */
 static inline int64_t hdl_delta_conv_floats(const hdl_delta_facts *delta)
 {
     return HDL_ALIGN_UP((delta->conv_width ? delta->conv_width - 1 : 0) * hdl_delta_cols(delta), 16);

@@ -1,4 +1,4 @@
-/* state_exec.c - steps that take each sequence's rows from one state to the next, which the commit puts in place. */
+/* state_exec.c - steps that take each sequence's rows from one state to the next. */
 #include "plan/schedule.h"
 
 void hdl_exec_state(const hdl_schedule *schedule, const hdl_step *step, hdl_exec_batch *batch)

@@ -1,6 +1,7 @@
 /* CONV and DELTA: the reference against tests/oracle/delta_oracle.py (float64, matrices written out), every
- * implementation against the reference, and the laws: no cut between calls, no other sequence and no thread changes a
- * bit; a document knows nothing of what was before it; what lies beside the rows is neither read nor written.
+ * implementation against the reference, and the laws: no cut between calls, no other sequence and no thread
+ * changes a bit; a document knows nothing of what was before it; what lies beside the rows is neither read
+ * nor written.
  *
  * Bounds: 2e-5 of the largest element (f32 sums of up to 128 terms, over 70 rows). */
 #include <setjmp.h>

@@ -1,7 +1,8 @@
-/* Models with gated-delta layers (train/golden/delta-tiny: the hybrid; delta-cross-tiny: below a shared state with an
- * index) against the answers of train/modeling_heddle.py, which takes rows one by one with the matrices written out;
- * f32 there and here, K and V in f32: logits within 1e-3, max-abs. Then what a state must not change: chunks, batches,
- * forks, files, documents, the lists of the layers beside it. Three documents, 97 tokens. */
+/* Models with gated-delta layers (train/golden/delta-tiny: the hybrid; delta-cross-tiny: below a shared
+ * state with an index) against the answers of train/modeling_heddle.py, which takes rows one by one with the
+ * matrices written out; f32 there and here, K and V in f32: logits within 1e-3, max-abs. Then what a state
+ * must not change: chunks, batches, forks, files, documents, the lists of the layers beside it. Three
+ * documents, 97 tokens. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -257,8 +258,8 @@ static void hear(int level, const char *text, void *user)
     if (level <= HDL_LOG_WARN) snprintf(said, sizeof said, "%s", text);
 }
 
-/* What a later text shares with what was read cannot be kept: it is read anew, and that is said. A text that goes on
- * is not. */
+/* What a later text shares with what was read cannot be kept: it is read anew, and that is said. A text that
+ * goes on is not. */
 static void test_cut_back_starts_over(void **state)
 {
     (void)state;
@@ -290,8 +291,8 @@ static void test_cut_back_starts_over(void **state)
     heddle_set_log(NULL, NULL);
 }
 
-/* The hybrid's full layer under a list: of everything, the dense bits; of 8 tokens and the row's own, dense up to row
- * 8, and not at row 9. */
+/* The hybrid's full layer under a list: of everything, the dense bits; of 8 tokens and the row's own, dense
+ * up to row 8, and not at row 9. */
 static void test_lists_beside_states(void **state)
 {
     (void)state;
@@ -362,7 +363,7 @@ static void test_memory(void **state)
     heddle_session_free(session);
 }
 
-/* A document's rows below the shared state are its own: written once, mounted, they say what joint reading says. */
+/* A document's rows below the shared state are its own: mounted, they say what joint reading says. */
 static void test_documents(void **state)
 {
     (void)state;

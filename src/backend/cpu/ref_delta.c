@@ -1,5 +1,5 @@
-/* ref_delta.c - the reference of CONV and DELTA: row by row in double, the state rounded to f32 after each row, so
- * that no cut between calls changes a bit. */
+/* ref_delta.c - the reference of CONV and DELTA: row by row in double, the state rounded to f32 after each
+ * row, so that no cut between calls changes a bit. */
 #include <math.h>
 #include <string.h>
 

@@ -1,22 +1,24 @@
 /* simd_delta.c - CONV and DELTA, the same source for every instruction set.
  *
- * DELTA. The rows of a head's state S^T [k_dim, v_dim] are read by broadcasting k and q, so lanes are elements of v
- * and no sum crosses lanes. Elements of v do not know of each other: a task is one head's LANES of them over all rows
- * of a sequence, whose part of the state, k_dim * LANES * 4 bytes (16 KiB for 64 x 64 in AVX-512), stays in L1.
+ * DELTA. The rows of a head's state S^T [k_dim, v_dim] are read by broadcasting k and q, so lanes are
+ * elements of v and no sum crosses lanes. Elements of v do not know of each other: a task is one head's
+ * LANES of them over all rows of a sequence, whose part of the state, k_dim * LANES * 4 bytes (16 KiB for 64
+ * x 64 in AVX-512), stays in L1.
  *
  *   pass 1   p = S k, s = S q         2 fma a state vector
  *   pass 2   S = alpha S + u k^T      1 mul, 1 fma, 1 store;  o = alpha s + u (k . q): S is not read a third time
  *
  * k and q are used as they come; the factors of their norms multiply p, s and u.
  *
- * Bytes of a row and head: 8 k_dim v_dim of state from L1 (from memory once a call: a decode step reads and writes
- * 4 k_dim v_dim each), 4 (2 k_dim + 2 v_dim) of q, k, v, o. Operations: 7 k_dim v_dim. With LANES of 4 vectors:
- * pass 1 8 fma and 6 loads, pass 2 8 operations and 4 stores, so 8 cycles a row of S and 64 elements of v at two
- * vectors and one store a cycle: 512 cycles for 64 x 64, twice that where a 512-bit vector takes two cycles. Beside
- * them the gates, four scalar exponentials a row and head.
+ * Bytes of a row and head: 8 k_dim v_dim of state from L1 (from memory once a call: a decode step reads and
+ * writes 4 k_dim v_dim each), 4 (2 k_dim + 2 v_dim) of q, k, v, o. Operations: 7 k_dim v_dim. With LANES of
+ * 4 vectors: pass 1 8 fma and 6 loads, pass 2 8 operations and 4 stores, so 8 cycles a row of S and 64
+ * elements of v at two vectors and one store a cycle: 512 cycles for 64 x 64, twice that where a 512-bit
+ * vector takes two cycles. Beside them the gates, four scalar exponentials a row and head.
  *
- * CONV moves each element once and does 2 width operations with it: bound by reading and writing the rows. Tasks are
- * stretches of columns; rows go from the last to the first, so that a row is written after all have read it. */
+ * CONV moves each element once and does 2 width operations with it: bound by reading and writing the rows.
+ * Tasks are stretches of columns; rows go from the last to the first, so that a row is written after all
+ * have read it. */
 #include "backend/cpu/cpu.h"
 #include "backend/cpu/simd_attend_int.h"
 #include "base/pool.h"
