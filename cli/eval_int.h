@@ -84,13 +84,21 @@ int eval_ids_add(eval_ids *to, const int32_t *ids, int64_t n);
 int eval_ids_text(const eval_run *run, eval_ids *to, const char *text, int64_t n_bytes);
 void eval_ids_free(eval_ids *ids);
 
-/* Adds what the plan reads of dense's bytes for the last row of the context. */
-int eval_add_share(const eval_run *run, const eval_plan *plan, json_t *row);
+/* Bytes of K, V and summaries that scored rows read of the lists as they were made, and that dense would read. */
+typedef struct eval_reads {
+    double plan, dense;
+} eval_reads;
+void eval_count_reads(const heddle_session *session, eval_reads *reads); /* adds the session's */
+/* Adds what the plan reads of dense's bytes for rows [first, last) of the context: "share_read", known before, where
+ * lists are as long as their scores say the most; "share_counted", what was read. */
+int eval_add_share(const eval_run *run, const eval_plan *plan, int64_t first, int64_t last,
+                   const eval_reads *reads, json_t *row);
 
 /* What was answered: each target id against the logits before it. */
 typedef struct eval_score {
     int64_t n, n_right;
     double nll;
+    eval_reads reads;
 } eval_score;
 /* The document as the plan goes on from it: a fork of `dense` that its decode route governs; where it evicts,
  * a session that reads the ids itself, prefill route and eviction at their end. */

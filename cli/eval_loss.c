@@ -23,11 +23,12 @@ enum { N_BINS = 8, AGREE_TOKENS = 256 };
 typedef struct loss_document {
     eval_run *run;
     const eval_source *source;
-    int64_t index;             /* of the document in its text */
-    eval_ids ids;              /* [context] */
-    float *nll[EVAL_CONTROLS]; /* [context] of dense and of the window, once they are known */
-    heddle_session *dense;     /* all but the last quarter, read densely; made when it is needed */
-    uint8_t *is_gain;          /* [context] */
+    int64_t index;                   /* of the document in its text */
+    eval_ids ids;                    /* [context] */
+    float *nll[EVAL_CONTROLS];       /* [context] of dense and of the window, once they are known */
+    eval_reads reads[EVAL_CONTROLS]; /* of the rows of the last quarter */
+    heddle_session *dense;           /* all but the last quarter, read densely; made when it is needed */
+    uint8_t *is_gain;                /* [context] */
 } loss_document;
 
 static int64_t last_quarter(const loss_document *d)
@@ -78,8 +79,21 @@ static int read_prefix(const loss_document *d, const heddle_plan *plan, int gove
     return status ? cli_fail(status) : 0;
 }
 
-/* nll [context] of the document under a plan; NaN where it is not scored. */
-static int score(loss_document *d, const eval_plan *plan, float *nll)
+/* nll [from, end) of the document. */
+static heddle_status score_rows(const loss_document *d, heddle_session *session, int64_t from, int64_t end,
+                                float *nll)
+{
+    term_progress progress;
+    if (from == end) return HEDDLE_OK;
+    term_progress_start(&progress, "scoring");
+    heddle_status status = heddle_session_score(session, d->ids.ids + from, end - from, 0, nll + from,
+                                                on_progress, &progress);
+    term_clear_progress();
+    return status;
+}
+
+/* nll [context] of the document under a plan; NaN where it is not scored. What the last quarter reads is counted. */
+static int score(loss_document *d, const eval_plan *plan, float *nll, eval_reads *reads)
 {
     heddle_session *session = NULL;
     int64_t from = d->run->options->is_last ? last_quarter(d) : 0, n = d->ids.n;
@@ -93,13 +107,12 @@ static int score(loss_document *d, const eval_plan *plan, float *nll)
     } else {
         code = read_prefix(d, plan->plan, 1, 0, &session);
     }
-    term_progress progress;
-    term_progress_start(&progress, "scoring");
     heddle_status status = HEDDLE_OK;
-    if (!code)
-        status = heddle_session_score(session, d->ids.ids + from, n - from, 0, nll + from, on_progress,
-                                      &progress);
-    term_clear_progress();
+    *reads = (eval_reads){0};
+    if (!code) status = score_rows(d, session, from, last_quarter(d), nll);
+    if (!code && !status) heddle_session_stats_reset(session);
+    if (!code && !status) status = score_rows(d, session, last_quarter(d), n, nll);
+    if (!code && !status) eval_count_reads(session, reads);
     heddle_session_free(session);
     return status ? cli_fail(status) : code;
 }
@@ -118,11 +131,10 @@ static double sum_nll(const loss_document *d, const float *nll, int64_t from, in
     return sum;
 }
 
-static int add_loss(loss_document *d, const eval_plan *plan, const float *nll)
+static int add_loss(loss_document *d, const eval_plan *plan, const float *nll, const eval_reads *reads)
 {
     json_t *row = loss_row(d, plan, "loss"), *sums = json_array(), *counts = json_array();
     int64_t n = d->ids.n, from = last_quarter(d), n_scored;
-    double share = NAN;
     for (int bin = 0; bin < N_BINS; bin++) {
         json_array_append_new(
             sums, json_real(sum_nll(d, nll, n * bin / N_BINS, n * (bin + 1) / N_BINS, false, &n_scored)));
@@ -134,11 +146,10 @@ static int add_loss(loss_document *d, const eval_plan *plan, const float *nll)
     json_object_set_new(row, "last_tokens", json_integer(n_scored));
     json_object_set_new(row, "gain_nll", json_real(sum_nll(d, nll, from, n, true, &n_scored)));
     json_object_set_new(row, "gain_tokens", json_integer(n_scored));
-    heddle_status status = heddle_plan_share_read(d->run->setup.engine, plan->plan, from, n, &share);
-    if (!status) json_object_set_new(row, "share_read", json_real(share));
-    if (!status) return results_add(&d->run->results, row);
+    int code = eval_add_share(d->run, plan, from, n, reads, row);
+    if (!code) return results_add(&d->run->results, row);
     json_decref(row);
-    return cli_fail(status);
+    return code;
 }
 
 /* Which tokens are gain tokens, as the window's row tells it: one bit a token, hexadecimal. */
@@ -182,10 +193,11 @@ static int control_losses(loss_document *d)
         return 0;
     }
     int code = gains ? 0 : eval_no_memory();
-    for (int p = 0; p < EVAL_CONTROLS && !code; p++) code = score(d, &run->plans[p], d->nll[p]);
+    for (int p = 0; p < EVAL_CONTROLS && !code; p++) code = score(d, &run->plans[p], d->nll[p], &d->reads[p]);
     for (int64_t i = last_quarter(d); i < d->ids.n && !code; i++)
         d->is_gain[i] = d->nll[1][i] - d->nll[0][i] > 0.5f;
-    for (int p = 0; p < EVAL_CONTROLS && !code; p++) code = add_loss(d, &run->plans[p], d->nll[p]);
+    for (int p = 0; p < EVAL_CONTROLS && !code; p++)
+        code = add_loss(d, &run->plans[p], d->nll[p], &d->reads[p]);
     if (!code) code = write_gains(d, gains);
     if (!code) return results_add(&run->results, gains);
     json_decref(gains);
@@ -199,8 +211,8 @@ static int run_losses(loss_document *d)
     for (int p = EVAL_CONTROLS; p < run->n_plans && !code; p++) {
         double start_s = term_now();
         if (run->plans[p].evicts || find_row(d, &run->plans[p], "loss")) continue;
-        code = score(d, &run->plans[p], d->nll[0]);
-        if (!code) code = add_loss(d, &run->plans[p], d->nll[0]);
+        code = score(d, &run->plans[p], d->nll[0], &d->reads[0]);
+        if (!code) code = add_loss(d, &run->plans[p], d->nll[0], &d->reads[0]);
         if (!code)
             cli_note("loss of %s, document %" PRId64 ", plan %s: %.1f s", d->source->name, d->index + 1,
                      run->plans[p].spec, term_now() - start_s);

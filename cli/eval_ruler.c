@@ -69,7 +69,7 @@ static int ask_sample(ruler_sample *s, const heddle_session *dense, const eval_i
     json_object_set_new(row, "right", json_integer(score.n_right));
     json_object_set_new(row, "nll", json_real(score.nll));
     json_object_set_new(row, "document_tokens", json_integer(document->n));
-    code = eval_add_share(s->run, plan, row);
+    code = eval_add_share(s->run, plan, s->run->context - 1, s->run->context, &score.reads, row);
     if (!code) return results_add(&s->run->results, row);
     json_decref(row);
     return code;

@@ -97,6 +97,15 @@ static void print_task(const eval_run *run, const char *task, bool is_ruler, pla
     }
 }
 
+/* "reads 12.3 %", of lists as they were made; "reads at most ..." in results that did not count them. */
+static const char *share_text(const eval_run *run, const summary_filter *filter, int p, char *text, size_t n)
+{
+    bool is_counted = false;
+    double share = summary_share(&run->results, filter, run->plans[p].hash, &is_counted);
+    snprintf(text, n, "reads %s%.1f %%", is_counted ? "" : "at most ", 100 * share);
+    return text;
+}
+
 static void print_tasks(const eval_run *run)
 {
     plan_total totals[EVAL_MAX_PLANS] = {{0}};
@@ -115,13 +124,11 @@ static void print_tasks(const eval_run *run)
     for (int p = EVAL_CONTROLS; p < run->n_plans; p++) {
         const plan_total *total = &totals[p];
         if (!total->n) continue;
-        double share = NAN;
-        heddle_status status = heddle_plan_share_read(run->setup.engine, run->plans[p].plan, run->context - 1,
-                                                      run->context, &share);
-        printf("%-34s mean of %d deciding tasks %s%.2f, worst %s%.2f (%s); reads %.1f %%\n",
-               run->plans[p].spec, total->n, sign_of(total->sum), fabs(100 * total->sum / total->n),
-               sign_of(total->worst), fabs(100 * total->worst), total->worst_task,
-               status ? NAN : 100 * share);
+        char share[64];
+        summary_filter filter = filter_of(run, "task", NULL);
+        printf("%-34s mean of %d deciding tasks %s%.2f, worst %s%.2f (%s); %s\n", run->plans[p].spec,
+               total->n, sign_of(total->sum), fabs(100 * total->sum / total->n), sign_of(total->worst),
+               fabs(100 * total->worst), total->worst_task, share_text(run, &filter, p, share, sizeof share));
     }
 }
 
@@ -177,10 +184,11 @@ static void print_loss_plan(const eval_run *run, int p)
     eval_interval d = eval_difference(s.num[0], s.den[0], s.num[1], s.den[1], s.n, 1);
     eval_interval r = recovery(run, p, NULL, "last_nll", "last_tokens"),
                   g = recovery(run, p, NULL, "gain_nll", "gain_tokens");
-    char more[128], range[48] = "";
+    char more[192], range[48] = "", share[64];
     if (!isnan(r.low)) snprintf(range, sizeof range, " [%.3f, %.3f]", r.low, r.high);
-    snprintf(more, sizeof more, "  perplexity %s%.2f %%  R %.3f%s  gain tokens %.3f", sign_of(d.value),
-             fabs(100 * expm1(d.value)), r.value, range, g.value);
+    snprintf(more, sizeof more, "  perplexity %s%.2f %%  R %.3f%s  gain tokens %.3f  %s", sign_of(d.value),
+             fabs(100 * expm1(d.value)), r.value, range, g.value,
+             share_text(run, &filter, p, share, sizeof share));
     print_difference(run->plans[p].spec, eval_ratio(s.num[0], s.den[0], s.n), &d, 1, more);
     summary_free(&s);
     if (run->n_sources > 1) print_loss_texts(run, p);

@@ -59,13 +59,22 @@ void eval_score_row(eval_score *score, const float *logits, int64_t n_vocab, int
     score->nll += log(sum) + (double)logits[best] - (double)logits[target];
 }
 
-int eval_add_share(const eval_run *run, const eval_plan *plan, json_t *row)
+void eval_count_reads(const heddle_session *session, eval_reads *reads)
+{
+    heddle_stats stats = {.struct_size = sizeof stats};
+    heddle_session_stats(session, &stats);
+    reads->plan += stats.scored_kv_bytes_read + stats.decode_kv_bytes_read;
+    reads->dense += stats.scored_kv_bytes_dense + stats.decode_kv_bytes_dense;
+}
+
+int eval_add_share(const eval_run *run, const eval_plan *plan, int64_t first, int64_t last,
+                   const eval_reads *reads, json_t *row)
 {
     double share = 1;
-    heddle_status status = heddle_plan_share_read(run->setup.engine, plan->plan, run->context - 1,
-                                                  run->context, &share);
+    heddle_status status = heddle_plan_share_read(run->setup.engine, plan->plan, first, last, &share);
     if (status) return cli_fail(status);
     json_object_set_new(row, "share_read", json_real(share));
+    if (reads->dense > 0) json_object_set_new(row, "share_counted", json_real(reads->plan / reads->dense));
     return 0;
 }
 
@@ -122,6 +131,7 @@ int eval_ask(const eval_run *run, const eval_plan *plan, const heddle_session *s
         status = decode_each(fork, &call, first_row);
     else if (!status)
         status = heddle_session_each_logits(fork, ids->ids, ids->n, first_row, on_logits, &call);
+    if (!status) eval_count_reads(fork, &score->reads);
     heddle_session_free(fork);
     return status ? cli_fail(status) : 0;
 }
@@ -223,6 +233,7 @@ static int ask_task(task_document *d, const heddle_session *session, const eval_
            *counts = json_array();
     int64_t n_questions = 0, n_exact = 0, n = 0, n_right = 0, n_answer = 0;
     double nll = 0;
+    eval_reads reads = {0};
     int code = row ? 0 : eval_no_memory();
     for (int32_t i = 0; i < d->document.n_questions && !code; i++) {
         const eval_question *q = &d->document.questions[i];
@@ -235,6 +246,8 @@ static int ask_task(task_document *d, const heddle_session *session, const eval_
         n += score.n;
         n_right += score.n_right;
         nll += score.nll;
+        reads.plan += score.reads.plan;
+        reads.dense += score.reads.dense;
         json_array_append_new(depths, json_real(floor(q->depth * 1000 + 0.5) / 1000));
         json_array_append_new(rights, json_integer(score.n_right));
         json_array_append_new(counts, json_integer(score.n));
@@ -249,7 +262,7 @@ static int ask_task(task_document *d, const heddle_session *session, const eval_
     json_object_set_new(row, "depths", depths);
     json_object_set_new(row, "question_right", rights);
     json_object_set_new(row, "question_tokens", counts);
-    if (!code) code = eval_add_share(d->run, plan, row);
+    if (!code) code = eval_add_share(d->run, plan, d->run->context - 1, d->run->context, &reads, row);
     if (!code) return results_add(&d->run->results, row);
     json_decref(row);
     return code;

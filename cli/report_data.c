@@ -325,9 +325,7 @@ static void add_losses(const report *r, const report_card *card, const report_pl
             q->governs = governs[g];
         }
         summary_free(&s);
-        if (!summary_align(&s, &r->results, &filter, &three[1], 1, "share_read", NULL) && s.n)
-            q->share = eval_ratio(s.num[0], s.den[0], s.n);
-        summary_free(&s);
+        if (isnan(q->share)) q->share = summary_share(&r->results, &filter, plan->hash, NULL);
     }
 }
 
@@ -395,11 +393,7 @@ static void add_tasks(const report *r, const report_card *card, const report_pla
     if (q->n_deciding) q->mean = sum / q->n_deciding;
     if (!isnan(q->share) || !card->n_contexts) return;
     summary_filter filter = report_filter(card, "task", NULL, card->contexts[card->n_contexts - 1]);
-    const char *one[] = {plan->hash};
-    summary s;
-    if (!summary_align(&s, &r->results, &filter, one, 1, "share_read", NULL) && s.n)
-        q->share = eval_ratio(s.num[0], s.den[0], s.n);
-    summary_free(&s);
+    q->share = summary_share(&r->results, &filter, plan->hash, NULL);
 }
 
 report_quality report_quality_of(const report *r, const report_card *card, const report_plan *plan)

@@ -96,6 +96,20 @@ void summary_free(summary *s)
     *s = (summary){0};
 }
 
+double summary_share(const results *r, const summary_filter *filter, const char *plan_hash, bool *is_counted)
+{
+    static const char *const members[] = {"share_counted", "share_read"};
+    double share = NAN;
+    for (int i = 0; i < 2 && isnan(share); i++) {
+        summary s;
+        if (!summary_align(&s, r, filter, &plan_hash, 1, members[i], NULL) && s.n)
+            share = eval_ratio(s.num[0], s.den[0], s.n);
+        summary_free(&s);
+        if (is_counted) *is_counted = i == 0;
+    }
+    return share;
+}
+
 bool summary_decides(double dense, double window)
 {
     return dense >= 0.60 && dense - window >= 0.20;

@@ -25,6 +25,11 @@ int summary_align(summary *out, const results *r, const summary_filter *filter,
                   const char *const *plan_hashes, int n_plans, const char *num, const char *den);
 void summary_free(summary *s);
 
+/* The share of dense's bytes that the plan reads, the mean of its documents; NaN where no row says it. Counted where
+ * rows say so, else known before the lists were made: the most, where these are as long as their scores say.
+ * is_counted: may be NULL. */
+double summary_share(const results *r, const summary_filter *filter, const char *plan_hash, bool *is_counted);
+
 /* A task on a model decides where dense reaches 60 % and stands 20 points above the window. */
 bool summary_decides(double dense, double window);
 

@@ -64,6 +64,20 @@ static double list_tokens(const hdl_router_spec *router, double visible)
     return HDL_MIN(n, visible);
 }
 
+const char *hdl_cost_is_bound(const hdl_route_plan *route, int32_t layer)
+{
+    const hdl_layer_plan *at = &route->layers[layer];
+    if (at->op == HDL_OPERATOR_DENSE) return NULL;
+    const hdl_router_spec *router = &route->layers[at->owner].router;
+    if (at->stop.patience) return "they are read until a stop rule ends it";
+    if (router->score == HDL_SCORE_STRIDE || router->score == HDL_SCORE_POWERS)
+        return "units of the pattern may be sinks or window";
+    if (router->select == HDL_SELECT_TOP_P || router->select == HDL_SELECT_THRESHOLD)
+        return "they are as long as their scores say";
+    if (router->n_united) return "heads may choose the same units";
+    return router->n_slashes ? "distances of neighbouring rows share tokens" : NULL;
+}
+
 hdl_plane_shape hdl_plane_shape_of(const hdl_model_facts *facts, hdl_plane_kind kind)
 {
     if (kind == HDL_PLANE_INDEX || kind == HDL_PLANE_INDEX_MEAN)

@@ -27,7 +27,11 @@ static void explain_router(const hdl_router_spec *router, hdl_buf *text)
     if (router->select == HDL_SELECT_BEAM) hdl_buf_printf(text, ": beam");
     if (router->select == HDL_SELECT_THRESHOLD) hdl_buf_printf(text, ": above %g", (double)router->threshold);
     if (router->n_head_units) explain_head_top_k(router, text);
-    if (!router->n_head_units) hdl_buf_printf(text, ": top_k %lld", (long long)router->top_k);
+    bool has_no_limit = (router->select == HDL_SELECT_TOP_P || router->select == HDL_SELECT_THRESHOLD) &&
+                        !router->top_k;
+    if (has_no_limit) hdl_buf_puts(text, ", however many");
+    if (!router->n_head_units && !has_no_limit)
+        hdl_buf_printf(text, ": top_k %lld", (long long)router->top_k);
     hdl_buf_printf(text, " + sinks %d + window %d", router->n_sink, router->window);
     if (router->block > 1) hdl_buf_printf(text, " in blocks of %d", router->block);
     if (router->is_per_kv_head) hdl_buf_puts(text, ", one per KV head");
@@ -73,6 +77,21 @@ static void explain_layers(const hdl_schedule *schedule, hdl_route route, const 
                            at->candidate_owner);
         hdl_buf_puts(text, "\n");
     }
+}
+
+/* Where what is known before running is only a bound of what is read. */
+static void explain_bounds(const hdl_schedule *schedule, hdl_route route, hdl_buf *text)
+{
+    const hdl_route_plan *plan = &schedule->routes[route];
+    int32_t n = 0, first = 0;
+    for (int32_t layer = 0; layer < schedule->facts->n_layers; layer++)
+        if (hdl_cost_is_bound(plan, layer) && !n++) first = layer;
+    if (n)
+        hdl_buf_printf(
+            text,
+            "  %d layers read lists of which only an upper bound is known before they are made: %s; run, "
+            "perplexity and eval count what was read\n",
+            n, hdl_cost_is_bound(plan, first));
 }
 
 static void explain_step(const hdl_step *step, hdl_buf *text)
@@ -153,7 +172,9 @@ heddle_status hdl_explain(const hdl_schedule *schedule, const hdl_plan *plan, hd
     const hdl_schedule_limits *limits = &schedule->limits;
     hdl_buf_printf(text, "plan %s: %s\n\n", plan->name, plan->about);
     explain_layers(schedule, HDL_ROUTE_PREFILL, "prefill", text);
+    explain_bounds(schedule, HDL_ROUTE_PREFILL, text);
     explain_layers(schedule, HDL_ROUTE_DECODE, "decode", text);
+    explain_bounds(schedule, HDL_ROUTE_DECODE, text);
     hdl_explain_retain(schedule, text);
     hdl_buf_printf(
         text,

@@ -170,6 +170,8 @@ typedef struct hdl_cost {
     double listed; /* of tokens: those that are read through a list, not in their order */
     double scores; /* of units that lists are chosen from */
 } hdl_cost;
+/* Why that is only the most that a layer's list may hold before it is made; NULL where it is what is read. */
+const char *hdl_cost_is_bound(const hdl_route_plan *route, int32_t layer);
 hdl_cost hdl_cost_of(const hdl_route_plan *route, const hdl_model_facts *facts, int32_t layer,
                      int64_t position);
 double hdl_cost_tokens_dense(const hdl_model_facts *facts, int32_t layer, int64_t position);

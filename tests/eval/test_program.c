@@ -178,6 +178,58 @@ static int rows_as_dense(const char *name, const char *spec)
     return n_pairs;
 }
 
+/* Member `key` of the first row of `what` under the plan; NAN where it is not there. */
+static double figure_of(const char *rows, const char *what, const char *spec, const char *key)
+{
+    char first[64], plan[700], name[64];
+    snprintf(first, sizeof first, "{\"what\":\"%s\"", what);
+    snprintf(plan, sizeof plan, "\"plan\":\"%s\"", spec);
+    snprintf(name, sizeof name, "\"%s\":", key);
+    for (const char *row = rows; (row = strstr(row, first)); row++) {
+        const char *end = strchr(row, '\n'), *of_plan = strstr(row, plan), *at = strstr(row, name);
+        if (of_plan && of_plan < end) return at && at < end ? atof(at + strlen(name)) : NAN;
+    }
+    return NAN;
+}
+
+/* Lists as long as their scores say: what eval prints was counted and is less than what was known before; explain
+ * says that this is a bound. A list of fixed length reads what it says, dense everything. */
+static void test_shares_are_counted(void **state)
+{
+    (void)state;
+    static const char loud[] =
+        "{\"heddle_plan\": 1, \"name\": \"loud\", \"variants\": [{\"decode\": [{\"layers\": \"all\", "
+        "\"operator\": \"token_list\", \"router\": {\"score\": \"key_i4\", \"select\": \"threshold\", "
+        "\"threshold\": 0.002, \"window\": 8}}]}]}";
+    const char *names[] = {"loss", "task"};
+    char spec[600];
+    snprintf(spec, sizeof spec, "%s/loud.json", folder);
+    write_all("loud.json", loud, (long)strlen(loud));
+    assert_int_equal(
+        run("eval -m %s -t 1 --invariant -c 1024 --documents 1 --answers 2 --text %s --tasks story,loss "
+            "--plans %s,window:window=100 --out %s/shares.jsonl",
+            model, text, spec, folder),
+        0);
+    assert_says("out", "R ");
+    assert_says("out", "  reads ");
+    char *rows = read_all("shares.jsonl", NULL);
+    for (int i = 0; i < 2; i++) {
+        double most = figure_of(rows, names[i], spec, "share_read"),
+               counted = figure_of(rows, names[i], spec, "share_counted"),
+               window = figure_of(rows, names[i], "window:window=100", "share_read");
+        printf("%s: at most %.4f, counted %.4f; a window %.4f\n", names[i], most, counted, window);
+        assert_true(counted > 0 && counted < most);
+        if (!i) /* a question's rows stand elsewhere than the context's last */
+            assert_true(fabs(figure_of(rows, names[i], "window:window=100", "share_counted") - window) <
+                        2e-3);
+        assert_true(figure_of(rows, names[i], "dense", "share_counted") == 1);
+    }
+    free(rows);
+    assert_int_equal(run("explain -m %s --plan %s", model, spec), 0);
+    assert_says("out",
+                "only an upper bound is known before they are made: they are as long as their scores say");
+}
+
 /* A plan that keeps everything is dense, to the last digit that is written. */
 static void test_keeping_everything_is_dense(void **state)
 {
@@ -330,6 +382,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_stopped_anywhere),
         cmocka_unit_test(test_a_run_in_two_parts),
+        cmocka_unit_test(test_shares_are_counted),
         cmocka_unit_test(test_keeping_everything_is_dense),
         cmocka_unit_test(test_plans_that_evict),
         cmocka_unit_test(test_a_list_of_everything_holds_everything),
