@@ -120,14 +120,14 @@ heddle_status hdl_schedule_fits_store(const hdl_schedule *schedule, const hdl_pl
     return HEDDLE_OK;
 }
 
-heddle_status hdl_lower_summaries(hdl_schedule *schedule, int32_t layer)
+/* Index keys are written by the model's own steps, and their means after them: they are asked for apart. */
+static heddle_status lower_planes(hdl_schedule *schedule, int32_t layer, bool is_of_index)
 {
     const hdl_model_facts *facts = schedule->facts;
     for (int32_t i = 0; i < schedule->n_planes[layer]; i++) {
         hdl_plane_need need = schedule->planes[layer][i];
         hdl_plane_shape shape = hdl_plane_shape_of(facts, need.kind);
-        if (need.kind == HDL_PLANE_INDEX || need.kind == HDL_PLANE_INDEX_MEAN)
-            continue; /* written by the model's own steps, or after them */
+        if (need.kind == HDL_PLANE_INDEX || (need.kind == HDL_PLANE_INDEX_MEAN) != is_of_index) continue;
         hdl_step step = {.op = HDL_OP_SUMMARISE,
                          .layer = layer,
                          .group = facts->layers[layer].cache_group,
@@ -145,22 +145,12 @@ heddle_status hdl_lower_summaries(hdl_schedule *schedule, int32_t layer)
     return HEDDLE_OK;
 }
 
+heddle_status hdl_lower_summaries(hdl_schedule *schedule, int32_t layer)
+{
+    return lower_planes(schedule, layer, false);
+}
+
 heddle_status hdl_lower_index_means(hdl_schedule *schedule, int32_t layer)
 {
-    for (int32_t i = 0; i < schedule->n_planes[layer]; i++) {
-        hdl_plane_need need = schedule->planes[layer][i];
-        hdl_plane_shape shape = hdl_plane_shape_of(schedule->facts, need.kind);
-        if (need.kind != HDL_PLANE_INDEX_MEAN) continue;
-        hdl_step step = {.op = HDL_OP_SUMMARISE,
-                         .layer = layer,
-                         .group = schedule->facts->layers[layer].cache_group,
-                         .layer_in_group = schedule->layer_in_group[layer]};
-        step.u.summarise = (hdl_summarise_args){
-            .kind = need.kind,
-            .block_size = need.block_size,
-            .kv = {.dtype = schedule->limits.kv_dtype,
-                   .plane = {{.n_heads = shape.n_heads, .dim = shape.dim}}}};
-        HDL_TRY(hdl_schedule_add(schedule, &step));
-    }
-    return HEDDLE_OK;
+    return lower_planes(schedule, layer, true);
 }

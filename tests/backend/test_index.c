@@ -14,17 +14,26 @@ typedef struct index_case {
     int32_t dim, page_shift;
     int64_t q_len[2], kv_len[2]; /* of up to two sequences; 0 ends them */
     int64_t n_candidates;        /* 0 = all tokens */
+    int32_t block;               /* tokens of a candidate; of an entry of means; 0 = 1 and none */
 } index_case;
 
 static const index_case cases[] = {
-    {64, 8, {1}, {1}, 0},           {64, 8, {1}, {5000}, 0},
-    {16, 4, {1}, {77}, 0},          {128, 8, {1, 1}, {300, 257}, 0},
-    {64, 8, {40}, {1100}, 0},       {80, 6, {3, 17}, {500, 17}, 0},
-    {1000, 5, {2}, {100}, 0},       {33, 5, {1}, {100}, 0},
-    {64, 20, {1}, {3000}, 0},       {64, 8, {1, 5}, {900, 400}, 60},
-    {96, 6, {9}, {200}, 200},       {64, 4, {1}, {4099}, 0},
-    {128, 8, {70}, {2100}, 0},      {1024, 5, {1, 2}, {61, 90}, 0},
-    {64, 5, {15, 3}, {2050, 3}, 0},
+    {64, 8, {1}, {1}, 0, 0},           {64, 8, {1}, {5000}, 0, 0},
+    {16, 4, {1}, {77}, 0, 0},          {128, 8, {1, 1}, {300, 257}, 0, 0},
+    {64, 8, {40}, {1100}, 0, 0},       {80, 6, {3, 17}, {500, 17}, 0, 0},
+    {1000, 5, {2}, {100}, 0, 0},       {33, 5, {1}, {100}, 0, 0},
+    {64, 20, {1}, {3000}, 0, 0},       {64, 8, {1, 5}, {900, 400}, 60, 0},
+    {96, 6, {9}, {200}, 200, 0},       {64, 4, {1}, {4099}, 0, 0},
+    {128, 8, {70}, {2100}, 0, 0},      {1024, 5, {1, 2}, {61, 90}, 0, 0},
+    {64, 5, {15, 3}, {2050, 3}, 0, 0},
+};
+
+/* Blocks: cut by the row, whole, of a page and more than one (those have no means). */
+static const index_case block_cases[] = {
+    {64, 8, {1}, {5000}, 40, 64},    {64, 8, {40}, {1100}, 9, 64},       {64, 6, {1, 5}, {900, 64}, 7, 64},
+    {64, 4, {3}, {700}, 20, 64},     {64, 8, {1}, {63}, 1, 64},          {64, 8, {1}, {65}, 1, 64},
+    {33, 5, {1, 2}, {100, 3}, 9, 8}, {80, 6, {3, 17}, {500, 17}, 30, 4}, {1000, 5, {2}, {100}, 3, 16},
+    {1024, 5, {1}, {77}, 2, 32},     {128, 8, {20}, {2100}, 70, 16},
 };
 
 typedef struct setup {
@@ -34,6 +43,7 @@ typedef struct setup {
     uint8_t **pages[2];
     float *x; /* index keys of the longest sequence */
     int64_t page_bytes, n_pages[2];
+    hdl_kv_plane means; /* of c->block tokens; dim 0: none */
 } setup;
 
 static int64_t impls_of(hdl_op op, const hdl_impl *found[8])
@@ -56,14 +66,20 @@ static void launch(const hdl_impl *impl, const void *args)
     free(with.workspace);
 }
 
-/* Pages that hold index keys and scales alone; what no key owns is filled with 0x7f. */
+/* Pages that hold index keys, their means and scales alone; what nothing owns is filled with 0x7f. */
 static void build(setup *s, const index_case *c, uint64_t *random)
 {
     *s = (setup){0};
     int64_t page_tokens = (int64_t)1 << c->page_shift, most = 0;
     if (c->page_shift > 12) page_tokens = HDL_MAX(c->kv_len[0], c->kv_len[1]);
     int64_t scale_at = HDL_ALIGN_UP(page_tokens * c->dim, 64);
-    s->page_bytes = scale_at + page_tokens * 4;
+    s->page_bytes = HDL_ALIGN_UP(scale_at + page_tokens * 4, 64);
+    if (c->block && c->block <= page_tokens) {
+        int64_t n = page_tokens / c->block, at = s->page_bytes,
+                mean_scale_at = HDL_ALIGN_UP(at + n * c->dim, 64);
+        s->means = (hdl_kv_plane){.offset = at, .scale_offset = mean_scale_at, .n_heads = 1, .dim = c->dim};
+        s->page_bytes = mean_scale_at + n * 4;
+    }
     s->args = (hdl_score_args){.n_heads = 1,
                                .n_kv_heads = 1,
                                .head_dim = c->dim,
@@ -106,9 +122,11 @@ static void build(setup *s, const index_case *c, uint64_t *random)
 
 static void add_candidates(setup *s, const index_case *c, uint64_t *random)
 {
-    int64_t n_rows = s->args.n_rows, n_max = s->args.max_kv_len;
+    int64_t n_rows = s->args.n_rows, block = HDL_MAX(c->block, 1);
+    int64_t n_max = (s->args.max_kv_len + block - 1) / block;
     if (!c->n_candidates) return;
-    s->candidates = (hdl_selection){.block_size = 1, .n_rows = n_rows, .n_lists = 1, .n_ids_max = n_max};
+    s->candidates = (hdl_selection){
+        .block_size = (int32_t)block, .n_rows = n_rows, .n_lists = 1, .n_ids_max = n_max};
     s->candidates.ids = must_alloc(n_rows * n_max * 4);
     s->candidates.counts = must_alloc(n_rows * 4);
     for (int64_t r = 0; r < n_rows; r++) {
@@ -151,6 +169,31 @@ static void append_keys(setup *s, const hdl_impl *impl, int32_t dim)
     }
 }
 
+/* The means of the keys that are there, likewise; false where the implementation refuses. */
+static bool append_means(setup *s, const hdl_impl *impl, int32_t block)
+{
+    for (int32_t i = 0; i < s->args.n_seqs; i++) {
+        int64_t n = s->seqs[i].kv_len, first = n / 3;
+        hdl_summarise_args args = {
+            .n_rows = first, .kind = HDL_PLANE_INDEX_MEAN, .block_size = block, .kv = s->seqs[i].kv};
+        args.kv.plane[1] = args.kv.plane[0];
+        args.kv.plane[0] = s->means;
+        if (impl->why_not && impl->why_not(&args)) return false;
+        if (first) launch(impl, &args);
+        args.first_token = first;
+        args.n_rows = n - first;
+        launch(impl, &args);
+    }
+    return true;
+}
+
+static void check_pages(const setup *want, const setup *got)
+{
+    for (int s = 0; s < 2; s++)
+        for (int64_t p = 0; p < want->n_pages[s]; p++)
+            assert_memory_equal(want->pages[s][p], got->pages[s][p], want->page_bytes);
+}
+
 static void test_keys_are_the_same_bytes(void **state)
 {
     (void)state;
@@ -165,49 +208,112 @@ static void test_keys_are_the_same_bytes(void **state)
             build(&got, &cases[i], &again);
             append_keys(&want, impls[0], cases[i].dim);
             append_keys(&got, impls[j], cases[i].dim);
-            for (int s = 0; s < 2; s++)
-                for (int64_t p = 0; p < want.n_pages[s]; p++)
-                    assert_memory_equal(want.pages[s][p], got.pages[s][p], want.page_bytes);
+            check_pages(&want, &got);
             deinit(&want);
             deinit(&got);
         }
 }
 
+static void test_means_are_the_same_bytes(void **state)
+{
+    (void)state;
+    const hdl_impl *impls[8];
+    int64_t n = impls_of(HDL_OP_SUMMARISE, impls);
+    for (int64_t i = 0; i < HDL_COUNT(block_cases); i++)
+        for (int64_t j = 1; j < n; j++) {
+            const index_case *c = &block_cases[i];
+            uint64_t random = 5 + (uint64_t)i, again = random;
+            setup want, got;
+            build(&want, c, &random);
+            build(&got, c, &again);
+            append_keys(&want, impls[0], c->dim);
+            append_keys(&got, impls[0], c->dim);
+            if (want.means.dim) {
+                assert_true(append_means(&want, impls[0], c->block));
+                assert_true(append_means(&got, impls[j], c->block));
+            }
+            check_pages(&want, &got);
+            deinit(&want);
+            deinit(&got);
+        }
+}
+
+typedef struct score_counts {
+    int refused, amx;
+} score_counts;
+
+/* Every implementation of the setup's call against the reference; none but the matrix unit's may refuse. */
+static void check_scores(setup *s, score_counts *counts)
+{
+    const hdl_impl *impls[8];
+    int64_t n = impls_of(HDL_OP_SCORE, impls), n_scores = s->args.n_rows * s->args.score_stride;
+    float *want = must_alloc(n_scores * 4), *got = must_alloc(n_scores * 4);
+    assert_true(n >= 2);
+    memset(want, 0x11, (size_t)n_scores * 4);
+    s->args.score = want;
+    launch(impls[0], &s->args);
+    for (int64_t j = 1; j < n; j++) {
+        if (impls[j]->why_not(&s->args)) {
+            assert_int_equal(impls[j]->isa, HDL_ISA_AMX);
+            counts->refused++;
+            continue;
+        }
+        counts->amx += impls[j]->isa == HDL_ISA_AMX;
+        memset(got, 0x11, (size_t)n_scores * 4);
+        s->args.score = got;
+        launch(impls[j], &s->args);
+        assert_memory_equal(want, got, n_scores * 4); /* what must not be written included */
+    }
+    free(want);
+    free(got);
+}
+
 static void test_scores_are_the_same_bits(void **state)
 {
     (void)state;
-    const hdl_impl *impls[8], *keys[8];
-    int64_t n = impls_of(HDL_OP_SCORE, impls);
-    int n_refused = 0, n_amx = 0;
-    assert_true(n >= 2 && impls_of(HDL_OP_SUMMARISE, keys) >= 2);
+    const hdl_impl *keys[8];
+    score_counts counts = {0};
+    assert_true(impls_of(HDL_OP_SUMMARISE, keys) >= 2);
     for (int64_t i = 0; i < HDL_COUNT(cases); i++) {
         uint64_t random = 99 + (uint64_t)i;
         setup s;
         build(&s, &cases[i], &random);
         append_keys(&s, keys[0], cases[i].dim);
         add_candidates(&s, &cases[i], &random);
-        int64_t n_scores = s.args.n_rows * s.args.score_stride;
-        float *want = must_alloc(n_scores * 4), *got = must_alloc(n_scores * 4);
-        memset(want, 0x11, (size_t)n_scores * 4);
-        s.args.score = want;
-        launch(impls[0], &s.args);
-        for (int64_t j = 1; j < n; j++) {
-            if (impls[j]->why_not(&s.args)) { /* none but the matrix unit's may refuse */
-                assert_int_equal(impls[j]->isa, HDL_ISA_AMX);
-                n_refused++;
-                continue;
-            }
-            n_amx += impls[j]->isa == HDL_ISA_AMX;
-            memset(got, 0x11, (size_t)n_scores * 4);
-            s.args.score = got;
-            launch(impls[j], &s.args);
-            assert_memory_equal(want, got, n_scores * 4); /* what must not be written included */
-        }
-        free(want);
-        free(got);
+        check_scores(&s, &counts);
         deinit(&s);
     }
-    if (hdl_cpu_isa() >= HDL_ISA_AMX) assert_true(n_amx >= 8 && n_refused >= 5);
+    if (hdl_cpu_isa() >= HDL_ISA_AMX) assert_true(counts.amx >= 8 && counts.refused >= 5);
+}
+
+/* Both levels: means of blocks, then the tokens of chosen blocks. */
+static void test_two_levels_are_the_same_bits(void **state)
+{
+    (void)state;
+    const hdl_impl *keys[8];
+    score_counts counts = {0};
+    impls_of(HDL_OP_SUMMARISE, keys);
+    for (int64_t i = 0; i < HDL_COUNT(block_cases); i++) {
+        const index_case *c = &block_cases[i];
+        uint64_t random = 7 + (uint64_t)i;
+        setup s, means;
+        build(&s, c, &random);
+        append_keys(&s, keys[0], c->dim);
+        if (s.means.dim) {
+            append_means(&s, keys[0], c->block);
+            means = s;
+            means.args.seqs = means.seqs;
+            for (int j = 0; j < 2; j++) means.seqs[j].kv.plane[0] = s.means;
+            means.args.block_size = c->block;
+            means.args.plane = HDL_PLANE_INDEX_MEAN;
+            means.args.has_candidates = false;
+            check_scores(&means, &counts);
+        }
+        add_candidates(&s, c, &random);
+        check_scores(&s, &counts);
+        deinit(&s);
+    }
+    assert_int_equal(counts.amx, 0); /* the matrix unit takes neither */
 }
 
 /* By hand: dim 2, keys (1, 0.5), (-2, 0), query (3, -3) -> q8 (127, -127). */
@@ -291,7 +397,7 @@ static void test_means_of_blocks(void **state)
             launch(writers[j], &means);
             taken++;
         }
-        assert_true(taken >= 1);
+        assert_true(taken >= 2);
     }
     float scale[3];
     int8_t mean[3][DIM];
@@ -352,13 +458,16 @@ static void test_means_of_blocks(void **state)
     assert_true(n_run >= 1);
 }
 
-/* The matrix unit's kernel is about keys of tokens; means of blocks lie otherwise. */
-static void test_amx_leaves_means_to_others(void **state)
+/* The matrix unit's kernel is about all keys of tokens; means of blocks and candidates lie otherwise. */
+static void test_amx_leaves_blocks_to_others(void **state)
 {
     (void)state;
     hdl_score_args args = {
         .n_heads = 1, .n_kv_heads = 1, .n_lists = 1, .head_dim = 64, .rule = HDL_RULE_INDEX, .block_size = 1};
     assert_null(hdl_cpu_amx_index[0].why_not(&args));
+    args.has_candidates = true;
+    assert_non_null(hdl_cpu_amx_index[0].why_not(&args));
+    args.has_candidates = false;
     args.block_size = 64;
     assert_non_null(hdl_cpu_amx_index[0].why_not(&args));
 }
@@ -367,10 +476,12 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_keys_are_the_same_bytes),
+        cmocka_unit_test(test_means_are_the_same_bytes),
         cmocka_unit_test(test_scores_are_the_same_bits),
+        cmocka_unit_test(test_two_levels_are_the_same_bits),
         cmocka_unit_test(test_a_score_by_hand),
         cmocka_unit_test(test_means_of_blocks),
-        cmocka_unit_test(test_amx_leaves_means_to_others),
+        cmocka_unit_test(test_amx_leaves_blocks_to_others),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

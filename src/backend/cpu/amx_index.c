@@ -11,11 +11,12 @@
 
 #include "backend/cpu/amx_int.h"
 #include "backend/cpu/cpu.h"
-#include "backend/cpu/route_int.h"
+#include "backend/cpu/index_int.h"
 #include "backend/cpu/simd_attend_int.h"
-#include "base/pool.h"
 
-enum { MAX_DIM = 1024, RUN = 1024, MAX_CHUNKS = MAX_DIM / AMX_LINE };
+enum { MAX_CHUNKS = INDEX_MAX_DIM / AMX_LINE };
+
+_Static_assert((int)INDEX_ROWS == (int)AMX_EDGE, "a task's rows are the columns of a tile");
 
 /* Tiles: 0..3 sums, 4 and 5 keys, 6 queries. A column of queries is 4 elements wide: `n_columns` of them. */
 static void configure(int32_t n_columns)
@@ -38,7 +39,7 @@ typedef struct index_queries {
 static void quantise_rows(const hdl_score_args *args, int64_t first, int32_t n, index_queries *to)
 {
     int64_t dim = args->head_dim;
-    int8_t q8[MAX_DIM];
+    int8_t q8[INDEX_MAX_DIM];
     to->n = n;
     to->n_columns = n == 1 ? 1 : AMX_EDGE;
     if (n > 1) memset(to->tile, 0, (size_t)(dim / AMX_LINE) * sizeof to->tile[0]);
@@ -103,11 +104,11 @@ ALWAYS_INLINE void to_scores(__m512i sums, const float *scale, float *out)
     _mm512_storeu_ps(out, _mm512_mul_ps(_mm512_cvtepi32_ps(sums), _mm512_loadu_ps(scale)));
 }
 
-/* n neighbouring keys of one page, at most RUN: row r's scores at out + r * stride, the first n_seen[r]. */
+/* n neighbouring keys of one page, at most INDEX_RUN: row r's scores at out + r * stride, the first n_seen[r]. */
 static void score_keys(const index_queries *q, const int8_t *k, const float *scale, int64_t dim, int64_t n,
                        const int64_t *n_seen, float *out, int64_t stride)
 {
-    int32_t sums[RUN] __attribute__((aligned(AMX_LINE)));
+    int32_t sums[INDEX_RUN] __attribute__((aligned(AMX_LINE)));
     int64_t whole = HDL_MIN(n, n_seen[q->n - 1]) / AMX_EDGE * AMX_EDGE;
     if (q->n == 1) {
         sum_run(q, k, dim, whole, sums);
@@ -127,13 +128,13 @@ static void score_keys(const index_queries *q, const int8_t *k, const float *sca
             out[r * stride + i] = one_score(q, r, k + i * dim, dim, scale[i]);
 }
 
-/* Tokens [begin, end) for n rows of one sequence from `row` on; the last of them sees all of these. */
 static void score_rows(const hdl_score_args *args, const hdl_attend_seq *seq, int64_t row, int32_t n,
-                       int64_t begin, int64_t end)
+                       int64_t begin)
 {
+    int64_t first_sees = index_visible(seq, row), end = HDL_MIN(begin + INDEX_RUN, first_sees + n - 1);
+    if (begin >= end) return;
     const hdl_kv_plane *plane = &seq->kv.plane[0];
     int64_t page_tokens = (int64_t)1 << seq->kv.page_shift, dim = plane->dim;
-    int64_t first_sees = seq->kv_len - seq->q_len + row - seq->first_row + 1;
     index_queries q;
     quantise_rows(args, row, n, &q);
     configure(q.n_columns);
@@ -148,45 +149,21 @@ static void score_rows(const hdl_score_args *args, const hdl_attend_seq *seq, in
     _tile_release();
 }
 
-typedef struct index_call {
-    const hdl_score_args *args;
-    int64_t n_runs; /* of the longest row */
-} index_call;
-
-/* A run of tokens for up to AMX_EDGE rows, those of one sequence together. */
-static void score_task(void *arg, int64_t task, int thread)
-{
-    (void)thread;
-    const index_call *call = arg;
-    const hdl_score_args *args = call->args;
-    int64_t row = task / call->n_runs * AMX_EDGE, last = HDL_MIN(row + AMX_EDGE, args->n_rows);
-    int64_t begin = task % call->n_runs * RUN;
-    while (row < last) {
-        const hdl_attend_seq *seq = score_seq_of(args, row);
-        int64_t n = HDL_MIN(last, seq->first_row + seq->q_len) - row;
-        int64_t sees = seq->kv_len - seq->q_len + row + n - seq->first_row;
-        if (begin < sees) score_rows(args, seq, row, (int32_t)n, begin, HDL_MIN(begin + RUN, sees));
-        row += n;
-    }
-}
-
 static const char *index_why_not(const void *op)
 {
     const hdl_score_args *args = op;
     if (args->rule != HDL_RULE_INDEX) return "not a score by index keys";
     if (args->block_size > 1) return "entries of more than one token";
     if (args->has_candidates) return "candidates do not lie side by side";
-    if (args->head_dim % AMX_LINE || args->head_dim > MAX_DIM) return "index keys not 64, 128, .. 1024 wide";
+    if (args->head_dim % AMX_LINE || args->head_dim > INDEX_MAX_DIM)
+        return "index keys not 64, 128, .. 1024 wide";
     if (args->n_lists != 1 || args->n_heads != 1) return "more than one index head";
     return NULL;
 }
 
 static void score_index(const hdl_launch *launch, const void *op)
 {
-    const hdl_score_args *args = op;
-    index_call call = {args, HDL_MAX((args->max_kv_len + RUN - 1) / RUN, 1)};
-    hdl_parallel_for(launch->n_threads, (args->n_rows + AMX_EDGE - 1) / AMX_EDGE * call.n_runs, score_task,
-                     &call);
+    index_score(launch, op, score_rows);
 }
 
 const hdl_impl hdl_cpu_amx_index[] = {

@@ -171,7 +171,7 @@ static void summarise_index(const hdl_summarise_args *args)
     }
 }
 
-/* The mean of a block's index keys; the only form of it, as a step touches one block. */
+/* The mean of a block's index keys. */
 static void summarise_index_mean(const hdl_summarise_args *args, int64_t entry, int64_t first, int64_t n)
 {
     const hdl_kv_plane *mean = &args->kv.plane[0], *keys = &args->kv.plane[1];

@@ -1,20 +1,18 @@
 /* simd_index.c - SCORE by a model's own index: int8 query x int8 keys of a plane, one head; and SUMMARISE,
  * which writes the keys.
  *
- * The op is bound by memory: a token costs dim + 4 bytes read and 4 written. A task is a run of tokens
- * for a few rows, so that rows of a chunk find its keys in the cache. Sums are exact in integers and the
- * score is rounded once, so every instruction set gives the reference's bits:
+ * The op is bound by memory: a token costs dim + 4 bytes read and 4 written. Sums are exact in integers and
+ * the score is rounded once, so every instruction set gives the reference's bits:
  *
  *   AVX-512   u8 x i8 products want an unsigned side: k + 128 (one xor), and 128 * sum(q) off the sum
  *   AVX2      |k| x (q with k's sign), summed to 16 bits without saturation as |k|, |q| <= 127 */
 #include <math.h>
 
 #include "backend/cpu/cpu.h"
-#include "backend/cpu/route_int.h"
+#include "backend/cpu/index_int.h"
 #include "backend/cpu/simd_attend_int.h"
-#include "base/pool.h"
 
-enum { INDEX_MAX_DIM = 1024, INDEX_RUN = 1024, INDEX_ROWS = 16, INDEX_PAD = 64, KEY_ROWS = 64 };
+enum { INDEX_PAD = 64, KEY_ROWS = 64 };
 
 typedef struct index_query {
     int8_t q8[INDEX_MAX_DIM]; /* zeroes behind the last element, to a multiple of INDEX_PAD */
@@ -133,37 +131,37 @@ static void score_entries(const index_query *q, const hdl_kv_view *kv, int64_t b
     }
 }
 
-/* Steps [begin, end) of a row's candidates. */
+/* Steps [begin, end) of a row's candidates; the tokens of a block lie side by side, up to the page's end. */
 static void score_candidates(const index_query *q, const kv_walk *walk, int64_t begin, int64_t end,
                              float *out)
 {
     const hdl_kv_plane *plane = &walk->kv->plane[0];
-    for (int64_t step = begin; step < end; step++) {
+    int64_t page_tokens = (int64_t)1 << walk->kv->page_shift, n;
+    for (int64_t step = begin; step < end; step += n) {
         int64_t token = walk_token(walk, step);
-        float scale;
-        memcpy(&scale, plane_at(walk->kv, plane->scale_offset, token, 1, 4), sizeof scale);
-        const int8_t *k = (const int8_t *)plane_at(walk->kv, plane->offset, token, 1, plane->dim);
-        out[step] = (float)one_dot(q, k, plane->dim) * scale;
+        n = HDL_MIN(walk->size - step % walk->size, page_tokens - (token & (page_tokens - 1)));
+        n = HDL_MIN(n, end - step);
+        const uint8_t *scale = plane_at(walk->kv, plane->scale_offset, token, 1, 4);
+        score_run(q, (const int8_t *)plane_at(walk->kv, plane->offset, token, 1, plane->dim),
+                  (const float *)(const void *)scale, plane->dim, n, out + step);
     }
 }
 
-typedef struct index_call {
-    const hdl_score_args *args;
-    int64_t n_runs; /* of the longest row */
-} index_call;
-
-/* A run of tokens for up to INDEX_ROWS rows. */
-static void score_task(void *arg, int64_t task, int thread)
+static void load_query(const hdl_score_args *args, int64_t row, index_query *q)
 {
-    (void)thread;
-    const index_call *call = arg;
-    const hdl_score_args *args = call->args;
-    int64_t first = task / call->n_runs * INDEX_ROWS, last = HDL_MIN(first + INDEX_ROWS, args->n_rows);
-    int64_t begin = task % call->n_runs * INDEX_RUN;
-    for (int64_t row = first; row < last; row++) {
-        const hdl_attend_seq *seq = score_seq_of(args, row);
-        int64_t visible = seq->kv_len - seq->q_len + row - seq->first_row + 1;
-        int64_t block = args->block_size, n = whole_entries(visible, block);
+    int64_t dim = args->head_dim;
+    quantise_i8(args->q + row * args->q_stride, q->q8, dim);
+    memset(q->q8 + dim, 0, (size_t)(HDL_ALIGN_UP(dim, INDEX_PAD) - dim));
+    q->sum = 0;
+    for (int64_t i = 0; i < dim; i++) q->sum += q->q8[i];
+}
+
+static void score_rows(const hdl_score_args *args, const hdl_attend_seq *seq, int64_t first, int32_t n_rows,
+                       int64_t begin)
+{
+    for (int64_t row = first; row < first + n_rows; row++) {
+        int64_t visible = index_visible(seq, row), block = args->block_size;
+        int64_t n = whole_entries(visible, block);
         float *out = args->score + row * args->score_stride;
         kv_walk walk = {0};
         index_query q;
@@ -174,11 +172,7 @@ static void score_task(void *arg, int64_t task, int thread)
             out[n] = -INFINITY; /* the row's own block */
         int64_t end = HDL_MIN(begin + INDEX_RUN, n);
         if (begin >= end) continue;
-        int64_t padded = HDL_ALIGN_UP(args->head_dim, INDEX_PAD);
-        quantise_i8(args->q + row * args->q_stride, q.q8, args->head_dim);
-        memset(q.q8 + args->head_dim, 0, (size_t)(padded - args->head_dim));
-        q.sum = 0;
-        for (int64_t i = 0; i < args->head_dim; i++) q.sum += q.q8[i];
+        load_query(args, row, &q);
         if (args->has_candidates)
             score_candidates(&q, &walk, begin, end, out);
         else
@@ -197,37 +191,76 @@ static const char *index_why_not(const void *op)
 
 static void score_index(const hdl_launch *launch, const void *op)
 {
-    const hdl_score_args *args = op;
-    int64_t most = args->max_kv_len / HDL_MAX(args->block_size, 1) + 1;
-    index_call call = {args, HDL_MAX((most + INDEX_RUN - 1) / INDEX_RUN, 1)};
-    hdl_parallel_for(launch->n_threads, (args->n_rows + INDEX_ROWS - 1) / INDEX_ROWS * call.n_runs,
-                     score_task, &call);
+    index_score(launch, op, score_rows);
 }
+
+/* ---- SUMMARISE ---- */
 
 static const char *summarise_why_not(const void *op)
 {
     const hdl_summarise_args *args = op;
-    return args->kind == HDL_PLANE_INDEX ? NULL : "not a plane of index keys";
+    if (args->kind != HDL_PLANE_INDEX && args->kind != HDL_PLANE_INDEX_MEAN)
+        return "not a plane of index keys";
+    return args->kv.plane[0].dim > INDEX_MAX_DIM ? "index keys wider than 1024" : NULL;
+}
+
+/* Entry `entry` of the plane that is written, `block` tokens each: the int8 form of x and its scale. */
+static void store_key(const hdl_summarise_args *args, int64_t entry, int64_t block, const float *x)
+{
+    const hdl_kv_plane *plane = &args->kv.plane[0];
+    uint8_t *out = plane_at(&args->kv, plane->offset, entry, block, plane->dim);
+    float scale = quantise_i8(x, (int8_t *)out, plane->dim);
+    memcpy(plane_at(&args->kv, plane->scale_offset, entry, block, sizeof scale), &scale, sizeof scale);
 }
 
 static void summarise_rows(void *arg, int64_t task, int thread)
 {
     (void)thread;
     const hdl_summarise_args *args = arg;
-    const hdl_kv_plane *plane = &args->kv.plane[0];
     int64_t end = HDL_MIN((task + 1) * KEY_ROWS, args->n_rows);
-    for (int64_t row = task * KEY_ROWS; row < end; row++) {
-        int64_t token = args->first_token + row;
-        uint8_t *out = plane_at(&args->kv, plane->offset, token, 1, plane->dim);
-        float scale = quantise_i8(args->x + row * args->x_stride, (int8_t *)out, plane->dim);
-        memcpy(plane_at(&args->kv, plane->scale_offset, token, 1, sizeof scale), &scale, sizeof scale);
+    for (int64_t row = task * KEY_ROWS; row < end; row++)
+        store_key(args, args->first_token + row, 1, args->x + row * args->x_stride);
+}
+
+/* The mean of the n keys from token `first` on, all of one page; every sum in the order of the tokens. */
+ALWAYS_INLINE void mean_key(const hdl_summarise_args *args, int64_t first, int64_t n, float *mean)
+{
+    const hdl_kv_plane *keys = &args->kv.plane[1];
+    int64_t dim = keys->dim, i = 0;
+    const int8_t *key = (const int8_t *)plane_at(&args->kv, keys->offset, first, 1, dim);
+    const float *scale = (const float *)(const void *)plane_at(&args->kv, keys->scale_offset, first, 1, 4);
+    for (; i + 4 * VW <= dim; i += 4 * VW) {
+        vf sum[4] = {vf_set1(0), vf_set1(0), vf_set1(0), vf_set1(0)};
+        for (int64_t t = 0; t < n; t++)
+            for (int j = 0; j < 4; j++)
+                sum[j] = vf_add(sum[j], vf_mul(vf_load_i8(key + t * dim + i + j * VW), vf_set1(scale[t])));
+        for (int j = 0; j < 4; j++) vf_store(mean + i + j * VW, sum[j]);
     }
+    for (; i < dim; i++) {
+        mean[i] = 0;
+        for (int64_t t = 0; t < n; t++) mean[i] += (float)key[t * dim + i] * scale[t];
+    }
+    for (i = 0; i < dim; i++) mean[i] /= (float)n;
+}
+
+static void summarise_mean(void *arg, int64_t task, int thread)
+{
+    (void)thread;
+    const hdl_summarise_args *args = arg;
+    int64_t block = args->block_size, entry = args->first_token / block + task, first = entry * block;
+    float mean[INDEX_MAX_DIM];
+    mean_key(args, first, HDL_MIN(block, args->first_token + args->n_rows - first), mean);
+    store_key(args, entry, block, mean);
 }
 
 static void summarise_index(const hdl_launch *launch, const void *op)
 {
     hdl_summarise_args args = *(const hdl_summarise_args *)op;
-    hdl_parallel_for(launch->n_threads, (args.n_rows + KEY_ROWS - 1) / KEY_ROWS, summarise_rows, &args);
+    bool is_mean = args.kind == HDL_PLANE_INDEX_MEAN;
+    int64_t of_task = is_mean ? args.block_size : KEY_ROWS;
+    int64_t before = is_mean ? args.first_token % of_task : 0; /* tokens of the first block that were there */
+    hdl_parallel_for(launch->n_threads, (before + args.n_rows + of_task - 1) / of_task,
+                     is_mean ? summarise_mean : summarise_rows, &args);
 }
 
 const hdl_impl HDL_CPU_ROWS(index)[] = {
