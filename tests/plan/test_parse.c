@@ -12,6 +12,7 @@
 #include "base/mem.h"
 #include "plan/plan.h"
 #include "plan/presets.h"
+#include "plan/schedule.h"
 
 static hdl_model_facts facts;
 
@@ -371,6 +372,30 @@ static void test_cost(void **state)
     hdl_plan_free(plan);
 }
 
+/* Bytes of codes that would begin inside one head's key and end in the next one's. */
+static void test_keys_that_codes_cannot_cut_are_refused(void **state)
+{
+    (void)state;
+    static hdl_schedule schedule;
+    hdl_plan *plan;
+    set_facts("llama", 2, 64, 0);
+    facts.n_kv_heads = 2;
+    schedule.facts = &facts;
+    assert_int_equal(hdl_plan_named(&plan, "pqkeys"), HEDDLE_OK);
+    for (int i = 0; i < 2; i++) {
+        facts.head_dim = i ? 20 : 22;
+        memset(schedule.n_planes, 0, sizeof schedule.n_planes);
+        assert_int_equal(hdl_plan_resolve(plan, &facts, HDL_ROUTE_DECODE, &schedule.routes[1]), HEDDLE_OK);
+        heddle_status status = hdl_schedule_find_planes(&schedule, plan);
+        assert_int_equal(status, i ? HEDDLE_OK : HEDDLE_E_UNSUPPORTED);
+        if (!i)
+            assert_non_null(
+                strstr(hdl_last_error(), "key_pq2, whose bytes stand for 4 elements: keys of 22"));
+    }
+    assert_int_equal(schedule.n_planes[0], 1); /* both layers read layer 0's rows */
+    hdl_plan_free(plan);
+}
+
 static void test_every_allocation_may_fail(void **state)
 {
     (void)state;
@@ -398,6 +423,7 @@ int main(void)
         cmocka_unit_test(test_overrides),
         cmocka_unit_test(test_a_plan_path_may_hold_colons),
         cmocka_unit_test(test_cost),
+        cmocka_unit_test(test_keys_that_codes_cannot_cut_are_refused),
         cmocka_unit_test(test_every_allocation_may_fail),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

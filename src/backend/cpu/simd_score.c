@@ -11,7 +11,10 @@
  *                           about MANY_QUERIES heads; scratch [pieces][rows * group][PIECE] a thread
  *
  * Bytes and operations for one token of 9 heads and 3 KV heads of 64 in 4 bits: 108 bytes; with 16 lanes
- * and VNNI 9 multiply-adds, 8 loads and shuffles and 3 masks to turn, 7 for the exponentials: about 30. */
+ * and VNNI 9 multiply-adds, 8 loads and shuffles and 3 masks to turn, 7 for the exponentials: about 30. As codes
+ * of pairs 60 bytes and of fours 36, with as many multiply-adds, 3 lookups in place of the masks and no fewer
+ * exponentials: bound by operations where 4 bits wait for memory. One Zen 4 thread, 32K tokens: 0.63 and 0.59 of
+ * the time of 4 bits; with AVX2, where each product of a code fills 16 bits and is widened by itself, 1.07 and 1.03. */
 #include <float.h>
 
 #include "backend/cpu/cpu.h"
