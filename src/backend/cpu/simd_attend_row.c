@@ -38,8 +38,9 @@ typedef struct row_call {
 /* Rows of steps [step, end), as many as a block holds. */
 static void fill_block(const row_unit *unit, int64_t step, int64_t end, unit_block *block)
 {
-    block->tokens.n = 0;
-    for (end = HDL_MIN(end, step + BLOCK); step < end;) step += put_steps(unit, block, step, end - step);
+    int64_t n = HDL_MIN(end - step, (int64_t)BLOCK);
+    block->tokens.n = n;
+    for (int64_t i = 0; i < n;) i += put_steps(unit, block, i, step + i, n - i);
     close_block(unit, &block->tokens);
 }
 

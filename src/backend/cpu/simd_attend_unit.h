@@ -48,22 +48,25 @@ static inline unit_scratch unit_scratch_at(const row_unit *unit, void *memory)
     return (unit_scratch){s, lanes, lanes + unit->n_heads * VW};
 }
 
-/* Puts steps step.. of the walk behind the block's rows: at most n that lie one after the other in one page, as runs
+/* Puts steps step.. of the walk at place `at` of the block: at most n that lie one after the other in one page, as runs
  * of blocks and of dense walks do, so that the page table is looked at once. Returns how many. */
-ALWAYS_INLINE int64_t put_steps(const row_unit *unit, unit_block *block, int64_t step, int64_t n)
+ALWAYS_INLINE int64_t put_steps(const row_unit *unit, unit_block *block, int64_t at, int64_t step, int64_t n)
 {
     const kv_walk *walk = &unit->walk;
     const hdl_kv_view *kv = walk->kv;
     token_block *to = &block->tokens;
-    int64_t scale_stride = unit->args->n_kv_heads * (int64_t)sizeof(float), at = to->n, slot;
+    int64_t scale_stride = unit->args->n_kv_heads * (int64_t)sizeof(float), slot;
     const uint8_t *page = kv_page_of(kv, walk_token(walk, step), &slot);
-    if (walk->ids) n = walk->size == 1 ? 1 : HDL_MIN(n, walk->size - step % walk->size);
+    to->row[at] = page + slot * kv->token_stride;
+    if (kv->dtype == HDL_I8) to->scale[at] = page + slot * scale_stride;
+    block->step[at] = step;
+    if (walk->ids && walk->size == 1) return 1; /* no loops for one */
+    if (walk->ids) n = HDL_MIN(n, walk->size - step % walk->size);
     n = HDL_MIN(n, ((int64_t)1 << kv->page_shift) - slot);
-    for (int64_t j = 0; j < n; j++) to->row[at + j] = page + (slot + j) * kv->token_stride;
-    for (int64_t j = 0; j < n; j++) block->step[at + j] = step + j;
-    for (int64_t j = 0; j < n && kv->dtype == HDL_I8; j++)
+    for (int64_t j = 1; j < n; j++) to->row[at + j] = page + (slot + j) * kv->token_stride;
+    for (int64_t j = 1; j < n; j++) block->step[at + j] = step + j;
+    for (int64_t j = 1; j < n && kv->dtype == HDL_I8; j++)
         to->scale[at + j] = page + (slot + j) * scale_stride;
-    to->n += n;
     return n;
 }
 

@@ -46,8 +46,10 @@ static bool put_place(const row_unit *unit, visit_cursor *at, unit_block *block)
     while (step < end) {
         int64_t room = BLOCK - block->tokens.n, n = 1;
         if (!room) return false;
-        if (walk_sees(walk, walk_token(walk, step)))
-            n = put_steps(unit, block, step, walk->mask ? 1 : HDL_MIN(room, end - step));
+        if (walk_sees(walk, walk_token(walk, step))) {
+            n = put_steps(unit, block, block->tokens.n, step, walk->mask ? 1 : HDL_MIN(room, end - step));
+            block->tokens.n += n;
+        }
         step += n;
         at->done += n;
     }
