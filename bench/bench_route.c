@@ -16,7 +16,14 @@
 #include "backend/summary.h"
 #include "base/pool.h"
 
-enum { REPEATS = 21, PAGE_SHIFT = 8, PAGE_TOKENS = 1 << PAGE_SHIFT, MAX_PLANES = 64, READ_CHUNK = 1 << 15 };
+enum {
+    REPEATS = 21,
+    PAGE_SHIFT = 8,
+    PAGE_TOKENS = 1 << PAGE_SHIFT,
+    MAX_PLANES = 64,
+    MEAN_TOKENS = 64,
+    READ_CHUNK = 1 << 15
+};
 static const int64_t WORKING_SET = 160ll << 20;
 
 static clockid_t clock_id = CLOCK_MONOTONIC;
@@ -90,28 +97,38 @@ typedef struct score_bench {
     hdl_measure measure;
     int32_t n_heads, n_kv_heads, head_dim, n_lists, block_size;
     int64_t q_len, kv_len;
+    int64_t n_chosen; /* blocks of MEAN_TOKENS whose tokens are scored; 0 = everything */
 } score_bench;
 
 static const score_bench score_benches[] = {
-    {"score keys4 smol 8K", HDL_RULE_DOT, HDL_PLANE_KEY_I4, HDL_MEASURE_MASS, 9, 3, 64, 1, 1, 1, 8192},
-    {"score keys4 smol 32K", HDL_RULE_DOT, HDL_PLANE_KEY_I4, HDL_MEASURE_MASS, 9, 3, 64, 1, 1, 1, 32768},
-    {"score keys4 smol 128K", HDL_RULE_DOT, HDL_PLANE_KEY_I4, HDL_MEASURE_MASS, 9, 3, 64, 1, 1, 1, 131072},
-    {"score keys4 gemma 32K", HDL_RULE_DOT, HDL_PLANE_KEY_I4, HDL_MEASURE_MASS, 4, 1, 256, 1, 1, 1, 32768},
-    {"score pairs2 smol 32K", HDL_RULE_DOT, HDL_PLANE_KEY_PQ2, HDL_MEASURE_MASS, 9, 3, 64, 1, 1, 1, 32768},
-    {"score pairs2 smol 128K", HDL_RULE_DOT, HDL_PLANE_KEY_PQ2, HDL_MEASURE_MASS, 9, 3, 64, 1, 1, 1, 131072},
-    {"score pairs2 gemma 32K", HDL_RULE_DOT, HDL_PLANE_KEY_PQ2, HDL_MEASURE_MASS, 4, 1, 256, 1, 1, 1, 32768},
-    {"score fours4 smol 32K", HDL_RULE_DOT, HDL_PLANE_KEY_PQ4, HDL_MEASURE_MASS, 9, 3, 64, 1, 1, 1, 32768},
-    {"score fours4 smol 128K", HDL_RULE_DOT, HDL_PLANE_KEY_PQ4, HDL_MEASURE_MASS, 9, 3, 64, 1, 1, 1, 131072},
-    {"score fours4 gemma 32K", HDL_RULE_DOT, HDL_PLANE_KEY_PQ4, HDL_MEASURE_MASS, 4, 1, 256, 1, 1, 1, 32768},
-    {"score keys8 smol 32K", HDL_RULE_DOT, HDL_PLANE_KEY_I8, HDL_MEASURE_MASS, 9, 3, 64, 1, 1, 1, 32768},
-    {"score index 128K", HDL_RULE_INDEX, HDL_PLANE_INDEX, HDL_MEASURE_LOGIT, 1, 1, 64, 1, 1, 1, 131072},
+    {"score keys4 smol 8K", HDL_RULE_DOT, HDL_PLANE_KEY_I4, HDL_MEASURE_MASS, 9, 3, 64, 1, 1, 1, 8192, 0},
+    {"score keys4 smol 32K", HDL_RULE_DOT, HDL_PLANE_KEY_I4, HDL_MEASURE_MASS, 9, 3, 64, 1, 1, 1, 32768, 0},
+    {"score keys4 smol 128K", HDL_RULE_DOT, HDL_PLANE_KEY_I4, HDL_MEASURE_MASS, 9, 3, 64, 1, 1, 1, 131072, 0},
+    {"score keys4 gemma 32K", HDL_RULE_DOT, HDL_PLANE_KEY_I4, HDL_MEASURE_MASS, 4, 1, 256, 1, 1, 1, 32768, 0},
+    {"score pairs2 smol 32K", HDL_RULE_DOT, HDL_PLANE_KEY_PQ2, HDL_MEASURE_MASS, 9, 3, 64, 1, 1, 1, 32768, 0},
+    {"score pairs2 smol 128K", HDL_RULE_DOT, HDL_PLANE_KEY_PQ2, HDL_MEASURE_MASS, 9, 3, 64, 1, 1, 1, 131072,
+     0},
+    {"score pairs2 gemma 32K", HDL_RULE_DOT, HDL_PLANE_KEY_PQ2, HDL_MEASURE_MASS, 4, 1, 256, 1, 1, 1, 32768,
+     0},
+    {"score fours4 smol 32K", HDL_RULE_DOT, HDL_PLANE_KEY_PQ4, HDL_MEASURE_MASS, 9, 3, 64, 1, 1, 1, 32768, 0},
+    {"score fours4 smol 128K", HDL_RULE_DOT, HDL_PLANE_KEY_PQ4, HDL_MEASURE_MASS, 9, 3, 64, 1, 1, 1, 131072,
+     0},
+    {"score fours4 gemma 32K", HDL_RULE_DOT, HDL_PLANE_KEY_PQ4, HDL_MEASURE_MASS, 4, 1, 256, 1, 1, 1, 32768,
+     0},
+    {"score keys8 smol 32K", HDL_RULE_DOT, HDL_PLANE_KEY_I8, HDL_MEASURE_MASS, 9, 3, 64, 1, 1, 1, 32768, 0},
+    {"score index 128K", HDL_RULE_INDEX, HDL_PLANE_INDEX, HDL_MEASURE_LOGIT, 1, 1, 64, 1, 1, 1, 131072, 0},
     {"score index 64 rows of 8K", HDL_RULE_INDEX, HDL_PLANE_INDEX, HDL_MEASURE_LOGIT, 1, 1, 64, 1, 1, 64,
-     8192},
-    {"score bounds smol 32K", HDL_RULE_BOUND, HDL_PLANE_BOUNDS, HDL_MEASURE_LOGIT, 9, 3, 64, 3, 16, 1, 32768},
-    {"score means smol 32K", HDL_RULE_DOT, HDL_PLANE_MEAN, HDL_MEASURE_LOGIT, 9, 3, 64, 3, 16, 1, 32768},
-    {"score pairs smol 32K", HDL_RULE_PAIRS, HDL_PLANE_MEAN, HDL_MEASURE_MASS, 9, 3, 64, 1, 16, 1, 32768},
+     8192, 0},
+    {"score bounds smol 32K", HDL_RULE_BOUND, HDL_PLANE_BOUNDS, HDL_MEASURE_LOGIT, 9, 3, 64, 3, 16, 1, 32768,
+     0},
+    {"score means smol 32K", HDL_RULE_DOT, HDL_PLANE_MEAN, HDL_MEASURE_LOGIT, 9, 3, 64, 3, 16, 1, 32768, 0},
+    {"score pairs smol 32K", HDL_RULE_PAIRS, HDL_PLANE_MEAN, HDL_MEASURE_MASS, 9, 3, 64, 1, 16, 1, 32768, 0},
     {"score keys4 smol 64 rows of 8K", HDL_RULE_DOT, HDL_PLANE_KEY_I4, HDL_MEASURE_MASS, 9, 3, 64, 1, 1, 64,
-     8192},
+     8192, 0},
+    {"score index 256 blocks of 128K", HDL_RULE_INDEX, HDL_PLANE_INDEX, HDL_MEASURE_LOGIT, 1, 1, 64, 1, 1, 1,
+     131072, 256},
+    {"score index means 128K", HDL_RULE_INDEX, HDL_PLANE_INDEX_MEAN, HDL_MEASURE_LOGIT, 1, 1, 64, 1,
+     MEAN_TOKENS, 1, 131072, 0},
 };
 
 /* Planes of random bytes, page after page; scales are small numbers, halves finite. */
@@ -119,7 +136,7 @@ typedef struct plane_set {
     uint8_t *memory;
     uint8_t **pages; /* [n_planes][n_pages] */
     int64_t n_planes, n_pages, page_bytes;
-    hdl_kv_plane plane;
+    hdl_kv_plane plane, means;
 } plane_set;
 
 static void open_planes(plane_set *set, const score_bench *c)
@@ -130,6 +147,11 @@ static void open_planes(plane_set *set, const score_bench *c)
     uint64_t random = 3;
     set->plane = (hdl_kv_plane){.scale_offset = rows, .n_heads = c->n_kv_heads, .dim = c->head_dim};
     set->page_bytes = HDL_ALIGN_UP(rows + scales, 64);
+    if (c->plane == HDL_PLANE_INDEX) { /* the means of its keys behind them */
+        set->means = (hdl_kv_plane){.offset = set->page_bytes, .n_heads = 1, .dim = c->head_dim};
+        set->means.scale_offset = set->means.offset + PAGE_TOKENS / MEAN_TOKENS * c->head_dim;
+        set->page_bytes = HDL_ALIGN_UP(set->means.scale_offset + PAGE_TOKENS / MEAN_TOKENS * 4, 64);
+    }
     set->n_pages = c->kv_len / PAGE_TOKENS;
     set->n_planes = HDL_MIN(HDL_MAX(WORKING_SET / (set->n_pages * set->page_bytes), 8), (int64_t)MAX_PLANES);
     int64_t total = set->n_planes * set->n_pages * set->page_bytes;
@@ -146,11 +168,49 @@ static void open_planes(plane_set *set, const score_bench *c)
     }
 }
 
+/* Repeats of `calls` launches, each with the next plane's pages in *pages, beside plain reads of `bytes`. */
+static void time_planes(const char *name, const hdl_impl *impl, const void *args, uint8_t *const **pages,
+                        const plane_set *set, int64_t bytes, int64_t calls, int n_threads)
+{
+    void *workspace = must_alloc(impl->workspace ? impl->workspace(args, n_threads) : 0);
+    double times[REPEATS], reads[REPEATS];
+    int64_t turn = 0, plane_bytes = set->n_pages * set->page_bytes;
+    for (int i = -1; i < REPEATS; i++) {
+        double start = now_us();
+        for (int64_t k = 0; k < calls; k++)
+            read_all(n_threads, set->memory + (turn + k) % set->n_planes * plane_bytes, bytes);
+        double middle = now_us();
+        for (int64_t k = 0; k < calls; k++, turn++) {
+            *pages = set->pages + turn % set->n_planes * set->n_pages;
+            impl->launch(&(hdl_launch){.n_threads = n_threads, .workspace = workspace}, args);
+        }
+        if (i < 0) continue;
+        times[i] = (now_us() - middle) / (double)calls;
+        reads[i] = (middle - start) / (double)calls;
+    }
+    print_row(name, impl->name, n_threads, times, reads, (double)bytes);
+    free(workspace);
+}
+
+/* Blocks of MEAN_TOKENS, evenly apart. */
+static hdl_selection choose_blocks(const score_bench *c, int32_t *count)
+{
+    hdl_selection sel = {.block_size = MEAN_TOKENS, .n_rows = 1, .n_lists = 1, .n_ids_max = c->n_chosen};
+    *count = (int32_t)c->n_chosen;
+    sel.counts = count;
+    sel.ids = must_alloc(HDL_MAX(c->n_chosen, 1) * 4);
+    for (int64_t i = 0; i < c->n_chosen; i++)
+        sel.ids[i] = (int32_t)(i * (c->kv_len / MEAN_TOKENS) / c->n_chosen);
+    return sel;
+}
+
 static void bench_score(const score_bench *c, const hdl_impl *impl, int n_threads)
 {
     plane_set set;
     hdl_attend_seq seq = {.q_len = c->q_len, .kv_len = c->kv_len, .kv = {.page_shift = PAGE_SHIFT}};
     uint64_t random = 7;
+    int32_t count;
+    hdl_selection chosen = choose_blocks(c, &count);
     open_planes(&set, c);
     seq.kv.plane[0] = set.plane;
     hdl_score_args args = {.n_rows = c->q_len,
@@ -169,33 +229,52 @@ static void bench_score(const score_bench *c, const hdl_impl *impl, int n_thread
                            .measure = c->measure,
                            .reduce = HDL_REDUCE_MEAN,
                            .block_size = c->block_size,
+                           .has_candidates = c->n_chosen > 0,
+                           .candidates = &chosen,
                            .score_stride = c->kv_len};
     float *q = must_alloc(c->q_len * args.q_stride * 4);
     fill_random(q, c->q_len * args.q_stride, &random);
     args.q = q;
     args.score = must_alloc(c->q_len * c->n_lists * args.score_stride * 4);
-    void *workspace = must_alloc(impl->workspace ? impl->workspace(&args, n_threads) : 0);
-    double times[REPEATS], reads[REPEATS];
-    int64_t bytes = set.n_pages * set.page_bytes, turn = 0, calls = c->q_len > 1 ? 1 : set.n_planes;
-    for (int i = -1; i < REPEATS; i++) {
-        double start = now_us();
-        for (int64_t k = 0; k < calls; k++)
-            read_all(n_threads, set.memory + (turn + k) % set.n_planes * bytes, bytes);
-        double middle = now_us();
-        for (int64_t k = 0; k < calls; k++, turn++) {
-            seq.kv.pages = set.pages + turn % set.n_planes * set.n_pages;
-            impl->launch(&(hdl_launch){.n_threads = n_threads, .workspace = workspace}, &args);
-        }
-        if (i < 0) continue;
-        times[i] = (now_us() - middle) / (double)calls;
-        reads[i] = (middle - start) / (double)calls;
-    }
-    print_row(c->name, impl->name, n_threads, times, reads, (double)bytes);
+    int64_t bytes = c->n_chosen ? c->n_chosen * MEAN_TOKENS * (c->head_dim + 4)
+                                : set.n_pages * set.page_bytes;
+    time_planes(c->name, impl, &args, &seq.kv.pages, &set, bytes, c->q_len > 1 ? 1 : set.n_planes, n_threads);
     free(set.memory);
     free(set.pages);
     free(q);
+    free(chosen.ids);
     free(args.score);
-    free(workspace);
+}
+
+/* ---- SUMMARISE: the means of index keys ---- */
+
+typedef struct means_bench {
+    const char *name;
+    int64_t first, n; /* new tokens */
+} means_bench;
+
+static const means_bench means_benches[] = {
+    {"summarise index means 128K", 0, 131072},
+    {"summarise index means one row", 131071, 1}, /* the last of a block */
+};
+
+static void bench_means(const means_bench *c, const hdl_impl *impl, int n_threads)
+{
+    plane_set set;
+    open_planes(&set, &(score_bench){.plane = HDL_PLANE_INDEX,
+                                     .n_kv_heads = 1,
+                                     .head_dim = 64,
+                                     .block_size = 1,
+                                     .kv_len = c->first + c->n});
+    hdl_summarise_args args = {.n_rows = c->n,
+                               .first_token = c->first,
+                               .kind = HDL_PLANE_INDEX_MEAN,
+                               .block_size = MEAN_TOKENS,
+                               .kv = {.page_shift = PAGE_SHIFT, .plane = {set.means, set.plane}}};
+    int64_t bytes = HDL_MAX(c->n, (int64_t)MEAN_TOKENS) * (set.plane.dim + 4);
+    time_planes(c->name, impl, &args, &args.kv.pages, &set, bytes, set.n_planes, n_threads);
+    free(set.memory);
+    free(set.pages);
 }
 
 /* ---- SELECT ---- */
@@ -305,9 +384,17 @@ int main(int argc, char **argv)
                                .n_lists = c->n_lists,
                                .head_dim = c->head_dim,
                                .rule = c->rule,
-                               .plane = c->plane};
+                               .plane = c->plane,
+                               .block_size = c->block_size,
+                               .has_candidates = c->n_chosen > 0};
         const hdl_impl *impl = choose(HDL_OP_SCORE, &args);
         if (impl && is_wanted(c->name, argc, argv)) bench_score(c, impl, n_threads);
+    }
+    for (int64_t i = 0; i < HDL_COUNT(means_benches); i++) {
+        hdl_summarise_args args = {.kind = HDL_PLANE_INDEX_MEAN, .block_size = MEAN_TOKENS};
+        const hdl_impl *impl = choose(HDL_OP_SUMMARISE, &args);
+        if (impl && is_wanted(means_benches[i].name, argc, argv))
+            bench_means(&means_benches[i], impl, n_threads);
     }
     for (int64_t i = 0; i < HDL_COUNT(select_benches); i++) {
         hdl_select_args args = {.kind = select_benches[i].kind};

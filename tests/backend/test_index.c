@@ -472,6 +472,30 @@ static void test_amx_leaves_blocks_to_others(void **state)
     assert_non_null(hdl_cpu_amx_index[0].why_not(&args));
 }
 
+/* Rows that share a score, masses: no kernel of index keys knows them. */
+static void test_what_index_kernels_refuse(void **state)
+{
+    (void)state;
+    const hdl_impl *const impls[] = {hdl_cpu_generic_index, hdl_cpu_avx2_index, hdl_cpu_avx512_index,
+                                     hdl_cpu_amx_index};
+    for (int64_t i = 0; i < HDL_COUNT(impls); i++) {
+        const hdl_impl *impl = impls[i];
+        while (impl->op != HDL_OP_SCORE) impl++;
+        hdl_score_args args = {.n_heads = 1,
+                               .n_kv_heads = 1,
+                               .n_lists = 1,
+                               .head_dim = 64,
+                               .rule = HDL_RULE_INDEX,
+                               .block_size = 1};
+        assert_null(impl->why_not(&args));
+        args.is_shared = true;
+        assert_string_equal(impl->why_not(&args), "rows share a score");
+        args.is_shared = false;
+        args.measure = HDL_MEASURE_MASS;
+        assert_string_equal(impl->why_not(&args), "masses by index keys");
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -482,6 +506,7 @@ int main(void)
         cmocka_unit_test(test_a_score_by_hand),
         cmocka_unit_test(test_means_of_blocks),
         cmocka_unit_test(test_amx_leaves_blocks_to_others),
+        cmocka_unit_test(test_what_index_kernels_refuse),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -152,13 +152,11 @@ static void score_rows(const hdl_score_args *args, const hdl_attend_seq *seq, in
 static const char *index_why_not(const void *op)
 {
     const hdl_score_args *args = op;
-    if (args->rule != HDL_RULE_INDEX) return "not a score by index keys";
+    const char *refusal = index_refusal(args);
+    if (refusal) return refusal;
     if (args->block_size > 1) return "entries of more than one token";
     if (args->has_candidates) return "candidates do not lie side by side";
-    if (args->head_dim % AMX_LINE || args->head_dim > INDEX_MAX_DIM)
-        return "index keys not 64, 128, .. 1024 wide";
-    if (args->n_lists != 1 || args->n_heads != 1) return "more than one index head";
-    return NULL;
+    return args->head_dim % AMX_LINE ? "index keys not 64, 128, .. 1024 wide" : NULL;
 }
 
 static void score_index(const hdl_launch *launch, const void *op)

@@ -26,7 +26,7 @@ static inline int64_t index_visible(const hdl_attend_seq *seq, int64_t row)
     return seq->kv_len - seq->q_len + row - seq->first_row + 1;
 }
 
-static void index_task(void *arg, int64_t task, int thread)
+static inline void index_task(void *arg, int64_t task, int thread)
 {
     (void)thread;
     const index_call *call = arg;
@@ -38,6 +38,16 @@ static void index_task(void *arg, int64_t task, int thread)
         call->score(args, seq, row, (int32_t)n, task % call->n_runs * INDEX_RUN);
         row += n;
     }
+}
+
+/* What no kernel of these files scores. */
+static inline const char *index_refusal(const hdl_score_args *args)
+{
+    if (args->rule != HDL_RULE_INDEX) return "not a score by index keys";
+    if (args->head_dim > INDEX_MAX_DIM) return "index keys wider than 1024";
+    if (args->n_lists != 1 || args->n_heads != 1) return "more than one index head";
+    if (args->is_shared) return "rows share a score";
+    return args->measure == HDL_MEASURE_LOGIT ? NULL : "masses by index keys";
 }
 
 static inline void index_score(const hdl_launch *launch, const hdl_score_args *args, index_rows_fn score)

@@ -182,11 +182,7 @@ static void score_rows(const hdl_score_args *args, const hdl_attend_seq *seq, in
 
 static const char *index_why_not(const void *op)
 {
-    const hdl_score_args *args = op;
-    if (args->rule != HDL_RULE_INDEX) return "not a score by index keys";
-    if (args->head_dim > INDEX_MAX_DIM) return "index keys wider than 1024";
-    if (args->n_lists != 1 || args->n_heads != 1) return "more than one index head";
-    return NULL;
+    return index_refusal(op);
 }
 
 static void score_index(const hdl_launch *launch, const void *op)

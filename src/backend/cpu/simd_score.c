@@ -18,7 +18,7 @@
 #include <float.h>
 
 #include "backend/cpu/cpu.h"
-#include "backend/cpu/route_int.h"
+#include "backend/cpu/index_int.h"
 #include "backend/cpu/simd_score_dot.h"
 #include "base/pool.h"
 
@@ -692,27 +692,11 @@ static const char *score_why_not(const void *op)
 {
     const hdl_score_args *args = op;
     if (args->plane == HDL_PLANE_NONE) return NULL;
+    if (args->has_candidates && !index_refusal(args)) return "index keys of candidates lie in runs";
     if (args->head_dim % 16) return "head_dim is not a multiple of 16";
     if (args->head_dim % (4 * hdl_plane_elements_per_byte(args->plane)))
         return "codes of a key are not whole words";
     return args->head_dim > SCORE_MAX_DIM ? "head_dim is more than 1024" : NULL;
-}
-
-/* Entries of index keys whose page is not there get -inf. */
-static void blank_absent(const hdl_score_args *args)
-{
-    for (int64_t row = 0; row < args->n_rows; row++) {
-        const hdl_attend_seq *seq = score_seq_of(args, row);
-        int64_t visible = seq->kv_len - seq->q_len + row - seq->first_row + 1;
-        float *out = args->score + row * args->n_lists * args->score_stride;
-        kv_walk walk = {.end = visible};
-        if (args->has_candidates) walk = candidate_walk(args->candidates, &seq->kv, row, 0, visible);
-        for (int64_t e = 0, next; e < walk.end; e = next) {
-            int64_t token = walk.ids ? walk_token(&walk, e) : e, page = token >> seq->kv.page_shift;
-            next = walk.ids ? e + 1 : HDL_MIN((page + 1) << seq->kv.page_shift, walk.end);
-            for (int64_t i = e; i < next && !seq->kv.pages[page]; i++) out[i] = -INFINITY;
-        }
-    }
 }
 
 static void score(const hdl_launch *launch, const void *op)
@@ -724,7 +708,6 @@ static void score(const hdl_launch *launch, const void *op)
         score_ones(launch, &args);
     else
         score_many(launch, &args);
-    if (args.rule == HDL_RULE_INDEX && args.block_size == 1) blank_absent(&args);
 }
 
 const hdl_impl HDL_CPU_ROWS(score)[] = {
