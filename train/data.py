@@ -57,11 +57,13 @@ class ShuffledPieces:
 
 
 class LongWindows:
-    """Consecutive windows of documents of at least `length` tokens, shuffled per epoch."""
+    """Consecutive windows of documents of at least `length` tokens (of one kind, if named), shuffled per epoch."""
 
-    def __init__(self, store, length, seed):
+    def __init__(self, store, length, seed, kind=None):
         self.t, self.length, self.seed = store.tokens, length, seed
         size = store.end - store.start
+        if kind:
+            size = np.where([m[0] == kind for m in store.meta[:len(size)]], size, 0)
         ok = np.flatnonzero(size >= length)
         self.base = np.concatenate([np.arange(store.start[d], store.end[d] - length + 1, length) for d in ok]) if len(ok) else np.zeros(0, int)
         self.slack = np.concatenate([np.full(int(size[d] // length), size[d] % length) for d in ok]) if len(ok) else np.zeros(0, int)
@@ -104,7 +106,7 @@ def make_sources(folder, length, seed, mix):
     """mix: dict source -> rows per step."""
     nat = Store(folder, "train")
     kinds = {"nat": lambda: ShuffledPieces(nat, length, seed), "long": lambda: LongWindows(nat, length, seed),
-             "package": lambda: PackageOrder(nat, length, seed), "task": lambda: TaskRows(folder, length)}
+             "prose": lambda: LongWindows(nat, length, seed, "prose"), "package": lambda: PackageOrder(nat, length, seed), "task": lambda: TaskRows(folder, length)}
     return [(kinds[k](), n) for k, n in mix.items() if n]
 
 

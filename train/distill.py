@@ -102,8 +102,7 @@ def chunk_loss(score, abar, free):
 
 
 class Gate(torch.autograd.Function):
-    """score [R, S], free [R, S] -> [R, S]: 1 in the list, 0 outside. Backward: of sigmoid((score - threshold) / width) over
-    free tokens, the threshold moving so that the sum of the gates stays what it is."""
+    """score [R, S], free [R, S] -> [R, S]: 1 in the list, 0 outside. Backward: index_ops.gate_pull."""
 
     @staticmethod
     def forward(ctx, score, free, past, k, width):
@@ -117,10 +116,7 @@ class Gate(torch.autograd.Function):
     @staticmethod
     def backward(ctx, go):
         score, low, free = ctx.saved_tensors
-        z = torch.sigmoid((score - low) / ctx.width)
-        slope = torch.where(free & (low > float("-inf")), z * (1 - z), torch.zeros_like(score))
-        held = (slope * go).sum(-1, keepdim=True) / slope.sum(-1, keepdim=True).clamp(min=1e-12)
-        return slope * (go - held) / ctx.width, None, None, None, None
+        return ix.gate_pull(score, low, free, ctx.width, go), None, None, None, None
 
 
 def gated_attention(q, k, v, gate, scale, row0):

@@ -27,18 +27,10 @@ import prepare
 import tasks
 
 
-def load_checkpoint(path):
-    """state.pt, or an exported folder."""
-    if not os.path.isdir(path):
-        return torch.load(path, map_location="cpu", weights_only=False)
-    import modeling_heddle
-    return {"config": open(os.path.join(path, "config.json")).read(), "model": modeling_heddle.read_weights(path)}
-
-
 class Evaluator:
     def __init__(self, args):
         self.args = args
-        saved = load_checkpoint(args.ckpt)
+        saved = mdl.read_checkpoint(args.ckpt)
         self.cfg = config.ModelConfig.from_json(saved["config"])
         self.dev = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.gpu = self.dev.type == "cuda"
@@ -330,6 +322,7 @@ def main():
     ap.add_argument("--limit", type=int, default=6)
     ap.add_argument("--needle-rows", type=int, default=12)
     ap.add_argument("--dense-only", action="store_true")
+    ap.add_argument("--no-controls", action="store_true", help="recovery without recency, random and the oracle per layer")
     ap.add_argument("--ask-plans", default="dense,learned:512,learned:1024")
     ap.add_argument("--ask-families", default="facts,facts-held,keyvalue,keyvalue-held")
     ap.add_argument("--ask-answers", type=int, default=1 << 30)
@@ -345,7 +338,7 @@ def main():
         "asks": lambda: ev.asks(ask_plans, args.ask_families.split(","), [int(n) for n in args.ask_lengths.split(",")], args.ask_answers),
         "tail": lambda: ev.tail(L, ev.plans_here([("dense", 0), ("learned", L // 64), ("learned", L // 32), ("learned", L // 16)]), 12),
         "bpb": lambda: ev.bits_per_byte(L, L // 16, 96),
-        "recovery_long": lambda: ev.recovery(L, [L // 64, L // 32, L // 16, L // 8], args.limit, per_layer_ks=(L // 16,)),
+        "recovery_long": lambda: ev.recovery(L, [L // 64, L // 32, L // 16, L // 8], args.limit, not args.no_controls, () if args.no_controls else (L // 16,)),
         "needles": lambda: [ev.needles(n, plans, args.needle_rows, fams) for n in (M // 2, M, L)],
         "recovery_mid": lambda: ev.recovery(M, [M // 64, M // 32, M // 16, M // 8], args.limit * 2, per_layer_ks=(M // 16,)),
         "stability": lambda: [ev.stability(L, k, 3) for k in (512, 2048)],

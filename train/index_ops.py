@@ -6,6 +6,9 @@ consensus loss (one list for all cross layers and heads):
     P_t       = softmax over the same s of index_scale * qi_t . ki_s
     loss      = mean over t of KL(Abar_t || P_t)
 
+left out (optional): the mean over t of the share of Abar_t outside the hard list of t, the k best of the
+same scores. Its gradient goes through a gate on every token, see gate_pull.
+
 A chunk of query rows is held at a time, [B, rows, keys]: memory is linear in the length.
 The teacher's tile sums come from a Triton kernel on the GPU, from torch elsewhere.
 """
@@ -170,15 +173,27 @@ def select_bits(qi, ki, cfg, bits, top_k, chunk=2048):
             topk_bits(score, bits, row0, top_k, cfg.index_sinks, cfg.index_window)
 
 
+def gate_pull(score, low, free, width, go):
+    """Gradient towards the scores of a loss of the gates, go = dloss/dgate. A gate is 1 in the list and 0 outside; backwards it is
+    sigmoid((score - low) / width), low the list's smallest score (-inf: all tokens are in it), over free tokens, and low moves so
+    that the sum of the gates stays what it is: a token enters as another leaves. [.., S], low [.., 1]"""
+    z = torch.sigmoid((score - low) / width)
+    slope = torch.where(free & (low > float("-inf")), z * (1 - z), torch.zeros_like(score))
+    held = (slope * go).sum(-1, keepdim=True) / slope.sum(-1, keepdim=True).clamp(min=1e-12)
+    return slope * (go - held) / width
+
+
 class ConsensusKL(torch.autograd.Function):
-    """loss(qi, ki); the teacher is (qs, k, lse), constant. Gradients are formed in forward."""
+    """-> kl + weight * left out, kl, left out (the last two for the log); the teacher is (qs, k, lse), constant. Gradients are
+    formed in forward. cover: None, or (bits of the lists that these scores make, weight, width of the gate)."""
 
     @staticmethod
-    def forward(ctx, qi, ki, qs, k, lse, scale, scale_i, bits, chunks, chunk):
+    def forward(ctx, qi, ki, qs, k, lse, scale, scale_i, bits, chunks, chunk, cover):
         B, N, _ = qi.shape
         dq = torch.zeros(qi.shape, dtype=torch.float32, device=qi.device)
         dk = torch.zeros(ki.shape, dtype=torch.float32, device=qi.device)
         loss = torch.zeros((), dtype=torch.float64, device=qi.device)
+        left = torch.zeros_like(loss)
         n = 0
         starts = list(range(0, N, chunk)) if chunks is None else chunks
         for row0 in starts:
@@ -189,18 +204,25 @@ class ConsensusKL(torch.autograd.Function):
             score = score_chunk(qi, ki, scale_i, row0, rows, n_keys)
             l, g = kl_rows(abar, score, row0, None if bits is None else bits[:, row0:row0 + rows])
             loss += l.double()
+            if cover:
+                l, g_left = left_rows(abar, score, row0, cover[0][:, row0:row0 + rows], cover[2])
+                left += l.double()
+                g = g + cover[1] * g_left
             if qi.dtype == torch.bfloat16:
                 g = g.to(torch.bfloat16)
             dq[:, row0:row0 + rows] += torch.bmm(g, ki[:, :n_keys].to(g.dtype)).float() * scale_i
             dk[:, :n_keys] += torch.bmm(g.transpose(1, 2), qi[:, row0:row0 + rows].to(g.dtype)).float() * scale_i
         ctx.save_for_backward(dq / n, dk / n)
         ctx.dtypes = qi.dtype, ki.dtype
-        return (loss / n).float()
+        kl, left = (loss / n).float(), (left / n).float()
+        out = kl + cover[1] * left if cover else kl.clone()
+        ctx.mark_non_differentiable(kl, left)
+        return out, kl, left
 
     @staticmethod
-    def backward(ctx, go):
+    def backward(ctx, go, *_):
         dq, dk = ctx.saved_tensors
-        return (dq * go).to(ctx.dtypes[0]), (dk * go).to(ctx.dtypes[1]), None, None, None, None, None, None, None, None
+        return (dq * go).to(ctx.dtypes[0]), (dk * go).to(ctx.dtypes[1]), None, None, None, None, None, None, None, None, None
 
 
 def _kl_rows(abar, score, row0, bits):
@@ -220,17 +242,34 @@ def _kl_rows(abar, score, row0, bits):
     return loss, g
 
 
-kl_rows = _kl_rows
+def _left_rows(abar, score, row0, bits, width):
+    """-> summed mass outside the lists `bits` [B, rows, words], and its gradient towards the scores."""
+    B, rows, n_keys = score.shape
+    t = torch.arange(rows, device=score.device)[:, None] + row0
+    s = torch.arange(n_keys, device=score.device)[None, :]
+    keep = (s <= t)[None]
+    listed = keep & (((bits[:, :, s[0] >> 5] >> (s & 31)) & 1) == 1)
+    low = score.masked_fill(~listed, float("inf")).amin(-1, keepdim=True)
+    low = torch.where(listed.sum(-1, keepdim=True) < keep.sum(-1, keepdim=True), low, torch.full_like(low, float("-inf")))
+    return torch.where(keep & ~listed, abar, torch.zeros_like(abar)).sum(), gate_pull(score, low, keep, width, -abar)
+
+
+kl_rows, left_rows = _kl_rows, _left_rows
 
 
 def compile_kl():
-    """On the GPU: fuse the row pass."""
-    global kl_rows
-    kl_rows = torch.compile(_kl_rows, dynamic=True)
+    """On the GPU: fuse the row passes."""
+    global kl_rows, left_rows
+    kl_rows, left_rows = torch.compile(_kl_rows, dynamic=True), torch.compile(_left_rows, dynamic=True)
 
 
-def consensus_kl(qi, ki, qs, k, lse, cfg, bits=None, chunks=None, chunk=2048):
+def consensus(qi, ki, qs, k, lse, cfg, bits=None, chunks=None, chunk=2048, cover=None):
+    """-> loss, kl, left out: see ConsensusKL"""
     qs = torch.stack(list(qs)) if isinstance(qs, (list, tuple)) else qs
     lse = torch.stack(list(lse)) if isinstance(lse, (list, tuple)) else lse
     with torch.autocast(qi.device.type, enabled=False):
-        return ConsensusKL.apply(qi, ki, qs, k.detach(), lse.float(), cfg.attn_scale, cfg.index_scale, bits, chunks, chunk)
+        return ConsensusKL.apply(qi, ki, qs, k.detach(), lse.float(), cfg.attn_scale, cfg.index_scale, bits, chunks, chunk, cover)
+
+
+def consensus_kl(*args, **kw):
+    return consensus(*args, **kw)[0]

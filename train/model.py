@@ -3,6 +3,7 @@
 Parameter names are the names in the exported safetensors file.
 """
 import math
+import os
 
 import torch
 import torch.nn as nn
@@ -10,6 +11,14 @@ import torch.nn.functional as F
 
 import attention as att
 import delta_rule
+
+
+def read_checkpoint(path):
+    """state.pt, or an exported folder: its weights and configuration, no optimiser state."""
+    if not os.path.isdir(path):
+        return torch.load(path, map_location="cpu", weights_only=False)
+    import modeling_heddle
+    return {"config": open(os.path.join(path, "config.json")).read(), "model": modeling_heddle.read_weights(path)}
 
 
 def rms_norm(x, weight, eps):

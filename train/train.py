@@ -4,7 +4,7 @@
   torchrun --nproc-per-node 2 train.py ... [--shard]
 
 Stages: dense_short, dense_long (language-model loss), sparse_index (frozen backbone, index
-only, consensus loss), sparse_joint (language-model loss over the lists + 0.1 consensus).
+only, consensus loss; --cover adds the attention that its hard list leaves out), sparse_joint (language-model loss over the lists + 0.1 consensus).
 A run always ends with OUT/state.pt (exact resume: --resume) and OUT/log.csv. --deadline
 counts from the start of the process, compilation included.
 """
@@ -47,7 +47,7 @@ def arguments():
     ap.add_argument("--set", default="", help="configuration fields, as rope_base=500000,doc_reset=false")
     ap.add_argument("--data", required=True)
     ap.add_argument("--out", required=True)
-    ap.add_argument("--init", help="weights to start from (state.pt of an earlier stage, or of this one with --resume)")
+    ap.add_argument("--init", help="weights to start from (state.pt of an earlier stage, or of this one with --resume, or an exported folder)")
     ap.add_argument("--init-optimiser", action="store_true", help="take the optimiser state from --init too")
     ap.add_argument("--resume", action="store_true")
     ap.add_argument("--steps", type=int, default=0)
@@ -64,6 +64,8 @@ def arguments():
     ap.add_argument("--adam-only", action="store_true")
     ap.add_argument("--weight-decay", type=float, default=0.1)
     ap.add_argument("--lambda-kd", type=float, default=0.1)
+    ap.add_argument("--cover", type=float, default=0, help="sparse_index: weight of the attention outside the list of k tokens (0: none)")
+    ap.add_argument("--gate-width", type=float, default=0.5, help="of that term's gate, in the score's own unit")
     ap.add_argument("--kl-chunks", type=int, default=0, help="chunks of query rows scored a sequence (0: all)")
     ap.add_argument("--kl-chunk", type=int, default=1024)
     ap.add_argument("--k-min", type=int, default=256)
@@ -148,7 +150,7 @@ class Trainer:
         if self.gpu:
             torch.set_float32_matmul_precision("high")
         wait = args.init and args.wait_init and not os.path.exists(args.init)
-        saved = torch.load(args.init, map_location="cpu", weights_only=False) if args.init and not wait else None
+        saved = mdl.read_checkpoint(args.init) if args.init and not wait else None
         self.cfg = config.ModelConfig.from_json(saved["config"]) if saved else config.preset(args.preset, arch=args.arch, **fields(args.set))
         self.model = mdl.Model(self.cfg).to(self.dev)
         self.step, self.spent, self.tokens_seen = 0, 0.0, 0
@@ -269,8 +271,12 @@ class Trainer:
             chunks = [int(c) * a.kl_chunk for c in sorted(pick)]
         if a.stage == "sparse_index":
             out = self.model(tokens, masks, "dense_lse")
-            kl = ix.consensus_kl(out["qi"], out["ki"], out["qs"], out["k"], out["lses"], self.cfg, None, chunks, a.kl_chunk)
-            return kl * share, {"kl": kl.detach() * share}
+            cover = None
+            if a.cover:
+                cover = masks.need_bits(), a.cover, a.gate_width
+                ix.select_bits(out["qi"].detach(), out["ki"].detach(), self.cfg, cover[0], self.top_k_of(step))
+            loss, kl, left = ix.consensus(out["qi"], out["ki"], out["qs"], out["k"], out["lses"], self.cfg, None, chunks, a.kl_chunk, cover)
+            return loss * share, {"kl": kl * share, "left": left * share}
         bits, k = masks.need_bits(), self.top_k_of(step)
         out = self.model(tokens, masks, "sparse", select=lambda qi, ki: ix.select_bits(qi, ki, self.cfg, bits, k))
         with self.autocast():
@@ -330,7 +336,7 @@ class Trainer:
                   f"sources {[(type(s).__name__, s.rows) for s, _ in self.sources]}, start-up {time.time() - T0:.1f} s", flush=True)
         fresh = not (a.resume and os.path.exists(os.path.join(a.out, "log.csv")))
         log = open(os.path.join(a.out, "log.csv"), "w" if fresh else "a", newline="") if self.rank == 0 else None
-        names = ["stage", "step", "tokens", "seconds", "lm", "kl", "heldout", "lr", "grad_norm", "tokens_per_s"]
+        names = ["stage", "step", "tokens", "seconds", "lm", "kl", "heldout", "lr", "grad_norm", "tokens_per_s", "left"]
         w = csv.writer(log) if log else None
         if w and fresh:
             w.writerow(names)
@@ -370,14 +376,14 @@ class Trainer:
             logged = self.step % a.log_every == 0 or self.step == 1 or self.step == end
             held = self.evaluate() if logged and a.eval_every and self.step % a.eval_every == 0 else float("nan")
             if self.rank == 0 and logged:
-                lm, kl = (float(acc.get(k, float("nan"))) / seen for k in ("lm", "kl"))
+                lm, kl, left = (float(acc.get(k, float("nan"))) / seen for k in ("lm", "kl", "left"))
                 rate = seen * self.rows * self.st["length"] / (time.time() - t_log)
                 w.writerow([a.stage, self.step, self.tokens_seen, f"{time.time() - T0:.1f}", f"{lm:.5f}", f"{kl:.5f}", f"{held:.5f}",
-                            f"{self.st['lr'] * f:.3e}", f"{float(norm):.4f}", f"{rate:.0f}"])
+                            f"{self.st['lr'] * f:.3e}", f"{float(norm):.4f}", f"{rate:.0f}", f"{left:.5f}"])
                 log.flush()
                 if self.step % (5 * a.log_every) == 0 or self.step == 1:
                     print(f"{a.stage} step {self.step} {self.tokens_seen / 1e6:.0f}M tokens {time.time() - T0:.0f} s "
-                          f"lm {lm:.4f} kl {kl:.4f} heldout {held:.4f} norm {float(norm):.3f} lr x{f:.3f} {rate / 1e6:.3f}M tokens/s", flush=True)
+                          f"lm {lm:.4f} kl {kl:.4f} left {left:.4f} heldout {held:.4f} norm {float(norm):.3f} lr x{f:.3f} {rate / 1e6:.3f}M tokens/s", flush=True)
                 acc, seen, t_log = {}, 0, time.time()
         loader.close()
         self.save()

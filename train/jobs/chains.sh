@@ -1,5 +1,5 @@
-# Independent chains, one a GPU: `transformer:SEED:GPU` trains the control row and gives it the last stage's tokens too,
-# `clsa:SEED:GPU` trains CLSA with its sparse stages and the dense control of the last one. Each stage has a fixed number of steps; its process is started
+# Independent chains, one a GPU: `transformer:SEED:GPU[:GPU2]` trains the control row and gives it the last stage's tokens too,
+# `hybrid` and `yoco` (without document resets) likewise, `clsa:SEED:GPU` trains CLSA with its sparse stages and the dense control of the last one. Each stage has a fixed number of steps; its process is started
 # early, compiles, and waits for the weights of the one before. Checkpoints are measured as they come.
 # Usage: chains.sh DATA_SHORT DATA WORK END CHAIN...      END: seconds from now by which all is over
 # DATA_SHORT/tasks.done says that the short stage's store and task rows are there, DATA/ready the same of the rest.
@@ -40,14 +40,20 @@ measure() {
 }
 short="--stage dense_short --data $D1 --wait-file $D1/tasks.done --steps $N_SHORT"
 long="--stage dense_long --data $D --init-optimiser --wait-init --wait-file $D/ready --steps $N_LONG"
-transformer() {
-  local t=transformer$1 seed=$1 gpu=$2 row="--arch transformer --set intermediate_size=992,rope_base=500000,doc_reset=false"
-  stage ${t}_short $gpu $short --seed $seed $row &
-  ( reached ${t}_short $((N_SHORT * 86 / 100)) && stage ${t}_long $gpu $long --seed $seed $row --init "$W/${t}_short/state.pt" ) &
-  ( reached ${t}_long $((N_LONG * 88 / 100)) && stage ${t}_more $gpu --stage dense_more --seed $seed $row --data "$D" --init "$W/${t}_long/state.pt" --wait-init --log-every 5 --steps $N_JOINT ) &
-  measure ${t}_long $gpu "$W/${t}_long/state.pt" --sections bpb,tail,asks
-  measure ${t}_more $gpu "$W/${t}_more/state.pt" --sections bpb,tail,asks
+# dense_row NAME SEED GPU GPU2 OPTIONS...: a row without lists; GPU2 measures the parent while GPU measures the end
+dense_row() {
+  local t=$1$2 seed=$2 gpu=$3 gpu2=$4; shift 4
+  stage ${t}_short $gpu $short --seed $seed "$@" &
+  ( reached ${t}_short $((N_SHORT * 86 / 100)) && stage ${t}_long $gpu $long --seed $seed "$@" --init "$W/${t}_short/state.pt" ) &
+  ( reached ${t}_long $((N_LONG * 88 / 100)) && stage ${t}_more $gpu --stage dense_more --seed $seed "$@" --data "$D" --init "$W/${t}_long/state.pt" --wait-init --log-every 5 --steps $N_JOINT ) &
+  measure ${t}_more $gpu "$W/${t}_more/state.pt" --sections bpb,tail,asks &
+  while [ ! -e "$W/${t}_more/state.pt" ]; do sleep 1; [ "$(date +%s)" -gt $Z ] && return; done
+  measure ${t}_long $gpu2 "$W/${t}_long/state.pt" --sections bpb,tail,asks
+  wait
 }
+transformer() { dense_row transformer $1 $2 $3 --arch transformer --set intermediate_size=992,rope_base=500000,doc_reset=false; }
+hybrid() { dense_row hybrid $1 $2 $3 --arch window_hybrid --set intermediate_size=992,rope_base=500000,doc_reset=false; }
+yoco() { dense_row yoco $1 $2 $3 --arch yoco --set doc_reset=false; }
 clsa() {
   local c=clsa$1 seed=$1 gpu=$2 s
   stage ${c}_short $gpu $short --seed $seed &
@@ -65,8 +71,8 @@ clsa() {
   wait
 }
 for chain in "$@"; do
-  IFS=: read -r row seed gpu <<< "$chain"
-  $row $seed $gpu &
+  IFS=: read -r row seed gpu gpu2 <<< "$chain"
+  $row $seed $gpu ${gpu2:-$gpu} &
 done
 wait
 note end

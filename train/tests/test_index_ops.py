@@ -80,7 +80,7 @@ def test_loss_against_dense(N=512, chunk=160):
         assert rel(a, abar) < 1e-5, rel(a, abar)
         want = dense_loss(qi, ki, abar, m, 0.25)
         wq, wk = torch.autograd.grad(want, (qi, ki))
-        got = ix.ConsensusKL.apply(qi, ki, qs, k, lse, scale, 0.25, bits, None, chunk)
+        got = ix.ConsensusKL.apply(qi, ki, qs, k, lse, scale, 0.25, bits, None, chunk, None)[0]
         gq, gk = torch.autograd.grad(got, (qi, ki))
         print("sparse" if sparse else "dense", "loss", float(got), float(want), "rel grad", rel(gq, wq), rel(gk, wk))
         assert abs(float(got - want)) < 1e-5 * abs(float(want)) + 1e-6
@@ -111,7 +111,7 @@ def test_finite_differences(N=48):
         return torch.where(abar > 0, abar * (abar.clamp(min=1e-300).log() - logp), torch.zeros_like(abar)).sum(-1).mean()
 
     w32 = w.float().requires_grad_()
-    got, = torch.autograd.grad(ix.ConsensusKL.apply(h.float() @ w32, (h @ wk).float(), qs, k, lse, 0.25, 0.25, None, None, 16), w32)
+    got, = torch.autograd.grad(ix.ConsensusKL.apply(h.float() @ w32, (h @ wk).float(), qs, k, lse, 0.25, 0.25, None, None, 16, None)[0], w32)
     num, e = torch.zeros_like(w), 1e-5
     for i in range(w.shape[0]):
         for j in range(w.shape[1]):
@@ -120,6 +120,37 @@ def test_finite_differences(N=48):
             num[i, j] = (loss(w + d) - loss(w - d)) / (2 * e)
     print("finite differences on W_idx", rel(got, num))
     assert rel(got, num) < 1e-4
+
+
+def test_left_out(N=160, B=2, d=16, k=24, width=0.5, weight=3.0):
+    """The mass outside the hard lists, and its gradient: autograd through sigmoid gates whose threshold holds their sum."""
+    qs, key, lse, abar, mask = teacher(B, N)
+    g = torch.Generator().manual_seed(5)
+    qi, ki = (torch.randn(B, N, d, generator=g).to(DEV).requires_grad_() for _ in range(2))
+    cfg = config.ModelConfig(attn_scale=0.25, index_scale=0.25)
+    bits = torch.zeros(B, N, (N + 31) // 32, dtype=torch.int32, device=DEV)
+    ix.select_bits(qi.detach(), ki.detach(), cfg, bits, k, 64)
+    loss, kl, left = ix.consensus(qi, ki, qs, key, lse, cfg, None, None, 64, (bits, weight, width))
+    got = torch.autograd.grad(loss, (qi, ki))
+
+    score = qi @ ki.transpose(1, 2) * 0.25
+    listed = torch.zeros_like(mask)
+    for b in range(B):
+        for t in range(N):
+            listed[b, t, score[b, t, :t + 1].sort(descending=True, stable=True).indices[:k]] = True
+    assert torch.equal(att.unpack_bits(bits, N) & mask, listed)
+    assert abs(float(left) - float((abar * ~listed).sum(-1).mean())) < 1e-6
+    want = weight * left + dense_loss(qi, ki, abar, mask, 0.25)
+    assert abs(float(loss) - float(want)) < 1e-5 and abs(float(kl) - float(want - weight * left)) < 1e-5
+    low = score.detach().masked_fill(~listed, float("inf")).amin(-1, keepdim=True)
+    z = torch.sigmoid((score - low) / width)
+    slope = (z * (1 - z)).detach() * mask
+    moved = ((score * slope).sum(-1, keepdim=True) / slope.sum(-1, keepdim=True)) / width       # the threshold's part: its value cancels the sum
+    soft = (slope * (score / width - moved) * abar)[:, k:].sum() / (B * N)                       # rows that leave something out
+    want = torch.autograd.grad(dense_loss(qi, ki, abar, mask, 0.25) - weight * soft, (qi, ki))
+    err = [rel(a, b) for a, b in zip(got, want)]
+    assert max(err) < 1e-4, err
+    print("left out: gradient against autograd", ["%.0e" % e for e in err])
 
 
 if __name__ == "__main__":
