@@ -1,6 +1,6 @@
 """Tables with intervals from evaluate.py's results, models paired by seed and by row.
 
-  tables.py FOLDER          FOLDER/eval_<model><seed>_<stage>.json, as jobs/chains.sh leaves them
+  tables.py FOLDER          FOLDER/eval_<model><seed>_<stage>.json and cover_*.json, as jobs/chains.sh and jobs/cover.sh leave them
 
 Intervals: 95 % bootstrap over rows (or windows), seeds taken together; 2,000 draws, seeded.
 """
@@ -13,6 +13,25 @@ import sys
 import numpy as np
 
 RNG = np.random.RandomState(0)
+
+
+ROWS = [(n, "dense") for n in ("transformer long", "transformer more", "clsa long", "clsa more", "clsa joint")] + [("clsa joint", "learned")]
+# the seeds: what is set beside what, (model, plan)
+PAIRS = [(("clsa long", "dense"), ("transformer long", "dense")), (("clsa more", "dense"), ("transformer more", "dense")),
+         (("clsa joint", "learned"), ("transformer more", "dense")), (("clsa joint", "learned"), ("clsa more", "dense")), (("clsa joint", "learned"), ("clsa long", "dense")),
+         (("clsa more", "dense"), ("clsa long", "dense")), (("clsa joint", "dense"), ("clsa more", "dense"))]
+TAIL_PAIRS = [("clsa long", "dense", "transformer long"), ("clsa more", "dense", "transformer more"), ("clsa joint", "learned k=512", "clsa more"), ("clsa joint", "learned k=1024", "clsa more"),
+              ("clsa joint", "learned k=2048", "clsa more"), ("clsa joint", "dense", "clsa more"), ("clsa joint", "learned k=1024", "clsa long"), ("clsa more", "dense", "clsa long"),
+              ("clsa joint", "learned k=1024", "transformer more")]
+ASK_PAIRS = [(("clsa long", "dense"), ("transformer long", "dense")), (("clsa joint", "learned k=1024"), ("transformer more", "dense")),
+             (("clsa joint", "learned k=512"), ("clsa joint", "dense")), (("clsa joint", "learned k=1024"), ("clsa joint", "dense")),
+             (("clsa joint", "learned k=1024"), ("clsa more", "dense"))]
+# the window hybrid; it read another build of the corpus, see docs/training.md
+SISTERS = [(("hybrid long", "dense"), ("transformer long", "dense")), (("hybrid more", "dense"), ("transformer more", "dense")),
+           (("clsa long", "dense"), ("hybrid long", "dense")), (("clsa joint", "learned"), ("hybrid more", "dense"))]
+SISTER_TAILS = [("hybrid long", "dense", "transformer long"), ("hybrid more", "dense", "transformer more"),
+                ("clsa long", "dense", "hybrid long"), ("clsa joint", "learned k=1024", "hybrid more")]
+SISTER_ASKS = [(("hybrid more", "dense"), ("transformer more", "dense")), (("clsa joint", "learned k=1024"), ("hybrid more", "dense"))]
 
 
 def load(folder):
@@ -43,40 +62,37 @@ def seeds_of(e, name):
     return sorted(s for n, s in e if n == name)
 
 
-def bits(e):
-    names = [("transformer long", "dense"), ("transformer more", "dense"), ("clsa long", "dense"), ("clsa more", "dense"), ("clsa joint", "dense"), ("clsa joint", "learned")]
+def bits(e, names, pairs):
     packages = ["anarchism", "jargon-text", "git-doc", "libpython3.11-stdlib", "libpython3.11-minimal"]
     print("\nbits per byte\n| model | " + " | ".join(packages) + " | nats a token, all |")
     for n, plan in names:
         for s in seeds_of(e, n):
             p = e[n, s]["bpb"]["packages"]
             print(f"| {n}, {plan}, seed {s} | " + " | ".join(f"{p[f'{q} {plan}']['bpb']:.3f}" for q in packages) + f" | {np.mean(e[n, s]['bpb']['by_row'][plan]):.4f} |")
-    pairs = [(("clsa long", "dense"), ("transformer long", "dense")), (("clsa more", "dense"), ("transformer more", "dense")),
-             (("clsa joint", "learned"), ("transformer more", "dense")), (("clsa joint", "learned"), ("clsa more", "dense")), (("clsa joint", "learned"), ("clsa long", "dense")),
-             (("clsa more", "dense"), ("clsa long", "dense")), (("clsa joint", "dense"), ("clsa more", "dense"))]
     print("\ndifference in nats a token, 96 rows of 32K a seed")
     for (a, pa), (b, pb) in pairs:
         d = {s: np.array(e[a, s]["bpb"]["by_row"][pa]) - np.array(e[b, s]["bpb"]["by_row"][pb]) for s in seeds_of(e, a) if (b, s) in e}
+        if not d:
+            continue
         print(f"| {a} {pa} - {b} {pb} | " + " | ".join(f"seed {s}: {interval(x)}" for s, x in d.items()) + f" | all: {interval(np.concatenate(list(d.values())))} |")
 
 
-def tails(e):
+def tails(e, names, pairs):
     print("\nlast quarter of 32K windows: mean loss")
-    for n in ("transformer long", "transformer more", "clsa long", "clsa more", "clsa joint"):
+    for n in names:
         for s in seeds_of(e, n):
             t = e[n, s]["tail"]
             print(f"| {n} seed {s} ({len(t['windows'])} windows) | " + " | ".join(f"{p} {np.mean(x):.4f}" for p, x in t["loss"].items()) + " |")
-    pairs = [("clsa long", "dense", "transformer long"), ("clsa more", "dense", "transformer more"), ("clsa joint", "learned k=512", "clsa more"), ("clsa joint", "learned k=1024", "clsa more"),
-             ("clsa joint", "learned k=2048", "clsa more"), ("clsa joint", "dense", "clsa more"), ("clsa joint", "learned k=1024", "clsa long"), ("clsa more", "dense", "clsa long"),
-             ("clsa joint", "learned k=1024", "transformer more")]
     for a, plan, b in pairs:
         d = {s: np.array(e[a, s]["tail"]["loss"][plan]) - np.array(e[b, s]["tail"]["loss"]["dense"]) for s in seeds_of(e, a) if (b, s) in e}
+        if not d:
+            continue
         print(f"| {a} {plan} - {b} dense | " + " | ".join(f"seed {s}: {interval(x)}" for s, x in d.items()) + f" | all: {interval(np.concatenate(list(d.values())))} |")
 
 
-def asks(e):
+def asks(e, names, pairs):
     print("\nanswer tokens / whole answers right, %, half-width of the interval in brackets")
-    for n in ("transformer long", "transformer more", "clsa long", "clsa more", "clsa joint"):
+    for n in names:
         cells = {}
         for s in seeds_of(e, n):
             for key, x in e[n, s].get("asks", {}).items():
@@ -87,9 +103,7 @@ def asks(e):
             one = "; ".join(f"seed {s} {100 * x['right']:.1f} / {100 * x['exact']:.1f}" for s, x in cells[key])
             print(f"| {n} | {key} | {int(per[:, 0].sum())} answers | {t:.1f} ({ht:.1f}) / {w:.1f} ({hw:.1f}) | {one} |")
     print("\nwhole answers, paired by row, in points")
-    for (a, pa), (b, pb) in ((("clsa long", "dense"), ("transformer long", "dense")), (("clsa joint", "learned k=1024"), ("transformer more", "dense")),
-                             (("clsa joint", "learned k=512"), ("clsa joint", "dense")), (("clsa joint", "learned k=1024"), ("clsa joint", "dense")),
-                             (("clsa joint", "learned k=1024"), ("clsa more", "dense"))):
+    for (a, pa), (b, pb) in pairs:
         for task in ("facts", "facts-held", "keyvalue", "keyvalue-held"):
             for n in (4096, 8192, 32768):
                 x, y = [], []
@@ -133,9 +147,43 @@ def recovery(e):
             print("learned / oracle coverage at n/16:", ", ".join(f"{q} {100 * np.sum([a for a, _ in v]) / np.sum([b for _, b in v]):.1f} %" for q, v in by.items()), f"all {100 * cl.sum() / co.sum():.1f} %")
 
 
+def share(a, b, draws=2000):
+    """Sum of a over sum of b, in %, with its interval over windows."""
+    i = RNG.randint(len(a), size=(draws, len(a)))
+    d = 100 * a[i].sum(1) / b[i].sum(1)
+    return f"{100 * a.sum() / b.sum():.2f} [{np.quantile(d, 0.025):.2f}, {np.quantile(d, 0.975):.2f}]"
+
+
+def cover(folder):
+    """jobs/cover.sh: learned over oracle coverage by package, and what the new index changes on the same windows and rows."""
+    names = [n for n in ("shipped", "kl", "cover") if os.path.exists(os.path.join(folder, f"cover_{n}_wide.json"))]
+    r = {n: json.load(open(os.path.join(folder, f"cover_{n}_wide.json")))["recovery_long"] for n in names}
+    for k in (512, 1024, 2048, 4096) if names else ():
+        print(f"\nindex trained again, {r['shipped']['rows']} windows, k = {k}: learned / oracle coverage in %, R, loss - shipped in nats")
+        for n in names:
+            p, package = r[n]["plans"], np.array(r[n]["packages"])
+            c, o, y, w, d = (np.array(p[q][f]) for q, f in ((f"learned k={k}", "coverage"), (f"oracle k={k}", "coverage"), (f"learned k={k}", "last"), ("window", "last"), ("dense", "last")))
+            base = np.array(r["shipped"]["plans"][f"learned k={k}"]["last"])
+            print(f"| {n} | " + " | ".join(f"{q} {share(c[package == q], o[package == q])}" for q in dict.fromkeys(package.tolist())) + f" | R {share(w - y, w - d)} % | {interval(y - base)} |")
+    loss = {n: json.load(open(p)) for n in names if os.path.exists(p := os.path.join(folder, f"cover_{n}_loss.json"))}
+    for n in loss:
+        rows = [np.array(loss[m]["bpb"]["by_row"]["learned"]) for m in (n, "shipped")]
+        print(f"| {n} | 96 rows, k = 2,048: {rows[0].mean():.4f}, - shipped {interval(rows[0] - rows[1])} |")
+
+
+def whole(e, rows, pairs, tail_pairs, ask_pairs, recovered=False):
+    names = list(dict.fromkeys(n for n, _ in rows))
+    bits(e, rows, pairs)
+    tails(e, names, tail_pairs)
+    if recovered:
+        recovery(e)
+    asks(e, names, ask_pairs)
+
+
 if __name__ == "__main__":
     results = load(sys.argv[1])
-    bits(results)
-    tails(results)
-    recovery(results)
-    asks(results)
+    whole(results, ROWS, PAIRS, TAIL_PAIRS, ASK_PAIRS, True)
+    if any(n.startswith("hybrid") for n, _ in results):
+        print("\nthe window hybrid (trained on another build of the corpus: text and architecture both differ)")
+        whole(results, [("hybrid long", "dense"), ("hybrid more", "dense")], SISTERS, SISTER_TAILS, SISTER_ASKS)
+    cover(sys.argv[1])
