@@ -224,10 +224,6 @@ static void open_unit(score_unit *unit, const hdl_score_args *args, const hdl_at
 
 /* ---- a piece ---- */
 
-/* What stands for the entries of a page that is not there (an unmounted document): index keys are of one head,
- * so a row is no longer than this. blank_absent() gives them their -inf. */
-static const uint8_t absent_row[SCORE_MAX_DIM + TILE] __attribute__((aligned(64)));
-
 /* Where an entry lies. */
 static const uint8_t *entry_at(const score_unit *unit, int64_t entry)
 {
@@ -235,7 +231,7 @@ static const uint8_t *entry_at(const score_unit *unit, int64_t entry)
     if (unit->walk.ids) entry = walk_token(&unit->walk, entry);
     int64_t slot = entry & (((int64_t)1 << unit->page_shift) - 1);
     const uint8_t *page = kv->pages[entry >> unit->page_shift];
-    return page ? page + kv->plane[0].offset + slot * unit->entry_bytes : absent_row;
+    return page + kv->plane[0].offset + slot * unit->entry_bytes;
 }
 
 /* Entries of a tile: rows of halves are multiplied a vector at a time, and asked for in small portions. */
@@ -248,8 +244,7 @@ static int64_t tile_entries(const score_unit *unit)
 static void find_rows(const score_unit *unit, int64_t entry, int64_t n, tile_rows *rows)
 {
     int64_t page_entries = (int64_t)1 << unit->page_shift;
-    bool is_run = !unit->walk.ids && (entry & (page_entries - 1)) + TILE <= page_entries &&
-                  unit->kv->pages[entry >> unit->page_shift];
+    bool is_run = !unit->walk.ids && (entry & (page_entries - 1)) + TILE <= page_entries;
     rows->stride = 0;
     rows->ahead = NULL;
     if (is_run && is_integer(unit->args)) {
