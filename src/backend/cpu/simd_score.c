@@ -264,7 +264,7 @@ static void find_scales(const score_unit *unit, int64_t entry, int64_t n, int32_
     const hdl_kv_view *kv = unit->kv;
     int32_t n_heads = kv->plane[0].n_heads;
     int64_t offset = kv->plane[0].scale_offset;
-    int64_t page_tokens = (int64_t)1 << kv->page_shift, slot;
+    int64_t page_entries = (int64_t)1 << unit->page_shift, slot;
     if (unit->walk.ids) {
         for (int64_t i = 0; i < n; i++) {
             const uint8_t *page = kv_page_of(kv, walk_token(&unit->walk, entry + i), &slot);
@@ -276,8 +276,9 @@ static void find_scales(const score_unit *unit, int64_t entry, int64_t n, int32_
         return;
     }
     for (int64_t i = 0, end; i < n; i = end) {
-        const uint8_t *page = kv_page_of(kv, entry + i, &slot);
-        end = HDL_MIN(i + page_tokens - slot, n);
+        const uint8_t *page = kv->pages[(entry + i) >> unit->page_shift];
+        slot = (entry + i) & (page_entries - 1);
+        end = HDL_MIN(i + page_entries - slot, n);
         if (!page) {
             memset(scale + i, 0, (size_t)(end - i) * sizeof *scale);
             continue;
