@@ -2,7 +2,7 @@
 """Every plan on both demo models: the screening that decides which plans get the full counts.
 
     screening.py [--models smollm2,gemma3] [--documents 20] [--context 4096] [--plans 'a;b;c']
-                 [--tasks tasks,lists,loss] [--rows last|all] [--jobs N] [--texts DIR] [--out NAME]
+                 [--tasks tasks,lists,loss] [--rows last|all] [--jobs N] [--texts DIR] [--out NAME] [--table]
 
 `heddle eval` on the texts of texts.py: the tasks, then what routers choose, then the loss (--rows last:
 of the last quarter, after one dense reading). Rows go to bench/results/NAME-MODEL.jsonl; run it again
@@ -12,7 +12,9 @@ it as text, the page of all results is build/NAME.html. It has no bound to hold:
 row is there.
 """
 import argparse
+import collections
 import glob
+import json
 import os
 import subprocess
 import sys
@@ -23,6 +25,7 @@ from shards import share
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 MODELS = {"smollm2": "SmolLM2-135M-Instruct.Q4_1.gguf", "gemma3": "gemma-3-270m-q4_k_m.gguf"}
 TEXTS = ("prose", "code", "lexicon")
+WINDOW = "window:window=512"
 AT_ONCE = 4  # plans over one reading of a document: its rows carry no more than eight summaries
 HEDDLE = os.environ.get("HEDDLE", TOP + "/build/heddle")
 
@@ -50,6 +53,32 @@ def run_part(command, plans, rows, documents, shards):
     return out.returncode, out.stdout
 
 
+def table(path):
+    """Points against dense of every plan on the tasks that decide, each over the documents that both answered."""
+    found = collections.defaultdict(dict)
+    for line in open(path):
+        row = json.loads(line)
+        if row.get("what") == "task":
+            found[row["task"], row["document"]].setdefault(row["plan"], row)
+
+    def documents(task, plan):
+        return [plans for (name, _), plans in found.items() if name == task and "dense" in plans and plan in plans]
+
+    def right(some, plan):
+        return 100 * sum(d[plan]["right"] for d in some) / sum(d[plan]["tokens"] for d in some)
+    deciding = [t for t in sorted({t for t, _ in found}) if (d := documents(t, WINDOW)) and right(d, "dense") >= 60
+                and right(d, "dense") - right(d, WINDOW) >= 20]
+    lines = []
+    for plan in {p for plans in found.values() for p in plans} - {"dense", "window512"}:
+        on = {t: documents(t, plan) for t in deciding}
+        if all(on.values()):
+            delta = {t: right(d, plan) - right(d, "dense") for t, d in on.items()}
+            worst = min(delta, key=delta.get)
+            n = [len(d) for d in on.values()]
+            lines.append((-delta[worst], f"| `{plan}` | {sum(delta.values()) / len(delta):+.2f} | {delta[worst]:+.2f} ({worst}) | {min(n)}-{max(n)} |"))
+    return f"Deciding: {', '.join(deciding)}.\n\n| plan | mean | worst | documents a task |\n|---|---|---|---|\n" + "\n".join(l for _, l in sorted(lines))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--models", default="smollm2,gemma3")
@@ -63,7 +92,13 @@ def main():
     parser.add_argument("--threads", type=int, default=0, help="of each process; default: all processors over the jobs")
     parser.add_argument("--texts", help="a folder that texts.py filled, where it cannot run (no network)")
     parser.add_argument("--out", default="screening")
+    parser.add_argument("--table", action="store_true", help="only print the points of all plans, from the rows that are there")
     options = parser.parse_args()
+    if options.table:
+        for name in options.models.split(","):
+            if os.path.exists(path := f"{TOP}/bench/results/{options.out}-{name}.jsonl"):
+                print(table(path))
+        return 0
     folder = os.environ.get("HEDDLE_TEST_MODELS", os.path.expanduser("~/.cache/heddle"))
     threads = options.threads or max(1, (os.cpu_count() or 1) // options.jobs)
     os.makedirs(TOP + "/bench/results", exist_ok=True)
