@@ -53,7 +53,7 @@ def run_part(command, plans, rows, documents, shards):
     return out.returncode, out.stdout
 
 
-def table(path):
+def points_of_all(path):
     """Points against dense of every plan on the tasks that decide, each over the documents that both answered."""
     found = collections.defaultdict(dict)
     for line in open(path):
@@ -97,7 +97,7 @@ def main():
     if options.table:
         for name in options.models.split(","):
             if os.path.exists(path := f"{TOP}/bench/results/{options.out}-{name}.jsonl"):
-                print(table(path))
+                print(points_of_all(path))
         return 0
     folder = os.environ.get("HEDDLE_TEST_MODELS", os.path.expanduser("~/.cache/heddle"))
     threads = options.threads or max(1, (os.cpu_count() or 1) // options.jobs)
