@@ -33,7 +33,7 @@ static void last_row(heddle_engine *engine, const char *plan_name, const int32_t
                      union_count *lists, float *logits)
 {
     heddle_plan *plan;
-    heddle_session *session;
+    heddle_session *session = NULL;
     heddle_session_options options;
     heddle_session_options_default(&options);
     options.context_tokens = N_MAX;
