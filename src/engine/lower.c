@@ -388,6 +388,11 @@ static heddle_status lower_model(hdl_schedule *schedule, const hdl_model *model)
 
 enum { LOGIT_TILE_BYTES = 8 << 20, MAX_LOGIT_ROWS = 64, SPECULATIVE_ROWS = 8 };
 
+static_assert((int)HDL_GATHERING_AUTO == HEDDLE_GATHERING_AUTO &&
+                  (int)HDL_GATHERING_ALWAYS == HEDDLE_GATHERING_ALWAYS &&
+                  (int)HDL_GATHERING_NEVER == HEDDLE_GATHERING_NEVER,
+              "the public numbers");
+
 heddle_status hdl_compile(hdl_schedule **out, const heddle_engine *engine, const hdl_plan *plan,
                           const heddle_session_options *options, int32_t max_seqs, int64_t max_rows)
 {

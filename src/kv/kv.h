@@ -102,7 +102,7 @@ heddle_status hdl_kv_seq_new(hdl_kv_seq **out, hdl_kv_store *store, int64_t max_
 void hdl_kv_seq_free(hdl_kv_seq *seq);
 int64_t hdl_kv_seq_len(const hdl_kv_seq *seq);
 /* A number that no other sequence has, and another one whenever rows before the length may have changed:
- * by truncation, eviction, unmounting. Appending and committing keep it. */
+ * by truncation, eviction, unmounting, or a step that was given up. Appending and committing keep it. */
 uint64_t hdl_kv_seq_content(const hdl_kv_seq *seq);
 const hdl_kv_store *hdl_kv_seq_store(const hdl_kv_seq *seq); /* borrowed */
 /* Makes room for tokens kv_len .. kv_len + n_new - 1 in every group (copying a shared last page);

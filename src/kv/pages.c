@@ -408,6 +408,7 @@ void hdl_kv_seq_release(hdl_kv_seq *seq)
         page_table *table = &seq->tables[g], next = {.pages = table->next_pages, .ids = table->next_ids};
         while (table->n_next) page_drop(seq->store, g, &next, --table->n_next);
     }
+    hdl_kv_seq_renew(seq);
 }
 
 void hdl_kv_seq_commit(hdl_kv_seq *seq, int64_t n_new)

@@ -91,9 +91,8 @@ static void copy_row(const hdl_gather *gather, const hdl_kv_view *from, int64_t 
            page + from->v_scale_offset + at * scale_bytes, (size_t)scale_bytes);
 }
 
-/* Slots of rows that stay, in next_slots; -1 for those that are new. The others' slots become free. Rows
- * from `fresh` on are copied again. */
-static void keep_slots(hdl_gather *gather, const int32_t *ids, int32_t n, int64_t fresh)
+/* Slots of rows that stay, in next_slots; -1 for those that are new. The others' slots become free. */
+static void keep_slots(hdl_gather *gather, const int32_t *ids, int32_t n)
 {
     int32_t old = 0;
     for (int32_t i = 0; i < n; i++) {
@@ -101,17 +100,17 @@ static void keep_slots(hdl_gather *gather, const int32_t *ids, int32_t n, int64_
             gather->free_slots[gather->n_free++] = gather->slots[old++];
         bool is_there = old < gather->n && gather->ids[old] == ids[i];
         gather->next_ids[i] = ids[i];
-        gather->next_slots[i] = is_there && ids[i] < fresh ? gather->slots[old++] : -1;
+        gather->next_slots[i] = is_there ? gather->slots[old++] : -1;
     }
     while (old < gather->n) gather->free_slots[gather->n_free++] = gather->slots[old++];
 }
 
-void hdl_gather_update(hdl_gather *gather, const hdl_kv_view *from, uint64_t content, int64_t kv_len,
-                       const int32_t *ids, int32_t n)
+void hdl_gather_update(hdl_gather *gather, const hdl_kv_view *from, uint64_t content, const int32_t *ids,
+                       int32_t n)
 {
     HDL_ASSERT(n <= gather->n_max);
     if (content != gather->content) gather->n = gather->n_used = gather->n_free = 0;
-    keep_slots(gather, ids, n, gather->kv_len - 1);
+    keep_slots(gather, ids, n);
     for (int32_t i = 0; i < n; i++) {
         if (gather->next_slots[i] >= 0) continue;
         int32_t slot = gather->n_free ? gather->free_slots[--gather->n_free] : gather->n_used++;
@@ -127,7 +126,6 @@ void hdl_gather_update(hdl_gather *gather, const hdl_kv_view *from, uint64_t con
     gather->n = n;
     gather->n_listed += n;
     gather->content = content;
-    gather->kv_len = kv_len;
 }
 
 /* ---- compile ---- */
@@ -194,7 +192,7 @@ void hdl_attend_gathered(const hdl_launch *launch, const hdl_step *step, hdl_cla
         hdl_gather *gather = seqs[i].gathers[at->gather];
         hdl_attend_seq row = args->seqs[i];
         if (at->is_gathering)
-            hdl_gather_update(gather, &row.kv, hdl_kv_seq_content(seqs[i].kv), row.kv_len,
+            hdl_gather_update(gather, &row.kv, hdl_kv_seq_content(seqs[i].kv),
                               hdl_selection_ids(lists, row.first_row, 0),
                               *hdl_selection_count(lists, row.first_row, 0));
         hdl_selection slots = *lists;

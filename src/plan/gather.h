@@ -11,7 +11,7 @@
  * longer lists it, and slot 3 is given to another token.
  *
  * A copy is good while the cache's rows are: hdl_kv_seq_content() tells when rows that were there may have
- * become others. The row that was new at the last step is copied again, as that step may have been given up. */
+ * become others. */
 #ifndef HDL_GATHER_H
 #define HDL_GATHER_H
 
@@ -30,7 +30,6 @@ typedef struct hdl_gather {
     int32_t n_used,
         n_free;       /* slots that held a row since the page was empty; of these, those that hold none */
     uint64_t content; /* of the cache when rows were copied; 0 = none were */
-    int64_t kv_len;   /* at the last step */
     int64_t n_copied, n_listed; /* rows since the session began, for figures */
 } hdl_gather;
 
@@ -38,9 +37,9 @@ typedef struct hdl_gather {
 int64_t hdl_gather_bytes(const hdl_kv_group_spec *group, int64_t n_max);
 heddle_status hdl_gather_new(hdl_gather **out, const hdl_kv_group_spec *group, int64_t n_max);
 void hdl_gather_free(hdl_gather *gather); /* NULL is fine */
-/* Brings the page to the rows of ids [n <= n_max] (ascending, below kv_len) of `from`. */
-void hdl_gather_update(hdl_gather *gather, const hdl_kv_view *from, uint64_t content, int64_t kv_len,
-                       const int32_t *ids, int32_t n);
+/* Brings the page to the rows of ids [n <= n_max] (ascending) of `from`, whose content is numbered so. */
+void hdl_gather_update(hdl_gather *gather, const hdl_kv_view *from, uint64_t content, const int32_t *ids,
+                       int32_t n);
 /* Whether copying costs less than what n_readers layers then save. */
 bool hdl_gather_pays(int32_t n_readers);
 /* The page as a cache in which token s is slot s. */
