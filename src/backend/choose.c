@@ -20,6 +20,7 @@ static const char *const op_names[HDL_N_OPS] = {
     [HDL_OP_ATTEND] = "attend",
     [HDL_OP_SELECT] = "select",
     [HDL_OP_UNION] = "union",
+    [HDL_OP_RESOLVE] = "resolve",
     [HDL_OP_ORDER] = "order",
     [HDL_OP_VISIT] = "visit",
     [HDL_OP_MERGE] = "merge",

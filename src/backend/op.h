@@ -26,6 +26,7 @@ typedef enum hdl_op {
     HDL_OP_POOL,
     HDL_OP_SELECT,
     HDL_OP_UNION,
+    HDL_OP_RESOLVE,
     HDL_OP_ORDER,
     HDL_OP_VISIT,
     HDL_OP_MERGE,
@@ -130,7 +131,8 @@ typedef struct hdl_append_args {
 
 /* SUMMARISE: brings a plane up to date after rows first_token.. were appended: recomputes every entry
  * that these rows touch from the block's stored rows (those before first_token + n_rows).
- * MEAN, MEAN_V, BOUNDS, KEY_* read K (V) of the view and write view.plane[0]; INDEX writes the int8 form of
+ * GROUP entries are written by the call that fills their segment, anew each time it is filled.
+ * MEAN, MEAN_V, BOUNDS, GROUP, KEY_* read K (V) of the view and write view.plane[0]; INDEX writes the int8 form of
  * x, a row for each new token. INDEX_MEAN reads index keys in view.plane[1] and writes
  * view.plane[0]: sums in the order of the tokens, over their count. */
 typedef struct hdl_summarise_args {
@@ -217,8 +219,9 @@ typedef struct hdl_complement_args {
 
 /* SCORE: an entry's score for each (row, list), without reading K. Entry e stands for the tokens
  * [e * block_size, (e+1) * block_size). Entries that lie wholly within the row's visible tokens are
- * scored, the one that is cut by them (the row's own block) gets -inf: selection forces it.
- *   DOT      s_h[e] = scale * q_h . K~_e with K~ from plane MEAN, PEAK, MIDDLE, KEY_I8, KEY_I4, KEY_PQ2
+ * scored, the one that is cut by them (the row's own block) gets -inf: selection forces it. Of plane GROUP those
+ * of segments that lie wholly within them are scored, the others get -inf.
+ *   DOT      s_h[e] = scale * q_h . K~_e with K~ from plane MEAN, PEAK, MIDDLE, KEY_I8, GROUP, KEY_I4, KEY_PQ2
  *            or KEY_PQ4 (these two against the query rotated as the keys were: codebook.h)
  *   PAIRS    as DOT, with the mean of entries e and e + 1 of plane MEAN (a window of two blocks, which
  *            must be wholly visible; else -inf)
@@ -349,6 +352,20 @@ typedef struct hdl_union_args {
     int32_t n_before;
     hdl_selection *out; /* n_ids_max: enough for all of them */
 } hdl_union_args;
+
+/* RESOLVE: lists of groups become lists of tokens, by the order map of plane GROUP (seqs' kv.plane[0]). Group u of
+ * a segment that the row sees wholly stands for its members, of one that it does not for the tokens
+ * [u * block_size, (u + 1) * block_size) that it sees. With them stand [0, n_sink) and
+ * [n_visible - window, n_visible); each token once, ascending. */
+typedef struct hdl_resolve_args {
+    int64_t n_rows; /* of all sequences */
+    int32_t n_seqs, block_size;
+    const hdl_attend_seq *seqs; /* [n_seqs] */
+    const int64_t *n_visible;   /* [n_rows] tokens */
+    int32_t n_sink, window;     /* tokens */
+    const hdl_selection *lists; /* of groups, as many as out */
+    hdl_selection *out;         /* n_ids_max: enough for chosen and forced */
+} hdl_resolve_args;
 
 /* ORDER: in which order the places of each list are visited (`order`, `n_first` of the selection): the forced ones
  * first, as SELECT names them, ascending; then the others by score, the largest first, ties to the lowest id (NaN

@@ -13,6 +13,9 @@
  * stands once in ids[row][0]; layer 3's token-list operator turns it into page 5000 >> shift,
  * slot 5000 & mask of layer 3's pages and reads that K and V row. Nothing was copied but 4 bytes.
  *
+ * Units of a permuted order (plane GROUP) never reach an operator: op RESOLVE turns a list of them into the list of
+ * their tokens, once.
+ *
  * The struct is a view: memory is booked by compile and owned by the session's arena. */
 #ifndef HDL_SELECTION_H
 #define HDL_SELECTION_H
@@ -34,7 +37,6 @@ typedef struct hdl_selection {
     int32_t *order;    /* [n_rows, n_lists, n_ids_max] places of ids as they are visited; NULL = ascending */
     int32_t *n_first;  /* [n_rows, n_lists] so many of the order are visited whatever a stop rule says */
     const float *bias; /* [n_rows, n_lists, n_ids_max] added to the scaled score; NULL = none */
-    const uint8_t *level; /* [n_rows, n_lists, n_ids_max] pyramid level of the id; NULL = 0 */
 } hdl_selection;
 
 static inline int32_t *hdl_selection_ids(const hdl_selection *sel, int64_t row, int32_t list)

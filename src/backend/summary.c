@@ -18,6 +18,7 @@ static const struct plane_traits {
     [HDL_PLANE_MIDDLE] = {"block_middle", 16, 1, false},
     [HDL_PLANE_KEY_PQ2] = {"key_pq2", 2, 1, true},
     [HDL_PLANE_KEY_PQ4] = {"key_pq4", 1, 1, true},
+    [HDL_PLANE_GROUP] = {"group_mean", 8, 1, true},
 };
 
 const char *hdl_plane_name(hdl_plane_kind kind)
@@ -33,6 +34,11 @@ int64_t hdl_plane_entry_bytes(hdl_plane_kind kind, int32_t n_heads, int32_t dim)
 int64_t hdl_plane_scale_bytes(hdl_plane_kind kind, int32_t n_heads)
 {
     return traits[kind].has_scale ? (int64_t)n_heads * (int64_t)sizeof(float) : 0;
+}
+
+int64_t hdl_plane_member_bytes(hdl_plane_kind kind, int32_t block_size)
+{
+    return kind == HDL_PLANE_GROUP ? block_size : 0;
 }
 
 int32_t hdl_plane_elements_per_byte(hdl_plane_kind kind)

@@ -17,6 +17,11 @@
  *   INDEX_MEAN    as INDEX, an entry per block: the mean of its index keys (q * scale), to int8 again
  *   PEAK          f16 [entries][H][D]       largest K element of the block, to the nearest half
  *   MIDDLE        f16 [entries][H][D]       the K row of token min(block_size / 2, n - 1) of the n there
+ *   GROUP         i8  [entries][H][D], then f32 [entries][H], then u8 [entries][block_size]: an order map, the 256
+ *                     tokens of a segment in groups of like keys (groups.h): the mean K of each group as KEY_I8
+ *                     and its members, ascending, as places in the segment. A function of the segment's rows;
+ *                     entries of a segment that is not full hold nothing: its tokens are not yet ordered, and
+ *                     a list needs a window that holds them
  *
  * Sources of the quantised rows: quantise.h (round to nearest even, one scale a row), codebook.h. */
 #ifndef HDL_SUMMARY_H
@@ -37,13 +42,18 @@ typedef enum hdl_plane_kind {
     HDL_PLANE_MIDDLE,
     HDL_PLANE_KEY_PQ2,
     HDL_PLANE_KEY_PQ4,
+    HDL_PLANE_GROUP,
     HDL_N_PLANE_KINDS
 } hdl_plane_kind;
+
+enum { HDL_SEGMENT_TOKENS = 256 }; /* of GROUP: a page holds whole segments */
 
 const char *hdl_plane_name(hdl_plane_kind kind); /* "block_mean" */
 /* Bytes of one entry without its scales, and of its scales. */
 int64_t hdl_plane_entry_bytes(hdl_plane_kind kind, int32_t n_heads, int32_t dim);
 int64_t hdl_plane_scale_bytes(hdl_plane_kind kind, int32_t n_heads);
+/* Bytes of an entry's members, behind the scales of all entries; 0 where entries are tokens that follow each other. */
+int64_t hdl_plane_member_bytes(hdl_plane_kind kind, int32_t block_size);
 /* Elements that a byte of an entry stands for: dim is a multiple of them; 1 where an element has a byte or more. */
 int32_t hdl_plane_elements_per_byte(hdl_plane_kind kind);
 

@@ -50,10 +50,15 @@ static heddle_status layout_planes(hdl_kv_layout *out, const hdl_kv_group_spec *
         if (plane->block_size < 1 || out->page_tokens % plane->block_size)
             return HDL_FAIL(HEDDLE_E_INVALID, "summary %s of %d tokens: must divide a KV page of %lld tokens",
                             hdl_plane_name(plane->kind), plane->block_size, (long long)out->page_tokens);
+        int64_t members = hdl_plane_member_bytes(plane->kind, plane->block_size);
+        if (members && out->page_tokens % HDL_SEGMENT_TOKENS)
+            return HDL_FAIL(HEDDLE_E_INVALID,
+                            "summary %s orders %d tokens: must divide a KV page of %lld tokens",
+                            hdl_plane_name(plane->kind), HDL_SEGMENT_TOKENS, (long long)out->page_tokens);
         int64_t entries = out->page_tokens / plane->block_size, rows, scales, bytes;
         int32_t n_layers = plane_rank(plane, HDL_KV_MAX_LAYERS);
         if (!product(entries, hdl_plane_entry_bytes(plane->kind, plane->n_heads, plane->dim), &rows) ||
-            !product(entries, hdl_plane_scale_bytes(plane->kind, plane->n_heads), &scales) ||
+            !product(entries, hdl_plane_scale_bytes(plane->kind, plane->n_heads) + members, &scales) ||
             !product(HDL_ALIGN_UP(HDL_ALIGN_UP(rows, 64) + scales, 64), n_layers, &bytes))
             return HDL_FAIL(HEDDLE_E_CAPACITY, "summary %s of %d layers is too large for a KV page",
                             hdl_plane_name(plane->kind), n_layers);

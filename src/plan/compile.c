@@ -8,6 +8,7 @@
  *   dense + router                attend, observing, then select
  *   token_list + own mass router  attend into SPARE, observing, then select; attend the list
  *   token_list + other router     score a summary, [pool], select; attend the list
+ *   a router of groups            score a summary, select; resolve the groups to their tokens
  *   a router with candidates      score and select the candidates first, then among them
  *   token_list, shared            attend the owner's list
  *   a list with its complement    attend the list; what it leaves out by means of blocks; merge
@@ -43,7 +44,8 @@ static void add_mapped_slot(hdl_schedule *schedule)
             .block_size = 1, .n_lists = schedule->facts->n_kv_heads, .n_ids_max = n_ids_max};
 }
 
-/* One more slot for lists that become one, of the KV heads or a list and its distances: as large as the largest. */
+/* One more slot for lists on the way to others, of the KV heads, or a list and its distances, or groups: as large as
+ * the largest. */
 static void add_united_slot(hdl_schedule *schedule)
 {
     int64_t n_ids_max = 0;
@@ -54,7 +56,11 @@ static void add_united_slot(hdl_schedule *schedule)
             const hdl_router_spec *routers[] = {at->has_router ? &at->router : NULL,
                                                 at->has_candidates ? &at->candidates : NULL};
             for (int i = 0; i < 2; i++) {
-                if (!routers[i] || (!routers[i]->n_united && !routers[i]->n_slashes)) continue;
+                if (!routers[i]) continue;
+                if (hdl_score_rows[routers[i]->score].is_grouped)
+                    n_ids_max = HDL_MAX(n_ids_max,
+                                        hdl_router_groups(routers[i], schedule->limits.max_context));
+                if (!routers[i]->n_united && !routers[i]->n_slashes) continue;
                 hdl_router_spec head = *routers[i];
                 head.n_united = 0;
                 if (head.n_slashes) n_lists = 2 * schedule->facts->n_kv_heads;
@@ -72,8 +78,9 @@ static void add_united_slot(hdl_schedule *schedule)
 static int32_t add_slot(hdl_schedule *schedule, const hdl_router_spec *router)
 {
     hdl_selection *slot = &schedule->slots[schedule->n_slots];
-    *slot = (hdl_selection){.unit = router->block > 1 ? HDL_UNIT_BLOCK : HDL_UNIT_TOKEN,
-                            .block_size = router->block,
+    int32_t block = hdl_router_list_block(router);
+    *slot = (hdl_selection){.unit = block > 1 ? HDL_UNIT_BLOCK : HDL_UNIT_TOKEN,
+                            .block_size = block,
                             .rows_per_list = router->tile,
                             .n_lists = router->is_per_kv_head ? schedule->facts->n_kv_heads : 1,
                             .n_ids_max = hdl_router_units(router, schedule->limits.max_context)};
@@ -276,6 +283,8 @@ static heddle_status choose_router(hdl_schedule *schedule, const hdl_step *step,
         HDL_TRY(hdl_schedule_choose(schedule, HDL_OP_SELECT, &attend->select, &added->select_impl));
     hdl_union_args unite = {.lists = attend->select.out, .out = &schedule->slots[HDL_MAX(attend->slot, 0)]};
     if (attend->is_uniting) HDL_TRY(hdl_schedule_choose(schedule, HDL_OP_UNION, &unite, &added->union_impl));
+    if (attend->is_resolving)
+        HDL_TRY(hdl_schedule_choose(schedule, HDL_OP_RESOLVE, &attend->resolve, &added->resolve_impl));
     hdl_order_args order = {.list = attend->select.out};
     if (attend->is_ordering) HDL_TRY(hdl_schedule_choose(schedule, HDL_OP_ORDER, &order, &added->order_impl));
     return HEDDLE_OK;
@@ -445,6 +454,7 @@ static void add_router(hdl_schedule *schedule, hdl_step *step, const hdl_router_
     hdl_selection *list = &schedule->slots[router->n_united ? schedule->united : slot];
     attend->is_selecting = true;
     attend->is_uniting = router->n_united > 0 || router->n_slashes > 0;
+    attend->is_resolving = hdl_score_rows[router->score].is_grouped;
     attend->n_slashes = router->n_slashes;
     attend->is_ordering = list->has_order;
     attend->slot = slot;
@@ -469,6 +479,11 @@ static void add_router(hdl_schedule *schedule, hdl_step *step, const hdl_router_
                                        .dense_below = router->dense_below,
                                        .has_candidates = candidate_slot >= 0,
                                        .out = list};
+    if (attend->is_resolving) { /* what is forced is named by tokens, behind the choice of groups */
+        attend->resolve = (hdl_resolve_args){
+            .block_size = router->block, .n_sink = router->n_sink, .window = router->window};
+        attend->select.n_sink = attend->select.window = 0;
+    }
     int64_t least = router->top_k; /* of the heads */
     if (router->n_slashes) least = HDL_MIN(least, router->n_slashes);
     for (int32_t h = 0; h < router->n_head_units; h++)

@@ -15,12 +15,24 @@ double hdl_cost_tokens_dense(const hdl_model_facts *facts, int32_t layer, int64_
     return (double)(window ? HDL_MIN(visible, window) : visible);
 }
 
+int32_t hdl_router_list_block(const hdl_router_spec *router)
+{
+    return hdl_score_rows[router->score].is_grouped ? 1 : router->block;
+}
+
+int64_t hdl_router_groups(const hdl_router_spec *router, int64_t n_tokens)
+{
+    int64_t block = router->block, all = HDL_MAX((n_tokens + block - 1) / block, 1);
+    if (router->select != HDL_SELECT_TOP_K && !router->top_k) return all;
+    return HDL_MIN((HDL_MAX(router->top_k, router->dense_below) + block - 1) / block, all);
+}
+
 int64_t hdl_router_units(const hdl_router_spec *router, int64_t n_tokens)
 {
-    int64_t block = router->block, all = (n_tokens + block - 1) / block;
+    int64_t block = hdl_router_list_block(router), unit = router->block, all = (n_tokens + block - 1) / block;
     bool is_bounded = router->select == HDL_SELECT_TOP_K || router->top_k > 0;
     if (!is_bounded || n_tokens <= router->dense_below) return HDL_MAX(all, 1);
-    int64_t n = (router->top_k + block - 1) / block * HDL_MAX(router->n_united, 1) +
+    int64_t n = (router->top_k + unit - 1) / unit * (unit / block) * HDL_MAX(router->n_united, 1) +
                 router->n_slashes * (int64_t)router->tile + (router->n_sink + block - 1) / block +
                 (router->window ? (router->window + router->tile - 1 + block - 2) / block + 1 : 0) +
                 (router->refresh - 1 + block - 1) / block;
@@ -59,6 +71,7 @@ static double list_tokens(const hdl_router_spec *router, double visible)
             chosen += HDL_MIN((double)(router->head_units[h] * block), visible) / router->n_head_units;
     }
     chosen += (double)router->n_slashes * router->tile; /* at most: neighbouring distances share tokens */
+    block = hdl_router_list_block(router);
     double n = chosen + (double)((router->n_sink + block - 1) / block * block) + router->window +
                (double)(router->tile - 1 + block - 1) / 2; /* the window begins inside a block */
     return HDL_MIN(n, visible);
@@ -75,6 +88,7 @@ const char *hdl_cost_is_bound(const hdl_route_plan *route, int32_t layer)
     if (router->select == HDL_SELECT_TOP_P || router->select == HDL_SELECT_THRESHOLD)
         return "they are as long as their scores say";
     if (router->n_united) return "heads may choose the same units";
+    if (hdl_score_rows[router->score].is_grouped) return "members of groups may be sinks or window";
     return router->n_slashes ? "distances of neighbouring rows share tokens" : NULL;
 }
 
@@ -105,7 +119,8 @@ static double summary_bytes(const hdl_router_spec *router, const hdl_model_facts
     const hdl_score_row *row = &hdl_score_rows[router->score];
     if (!row->plane) return 0;
     int64_t block = row->is_by_block ? router->block / row->entries_per_block : 1;
-    return visible / (double)block * entry_bytes(row->plane, facts);
+    double members = row->is_grouped ? list_tokens(router, visible) : 0; /* a byte each */
+    return visible / (double)block * entry_bytes(row->plane, facts) + members;
 }
 
 hdl_cost hdl_cost_of(const hdl_route_plan *route, const hdl_model_facts *facts, int32_t layer,

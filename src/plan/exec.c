@@ -200,7 +200,8 @@ typedef struct row_span {
 static void tell_tap(const hdl_attend_step *at, int32_t layer, const hdl_exec_batch *batch,
                      const row_span *span, const hdl_selection *list)
 {
-    bool has_score = (at->is_scoring || at->args.has_mass) && at->candidate_slot < 0 && !at->is_uniting;
+    bool has_score = (at->is_scoring || at->args.has_mass) && at->candidate_slot < 0 && !at->is_uniting &&
+                     !at->is_resolving;
     for (int64_t r = 0; r < span->n_rows; r++)
         for (int32_t l = 0; l < list->n_lists; l++) {
             hdl_tap_row row = {.layer = layer,
@@ -361,6 +362,27 @@ static void unite_rows(const hdl_schedule *schedule, const hdl_attend_step *at, 
     at->union_impl->launch(&launch, &args);
 }
 
+/* The rows' lists of groups, and their tokens. */
+static void resolve_rows(const hdl_schedule *schedule, const hdl_attend_step *at, const hdl_exec_batch *batch,
+                         const row_span *span, hdl_selection *list)
+{
+    hdl_launch launch = launch_of(schedule);
+    hdl_selection groups = slot_view(schedule, batch, schedule->united, span->first_row, span->n_rows);
+    groups.n_lists = list->n_lists;
+    groups.unit = HDL_UNIT_BLOCK;
+    groups.block_size = at->resolve.block_size;
+    select_rows(schedule, at, span, NULL, &groups);
+    hdl_resolve_args args = at->resolve;
+    args.n_rows = span->n_rows;
+    args.n_seqs = span->n_seqs;
+    args.seqs = span->seqs;
+    args.n_visible = span->n_visible;
+    args.window += span->n_more;
+    args.lists = &groups;
+    args.out = list;
+    at->resolve_impl->launch(&launch, &args);
+}
+
 /* The rows' lists, and what the tap hears of them. */
 static void make_lists(const hdl_schedule *schedule, const hdl_step *step, const hdl_exec_batch *batch,
                        const row_span *span, const float *q, hdl_selection *list)
@@ -377,6 +399,8 @@ static void make_lists(const hdl_schedule *schedule, const hdl_step *step, const
             add_slashes(schedule, at, batch, span, list);
         else if (at->is_uniting)
             unite_rows(schedule, at, batch, span, &candidates, list);
+        else if (at->is_resolving)
+            resolve_rows(schedule, at, batch, span, list);
         else
             select_rows(schedule, at, span, &candidates, list);
     }

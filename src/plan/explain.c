@@ -33,7 +33,9 @@ static void explain_router(const hdl_router_spec *router, hdl_buf *text)
     if (!router->n_head_units && !has_no_limit)
         hdl_buf_printf(text, ": top_k %lld", (long long)router->top_k);
     hdl_buf_printf(text, " + sinks %d + window %d", router->n_sink, router->window);
-    if (router->block > 1) hdl_buf_printf(text, " in blocks of %d", router->block);
+    if (router->block > 1)
+        hdl_buf_printf(text, " in %s of %d", hdl_score_rows[router->score].is_grouped ? "groups" : "blocks",
+                       router->block);
     if (router->is_per_kv_head) hdl_buf_puts(text, ", one per KV head");
     if (router->n_united) hdl_buf_printf(text, ", the union of %d KV heads' (top_k each)", router->n_united);
     if (router->n_slashes) hdl_buf_printf(text, " + %d distances", router->n_slashes);
@@ -135,6 +137,8 @@ static void explain_step(const hdl_step *step, hdl_buf *text)
         hdl_buf_printf(text, " + %s", step->u.attend.select_impl->name);
     if (step->op == HDL_OP_ATTEND && step->u.attend.is_uniting)
         hdl_buf_printf(text, " + %s", step->u.attend.union_impl->name);
+    if (step->op == HDL_OP_ATTEND && step->u.attend.is_resolving)
+        hdl_buf_printf(text, " + %s", step->u.attend.resolve_impl->name);
     if (step->op == HDL_OP_ATTEND && step->u.attend.is_ordering)
         hdl_buf_printf(text, " + %s", step->u.attend.order_impl->name);
     hdl_buf_puts(text, "\n");

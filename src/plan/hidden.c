@@ -86,11 +86,11 @@ heddle_status hdl_schedule_can_hide(const hdl_schedule *schedule)
         if (schedule->steps[i].op != HDL_OP_ATTEND || at->args.window) continue;
         bool is_list = at->slot >= 0, is_by_token = !is_list || schedule->slots[at->slot].block_size == 1;
         if (at->args.has_mass || at->is_completing || at->candidate_slot >= 0 || !is_by_token ||
-            at->n_slashes || schedule->refresh > 1)
+            at->n_slashes || at->is_resolving || schedule->refresh > 1)
             return HDL_FAIL(
                 HEDDLE_E_UNSUPPORTED,
-                "layer %d observes a dense pass, picks among candidates, adds scores along distances, reads blocks or "
-                "what lists leave out, or keeps its "
+                "layer %d observes a dense pass, picks among candidates, adds scores along distances, reads blocks, "
+                "groups or what lists leave out, or keeps its "
                 "lists: documents can be mounted or forbidden under plans that read densely, or "
                 "token lists by scores, made every step",
                 schedule->steps[i].layer);

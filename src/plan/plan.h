@@ -45,6 +45,7 @@ typedef enum hdl_score_kind {
     HDL_SCORE_KEY_PQ2,    /* attention mass by keys coded two elements at a time */
     HDL_SCORE_KEY_PQ4,    /* the same, four elements at a time */
     HDL_SCORE_INDEX,      /* the model's own index */
+    HDL_SCORE_GROUP,      /* the query against the mean key of groups of like keys */
     HDL_SCORE_INDEX_MEAN, /* its rule on the mean index key of each block */
     HDL_N_SCORE_KINDS
 } hdl_score_kind;
@@ -57,6 +58,7 @@ typedef struct hdl_score_row {
     bool is_scored;            /* by op SCORE */
     bool is_by_block;          /* entries are blocks (else tokens, which may be pooled to blocks) */
     int32_t entries_per_block; /* POOLED: windows that start in one block; SAMPLED: keys; else 1 */
+    bool is_grouped; /* blocks of an order of their own: a list of them is resolved to their tokens */
 } hdl_score_row;
 extern const hdl_score_row hdl_score_rows[HDL_N_SCORE_KINDS];
 
@@ -180,7 +182,10 @@ typedef struct hdl_plane_shape {
     int32_t n_heads, dim;
 } hdl_plane_shape;
 hdl_plane_shape hdl_plane_shape_of(const hdl_model_facts *facts, hdl_plane_kind kind);
-/* Units (tokens or blocks) that a router's list can hold at a context. */
+/* Tokens of a unit of a router's lists: 1 also where what it chooses is groups. */
+int32_t hdl_router_list_block(const hdl_router_spec *router);
+/* Units (tokens or blocks) that a router's list can hold at a context; groups that it can choose. */
+int64_t hdl_router_groups(const hdl_router_spec *router, int64_t n_tokens);
 int64_t hdl_router_units(const hdl_router_spec *router, int64_t n_tokens);
 
 #endif

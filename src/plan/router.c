@@ -33,6 +33,8 @@ const hdl_score_row hdl_score_rows[HDL_N_SCORE_KINDS] = {
                            HDL_RULE_DOT, HDL_MEASURE_MASS, true, false, 1},
     [HDL_SCORE_KEY_PQ4] = {"key_pq4", "product-quantised keys, 1 bit an element", HDL_PLANE_KEY_PQ4,
                            HDL_RULE_DOT, HDL_MEASURE_MASS, true, false, 1},
+    [HDL_SCORE_GROUP] = {"group_mean", "mean keys of groups of like keys", HDL_PLANE_GROUP, HDL_RULE_DOT,
+                         HDL_MEASURE_MASS, true, true, 1, .is_grouped = true},
     [HDL_SCORE_INDEX] = {"index", "the model's index", HDL_PLANE_INDEX, HDL_RULE_INDEX, HDL_MEASURE_LOGIT,
                          true, false, 1},
     [HDL_SCORE_INDEX_MEAN] = {"index_mean", "mean index keys of blocks", HDL_PLANE_INDEX_MEAN, HDL_RULE_INDEX,
@@ -162,6 +164,19 @@ static heddle_status check_router(const json_t *obj, const char *path, const hdl
         return HDL_FAIL(HEDDLE_E_INVALID,
                         "%s.select \"top_p\": needs a measure of mass; score \"%s\" has logits", path,
                         row->name);
+    if (row->is_grouped && at->block > HDL_SEGMENT_TOKENS)
+        return HDL_FAIL(HEDDLE_E_INVALID,
+                        "%s.block %d: score \"%s\" groups %d tokens at a time; must be at most that", path,
+                        at->block, row->name, HDL_SEGMENT_TOKENS);
+    if (row->is_grouped && at->window < HDL_SEGMENT_TOKENS)
+        return HDL_FAIL(
+            HEDDLE_E_INVALID,
+            "%s.window %d: score \"%s\" groups tokens when %d of them are there; must be at least "
+            "that, so that a row reads those before",
+            path, at->window, row->name, HDL_SEGMENT_TOKENS);
+    if (row->is_grouped && (at->n_united || at->tile_by != HDL_TILE_BY_QUERY_MEAN))
+        return HDL_FAIL(HEDDLE_E_INVALID, "%s.%s: goes not with score \"%s\"", path,
+                        at->n_united ? "lists \"union\"" : "tile_by", row->name);
     if (at->is_scaled_by_length && !row->is_by_block)
         return HDL_FAIL(HEDDLE_E_INVALID, "%s.scale \"sqrt_length\": score \"%s\" is not by block", path,
                         row->name);

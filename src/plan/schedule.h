@@ -72,6 +72,7 @@ typedef struct hdl_attend_step {
     bool is_pooling;    /* the score row becomes one of blocks */
     bool is_selecting;  /* makes list `slot` */
     bool is_uniting;    /* from several lists, chosen in slot `united` */
+    bool is_resolving;  /* from lists of groups, chosen in slot `united` */
     int32_t n_slashes;  /* of the router */
     bool is_ordering;   /* says how list `slot` is visited */
     bool is_kept;       /* REUSE: list `slot` is first loaded from the sequence's kept list */
@@ -80,9 +81,10 @@ typedef struct hdl_attend_step {
     hdl_score_args score;
     hdl_pool_args pool;
     hdl_select_args select;
+    hdl_resolve_args resolve;
     const hdl_impl *complement_impl[HDL_N_CLASSES], *merge_impl;
-    const hdl_impl *score_impl[HDL_N_CLASSES], *pool_impl, *select_impl, *union_impl, *order_impl,
-        *visit_impl;
+    const hdl_impl *score_impl[HDL_N_CLASSES], *pool_impl, *select_impl, *union_impl, *resolve_impl,
+        *order_impl, *visit_impl;
     const hdl_impl *listed_impl[HDL_N_CLASSES]; /* of a dense pass that must leave tokens out; or NULL */
     int32_t group, layer_in_group;              /* whose KV rows */
     int32_t slot;                               /* list made or read; -1 = none */
@@ -180,7 +182,7 @@ typedef struct hdl_schedule {
     int32_t n_slots, n_kept;
     int32_t mapped; /* the slot that holds a list with its heads mapped; -1 = no layer maps heads */
     int32_t
-        united; /* the slot of lists that become one: the KV heads', or a list and its distances; -1 = none */
+        united; /* the slot of lists on the way: the KV heads', a list and its distances, groups; -1 = none */
     int64_t tile_rows;     /* query rows whose scores are held at once: HDL_TILE_BYTES bounds them */
     int32_t rows_per_list; /* of the largest tile of query rows that share a list; 1 = none do */
     int64_t slot_rows;     /* rows of a slot: those of the decode route, or all where prefill routes too */

@@ -31,12 +31,13 @@ static heddle_status check_units(const hdl_route_plan *route, int32_t layer, con
 {
     const hdl_layer_plan *at = &route->layers[layer];
     const hdl_router_spec *list = &route->layers[at->owner].router;
-    bool is_blocks = list->block > 1;
+    int32_t block = hdl_router_list_block(list);
+    bool is_blocks = block > 1;
     if (is_blocks != (at->op == HDL_OPERATOR_BLOCK_LIST))
         return HDL_FAIL(HEDDLE_E_INVALID,
                         "%s.operator: layer %d is a %s, but the list of layer %d holds %s (block %d)", path,
                         layer, at->op == HDL_OPERATOR_BLOCK_LIST ? "block_list" : "token_list", at->owner,
-                        is_blocks ? "blocks" : "tokens", list->block);
+                        is_blocks ? "blocks" : "tokens", block);
     if (at->has_head_map && list->tile > 1)
         return HDL_FAIL(HEDDLE_E_INVALID,
                         "%s.head_map: layer %d has one, but layer %d makes lists for tiles of %d rows", path,
@@ -55,7 +56,8 @@ static heddle_status check_complement(const hdl_route_plan *route, int32_t layer
 {
     const hdl_layer_plan *at = &route->layers[layer];
     const hdl_router_spec *list = &route->layers[at->owner].router;
-    if (!at->complement || list->block >= at->complement || list->window >= at->complement) return HEDDLE_OK;
+    if (!at->complement || hdl_router_list_block(list) >= at->complement || list->window >= at->complement)
+        return HEDDLE_OK;
     return HDL_FAIL(
         HEDDLE_E_INVALID,
         "%s.complement %d: the list of layer %d must hold each row's own block of so many tokens; "
@@ -71,6 +73,7 @@ static heddle_status check_stop(const hdl_route_plan *route, int32_t layer, cons
     const char *what = owner->has_candidates || owner->candidate_owner >= 0 ? "picks from candidates"
                        : owner->router.score == HDL_SCORE_NONE              ? "scores nothing"
                        : owner->router.n_united || owner->router.n_slashes  ? "unites lists of several scores"
+                       : hdl_score_rows[owner->router.score].is_grouped     ? "scores groups of tokens"
                        : owner->router.refresh > 1 ? "keeps its lists between refreshes"
                                                    : NULL;
     if (!what) return HEDDLE_OK;

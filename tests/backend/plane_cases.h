@@ -39,7 +39,8 @@ static inline void open_cache(plane_cache *cache, hdl_dtype dtype, int32_t page_
     kv->plane[0] = (hdl_kv_plane){.offset = at, .n_heads = n_heads, .dim = (int32_t)plane_dim};
     at += HDL_ALIGN_UP(slots / block_size * hdl_plane_entry_bytes(kind, n_heads, (int32_t)plane_dim), 16);
     kv->plane[0].scale_offset = at;
-    at += slots / block_size * hdl_plane_scale_bytes(kind, n_heads);
+    at += slots / block_size *
+          (hdl_plane_scale_bytes(kind, n_heads) + hdl_plane_member_bytes(kind, block_size));
     cache->page_bytes = at;
     cache->n_pages = (kv_len + slots - 1) / slots;
     cache->pages = must_alloc(cache->n_pages * (int64_t)sizeof *cache->pages);
@@ -80,7 +81,12 @@ static inline void summarise_with(const hdl_impl *impl, const plane_cache *cache
                                .kind = kind,
                                .block_size = block_size,
                                .kv = cache->kv};
-    impl->launch(&(hdl_launch){.n_threads = 2}, &args);
+    int64_t scratch = impl->workspace ? impl->workspace(&args, 2) : 0;
+    uint8_t *workspace = must_alloc(scratch + 64);
+    memset(workspace, 0xff, (size_t)scratch + 64);
+    impl->launch(&(hdl_launch){.n_threads = 2, .workspace = workspace}, &args);
+    for (int i = 0; i < 64; i++) assert_int_equal(workspace[scratch + i], 0xff);
+    free(workspace);
 }
 
 #endif

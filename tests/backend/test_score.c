@@ -20,6 +20,7 @@ typedef struct score_case {
 #define PAIRS2     HDL_RULE_DOT, HDL_PLANE_KEY_PQ2
 #define FOURS      HDL_RULE_DOT, HDL_PLANE_KEY_PQ4
 #define KEYS8      HDL_RULE_DOT, HDL_PLANE_KEY_I8
+#define GROUPS     HDL_RULE_DOT, HDL_PLANE_GROUP
 #define MASS_MEAN  HDL_MEASURE_MASS, HDL_REDUCE_MEAN
 #define MASS_MAX   HDL_MEASURE_MASS, HDL_REDUCE_MAX
 #define LOGIT_SUM  HDL_MEASURE_LOGIT, HDL_REDUCE_SUM
@@ -83,6 +84,11 @@ static const score_case cases[] = {
     {"peaks", HDL_RULE_DOT, HDL_PLANE_PEAK, LOGIT_MAX, 9, 3, 64, 3, 16, 8, .q_len = 1, .kv_len = 5003},
     {"middle keys in rows", HDL_RULE_DOT, HDL_PLANE_MIDDLE, MASS_MEAN, 4, 2, 80, 1, 32, 5, .q_len = 7,
      .kv_len = 400},
+    {"groups", GROUPS, MASS_MEAN, 9, 3, 64, 1, 16, 8, .q_len = 1, .kv_len = 5003},
+    {"groups by list, in rows", GROUPS, LOGIT_MEAN, 9, 3, 64, 3, 8, 9, .q_len = 40, .kv_len = 1040},
+    {"groups, whole numbers", GROUPS, LOGIT_MAX, 4, 4, 16, 4, 32, 8, .q_len = 9, .kv_len = 770},
+    {"groups, no segment is full", GROUPS, MASS_MEAN, 9, 3, 64, 1, 16, 8, .q_len = 3, .kv_len = 255},
+    {"groups, the first full segment", GROUPS, MASS_MAX, 4, 1, 256, 1, 16, 8, .q_len = 3, .kv_len = 257},
     {"means, less than a block", HDL_RULE_DOT, HDL_PLANE_MEAN, LOGIT_SUM, 9, 3, 64, 1, 64, 8, .q_len = 1,
      .kv_len = 63},
     {"pairs", HDL_RULE_PAIRS, HDL_PLANE_MEAN, MASS_MEAN, 9, 3, 64, 1, 16, 8, .q_len = 1, .kv_len = 9000},

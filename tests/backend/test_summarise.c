@@ -30,6 +30,10 @@ static const plane_case cases[] = {
     {"fours by code", HDL_PLANE_KEY_PQ4, 1, 3, 64, 64, 8, 515},
     {"fours by code, wide", HDL_PLANE_KEY_PQ4, 1, 1, 256, 256, 6, 130},
     {"fours by code, ragged", HDL_PLANE_KEY_PQ4, 1, 2, 80, 48, 4, 33},
+    {"groups", HDL_PLANE_GROUP, 16, 3, 64, 64, 8, 1003},
+    {"groups of pairs", HDL_PLANE_GROUP, 2, 1, 48, 48, 9, 1536},
+    {"one group a segment", HDL_PLANE_GROUP, 256, 2, 80, 80, 8, 515},
+    {"groups, not a multiple of 16", HDL_PLANE_GROUP, 64, 2, 20, 20, 8, 300},
     {"codes, not a multiple of 16", HDL_PLANE_KEY_PQ2, 1, 3, 20, 20, 6, 30},
     {"not a multiple of 16", HDL_PLANE_KEY_I4, 1, 3, 20, 20, 6, 30},
 };

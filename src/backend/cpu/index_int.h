@@ -33,7 +33,7 @@ static inline void index_task(void *arg, int64_t task, int thread)
     const hdl_score_args *args = call->args;
     int64_t row = task / call->n_runs * INDEX_ROWS, last = HDL_MIN(row + INDEX_ROWS, args->n_rows);
     while (row < last) {
-        const hdl_attend_seq *seq = score_seq_of(args, row);
+        const hdl_attend_seq *seq = seq_of_row(args->seqs, row);
         int64_t n = HDL_MIN(last, seq->first_row + seq->q_len) - row;
         call->score(args, seq, row, (int32_t)n, task % call->n_runs * INDEX_RUN);
         row += n;

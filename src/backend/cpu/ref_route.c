@@ -1,8 +1,9 @@
-/* ref_route.c - the reference of SUMMARISE, SCORE, POOL, SELECT and UNION: naive and normative. */
+/* ref_route.c - the reference of SUMMARISE, SCORE, POOL, SELECT, UNION and RESOLVE: naive and normative. */
 #include <string.h>
 
 #include "backend/cpu/codebook.h"
 #include "backend/cpu/cpu.h"
+#include "backend/cpu/groups.h"
 #include "backend/cpu/route_int.h"
 #include "base/pool.h"
 
@@ -188,11 +189,49 @@ static void summarise_index_mean(const hdl_summarise_args *args, int64_t entry, 
     memcpy(plane_at(&args->kv, mean->scale_offset, entry, block, sizeof scale), &scale, sizeof scale);
 }
 
+/* The groups of one full segment; space: its rows, and what ordering them takes. */
+static void summarise_groups(const hdl_summarise_args *args, int64_t segment, float *space)
+{
+    const hdl_kv_plane *plane = &args->kv.plane[0];
+    int64_t width = (int64_t)args->n_kv_heads * args->head_dim, block = args->block_size;
+    int64_t bytes = hdl_plane_entry_bytes(args->kind, args->n_kv_heads, plane->dim);
+    float *rows = space, *rest = rows + hdl_group_rows_size(width);
+    uint8_t places[HDL_SEGMENT_TOKENS];
+    for (int64_t t = 0; t < HDL_SEGMENT_TOKENS; t++)
+        for (int32_t head = 0; head < args->n_kv_heads; head++)
+            load_row(args, segment * HDL_SEGMENT_TOKENS + t, head, false,
+                     rows + t * width + head * (int64_t)args->head_dim);
+    hdl_group_order(rows, width, args->block_size, places, rest);
+    for (int64_t g = 0; g < HDL_SEGMENT_TOKENS / block; g++) {
+        int64_t entry = segment * HDL_SEGMENT_TOKENS / block + g;
+        int8_t *out = (int8_t *)plane_at(&args->kv, plane->offset, entry, block, bytes);
+        float *scales = (float *)plane_at(&args->kv, plane->scale_offset, entry, block,
+                                          args->n_kv_heads * (int64_t)sizeof *scales);
+        hdl_group_mean(rows, width, places + g * block, args->block_size, rest);
+        for (int64_t h = 0; h < args->n_kv_heads; h++)
+            scales[h] = quantise_i8(rest + h * args->head_dim, out + h * args->head_dim, args->head_dim);
+    }
+    memcpy(group_members(&args->kv, args->block_size, segment * HDL_SEGMENT_TOKENS), places, sizeof places);
+}
+
+static int64_t summarise_workspace(const void *op, int n_threads)
+{
+    const hdl_summarise_args *args = op;
+    int64_t width = (int64_t)args->n_kv_heads * args->head_dim;
+    if (args->kind != HDL_PLANE_GROUP) return 0;
+    return n_threads * (hdl_group_rows_size(width) + hdl_group_space_size(width)) * (int64_t)sizeof(float);
+}
+
 static void summarise(const hdl_launch *launch, const void *op)
 {
-    (void)launch;
     const hdl_summarise_args *args = op;
     int64_t end = args->first_token + args->n_rows, block = args->block_size;
+    if (args->kind == HDL_PLANE_GROUP) {
+        int64_t first = args->first_token / HDL_SEGMENT_TOKENS;
+        for (int64_t segment = first; segment < end / HDL_SEGMENT_TOKENS; segment++)
+            summarise_groups(args, segment, launch->workspace);
+        return;
+    }
     if (args->kind == HDL_PLANE_INDEX) {
         summarise_index(args);
         return;
@@ -347,7 +386,7 @@ static int64_t score_row(const hdl_score_args *args, const hdl_attend_seq *seq, 
                          float *out, float *s)
 {
     int64_t visible = seq->kv_len - seq->q_len + row - seq->first_row + 1, block = args->block_size;
-    int64_t n_all = (visible + block - 1) / block, n = whole_entries(visible, block);
+    int64_t n_all = (visible + block - 1) / block, n = whole_entries(args->plane, visible, block);
     kv_walk walk = {0};
     if (args->has_candidates) {
         walk = candidate_walk(args->candidates, &seq->kv, row, list, visible);
@@ -379,7 +418,7 @@ static void score_list(void *arg, int64_t task, int thread)
     const hdl_score_args *args = call->args;
     int64_t row = task / args->n_lists;
     int32_t list = (int32_t)(task % args->n_lists);
-    score_row(args, score_seq_of(args, row), row, list, args->score + task * args->score_stride,
+    score_row(args, seq_of_row(args->seqs, row), row, list, args->score + task * args->score_stride,
               call->s + 2 * thread * call->n_max);
 }
 
@@ -644,11 +683,54 @@ static void unite(const hdl_launch *launch, const void *op)
     hdl_parallel_for(launch->n_threads, args.n_rows * args.out->n_lists, union_row, &args);
 }
 
+/* ---- RESOLVE ---- */
+
+/* Marks what group `group` stands for among the `visible` tokens, each by its place in the group's segment. */
+static void mark_group(const hdl_resolve_args *args, const hdl_kv_view *kv, int64_t group, int64_t visible,
+                       bool *marks)
+{
+    int64_t block = args->block_size, segment = group * block / HDL_SEGMENT_TOKENS;
+    int64_t first = segment * HDL_SEGMENT_TOKENS;
+    const uint8_t *members = NULL;
+    if (first + HDL_SEGMENT_TOKENS <= visible) members = group_members(kv, args->block_size, group * block);
+    for (int64_t i = 0; i < block; i++) marks[members ? members[i] : group * block - first + i] = true;
+}
+
+static void resolve_list(void *arg, int64_t task, int thread)
+{
+    (void)thread;
+    const hdl_resolve_args *args = arg;
+    int64_t row = task / args->out->n_lists, visible = args->n_visible[row];
+    int32_t list = (int32_t)(task % args->out->n_lists), n = 0, at = 0;
+    int32_t *out = hdl_selection_ids(args->out, row, list);
+    const int32_t *groups = hdl_selection_ids(args->lists, row, list);
+    int32_t n_groups = *hdl_selection_count(args->lists, row, list);
+    const hdl_kv_view *kv = &seq_of_row(args->seqs, row)->kv;
+    for (int64_t first = 0; first < visible; first += HDL_SEGMENT_TOKENS) {
+        bool marks[HDL_SEGMENT_TOKENS] = {false};
+        for (; at < n_groups && (int64_t)groups[at] * args->block_size < first + HDL_SEGMENT_TOKENS; at++)
+            mark_group(args, kv, groups[at], visible, marks);
+        for (int64_t t = first; t < HDL_MIN(first + HDL_SEGMENT_TOKENS, visible); t++) {
+            if (!marks[t - first] && t >= args->n_sink && t < visible - args->window) continue;
+            HDL_ASSERT(n < args->out->n_ids_max);
+            out[n++] = (int32_t)t;
+        }
+    }
+    *hdl_selection_count(args->out, row, list) = n;
+}
+
+static void resolve(const hdl_launch *launch, const void *op)
+{
+    hdl_resolve_args args = *(const hdl_resolve_args *)op;
+    hdl_parallel_for(launch->n_threads, args.n_rows * args.out->n_lists, resolve_list, &args);
+}
+
 const hdl_impl hdl_cpu_ref_route[] = {
-    {"summarise_ref", HDL_OP_SUMMARISE, HDL_ISA_REF, NULL, NULL, summarise},
+    {"summarise_ref", HDL_OP_SUMMARISE, HDL_ISA_REF, NULL, summarise_workspace, summarise},
     {"score_ref", HDL_OP_SCORE, HDL_ISA_REF, NULL, score_workspace, score},
     {"pool_ref", HDL_OP_POOL, HDL_ISA_REF, NULL, NULL, pool},
     {"select_ref", HDL_OP_SELECT, HDL_ISA_REF, NULL, select_workspace, select},
     {"union_ref", HDL_OP_UNION, HDL_ISA_REF, NULL, NULL, unite},
+    {"resolve_ref", HDL_OP_RESOLVE, HDL_ISA_REF, NULL, NULL, resolve},
     {NULL, HDL_OP_SELECT, HDL_ISA_REF, NULL, NULL, NULL},
 };

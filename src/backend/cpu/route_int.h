@@ -92,9 +92,10 @@ static inline void select_map(const hdl_select_args *args, const unit_range *at,
         for (int32_t i = 0; i < n; i++) ids[i] = (int32_t)walk_token(&at->walk, ids[i]);
 }
 
-/* Entries of a row that are scored: those wholly visible; and how many there are with the cut one. */
-static inline int64_t whole_entries(int64_t n_visible, int64_t block_size)
+/* Entries of a row that are scored: those wholly visible, and of a segment that is. */
+static inline int64_t whole_entries(hdl_plane_kind plane, int64_t n_visible, int64_t block_size)
 {
+    if (plane == HDL_PLANE_GROUP) n_visible -= n_visible % HDL_SEGMENT_TOKENS;
     return n_visible / block_size;
 }
 
@@ -104,6 +105,15 @@ static inline uint8_t *plane_at(const hdl_kv_view *kv, int64_t offset, int64_t e
 {
     int64_t first = entry * block_size, slot = first & (((int64_t)1 << kv->page_shift) - 1);
     return kv->pages[first >> kv->page_shift] + offset + slot / block_size * bytes;
+}
+
+/* The members that plane GROUP (plane[0]) keeps from place `token` on, up to the end of its segment. */
+static inline uint8_t *group_members(const hdl_kv_view *kv, int32_t block_size, int64_t token)
+{
+    int64_t page_tokens = (int64_t)1 << kv->page_shift;
+    const hdl_kv_plane *plane = &kv->plane[0];
+    return kv->pages[token >> kv->page_shift] + plane->scale_offset +
+           page_tokens / block_size * plane->n_heads * (int64_t)sizeof(float) + (token & (page_tokens - 1));
 }
 
 /* 0..2^24-1, the same for the same (seed, block of the row, entry, list). */
@@ -127,9 +137,8 @@ static inline float pattern_score(const hdl_score_args *args, int64_t own, int64
     }
 }
 
-static inline const hdl_attend_seq *score_seq_of(const hdl_score_args *args, int64_t row)
+static inline const hdl_attend_seq *seq_of_row(const hdl_attend_seq *seq, int64_t row)
 {
-    const hdl_attend_seq *seq = args->seqs;
     while (row >= seq->first_row + seq->q_len || row < seq->first_row) seq++;
     return seq;
 }

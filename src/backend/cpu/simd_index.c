@@ -161,7 +161,7 @@ static void score_rows(const hdl_score_args *args, const hdl_attend_seq *seq, in
 {
     for (int64_t row = first; row < first + n_rows; row++) {
         int64_t visible = index_visible(seq, row), block = args->block_size;
-        int64_t n = whole_entries(visible, block);
+        int64_t n = whole_entries(args->plane, visible, block);
         float *out = args->score + row * args->score_stride;
         kv_walk walk = {0};
         index_query q;

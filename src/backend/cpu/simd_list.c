@@ -1,9 +1,12 @@
-/* simd_list.c - UNION and ORDER: what becomes of lists after they are chosen.
+/* simd_list.c - UNION, RESOLVE and ORDER: what becomes of lists after they are chosen.
  *
  * UNION marks ids in a window of WINDOW bits, which moves to the least id that is left, and lists the bits that are
  * set. An id costs one read-modify-write of a word in the first-level cache and one step over set bits (about 3 + 2
  * cycles); a run of a slash costs its words; an empty stretch between two windows nothing. With 16 lanes a word that
  * is mostly set is listed 16 bits at a time.
+ *
+ * RESOLVE marks the members of a segment's groups in its 256 bits and lists these as UNION does; a segment without
+ * any costs a look at its four words.
  *
  * ORDER sorts (key, place) by bytes of the key, least first: four passes of a load, an increment and a store
  * of 8 bytes, stable, so that ties stay with the lowest place; a byte that all keys share is no pass. 4,096 places are
@@ -100,11 +103,12 @@ ALWAYS_INLINE int64_t list_many(uint64_t word, int64_t first, int32_t *out, int6
 }
 #endif
 
-/* Lists the marked ids of the window behind the n in `out` and clears it. */
-static int64_t list_window(uint64_t *bits, int64_t base, int32_t *out, int64_t n, int64_t room)
+/* Lists the marked ids of n_words words behind the n in `out` and clears them. */
+static int64_t list_words(uint64_t *bits, int64_t n_words, int64_t base, int32_t *out, int64_t n,
+                          int64_t room)
 {
     (void)room;
-    for (int64_t w = 0; w < N_WORDS; w++) {
+    for (int64_t w = 0; w < n_words; w++) {
         uint64_t word = bits[w];
         int64_t first = base + w * WORD;
         if (!word) continue;
@@ -135,7 +139,7 @@ static void unite_list(void *arg, int64_t task, int thread)
     for (int64_t id = 0; (id = next_id(&row, id)) < INT64_MAX; id += WINDOW) {
         id = id / WORD * WORD;
         mark_window(&row, id, bits);
-        n = list_window(bits, id, ids, n, out->n_ids_max);
+        n = list_words(bits, N_WORDS, id, ids, n, out->n_ids_max);
         HDL_ASSERT(n <= out->n_ids_max);
     }
     *hdl_selection_count(out, row.row, row.list) = (int32_t)n;
@@ -145,6 +149,55 @@ static void unite(const hdl_launch *launch, const void *op)
 {
     hdl_union_args args = *(const hdl_union_args *)op;
     hdl_parallel_for(launch->n_threads, args.n_rows * args.out->n_lists, unite_list, &args);
+}
+
+/* ---- RESOLVE ---- */
+
+enum { SEGMENT_WORDS = HDL_SEGMENT_TOKENS / WORD };
+
+/* Bits of tokens [begin, end) that lie in the segment from `first` on. */
+static void mark_tokens(uint64_t *bits, int64_t first, int64_t begin, int64_t end)
+{
+    begin = HDL_MAX(begin - first, 0);
+    end = HDL_MIN(end - first, (int64_t)HDL_SEGMENT_TOKENS);
+    if (begin < end) mark_run(bits, begin, end);
+}
+
+static void resolve_list(void *arg, int64_t task, int thread)
+{
+    (void)thread;
+    const hdl_resolve_args *args = arg;
+    hdl_selection *out = args->out;
+    int64_t row = task / out->n_lists, visible = args->n_visible[row], n = 0, block = args->block_size;
+    int32_t list = (int32_t)(task % out->n_lists), at = 0;
+    int32_t *ids = hdl_selection_ids(out, row, list);
+    const int32_t *groups = hdl_selection_ids(args->lists, row, list);
+    int32_t n_groups = *hdl_selection_count(args->lists, row, list);
+    const hdl_kv_view *kv = &seq_of_row(args->seqs, row)->kv;
+    for (int64_t first = 0; first < visible; first += HDL_SEGMENT_TOKENS) {
+        int64_t end = first + HDL_SEGMENT_TOKENS;
+        uint64_t bits[SEGMENT_WORDS] = {0};
+        mark_tokens(bits, first, 0, HDL_MIN((int64_t)args->n_sink, visible));
+        mark_tokens(bits, first, visible - args->window, visible);
+        const uint8_t *members = NULL; /* of the segment's groups, where it is full */
+        if (end <= visible && at < n_groups && groups[at] * block < end)
+            members = group_members(kv, args->block_size, first);
+        for (; at < n_groups && groups[at] * block < end; at++) {
+            int64_t place = groups[at] * block - first;
+            if (!members) mark_tokens(bits, first, first + place, HDL_MIN(first + place + block, visible));
+            for (int64_t i = place; members && i < place + block; i++)
+                bits[members[i] / WORD] |= (uint64_t)1 << members[i] % WORD;
+        }
+        n = list_words(bits, SEGMENT_WORDS, first, ids, n, out->n_ids_max);
+        HDL_ASSERT(n <= out->n_ids_max);
+    }
+    *hdl_selection_count(out, row, list) = (int32_t)n;
+}
+
+static void resolve(const hdl_launch *launch, const void *op)
+{
+    hdl_resolve_args args = *(const hdl_resolve_args *)op;
+    hdl_parallel_for(launch->n_threads, args.n_rows * args.out->n_lists, resolve_list, &args);
 }
 
 /* ---- ORDER ---- */
@@ -221,6 +274,7 @@ static void order(const hdl_launch *launch, const void *op)
 
 const hdl_impl HDL_CPU_ROWS(list)[] = {
     {"union" HDL_ISA_SUFFIX, HDL_OP_UNION, (hdl_isa)THIS_ISA, NULL, NULL, unite},
+    {"resolve" HDL_ISA_SUFFIX, HDL_OP_RESOLVE, (hdl_isa)THIS_ISA, NULL, NULL, resolve},
     {"order" HDL_ISA_SUFFIX, HDL_OP_ORDER, (hdl_isa)THIS_ISA, NULL, order_workspace, order},
     {NULL, HDL_OP_UNION, (hdl_isa)THIS_ISA, NULL, NULL, NULL},
 };

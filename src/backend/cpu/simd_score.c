@@ -207,7 +207,8 @@ static void open_unit(score_unit *unit, const hdl_score_args *args, const hdl_at
         unit->walk = candidate_walk(args->candidates, &seq->kv, unit->row, list_of(args, unit->first_kv_head),
                                     visible);
     for (int32_t r = 0; r < unit->n_rows; r++) {
-        int64_t n = args->has_candidates ? unit->walk.end : whole_entries(visible + r, args->block_size);
+        int64_t n = args->has_candidates ? unit->walk.end
+                                         : whole_entries(args->plane, visible + r, args->block_size);
         unit->n[r] = HDL_MAX(n - (args->rule == HDL_RULE_PAIRS), 0);
         unit->n_most = HDL_MAX(unit->n_most, unit->n[r]);
     }
@@ -560,7 +561,7 @@ static void reduce_task(void *arg, int64_t task, int thread)
 static void score_one(const hdl_launch *launch, const hdl_score_args *args, int64_t row, int32_t first,
                       int32_t n)
 {
-    const hdl_attend_seq *seq = score_seq_of(args, row);
+    const hdl_attend_seq *seq = seq_of_row(args->seqs, row);
     unit_layout at = one_layout(args, launch->n_threads, most_pieces(args));
     score_unit unit = {.row = row, .out_row = row, .n_rows = 1, .first_kv_head = first, .n_kv_heads = n};
     place_unit(&unit, &at, launch->workspace);
@@ -630,7 +631,8 @@ static void score_shared(void *arg, int64_t task, int thread)
     const hdl_attend_seq *seq = &args->seqs[task / args->n_lists];
     int32_t list = (int32_t)(task % args->n_lists);
     float *out = args->score + task * args->score_stride, none = args->rows == HDL_REDUCE_MAX ? -INFINITY : 0;
-    int64_t n = HDL_MAX(whole_entries(seq->kv_len, args->block_size) - (args->rule == HDL_RULE_PAIRS), 0);
+    int64_t n = HDL_MAX(
+        whole_entries(args->plane, seq->kv_len, args->block_size) - (args->rule == HDL_RULE_PAIRS), 0);
     for (int64_t e = 0; e < n; e++) out[e] = none;
     if (args->slash) memset(args->slash + task * args->score_stride, 0, (size_t)n * sizeof(float));
     close_row(args, task / args->n_lists, list, seq->kv_len, n);
@@ -673,9 +675,9 @@ static void score_pattern(void *arg, int64_t task, int thread)
     const hdl_score_args *args = arg;
     int64_t row = task / args->n_lists;
     int32_t list = (int32_t)(task % args->n_lists);
-    const hdl_attend_seq *seq = score_seq_of(args, row);
+    const hdl_attend_seq *seq = seq_of_row(args->seqs, row);
     int64_t visible = seq->kv_len - seq->q_len + row - seq->first_row + 1;
-    int64_t n = whole_entries(visible, args->block_size), own = (visible - 1) / args->block_size;
+    int64_t n = whole_entries(args->plane, visible, args->block_size), own = (visible - 1) / args->block_size;
     float *out = args->score + task * args->score_stride;
     if (args->has_candidates) n = candidate_walk(args->candidates, &seq->kv, row, list, visible).end;
     for (int64_t e = 0; e < n; e++) out[e] = pattern_score(args, own, e, list);

@@ -5,6 +5,7 @@
  * rows come at once; a decode step reads its own row (keys) or its own block (means and bounds) again. */
 #include "backend/cpu/codebook.h"
 #include "backend/cpu/cpu.h"
+#include "backend/cpu/groups.h"
 #include "backend/cpu/route_int.h"
 #include "backend/cpu/simd_half.h"
 #include "base/pool.h"
@@ -229,6 +230,62 @@ static void summarise_block(const hdl_summarise_args *args, int64_t entry)
     }
 }
 
+/* ---- groups ---- */
+
+typedef struct groups_call {
+    const hdl_summarise_args *args;
+    float *space; /* [n_threads] of a segment's rows, and what ordering them takes */
+    int64_t width, size;
+} groups_call;
+
+static void summarise_segment(void *arg, int64_t task, int thread)
+{
+    const groups_call *call = arg;
+    const hdl_summarise_args *args = call->args;
+    const hdl_kv_plane *plane = &args->kv.plane[0];
+    int64_t segment = args->first_token / HDL_SEGMENT_TOKENS + task, width = call->width;
+    int64_t block = args->block_size, n_groups = HDL_SEGMENT_TOKENS / block;
+    float *rows = call->space + thread * call->size, *rest = rows + hdl_group_rows_size(width);
+    uint8_t places[HDL_SEGMENT_TOKENS];
+    for (int64_t t = 0; t < HDL_SEGMENT_TOKENS; t++)
+        for (int32_t head = 0; head < args->n_kv_heads; head++)
+            load_row(args, segment * HDL_SEGMENT_TOKENS + t, head, false,
+                     rows + t * width + head * (int64_t)args->head_dim);
+    hdl_group_order(rows, width, args->block_size, places, rest);
+    /* entries of a segment follow each other */
+    int64_t scale_bytes = args->n_kv_heads * (int64_t)sizeof(float);
+    int8_t *mean = (int8_t *)plane_at(&args->kv, plane->offset, segment * n_groups, block, width);
+    uint8_t *scales = plane_at(&args->kv, plane->scale_offset, segment * n_groups, block, scale_bytes);
+    memcpy(group_members(&args->kv, args->block_size, segment * HDL_SEGMENT_TOKENS), places, sizeof places);
+    for (int64_t g = 0; g < n_groups; g++) {
+        hdl_group_mean(rows, width, places + g * block, args->block_size, rest);
+        for (int32_t head = 0; head < args->n_kv_heads; head++) {
+            int64_t at = head * (int64_t)args->head_dim;
+            float scale = store_i8(rest + at, mean + g * width + at, args->head_dim);
+            memcpy(scales + g * scale_bytes + head * (int64_t)sizeof scale, &scale, sizeof scale);
+        }
+    }
+}
+
+static int64_t summarise_workspace(const void *op, int n_threads)
+{
+    const hdl_summarise_args *args = op;
+    int64_t width = (int64_t)args->n_kv_heads * args->head_dim;
+    if (args->kind != HDL_PLANE_GROUP) return 0;
+    return n_threads * (hdl_group_rows_size(width) + hdl_group_space_size(width)) * (int64_t)sizeof(float);
+}
+
+static void summarise_groups(const hdl_launch *launch, const hdl_summarise_args *args)
+{
+    int64_t end = args->first_token + args->n_rows, width = (int64_t)args->n_kv_heads * args->head_dim;
+    groups_call call = {.args = args,
+                        .space = launch->workspace,
+                        .width = width,
+                        .size = hdl_group_rows_size(width) + hdl_group_space_size(width)};
+    hdl_parallel_for(launch->n_threads, end / HDL_SEGMENT_TOKENS - args->first_token / HDL_SEGMENT_TOKENS,
+                     summarise_segment, &call);
+}
+
 /* ---- the op ---- */
 
 static bool is_by_token(const hdl_summarise_args *args)
@@ -280,6 +337,10 @@ static const char *summarise_why_not(const void *op)
 static void summarise(const hdl_launch *launch, const void *op)
 {
     hdl_summarise_args args = *(const hdl_summarise_args *)op;
+    if (args.kind == HDL_PLANE_GROUP) {
+        summarise_groups(launch, &args);
+        return;
+    }
     int64_t n = task_entries(&args), n_entries = end_entry(&args) - first_entry(&args);
     hdl_parallel_for(launch->n_threads, (n_entries + n - 1) / n, summarise_task, &args);
 }
@@ -366,7 +427,8 @@ static void pool(const hdl_launch *launch, const void *op)
 }
 
 const hdl_impl HDL_CPU_ROWS(summary)[] = {
-    {"summarise" HDL_ISA_SUFFIX, HDL_OP_SUMMARISE, (hdl_isa)THIS_ISA, summarise_why_not, NULL, summarise},
+    {"summarise" HDL_ISA_SUFFIX, HDL_OP_SUMMARISE, (hdl_isa)THIS_ISA, summarise_why_not, summarise_workspace,
+     summarise},
     {"pool" HDL_ISA_SUFFIX, HDL_OP_POOL, (hdl_isa)THIS_ISA, pool_why_not, NULL, pool},
     {NULL, HDL_OP_POOL, (hdl_isa)THIS_ISA, NULL, NULL, NULL},
 };
