@@ -301,6 +301,8 @@ static int open_run(eval_run *run)
     bool needs_text = run->wants_loss || run->wants_agreement || run->wants_lists;
     if (!code && needs_text && !run->n_sources)
         code = cli_refuse("eval: loss, agreement and lists need a real text: --text FILE");
+    if (!code) code = eval_check_tasks(run);
+    if (!code) code = eval_check_rulers(run);
     if (!code) code = cli_open(&run->setup, &options->common);
     if (!code) code = check_plans(run);
     if (!code) code = hash_model(run);

@@ -2,12 +2,14 @@
  *
  * Fits on -f texts, judges on --check texts, which it never fitted on; writes the plan file of the greedy search
  * by loss, and says beside it what the dynamic programme on captured mass would have given. */
+#include <errno.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "search.h"
 
@@ -38,12 +40,12 @@ static const cli_option search_rows[] = {
     {"window", 0, CLI_INT, "N", "128", "recent tokens, always read", AT(window), 1, 1 << 16, 0},
     {"cost", 0, CLI_TEXT, "FILE", NULL, "a cost model of this host: heddle bench calibrate", AT(cost), 0, 0,
      0},
-    {"budget-ms", 0, CLI_NUM, "MS", "0", "the plan's decode step may take so long, by the cost model",
-     AT(budget_ms), 0, 1e9, 0},
-    {"budget-bytes", 0, CLI_INT, "N", "0", "it may read so many bytes of keys, values and summaries",
-     AT(budget_bytes), 0, 1e15, 0},
-    {"at", 0, CLI_INT, "TOKENS", "0", "the context that a budget is for (default: -c)", AT(depth), 0, 1 << 28,
-     0},
+    {"budget-ms", 0, CLI_NUM, "MS", NULL, "the plan's decode step may take so long, by the cost model",
+     AT(budget_ms), 1e-6, 1e9, 0},
+    {"budget-bytes", 0, CLI_INT, "N", NULL, "it may read so many bytes of keys, values and summaries",
+     AT(budget_bytes), 1, 1e15, 0},
+    {"at", 0, CLI_INT, "TOKENS", NULL, "the context that a budget is for (default: -c)", AT(depth), 0,
+     1 << 28, 0},
     {"name", 0, CLI_TEXT, "NAME", "found", "the plan's name", AT(name), 0, 0, 0},
     {"out", 'o', CLI_TEXT, "FILE", NULL, "write the plan here; default: standard output", AT(out), 0, 0, 0},
     {0},
@@ -180,6 +182,18 @@ static int run_search(search *at, const search_options *options, const search_bu
     return code ? code : write_plan(at, options, found, &router, seconds);
 }
 
+/* Before a search of half an hour: whether what it finds can be written. A file that is there is not touched. */
+static int check_out(const char *path)
+{
+    if (!path) return 0;
+    bool was_there = !access(path, F_OK);
+    FILE *file = fopen(path, "a");
+    if (!file) return cli_refuse("plan search: %s: cannot be written: %s", path, strerror(errno));
+    fclose(file);
+    if (!was_there) remove(path);
+    return 0;
+}
+
 static int plan_search(const void *command_options)
 {
     const search_options *options = command_options;
@@ -195,7 +209,8 @@ static int plan_search(const void *command_options)
     if (strcmp(options->method, "loss") && strcmp(options->method, "mass") &&
         strcmp(options->method, "heads") && strcmp(options->method, "hylra"))
         return cli_refuse("plan search: --by %s: must be loss, mass, heads or hylra", options->method);
-    int code = cli_open(&setup, &options->common);
+    int code = check_out(options->out);
+    if (!code) code = cli_open(&setup, &options->common);
     if (code) return code;
     at.engine = setup.engine;
     at.info = setup.info;

@@ -4,7 +4,9 @@
  * LEAST_QUESTION bytes behind it: what stands before is the document, read densely, what follows is
  * read in the plan's decode route. The answer is the outputs, joined by ", ". Samples carry the
  * template they were prepared with, so no chat template is put around them. */
+#include <errno.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "eval_int.h"
@@ -158,6 +160,19 @@ static int run_file(eval_run *run, const char *path)
     }
     cli_text_free(&text);
     return code;
+}
+
+int eval_check_rulers(const eval_run *run)
+{
+    for (int i = 0; i < run->options->rulers.n; i++) {
+        const char *path = run->options->rulers.items[i];
+        FILE *file = fopen(path, "rb");
+        int first = file ? fgetc(file) : EOF;
+        if (!file) return cli_refuse("eval: --ruler %s: cannot be read: %s", path, strerror(errno));
+        fclose(file);
+        if (first == EOF) return cli_refuse("eval: --ruler %s: is empty", path);
+    }
+    return 0;
 }
 
 int eval_run_rulers(eval_run *run)

@@ -350,6 +350,15 @@ static bool wants_haystack(const eval_run *run, int haystack)
     return false;
 }
 
+int eval_check_tasks(const eval_run *run)
+{
+    bool has_others = false;
+    for (int haystack = 0; haystack < EVAL_N_HAYSTACKS; haystack++)
+        has_others |= haystack != EVAL_TEXT && wants_haystack(run, haystack);
+    if (!wants_haystack(run, EVAL_TEXT) || run->n_sources || has_others) return 0;
+    return cli_refuse("eval: --tasks %s: these need a real text: --text FILE", run->options->tasks);
+}
+
 int eval_run_tasks(eval_run *run)
 {
     int code = 0;

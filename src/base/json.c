@@ -1,5 +1,6 @@
 #include "base/json.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "base/buf.h"
@@ -82,26 +83,33 @@ static int distance(const char *a, const char *b)
     return row[m];
 }
 
+const char *hdl_nearest_word(const char *word, int64_t n, const char *const *words)
+{
+    enum { MAX_SLIP = 3, MAX_WORD = 40 };
+    const char *nearest = NULL;
+    char own[MAX_WORD + 1];
+    int least = MAX_SLIP + 1;
+    snprintf(own, sizeof own, "%.*s", (int)HDL_MIN(n, (int64_t)MAX_WORD), word);
+    for (const char *const *w = words; *w; w++) {
+        int d = distance(own, *w);
+        if (d >= least || d >= (int)strlen(*w)) continue;
+        least = d;
+        nearest = *w;
+    }
+    return nearest;
+}
+
 /* A slip of the finger is named; a word that resembles nothing gets the whole list. */
 static heddle_status unknown_member(const char *path, const char *key, const char *const *keys)
 {
-    enum { MAX_SLIP = 3 };
-    const char *nearest = NULL;
-    int least = MAX_SLIP + 1;
-    hdl_buf all = {0};
-    for (const char *const *k = keys; *k; k++) {
-        int d = distance(key, *k);
-        if (d < least && d < (int)strlen(*k)) {
-            least = d;
-            nearest = *k;
-        }
-        hdl_buf_printf(&all, "%s%s", k == keys ? "" : ", ", *k);
-    }
-    heddle_status status = HEDDLE_E_INVALID;
+    const char *nearest = hdl_nearest_word(key, (int64_t)strlen(key), keys);
     if (nearest)
-        HDL_FAIL(status, "%s%s%s: is not a member known here; did you mean \"%s\"?", path, dot(path), key,
-                 nearest);
-    else if (!(status = hdl_buf_status(&all)))
+        return HDL_FAIL(HEDDLE_E_INVALID, "%s%s%s: is not a member known here; did you mean \"%s\"?", path,
+                        dot(path), key, nearest);
+    hdl_buf all = {0};
+    for (const char *const *k = keys; *k; k++) hdl_buf_printf(&all, "%s%s", k == keys ? "" : ", ", *k);
+    heddle_status status = hdl_buf_status(&all);
+    if (!status)
         status = HDL_FAIL(HEDDLE_E_INVALID, "%s%s%s: is not a member known here: %s", path, dot(path), key,
                           all.data);
     hdl_buf_deinit(&all);

@@ -22,4 +22,7 @@ heddle_status hdl_json_str(const json_t *obj, const char *path, const char *key,
  * that was probably meant. */
 heddle_status hdl_json_only(const json_t *obj, const char *path, const char *const *keys);
 
+/* The word of the NULL-terminated list that `word` [n bytes] is a slip of the finger from; NULL: none resembles it. */
+const char *hdl_nearest_word(const char *word, int64_t n, const char *const *words);
+
 #endif

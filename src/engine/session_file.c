@@ -181,7 +181,10 @@ static heddle_status check_whole(session_file *file, const char *path)
         return HDL_FAIL(HEDDLE_E_UNSUPPORTED,
                         "%s: has session format %u; this build reads and writes formats %d and %d", path,
                         header->format, FORMAT, FORMAT_WITH_STATES);
-    if (header->header_bytes != sizeof *header || header->file_bytes != n)
+    if (header->header_bytes != sizeof *header)
+        return HDL_FAIL(HEDDLE_E_FORMAT, "%s: is damaged: its header has %d bytes and says %u", path,
+                        (int)sizeof *header, header->header_bytes);
+    if (header->file_bytes != n)
         return HDL_FAIL(HEDDLE_E_FORMAT, "%s: is cut or damaged: it has %lld bytes and says %lld", path,
                         (long long)n, (long long)header->file_bytes);
     memcpy(&sum, file->map.data + n - CHECKSUM_BYTES, sizeof sum);

@@ -126,6 +126,8 @@ static heddle_status read_rule(const json_t *obj, const char *path, rule *out)
     for (size_t i = 0; i < json_array_size(out->layers); i++)
         if (!json_is_integer(json_array_get(out->layers, i)))
             return HDL_FAIL(HEDDLE_E_INVALID, "%s.layers[%zu]: must be a whole number", path, i);
+    if (json_is_array(out->layers) && !json_array_size(out->layers))
+        return HDL_FAIL(HEDDLE_E_INVALID, "%s.layers: is an empty list; must name at least one layer", path);
     if (json_is_object(out->layers))
         HDL_TRY(check_count(out->layers, path));
     else if (!json_is_array(out->layers) && (!word || (strcmp(word, "all") && strcmp(word, "rest") &&
@@ -285,6 +287,36 @@ static heddle_status override_retain(json_t *doc, const char *key, int64_t value
     return HEDDLE_OK;
 }
 
+/* "did you mean" of an override, or what there is. */
+static heddle_status unknown_override(const char *text, size_t n_key, size_t n)
+{
+    const char *keys[64];
+    size_t n_keys = 0;
+    hdl_buf all = {0};
+    for (const hdl_router_int *row = hdl_router_ints; row->key; row++) keys[n_keys++] = row->key;
+    for (const hdl_router_int *row = hdl_retain_ints; row->key; row++) keys[n_keys++] = row->key;
+    HDL_ASSERT(n_keys < HDL_COUNT(keys));
+    keys[n_keys] = NULL;
+    const char *nearest = hdl_nearest_word(text, (int64_t)n_key, keys);
+    if (nearest)
+        return HDL_FAIL(HEDDLE_E_INVALID, "override \"%.*s\": is not known here; did you mean \"%s\"?",
+                        (int)n, text, nearest);
+    for (size_t i = 0; i < n_keys; i++) hdl_buf_printf(&all, "%s%s", i ? ", " : "", keys[i]);
+    heddle_status status = hdl_buf_status(&all);
+    if (!status)
+        status = HDL_FAIL(HEDDLE_E_INVALID, "override \"%.*s\": must be one of %s", (int)n, text, all.data);
+    hdl_buf_deinit(&all);
+    return status;
+}
+
+/* Whether the key [n bytes] at `text` is set by an override before it. */
+static bool is_given_before(const char *first, const char *text, size_t n)
+{
+    for (; first < text; first += strcspn(first, ",") + 1)
+        if (!strncmp(first, text, n) && first[n] == '=') return true;
+    return false;
+}
+
 static const hdl_router_int *find_int(const hdl_router_int *rows, const char *key, size_t n)
 {
     for (; rows->key; rows++)
@@ -295,6 +327,8 @@ static const hdl_router_int *find_int(const hdl_router_int *rows, const char *ke
 /* "key=value,key=value" into every router, or where the plan has none, into every retain set. */
 static heddle_status override_doc(json_t *doc, const char *text)
 {
+    const char *first = text;
+    if (!*text) return HDL_FAIL(HEDDLE_E_INVALID, "the colon before overrides is followed by none");
     while (*text) {
         int64_t n_set = 0;
         size_t n = strcspn(text, ",");
@@ -302,12 +336,10 @@ static heddle_status override_doc(json_t *doc, const char *text)
         size_t n_key = equals ? (size_t)(equals - text) : n;
         const hdl_router_int *in_router = find_int(hdl_router_ints, text, n_key),
                              *in_retain = find_int(hdl_retain_ints, text, n_key);
-        if (!in_router && !in_retain)
-            return HDL_FAIL(
-                HEDDLE_E_INVALID,
-                "override \"%.*s\": must be one of top_k, sinks, window, refresh, block, tile, stride, "
-                "dense_below, seed; keep, observe, pool, every",
-                (int)n, text);
+        if (!in_router && !in_retain) return unknown_override(text, n_key, n);
+        if (is_given_before(first, text, n_key))
+            return HDL_FAIL(HEDDLE_E_INVALID, "override \"%.*s\": %.*s is given before", (int)n, text,
+                            (int)n_key, text);
         char *end = NULL;
         int64_t value = equals ? strtoll(equals + 1, &end, 10) : 0;
         if (!equals || end == equals + 1 || end != text + n)
@@ -337,12 +369,20 @@ static heddle_status load_text(hdl_buf *text, const char *spec, int64_t n_name)
         status = hdl_buf_read_file(text, path, MAX_PLAN_BYTES);
         if (status) status = HDL_FAIL(status, "plan %s", hdl_last_error());
     } else {
+        const char *words[128];
+        size_t n_words = 0;
         hdl_buf names = {0};
-        for (const hdl_embedded_plan *p = hdl_embedded_plans; p->name; p++)
+        for (const hdl_embedded_plan *p = hdl_embedded_plans; p->name && n_words + 1 < HDL_COUNT(words);
+             p++) {
+            words[n_words++] = p->name;
             hdl_buf_printf(&names, "%s%s", p == hdl_embedded_plans ? "" : ", ", p->name);
+        }
+        words[n_words] = NULL;
+        const char *nearest = hdl_nearest_word(path, n_name, words);
         status = HDL_FAIL(HEDDLE_E_INVALID,
-                          "plan \"%s\": is neither a file (name it with / or .json) nor one of: %s", path,
-                          names.data ? names.data : "");
+                          "plan \"%s\": %s%s%sis neither a file (name it with / or .json) nor one of: %s",
+                          path, nearest ? "did you mean \"" : "", nearest ? nearest : "",
+                          nearest ? "\"? It " : "", names.data ? names.data : "");
         hdl_buf_deinit(&names);
     }
     hdl_free(path);
@@ -489,6 +529,12 @@ static heddle_status apply_rule(const rule *one, const char *path, const hdl_mod
                 wanted->rule[layer] = index;
                 n_named++;
             }
+        /* "rest" may be nothing: the rules before name every layer of some models */
+        if (!n_named && strcmp(json_string_value(one->layers), "rest"))
+            return HDL_FAIL(HEDDLE_E_UNSUPPORTED, "%s.layers \"%s\": names no layer of this model: %s", path,
+                            json_string_value(one->layers),
+                            is_leading ? "it has no index whose groups have leaders"
+                                       : "rules before name those without a window or state");
         return HEDDLE_OK;
     }
     for (size_t i = 0; i < json_array_size(one->layers); i++) {

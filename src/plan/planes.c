@@ -23,9 +23,11 @@ static heddle_status add_need(hdl_schedule *schedule, const hdl_plan *plan, int3
     if (!need.kind) return HEDDLE_OK;
     int32_t dim = hdl_plane_shape_of(schedule->facts, need.kind).dim;
     if (!dim)
-        return HDL_FAIL(HEDDLE_E_UNSUPPORTED,
-                        "plan %s: layer %d reads the summary %s, which this model does not have",
-                        plan->source, layer, hdl_plane_name(need.kind));
+        return HDL_FAIL(
+            HEDDLE_E_UNSUPPORTED,
+            "plan %s: layer %d reads the summary %s, which this model does not have (an index file "
+            "can give it one)",
+            plan->source, layer, hdl_plane_name(need.kind));
     if (dim % hdl_plane_elements_per_byte(need.kind))
         return HDL_FAIL(HEDDLE_E_UNSUPPORTED,
                         "plan %s: layer %d reads the summary %s, whose bytes stand for %d elements: keys of "

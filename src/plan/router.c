@@ -71,6 +71,10 @@ heddle_status hdl_word_read(const json_t *obj, const char *path, const char *key
         size_t n = strlen(known);
         snprintf(known + n, sizeof known - n, "%s\"%s\"", i ? words[i + 1] ? ", " : " or " : "", words[i]);
     }
+    const char *nearest = hdl_nearest_word(word, (int64_t)strlen(word), words);
+    if (nearest)
+        return HDL_FAIL(HEDDLE_E_INVALID, "%s.%s \"%s\": must be %s; did you mean \"%s\"?", path, key, word,
+                        known, nearest);
     return HDL_FAIL(HEDDLE_E_INVALID, "%s.%s \"%s\": must be %s", path, key, word, known);
 }
 
@@ -159,8 +163,10 @@ static heddle_status check_router(const json_t *obj, const char *path, const hdl
                         at->block, row->name, 2 * row->entries_per_block);
     if (at->score == HDL_SCORE_STRIDE && at->stride < 1)
         return HDL_FAIL(HEDDLE_E_INVALID, "%s.stride: is missing; must be at least 1 block", path);
-    if (at->select == HDL_SELECT_TOP_P && row->measure != HDL_MEASURE_MASS && at->score != HDL_SCORE_MASS &&
-        at->measure != HDL_MEASURE_MASS)
+    if (at->select == HDL_SELECT_THRESHOLD && !json_object_get(obj, "threshold") &&
+        (row->plane || at->score == HDL_SCORE_MASS)) /* what a pattern names is above 0 */
+        return HDL_FAIL(HEDDLE_E_INVALID, "%s.threshold: is missing; select \"threshold\" needs one", path);
+    if (at->select == HDL_SELECT_TOP_P && at->score != HDL_SCORE_MASS && at->measure != HDL_MEASURE_MASS)
         return HDL_FAIL(HEDDLE_E_INVALID,
                         "%s.select \"top_p\": needs a measure of mass; score \"%s\" has logits", path,
                         row->name);

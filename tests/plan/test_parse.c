@@ -193,6 +193,16 @@ static void test_refusals(void **state)
         "its window is 1");
     refused(ROUTER("\"scale\": \"sqrt_length\", \"top_k\": 4"),
             "scale \"sqrt_length\": score \"attention_mass\" is not by block");
+    refused(RULES("{\"layers\": []}"), "decode[0].layers: is an empty list; must name at least one layer");
+    refused(RULES("{\"layers\": \"all\"}, {\"layers\": \"all\"}"),
+            "decode[1].layers \"all\": names no layer of this model: rules before name those");
+    refused(RULES("{\"layers\": \"leaders\"}"),
+            "decode[0].layers \"leaders\": names no layer of this model: it has no index");
+    refused(ROUTER("\"score\": \"key_i8\", \"select\": \"threshold\", \"window\": 4"),
+            "threshold: is missing; select \"threshold\" needs one");
+    refused(ROUTER("\"score\": \"key_i8\", \"measure\": \"logit\", \"select\": \"top_p\", \"window\": 4"),
+            "select \"top_p\": needs a measure of mass");
+    refused(ROUTER("\"score\": \"key_i5\", \"top_k\": 4"), "did you mean \"key_i8\"?");
     refused(ROUTER("\"select\": \"beam\", \"sinks\": 4"), "top_k 0: a beam needs a width of at least 1");
     set_facts("gemma3", 12, 64, 6);
     refused(ROUTER("\"top_k\": 4"), "the model gives this layer a window of 512 tokens");
@@ -298,6 +308,12 @@ static void test_overrides(void **state)
         "anchor:k=3",      "anchor:top_k", "anchor:top_k=",      "anchor:top_k=3x",
         "anchor:top_k=-3", "nosuch",       "/no/such/file.json", "anchor:window=0,sinks=0,top_k=0",
         "dense:top_k=3"};
+    static const char *const told[][2] = {
+        {"anchor:topk=5", "override \"topk=5\": is not known here; did you mean \"top_k\"?"},
+        {"anchor:zzzzzzzz=5", "override \"zzzzzzzz=5\": must be one of top_k, sinks"},
+        {"anchor:top_k=5,top_k=6", "override \"top_k=6\": top_k is given before"},
+        {"anchor:", "the colon before overrides is followed by none"},
+        {"anchr", "plan \"anchr\": did you mean \"anchor\"? It is neither a file"}};
     hdl_plan *plan;
     set_facts("llama", 30, 576, 0);
     assert_int_equal(hdl_plan_named(&plan, "anchor:top_k=77,window=5"), HEDDLE_OK);
@@ -310,6 +326,10 @@ static void test_overrides(void **state)
         assert_int_not_equal(hdl_plan_named(&plan, bad[i]), HEDDLE_OK);
         assert_null(plan);
         print_message("%s\n", hdl_last_error());
+    }
+    for (size_t i = 0; i < HDL_COUNT(told); i++) {
+        assert_int_equal(hdl_plan_named(&plan, told[i][0]), HEDDLE_E_INVALID);
+        if (!strstr(hdl_last_error(), told[i][1])) fail_msg("%s", hdl_last_error());
     }
 }
 
