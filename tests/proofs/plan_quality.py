@@ -87,11 +87,11 @@ def mean(values):
     return sum(values) / len(values)
 
 
-def card(rows, model, plan):
-    """Figures of a plan, {text: (percent, R, R gain)}, its share and the number of documents a text; None: no row yet."""
+def card(rows, model, plan, of=range(3)):
+    """Figures of a plan, {text: (percent, R, R gain)}, its share and the number of documents (among `of`) a text; None: no row yet."""
     cells, n_docs, share = {}, [], None
     for text in TEXTS:
-        docs = [d for d in range(3) if all((plan_hash(p), model, text, d, p) in rows for p in FIRST + (plan,))]
+        docs = [d for d in of if all((plan_hash(p), model, text, d, p) in rows for p in FIRST + (plan,))]
         if not docs:
             return None
         at = {p: [rows[plan_hash(p), model, text, d, p] for d in docs] for p in FIRST + (plan,)}
@@ -118,6 +118,10 @@ def summarise(rows):
             column = [" / ".join(form.format(cells[t][i]) for t in TEXTS) for i, form in enumerate(("{:+.2f} %", "{:.3f}", "{:.3f}"))]
             lines.append(f"| `{plan}` | {share:.1f} % | {column[0]} | {column[1]} | {column[2]} | {n_docs} |")
         lines.append("")
+    unseen = card(rows, "smollm2", PROVED, range(2))
+    if unseen:
+        column = [" / ".join(form.format(unseen[0][t][i]) for t in TEXTS) for i, form in enumerate(("{:+.2f} %", "{:.3f}"))]
+        lines += [f"The layers of `{PROVED}` on SmolLM2 were found on document 2 of each text; on documents 0 and 1 alone: {column[0]}, R {column[1]}.", ""]
     lines += ["Bounds:", ""]
     for claim, is_met in claims(rows):
         lines.append(f"- {claim}: {'holds' if is_met else 'DOES NOT HOLD'}")
