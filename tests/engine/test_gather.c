@@ -264,7 +264,7 @@ static void test_a_step_that_is_given_up(void **state)
     int32_t id = 5, begins = 0; /* a document's first token */
     for (int i = 0; i < 2; i++) {
         int64_t first;
-        heddle_batch *batch;
+        heddle_batch *batch = NULL;
         options = options_of(i ? HEDDLE_GATHERING_ALWAYS : HEDDLE_GATHERING_NEVER, "f16", "token");
         if (heddle_session_mount(damaged.of[i], bad, &first) ||
             heddle_batch_new(&batch, engine, plan, &options, 2, 16))

@@ -76,8 +76,8 @@ static const char *const routers[] = {
     "\"score\": \"group_mean\", \"block\": 64, \"top_k\": TOP_K, \"heads\": \"max\", \"lists\": \"kv_head\", \"window\": 300",
     "\"score\": \"group_mean\", \"block\": 2, \"top_k\": TOP_K, \"window\": 256, \"dense_below\": 400",
     "\"score\": \"group_mean\", \"block\": 256, \"top_k\": TOP_K, \"window\": 256, \"refresh\": 3",
-    "\"score\": \"key_i4\", \"top_k\": TOP_K, \"sinks\": 2, \"window\": 4, \"candidates\": "
-    "{\"score\": \"group_mean\", \"block\": 8, \"top_k\": TOP_K, \"sinks\": 2, \"window\": 256}",
+    ("\"score\": \"key_i4\", \"top_k\": TOP_K, \"sinks\": 2, \"window\": 4, \"candidates\": "
+     "{\"score\": \"group_mean\", \"block\": 8, \"top_k\": TOP_K, \"sinks\": 2, \"window\": 256}"),
 };
 
 static heddle_plan *plan_at(size_t i, int top_k)
@@ -174,7 +174,7 @@ static void test_truncation_and_forks(void **state)
     (void)state;
     for (int64_t cut = 100; cut < N_IDS; cut += 131) {
         heddle_plan *plan = groups_of(64, "");
-        heddle_session *session = open_session(plan, 64), *fork, *fresh = open_session(plan, 512);
+        heddle_session *session = open_session(plan, 64), *fork = NULL, *fresh = open_session(plan, 512);
         int64_t kept;
         score(session, ids, N_IDS, sparse);
         if (heddle_session_truncate(session, cut, &kept) || heddle_session_fork(&fork, session))
