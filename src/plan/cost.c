@@ -24,7 +24,7 @@ int64_t hdl_router_groups(const hdl_router_spec *router, int64_t n_tokens)
 {
     int64_t block = router->block, all = HDL_MAX((n_tokens + block - 1) / block, 1);
     if (router->select != HDL_SELECT_TOP_K && !router->top_k) return all;
-    return HDL_MIN((HDL_MAX(router->top_k, router->dense_below) + block - 1) / block, all);
+    return HDL_MAX(HDL_MIN((HDL_MAX(router->top_k, router->dense_below) + block - 1) / block, all), 1);
 }
 
 int64_t hdl_router_units(const hdl_router_spec *router, int64_t n_tokens)

@@ -7,12 +7,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include <cmocka.h>
 
 #include "base/base.h"
 #include "heddle.h"
+#include "tiny_model.h"
 
 enum { N_IDS = 800, N_VOCAB = 300, CONTEXT = 832, SEGMENT = 256, GROUP = 16 };
 static int32_t ids[N_IDS], others[N_IDS];
@@ -107,6 +107,15 @@ static void test_all_groups_equal_dense(void **state)
         }
 }
 
+/* No group at all is the forced tokens alone. */
+static void test_no_groups_are_a_window(void **state)
+{
+    (void)state;
+    nll_of(groups_of(0, ""), 64, NULL, NULL, sparse);
+    nll_of(plan_of("\"score\": \"none\", \"sinks\": 2, \"window\": 256"), 64, NULL, NULL, again);
+    assert_memory_equal(sparse + 1, again + 1, (N_IDS - 1) * sizeof *sparse);
+}
+
 static void test_chunks_change_no_bit(void **state)
 {
     (void)state;
@@ -196,10 +205,9 @@ static void test_truncation_and_forks(void **state)
 static void test_files_keep_the_order(void **state)
 {
     (void)state;
-    char path[] = "/tmp/heddle-groups-XXXXXX";
-    int file = mkstemp(path);
-    assert_true(file >= 0);
-    close(file);
+    char folder[256], path[300];
+    assert_true(tiny_make_folder(folder, sizeof folder));
+    snprintf(path, sizeof path, "%s/session", folder);
     heddle_plan *plan = groups_of(64, "");
     heddle_session *session = open_session(plan, 64), *loaded = open_session(plan, 64);
     score(session, ids, 600, sparse);
@@ -211,7 +219,7 @@ static void test_files_keep_the_order(void **state)
     heddle_session_free(session);
     heddle_session_free(loaded);
     heddle_plan_free(plan);
-    unlink(path);
+    tiny_remove_folder(folder);
 }
 
 static void test_refusals(void **state)
@@ -256,6 +264,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_all_groups_equal_dense),
                                        cmocka_unit_test(test_chunks_change_no_bit),
+                                       cmocka_unit_test(test_no_groups_are_a_window),
                                        cmocka_unit_test(test_one_group_too_few_leaves_out_its_members),
                                        cmocka_unit_test(test_truncation_and_forks),
                                        cmocka_unit_test(test_files_keep_the_order),

@@ -25,7 +25,7 @@
 
 enum { HDL_GROUP_TURNS = 2 };
 
-/* Floats of scratch for keys of `width` elements, and before them room for the rows themselves. */
+/* Floats of the rows of a segment, `width` elements each, and of the scratch that ordering them takes. */
 static inline int64_t hdl_group_rows_size(int64_t width)
 {
     return HDL_SEGMENT_TOKENS * width;
@@ -34,6 +34,15 @@ static inline int64_t hdl_group_rows_size(int64_t width)
 static inline int64_t hdl_group_space_size(int64_t width)
 {
     return (HDL_SEGMENT_TOKENS + 2) * width;
+}
+
+/* workspace() of SUMMARISE: for each thread a segment's rows, then what ordering them takes. */
+static inline int64_t hdl_group_workspace(const void *op, int n_threads)
+{
+    const hdl_summarise_args *args = op;
+    int64_t width = (int64_t)args->n_kv_heads * args->head_dim;
+    if (args->kind != HDL_PLANE_GROUP) return 0;
+    return n_threads * (hdl_group_rows_size(width) + hdl_group_space_size(width)) * (int64_t)sizeof(float);
 }
 
 /* y [n, width]: the rows at `places`, less their mean; sum [width] is scratch. */

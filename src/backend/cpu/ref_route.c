@@ -214,14 +214,6 @@ static void summarise_groups(const hdl_summarise_args *args, int64_t segment, fl
     memcpy(group_members(&args->kv, args->block_size, segment * HDL_SEGMENT_TOKENS), places, sizeof places);
 }
 
-static int64_t summarise_workspace(const void *op, int n_threads)
-{
-    const hdl_summarise_args *args = op;
-    int64_t width = (int64_t)args->n_kv_heads * args->head_dim;
-    if (args->kind != HDL_PLANE_GROUP) return 0;
-    return n_threads * (hdl_group_rows_size(width) + hdl_group_space_size(width)) * (int64_t)sizeof(float);
-}
-
 static void summarise(const hdl_launch *launch, const void *op)
 {
     const hdl_summarise_args *args = op;
@@ -726,7 +718,7 @@ static void resolve(const hdl_launch *launch, const void *op)
 }
 
 const hdl_impl hdl_cpu_ref_route[] = {
-    {"summarise_ref", HDL_OP_SUMMARISE, HDL_ISA_REF, NULL, summarise_workspace, summarise},
+    {"summarise_ref", HDL_OP_SUMMARISE, HDL_ISA_REF, NULL, hdl_group_workspace, summarise},
     {"score_ref", HDL_OP_SCORE, HDL_ISA_REF, NULL, score_workspace, score},
     {"pool_ref", HDL_OP_POOL, HDL_ISA_REF, NULL, NULL, pool},
     {"select_ref", HDL_OP_SELECT, HDL_ISA_REF, NULL, select_workspace, select},

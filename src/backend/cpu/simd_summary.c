@@ -267,14 +267,6 @@ static void summarise_segment(void *arg, int64_t task, int thread)
     }
 }
 
-static int64_t summarise_workspace(const void *op, int n_threads)
-{
-    const hdl_summarise_args *args = op;
-    int64_t width = (int64_t)args->n_kv_heads * args->head_dim;
-    if (args->kind != HDL_PLANE_GROUP) return 0;
-    return n_threads * (hdl_group_rows_size(width) + hdl_group_space_size(width)) * (int64_t)sizeof(float);
-}
-
 static void summarise_groups(const hdl_launch *launch, const hdl_summarise_args *args)
 {
     int64_t end = args->first_token + args->n_rows, width = (int64_t)args->n_kv_heads * args->head_dim;
@@ -427,7 +419,7 @@ static void pool(const hdl_launch *launch, const void *op)
 }
 
 const hdl_impl HDL_CPU_ROWS(summary)[] = {
-    {"summarise" HDL_ISA_SUFFIX, HDL_OP_SUMMARISE, (hdl_isa)THIS_ISA, summarise_why_not, summarise_workspace,
+    {"summarise" HDL_ISA_SUFFIX, HDL_OP_SUMMARISE, (hdl_isa)THIS_ISA, summarise_why_not, hdl_group_workspace,
      summarise},
     {"pool" HDL_ISA_SUFFIX, HDL_OP_POOL, (hdl_isa)THIS_ISA, pool_why_not, NULL, pool},
     {NULL, HDL_OP_POOL, (hdl_isa)THIS_ISA, NULL, NULL, NULL},
