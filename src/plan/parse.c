@@ -495,6 +495,29 @@ static heddle_status apply_count(const rule *one, const char *path, const hdl_mo
     return HEDDLE_OK;
 }
 
+/* The layers without a window that no rule named yet, or some of them. */
+static heddle_status apply_word(const rule *one, const char *path, const hdl_model_facts *facts,
+                                hdl_route_plan *out, hdl_wishes *wanted, int32_t index)
+{
+    bool is_one = !strcmp(json_string_value(one->layers), "first");
+    bool is_leading = !strcmp(json_string_value(one->layers), "leaders");
+    int32_t n_named = 0;
+    for (int32_t layer = 0; layer < facts->n_layers && !(is_one && n_named); layer++)
+        if (wanted->rule[layer] < 0 && hdl_layer_is_open(facts, layer) &&
+            (!is_leading || facts->layers[layer].leads_group)) {
+            apply(one, layer, facts, out, wanted);
+            wanted->rule[layer] = index;
+            n_named++;
+        }
+    /* "rest" may be nothing: the rules before name every layer of some models */
+    if (!n_named && strcmp(json_string_value(one->layers), "rest"))
+        return HDL_FAIL(HEDDLE_E_UNSUPPORTED, "%s.layers \"%s\": names no layer of this model: %s", path,
+                        json_string_value(one->layers),
+                        is_leading ? "it has no index whose groups have leaders"
+                                   : "rules before name those without a window or state, or it has none");
+    return HEDDLE_OK;
+}
+
 static heddle_status apply_rule(const rule *one, const char *path, const hdl_model_facts *facts,
                                 hdl_route_plan *out, hdl_wishes *wanted, int32_t index)
 {
@@ -517,26 +540,7 @@ static heddle_status apply_rule(const rule *one, const char *path, const hdl_mod
             return HDL_FAIL(HEDDLE_E_INVALID, "%s.head_map[%d] %d: must be in 0..%d", path, i,
                             one->head_map[i], facts->n_kv_heads - 1);
     if (json_is_object(one->layers)) return apply_count(one, path, facts, out, wanted, index);
-    if (!json_is_array(
-            one->layers)) { /* the layers without a window that no rule named yet, or some of them */
-        bool is_one = !strcmp(json_string_value(one->layers), "first");
-        bool is_leading = !strcmp(json_string_value(one->layers), "leaders");
-        int32_t n_named = 0;
-        for (int32_t layer = 0; layer < facts->n_layers && !(is_one && n_named); layer++)
-            if (wanted->rule[layer] < 0 && hdl_layer_is_open(facts, layer) &&
-                (!is_leading || facts->layers[layer].leads_group)) {
-                apply(one, layer, facts, out, wanted);
-                wanted->rule[layer] = index;
-                n_named++;
-            }
-        /* "rest" may be nothing: the rules before name every layer of some models */
-        if (!n_named && strcmp(json_string_value(one->layers), "rest"))
-            return HDL_FAIL(HEDDLE_E_UNSUPPORTED, "%s.layers \"%s\": names no layer of this model: %s", path,
-                            json_string_value(one->layers),
-                            is_leading ? "it has no index whose groups have leaders"
-                                       : "rules before name those without a window or state");
-        return HEDDLE_OK;
-    }
+    if (!json_is_array(one->layers)) return apply_word(one, path, facts, out, wanted, index);
     for (size_t i = 0; i < json_array_size(one->layers); i++) {
         const json_t *item = json_array_get(one->layers, i);
         int64_t layer = json_is_integer(item) ? json_integer_value(item) : -1;

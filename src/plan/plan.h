@@ -184,7 +184,8 @@ typedef struct hdl_plane_shape {
 hdl_plane_shape hdl_plane_shape_of(const hdl_model_facts *facts, hdl_plane_kind kind);
 /* Tokens of a unit of a router's lists: 1 also where what it chooses is groups. */
 int32_t hdl_router_list_block(const hdl_router_spec *router);
-/* Units (tokens or blocks) that a router's list can hold at a context; groups that it can choose (room for one at least). */
+/* Units (tokens or blocks) that a router's list can hold at a context; groups that it can choose (room for one at
+ * least). */
 int64_t hdl_router_groups(const hdl_router_spec *router, int64_t n_tokens);
 int64_t hdl_router_units(const hdl_router_spec *router, int64_t n_tokens);
 
