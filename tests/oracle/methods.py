@@ -4,11 +4,13 @@
     methods.py > tests/golden/methods/lists.json
 
 One layer of 4 query heads over 2 KV heads of width 16; q, k are f16-exact random numbers with a few loud keys. For
-every plan (with small overrides, or a small plan file beside the lists) and every row t the chosen units in ascending order. Nothing here is shared with the
-C code; ties cannot occur (scores differ by more than rounding: checked).
+every plan (with small overrides, or a small plan file beside the lists) and every row t the chosen units in ascending order;
+of a plan that reads what its lists leave out, also what some rows put out, the keys being the values too. Nothing here
+is shared with the C code; ties cannot occur (scores differ by more than rounding: checked).
 """
 import json
 import math
+import pathlib
 import random
 import struct
 
@@ -370,6 +372,53 @@ def static(plan, n_lists, keeps, block, sinks, window):
     return {"plan": plan, "lists": lists(n_lists, row)}
 
 
+def drawn(plan, seed, block, **select):
+    """BigBird: beside the forced blocks some that a hash of (seed, the row's block, block, list) draws."""
+    def mixed(h, shift, factor):
+        return (h ^ h >> shift) * factor % 2**64
+
+    def row(t, lst):
+        own, score = t // block, []
+        for b in range((t + 1) // block):
+            h = seed * 0x9E3779B97F4A7C15 ^ (own + 1) * 0xD1B54A32D192ED03 ^ (b * 131 + lst) * 0x2545F4914F6CDD1D
+            score.append((mixed(mixed(h % 2**64, 31, 0xBF58476D1CE4E5B9), 27, 0x94D049BB133111EB) >> 40) / 2**24)
+        return pick(score, t, block=block, **select)
+    return {"plan": plan, "lists": lists(KV, row)}
+
+
+def check_small(small, plan):
+    """A small plan is the plan of plans/ with other numbers."""
+    tests = pathlib.Path(__file__).parent.parent
+    texts = [tests.joinpath("golden/methods", small).read_text(), tests.parent.joinpath("plans", plan).read_text()]
+    first, second = [json.loads(text, parse_int=lambda _: 0)["variants"] for text in texts]
+    assert first == second, small
+
+
+def completed(plan, n_lists, block, rows, **select):
+    """Lists by 4-bit mass; the tokens that a row's list leaves out of a block that ends before the row's own are read as
+    one: the mean of their keys and values, its weight times their number. Means of whole blocks are kept in f16."""
+    check_small(plan, "keys4_complement.json")
+    golden = case(plan, n_lists, lambda t, h: low_bit_mass(t, h, 7), "mean", block=1, **select)
+
+    def mean_of_rest(h, b, out):
+        whole = [block * f16(x) for x in mean_key(h, b * block, (b + 1) * block)]
+        listed = [K[j][h] for j in range(b * block, (b + 1) * block) if j not in out]
+        return [(x - math.fsum(key[d] for key in listed)) / len(out) for d, x in enumerate(whole)]
+
+    def put_out(t, h):
+        listed = golden["lists"][t][h * n_lists // HEADS]
+        read = [(K[j][h // GROUP], 1) for j in listed]
+        for b in range(t // block):
+            out = [j for j in range(b * block, (b + 1) * block) if j not in listed]
+            if out:
+                read.append((mean_of_rest(h // GROUP, b, out), len(out)))
+        mass = softmax([SCALE * dot(Q[t][h], key) + math.log(n) for key, n in read])
+        return [round(math.fsum(p * key[d] for p, (key, _) in zip(mass, read)), 7) for d in range(DIM)]
+
+    outputs = {str(t): [x for h in range(HEADS) for x in put_out(t, h)] for t in rows}
+    return {**golden, "puts_out": outputs}
+
+
 def is_power(x):
     return x > 0 and x & (x - 1) == 0
 
@@ -398,6 +447,8 @@ CASES = [
     static("window:sinks=3,window=9", 1, lambda own, b, lst: False, 1, 3, 9),
     static("strided:block=4,stride=3,sinks=4,window=7", KV, lambda own, b, lst: (b + lst) % 3 == 0, 4, 4, 7),
     static("powers:block=4,sinks=4,window=5", 1, lambda own, b, lst: is_power(own - b), 4, 4, 5),
+    drawn("bigbird:block=4,top_k=8,sinks=4,window=7", 1, 4, top_k=8, sinks=4, window=7),
+    completed("complement_small.json", 1, 16, (15, 16, 40, 63), top_k=12, sinks=2, window=16),
 ]
 
 if __name__ == "__main__":

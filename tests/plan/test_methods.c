@@ -1,7 +1,10 @@
 /* Methods against golden lists (tests/oracle/methods.py): brute force from the papers' formulas on 64 tokens.
  *
  * One attention layer is compiled under the plan file of each method, with its small overrides; the case's keys are
- * appended, its queries laid into the schedule's buffer, and every list that is made must be the golden one. */
+ * appended, its queries laid into the schedule's buffer, and every list that is made must be the golden one; where the
+ * case says what rows put out, that too. */
+#include <math.h>
+
 #include "plan/layer_run.h"
 
 enum { N_LAYERS = 4 }; /* of which one runs: the first that makes a list */
@@ -32,6 +35,28 @@ static void compare(const hdl_tap_row *row, void *user)
     assert_int_equal(n, json_array_size(want));
 }
 
+/* puts_out: a row's number -> [n_heads, head_dim]; NULL: any. */
+static void check_outputs(const layer_run *run, const json_t *puts_out)
+{
+    const float *o = hdl_schedule_at(run->schedule, HDL_BUF_ATTN);
+    const char *row;
+    json_t *want;
+    double worst = 0;
+    json_object_foreach((json_t *)(uintptr_t)puts_out, row, want)
+    {
+        assert_int_equal(json_array_size(want), run->facts.hidden_size);
+        for (size_t i = 0; i < json_array_size(want); i++) {
+            double is = o[atoll(row) * run->facts.hidden_size + (int64_t)i];
+            double off = fabs(is - json_number_value(json_array_get(want, i)));
+            if (!(off < 1e-5))
+                fail_msg("%s: row %s, element %zu: puts out %g, must %g", run->name, row, i, is,
+                         json_number_value(json_array_get(want, i)));
+            worst = HDL_MAX(worst, off);
+        }
+    }
+    if (puts_out) printf("  %zu rows' outputs within %.2g\n", json_object_size(puts_out), worst);
+}
+
 static void run_case(const json_t *at)
 {
     layer_run run = {.golden = golden,
@@ -54,6 +79,7 @@ static void run_case(const json_t *at)
         if (n_listed[t] != json_number_value(json_array_get(reads, t)))
             fail_msg("%s: row %zu reads %g tokens, must read %g", run.name, t, n_listed[t],
                      json_number_value(json_array_get(reads, t)));
+    check_outputs(&run, json_object_get(at, "puts_out"));
     free_layers(&run);
 }
 
