@@ -18,7 +18,7 @@ typedef struct search_options {
     cli_texts fit, check;
     const char *score, *out, *name, *method, *cost;
     double budget_ms;
-    int64_t n_rows, n_lists, fit_top_k, top_k, n_sink, window, budget_bytes, depth;
+    int64_t n_rows, n_lists, n_full_heads, fit_top_k, top_k, n_sink, window, budget_bytes, depth;
 } search_options;
 
 #define AT(field) offsetof(search_options, field)
@@ -29,13 +29,19 @@ static const cli_option search_rows[] = {
      "attention_mass (list layers stay dense), key_i8 or key_i4", AT(score), 0, 0, 0},
     {"by", 0, CLI_TEXT, "METHOD", "loss",
      "loss: greedily; mass: captured mass, by DP; heads: the same with a list and a map a KV head; "
-     "hylra: overlap of lists, by DP",
+     "hylra: overlap of lists, by DP; budgets: every KV head its own list, tokens split by captured mass "
+     "and what it matters; duo: by deviation from dense, which KV heads read everything, the others sinks "
+     "and window",
      AT(method), 0, 0, 0},
     {"lists", 0, CLI_INT, "N", "6", "layers that make a list", AT(n_lists), 1, SEARCH_MAX_LAYERS, 0},
+    {"full-heads", 0, CLI_INT, "N", NULL,
+     "with --by duo: KV heads of all layers that go on reading everything", AT(n_full_heads), 1,
+     SEARCH_MAX_LAYERS *SEARCH_MAX_HEADS, 0},
     {"rows", 0, CLI_INT, "N", "256", "last tokens of each text that are scored", AT(n_rows), 16, 1 << 16, 0},
     {"fit-top-k", 0, CLI_INT, "K", "256", "top_k while searching: small enough to hurt", AT(fit_top_k), 1,
      1 << 24, 0},
-    {"top-k", 0, CLI_INT, "K", "1024", "top_k of the plan that is written", AT(top_k), 1, 1 << 24, 0},
+    {"top-k", 0, CLI_INT, "K", "1024",
+     "top_k of the plan that is written; with --by budgets the mean of all heads", AT(top_k), 1, 1 << 24, 0},
     {"sinks", 0, CLI_INT, "N", "4", "first tokens, always read", AT(n_sink), 0, 1 << 16, 0},
     {"window", 0, CLI_INT, "N", "128", "recent tokens, always read", AT(window), 1, 1 << 16, 0},
     {"cost", 0, CLI_TEXT, "FILE", NULL, "a cost model of this host: heddle bench calibrate", AT(cost), 0, 0,
@@ -55,6 +61,12 @@ static const cli_option search_rows[] = {
 static void print_set(const search *at, const search_set *set, char *text, size_t size)
 {
     size_t n = 0;
+    if (set->heads && !set->heads->captured)
+        snprintf(text, size, "%d of %d KV heads read everything",
+                 set->heads->n_heads - set->heads->n_streaming, set->heads->n_heads);
+    else if (set->heads || set->n == at->n_open)
+        snprintf(text, size, "a list for each KV head");
+    if (set->heads || set->n == at->n_open) return;
     for (int32_t i = 0; i < at->n_layers && n < size; i++)
         if (set->has[i]) n += (size_t)snprintf(text + n, size - n, "%s%d", n ? ", " : "", i);
 }
@@ -70,12 +82,16 @@ static int judge(search *at, const search_options *options, const search_set *se
     for (int i = first; i < last; i++) dense += at->texts[i].dense_nll / (last - first);
     const int64_t top_ks[] = {options->fit_top_k, at->written_top_k};
     for (int k = 0; k < 2; k++) {
-        double nll;
+        double nll, deviation;
+        char by[32] = "";
+        bool has_top_k = strcmp(router.score, "none") != 0;
         router.top_k = top_ks[k];
-        int code = search_loss(at, set, &router, first, last, &nll);
+        int code = search_deviation(at, set, &router, first, last, &nll, &deviation);
         if (code) return code;
-        cli_note("  %-22s [%s] top_k %" PRId64 ": perplexity %+.2f %%", what, layers, router.top_k,
-                 100 * (exp(nll - dense) - 1));
+        if (has_top_k) snprintf(by, sizeof by, " top_k %" PRId64, router.top_k);
+        cli_note("  %-22s [%s]%s: perplexity %+.2f %%, a token's loss off by %.4f", what, layers, by,
+                 100 * (exp(nll - dense) - 1), deviation);
+        if (!has_top_k) break;
     }
     return 0;
 }
@@ -83,11 +99,12 @@ static int judge(search *at, const search_options *options, const search_set *se
 static int write_plan(const search *at, const search_options *options, const search_set *set,
                       const search_router *router, int64_t seconds)
 {
-    char about[512];
+    char about[512], what[64];
+    snprintf(what, sizeof what, "%d list layers", set->n);
+    if (set->heads) print_set(at, set, what, sizeof what);
     snprintf(about, sizeof about,
-             "%d list layers found by %s (plan search: %" PRId64 " evaluations of %" PRId64 " rows, %" PRId64
-             " s)",
-             set->n, options->method, at->n_evaluations, at->n_rows, seconds);
+             "%s found by %s (plan search: %" PRId64 " evaluations of %" PRId64 " rows, %" PRId64 " s)", what,
+             options->method, at->n_evaluations, at->n_rows, seconds);
     char *text = search_plan_text(at, set, router, options->name, about);
     if (!text) return cli_refuse("plan search: no memory for the plan");
     FILE *file = options->out ? fopen(options->out, "w") : stdout;
@@ -101,6 +118,12 @@ static int write_plan(const search *at, const search_options *options, const sea
     return code;
 }
 
+/* Each KV head of every open layer has a list of its own: no layers are chosen. */
+static bool is_by_head(const search_options *options)
+{
+    return !strcmp(options->method, "budgets") || !strcmp(options->method, "duo");
+}
+
 static int load_texts(search *at, const search_options *options)
 {
     int64_t n_tokens = options->common.context ? options->common.context : 4096;
@@ -109,24 +132,33 @@ static int load_texts(search *at, const search_options *options)
         code = search_add_text(at, options->fit.items[i], n_tokens);
     for (int i = 0; i < options->check.n && !code; i++)
         code = search_add_text(at, options->check.items[i], n_tokens);
-    if (!code && options->n_lists >= at->n_open)
+    if (!code && options->n_full_heads >= (int64_t)at->n_open * at->info.n_kv_heads)
+        return cli_refuse("plan search: --full-heads %" PRId64
+                          ": %d layers of %d KV heads are open; must be fewer "
+                          "than all",
+                          options->n_full_heads, at->n_open, at->info.n_kv_heads);
+    if (!code && options->n_lists >= at->n_open && !is_by_head(options))
         return cli_refuse("plan search: --lists %" PRId64
                           ": the model has %d layers that can make one; must be fewer",
                           options->n_lists, at->n_open);
     return code;
 }
 
-/* What was found and what the dynamic programmes give, on the texts fitted on and on the others. */
-static int compare(search *at, const search_options *options, const search_set *const *sets,
-                   const char *const *names)
+typedef struct found {     /* a set and how it was come by */
+    const search_set *set; /* NULL: none was */
+    const char *how;
+} found;
+
+/* What was found and what it is compared with, on the texts fitted on and on the others. */
+static int compare(search *at, const search_options *options, const found *sets, int n_sets)
 {
     int n_fit = options->fit.n, code = 0;
     for (int held_out = 0; held_out < 2 && !code; held_out++) {
         int first = held_out ? n_fit : 0, last = held_out ? at->n_texts : n_fit;
         if (first == last) continue;
         cli_note("on the texts it was %sfitted on:", held_out ? "not " : "");
-        for (int i = 0; i < 3 && !code; i++)
-            if (sets[i]) code = judge(at, options, sets[i], names[i], first, last);
+        for (int i = 0; i < n_sets && !code; i++)
+            if (sets[i].set) code = judge(at, options, sets[i].set, sets[i].how, first, last);
     }
     return code;
 }
@@ -147,39 +179,99 @@ static int load_budget(const search *at, const search_options *options, const he
                          : 0;
 }
 
-static int run_search(search *at, const search_options *options, const search_budget *budget)
+/* Fits the budget, compares, says the cost, writes. dropped: see search_within_budget. */
+static int finish_search(search *at, const search_options *options, search_set *set, const int32_t *dropped,
+                         const found *sets, int n_sets, const search_budget *budget, time_t start)
 {
-    static search_set greedy, by_mass, by_heads, chosen; /* a few hundred KiB */
-    bool is_by_overlap = !strcmp(options->method, "hylra");
-    const char *const names[] = {"by loss, greedily", "by captured mass (DP)",
-                                 is_by_overlap ? "by overlap (HyLRA)" : "the same, head by head"};
-    double curve[SEARCH_MAX_LAYERS + 1];
-    int32_t dropped[SEARCH_MAX_LAYERS + 1];
-    time_t start = time(NULL);
-    int32_t n_lists = (int32_t)options->n_lists;
-    bool is_by_loss = !strcmp(options->method, "loss"), is_by_heads = !strcmp(options->method, "heads"),
-         has_budget = budget->ms > 0 || budget->bytes > 0;
+    static search_set chosen; /* a few hundred KiB */
     search_router router = at->router;
-    router.top_k = options->top_k;
-    int code = is_by_loss ? search_greedy(at, options->fit.n, n_lists, &greedy, curve, dropped) : 0;
     int64_t seconds = (int64_t)(time(NULL) - start);
-    if (!code) code = search_dp(at, options->fit.n, n_lists, false, &by_mass);
-    if (!code && is_by_heads) code = search_dp(at, options->fit.n, n_lists, true, &by_heads);
-    if (!code && is_by_overlap) code = search_hylra(at, options->fit.n, n_lists, &by_heads);
-    is_by_heads |= is_by_overlap;
-    if (code) return code;
+    bool has_budget = budget->ms > 0 || budget->bytes > 0;
+    int code = 0;
+    router.top_k = options->top_k;
     cli_note("fitted in %" PRId64 " s, %" PRId64 " evaluations", seconds, at->n_evaluations);
-    search_set *found = is_by_loss ? &greedy : is_by_heads ? &by_heads : &by_mass;
     if (has_budget) {
-        code = search_within_budget(at, options->fit.n, found, is_by_loss ? dropped : NULL, budget, &chosen,
-                                    &router);
-        *found = chosen;
+        code = search_within_budget(at, options->fit.n, set, dropped, budget, &chosen, &router);
+        if (!code) *set = chosen;
     }
     at->written_top_k = router.top_k;
-    const search_set *sets[] = {is_by_loss ? &greedy : NULL, &by_mass, is_by_heads ? &by_heads : NULL};
-    if (!code) code = compare(at, options, sets, names);
-    if (!code && (has_budget || options->cost)) code = search_say_cost(at, found, &router, budget);
-    return code ? code : write_plan(at, options, found, &router, seconds);
+    if (!code) code = compare(at, options, sets, n_sets);
+    if (!code && (has_budget || options->cost)) code = search_say_cost(at, set, &router, budget);
+    return code ? code : write_plan(at, options, set, &router, seconds);
+}
+
+static int search_layers(search *at, const search_options *options, const search_budget *budget)
+{
+    static search_set greedy, by_mass, by_heads;
+    bool is_by_overlap = !strcmp(options->method, "hylra"), is_by_loss = !strcmp(options->method, "loss"),
+         has_maps = is_by_overlap || !strcmp(options->method, "heads");
+    double curve[SEARCH_MAX_LAYERS + 1];
+    int32_t dropped[SEARCH_MAX_LAYERS + 1], n_lists = (int32_t)options->n_lists;
+    time_t start = time(NULL);
+    int code = is_by_loss ? search_greedy(at, options->fit.n, n_lists, &greedy, curve, dropped) : 0;
+    if (!code) code = search_dp(at, options->fit.n, n_lists, false, &by_mass);
+    if (!code && is_by_overlap) code = search_hylra(at, options->fit.n, n_lists, &by_heads);
+    if (!code && has_maps && !is_by_overlap) code = search_dp(at, options->fit.n, n_lists, true, &by_heads);
+    if (code) return code;
+    const found sets[] = {
+        {is_by_loss ? &greedy : NULL, "by loss, greedily"},
+        {&by_mass, "by captured mass (DP)"},
+        {has_maps ? &by_heads : NULL, is_by_overlap ? "by overlap (HyLRA)" : "the same, head by head"}};
+    return finish_search(at, options,
+                         is_by_loss ? &greedy
+                         : has_maps ? &by_heads
+                                    : &by_mass,
+                         is_by_loss ? dropped : NULL, sets, 3, budget, start);
+}
+
+static int search_by_head(search *at, const search_options *options, const search_budget *budget)
+{
+    static search_set set, other;
+    search_heads heads = {0}, control = {0};
+    bool is_duo = !strcmp(options->method, "duo");
+    time_t start = time(NULL);
+    int code = is_duo ? search_duo(at, options->fit.n, (int32_t)options->n_full_heads, &heads, &set, &control,
+                                   &other)
+                      : search_budgets(at, options->fit.n, &heads, &set);
+    if (!is_duo) { /* the same number for every head */
+        other = (search_set){.n = at->n_open, .is_mapped = true};
+        memcpy(other.has, at->is_open, sizeof other.has);
+    }
+    const found sets[] = {{&set, is_duo ? "by deviation" : "split among heads"},
+                          {&other, is_duo ? "as many, at random" : "the same for every head"}};
+    if (!code) code = finish_search(at, options, &set, NULL, sets, 2, budget, start);
+    search_heads_free(&heads);
+    search_heads_free(&control);
+    return code;
+}
+
+/* What goes not together, before anything is read. */
+static int check_method(const search_options *options)
+{
+    static const char *const methods[] = {"loss", "mass", "heads", "hylra", "budgets", "duo"};
+    bool is_known = false, is_duo = !strcmp(options->method, "duo"),
+         is_mass = !strcmp(options->score, "attention_mass");
+    for (int i = 0; i < (int)(sizeof methods / sizeof *methods); i++)
+        is_known |= !strcmp(options->method, methods[i]);
+    if (!is_known)
+        return cli_refuse("plan search: --by %s: must be loss, mass, heads, hylra, budgets or duo",
+                          options->method);
+    if (!is_mass && strcmp(options->score, "key_i8") && strcmp(options->score, "key_i4"))
+        return cli_refuse("plan search: --score %s: must be attention_mass, key_i8 or key_i4",
+                          options->score);
+    if (!strcmp(options->method, "budgets") && is_mass)
+        return cli_refuse(
+            "plan search: --by budgets needs --score key_i8 or key_i4: where attention mass is the "
+            "score, heads read everything");
+    if (is_duo != (options->n_full_heads > 0))
+        return cli_refuse("plan search: --by duo and --full-heads N go together");
+    if (is_duo && (options->budget_ms > 0 || options->budget_bytes > 0))
+        return cli_refuse("plan search: --by duo takes its budget as --full-heads, not as %s",
+                          options->budget_ms > 0 ? "--budget-ms" : "--budget-bytes");
+    if (strlen(options->name) > 64 || strpbrk(options->name, "\"\\"))
+        return cli_refuse("plan search: --name %.80s: must have at most 64 characters, no \" and no \\",
+                          options->name);
+    return 0;
 }
 
 /* Before a search of half an hour: whether what it finds can be written. A file that is there is not touched. */
@@ -202,21 +294,16 @@ static int plan_search(const void *command_options)
     search at = {.router = {options->score, options->fit_top_k, options->n_sink, options->window, 0},
                  .n_rows = options->n_rows};
     if (!options->fit.n) return cli_refuse("plan search: no text is given: -f FILE");
-    if (strcmp(options->score, "attention_mass") && strcmp(options->score, "key_i8") &&
-        strcmp(options->score, "key_i4"))
-        return cli_refuse("plan search: --score %s: must be attention_mass, key_i8 or key_i4",
-                          options->score);
-    if (strcmp(options->method, "loss") && strcmp(options->method, "mass") &&
-        strcmp(options->method, "heads") && strcmp(options->method, "hylra"))
-        return cli_refuse("plan search: --by %s: must be loss, mass, heads or hylra", options->method);
-    int code = check_out(options->out);
+    int code = check_method(options);
+    if (!code) code = check_out(options->out);
+    if (!code && !strcmp(options->method, "duo")) at.router.score = "none";
     if (!code) code = cli_open(&setup, &options->common);
     if (code) return code;
     at.engine = setup.engine;
     at.info = setup.info;
     code = load_budget(&at, options, &setup.session_options, &budget);
     if (!code) code = load_texts(&at, options);
-    if (!code) code = run_search(&at, options, &budget);
+    if (!code) code = (is_by_head(options) ? search_by_head : search_layers)(&at, options, &budget);
     search_free(&at);
     cli_close(&setup);
     return code ? code : cli_finish_output();
@@ -229,7 +316,8 @@ const cli_command cmd_plan_search = {
     .about =
         "Reads the texts densely (-c tokens of each, default 4096), then judges sets of list-making layers on\n"
         "their last --rows tokens: from all layers down to --lists, each time without the layer that is\n"
-        "cheapest to lose. Writes a plan file for this model. Under a budget: of these sets, each with the\n"
+        "cheapest to lose. Or gives each KV head a budget of its own (--by budgets, --by duo). Writes a plan file\n"
+        "for this model. Under a budget: of these sets, each with the\n"
         "largest top_k that fits, the one of least loss; says what a step is expected to cost and what it does.",
     .groups = CLI_GROUP_MODEL | CLI_GROUP_CONTEXT,
     .options = search_rows,

@@ -2,6 +2,7 @@
 #include "search.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,33 +32,100 @@ static void add_readers(const search *at, const search_set *set, cli_text *text)
     }
 }
 
+/* "head_top_k": [...] of n heads. */
+static void add_head_top_k(cli_text *text, const int64_t *top_k, int32_t n)
+{
+    char item[32];
+    for (int32_t h = 0; h < n; h++) {
+        int size = top_k[h] < 0 ? snprintf(item, sizeof item, "%s\"all\"", h ? ", " : "")
+                                : snprintf(item, sizeof item, "%s%" PRId64, h ? ", " : "", top_k[h]);
+        cli_text_add(text, item, size);
+    }
+}
+
+/* One rule for all open layers whose heads read the same numbers of tokens. */
+static void add_head_rules(const search *at, const search_router *router, const int64_t *top_k,
+                           cli_text *text)
+{
+    int32_t n = at->info.n_kv_heads, at_layer = 0;
+    bool is_written[SEARCH_MAX_LAYERS] = {0};
+    char line[256];
+    const int64_t *rows[SEARCH_MAX_LAYERS];
+    for (int32_t i = 0; i < at->n_layers; i++)
+        rows[i] = top_k + (int64_t)n * (at->is_open[i] ? at_layer++ : 0);
+    for (int32_t i = 0, n_rules = 0; i < at->n_layers; i++) {
+        bool is_dense = true;
+        if (!at->is_open[i] || is_written[i]) continue;
+        for (int32_t h = 0; h < n; h++) is_dense &= rows[i][h] < 0;
+        cli_text_add(text, line,
+                     snprintf(line, sizeof line, "%s        {\"layers\": [", n_rules++ ? ",\n" : ""));
+        for (int32_t j = i, n_listed = 0; j < at->n_layers; j++) {
+            if (!at->is_open[j] || memcmp(rows[i], rows[j], (size_t)n * sizeof **rows)) continue;
+            cli_text_add(text, line, snprintf(line, sizeof line, "%s%d", n_listed++ ? ", " : "", j));
+            is_written[j] = true;
+        }
+        int size = is_dense ? snprintf(line, sizeof line, "], \"operator\": \"dense\"}")
+                            : snprintf(line, sizeof line,
+                                       "], \"operator\": \"token_list\",\n         \"router\": {\"score\": "
+                                       "\"%s\", \"lists\": \"kv_head\", \"head_top_k\": [",
+                                       router->score);
+        cli_text_add(text, line, size);
+        if (is_dense) continue;
+        add_head_top_k(text, rows[i], n);
+        size = snprintf(line, sizeof line,
+                        "], \"sinks\": %" PRId64 ", \"window\": %" PRId64 ", \"dense_below\": %" PRId64 "}}",
+                        router->n_sink, router->window, router->dense_below);
+        cli_text_add(text, line, size);
+    }
+}
+
+/* The rules of layers that make a list, then of those that read one. */
+static void add_layer_rules(const search *at, const search_set *set, const search_router *router,
+                            cli_text *text)
+{
+    char line[512];
+    cli_text_add(text, line, snprintf(line, sizeof line, "        {\"layers\": ["));
+    for (int32_t i = 0, n_listed = 0; i < at->n_layers; i++)
+        if (set->has[i])
+            cli_text_add(text, line, snprintf(line, sizeof line, "%s%d", n_listed++ ? ", " : "", i));
+    int size = snprintf(
+        line, sizeof line,
+        "], \"operator\": \"%s\",\n         \"router\": {\"score\": \"%s\"%s, \"top_k\": %" PRId64
+        ", \"sinks\": %" PRId64 ", \"window\": %" PRId64 ", \"dense_below\": %" PRId64 "}}",
+        strcmp(router->score, "attention_mass") ? "token_list" : "dense", router->score,
+        set->is_mapped ? ", \"lists\": \"kv_head\"" : "", router->top_k, router->n_sink, router->window,
+        router->dense_below);
+    cli_text_add(text, line, size);
+    add_readers(at, set, text);
+}
+
 char *search_plan_text(const search *at, const search_set *set, const search_router *router, const char *name,
                        const char *about)
 {
-    enum { HEAD_BYTES = 2048 + 8 * SEARCH_MAX_LAYERS };
-    cli_text text = {0};
-    char layers[8 * SEARCH_MAX_LAYERS] = "", *head = malloc(HEAD_BYTES);
-    size_t n = 0;
-    for (int32_t i = 0; i < at->n_layers; i++)
-        if (set->has[i]) n += (size_t)snprintf(layers + n, sizeof layers - n, "%s%d", n ? ", " : "", i);
-    if (!head) return NULL;
-    bool is_dense = !strcmp(router->score, "attention_mass");
-    int n_head = snprintf(head, HEAD_BYTES,
-                          "{\n  \"heddle_plan\": 1,\n  \"name\": \"%s\",\n  \"about\": \"%s\",\n"
-                          "  \"variants\": [\n    {\n"
-                          "      \"when\": {\"arch\": \"%s\", \"n_layers\": %d, \"hidden_size\": %d},\n"
-                          "      \"decode\": [\n"
-                          "        {\"layers\": [%s], \"operator\": \"%s\",\n"
-                          "         \"router\": {\"score\": \"%s\"%s, \"top_k\": %" PRId64
-                          ", \"sinks\": %" PRId64 ", \"window\": %" PRId64 ", \"dense_below\": %" PRId64 "}}",
-                          name, about, at->info.arch, at->info.n_layers, at->info.hidden_size, layers,
-                          is_dense ? "dense" : "token_list", router->score,
-                          set->is_mapped ? ", \"lists\": \"kv_head\"" : "", router->top_k, router->n_sink,
-                          router->window, router->dense_below);
-    cli_text_add(&text, head, n_head);
-    free(head);
-    add_readers(at, set, &text);
     const char *end = "\n      ]\n    }\n  ]\n}\n";
+    char head[1024];
+    cli_text text = {0};
+    int64_t *top_k = NULL;
+    if (set->heads) {
+        top_k = malloc((size_t)set->heads->n_heads * sizeof *top_k);
+        if (!top_k || search_head_top_k(set->heads, router->top_k, top_k)) {
+            free(top_k);
+            return NULL;
+        }
+    }
+    int n = snprintf(head, sizeof head,
+                     "{\n  \"heddle_plan\": 1,\n  \"name\": \"%s\",\n  \"about\": \"%s\",\n"
+                     "  \"variants\": [\n    {\n"
+                     "      \"when\": {\"arch\": \"%s\", \"n_layers\": %d, \"hidden_size\": %d},\n"
+                     "      \"decode\": [\n",
+                     name, about, at->info.arch, at->info.n_layers, at->info.hidden_size);
+    if (n >= (int)sizeof head) n = (int)sizeof head - 1;
+    cli_text_add(&text, head, n);
+    if (set->heads)
+        add_head_rules(at, router, top_k, &text);
+    else
+        add_layer_rules(at, set, router, &text);
+    free(top_k);
     if (!cli_text_add(&text, end, (int64_t)strlen(end))) cli_text_free(&text);
     return text.data;
 }
@@ -87,15 +155,16 @@ static int read_text(search *at, search_text *text)
 {
     search_set all = {.n = at->n_open};
     memcpy(all.has, at->is_open, sizeof all.has);
-    heddle_plan *plan;
+    heddle_plan *plan = NULL;
     heddle_session_options options;
-    int code = search_plan(at, &all, &at->router, &plan);
+    bool has_scores = strcmp(at->router.score, "none") != 0;
+    int code = has_scores ? search_plan(at, &all, &at->router, &plan) : 0;
     if (code) return code;
     const heddle_plan *kept[] = {plan};
     heddle_session_options_default(&options);
     options.context_tokens = text->n_ids;
     options.kept_plans = kept;
-    options.n_kept_plans = 1;
+    options.n_kept_plans = has_scores;
     heddle_status status = heddle_session_new(&text->session, at->engine, NULL, &options);
     heddle_plan_free(plan);
     if (!status)
@@ -103,19 +172,24 @@ static int read_text(search *at, search_text *text)
     return status ? cli_fail(status) : 0;
 }
 
-/* The sum of NLL of the last rows, the text's session forked under `plan` (NULL: dense). */
-static int score_text(search *at, const search_text *text, const heddle_plan *plan, double *sum)
+/* The sums of the last rows' NLL and of its distances from dense's, the text's session forked under `plan`. NULL:
+ * dense, whose NLL is kept. */
+static int score_text(search *at, const search_text *text, const heddle_plan *plan, double *sum,
+                      double *apart)
 {
     heddle_session *fork = NULL;
-    float *nll = malloc((size_t)at->n_rows * sizeof *nll);
+    float *nll = plan ? malloc((size_t)at->n_rows * sizeof *nll) : text->row_nll;
     if (!nll) return cli_refuse("plan search: no memory for %" PRId64 " scores", at->n_rows);
     heddle_status status = heddle_session_fork_as(&fork, text->session, plan, 1);
     if (!status)
         status = heddle_session_score(fork, text->ids + text->n_ids - at->n_rows, at->n_rows, 0, nll, NULL,
                                       NULL);
-    for (int64_t i = 0; i < at->n_rows && !status; i++) *sum += nll[i];
+    for (int64_t i = 0; i < at->n_rows && !status; i++) {
+        *sum += nll[i];
+        *apart += fabs((double)nll[i] - (double)text->row_nll[i]);
+    }
     heddle_session_free(fork);
-    free(nll);
+    if (plan) free(nll);
     return status ? cli_fail(status) : 0;
 }
 
@@ -145,8 +219,9 @@ int search_add_text(search *at, const char *path, int64_t n_tokens)
                           " tokens; it must have at least twice --rows %" PRId64,
                           path, text->n_ids, at->n_rows);
     code = read_text(at, text);
-    double sum = 0;
-    if (!code) code = score_text(at, text, NULL, &sum);
+    double sum = 0, apart = 0;
+    text->row_nll = malloc((size_t)at->n_rows * sizeof *text->row_nll);
+    if (!code) code = score_text(at, text, NULL, &sum, &apart);
     text->dense_nll = sum / (double)at->n_rows;
     return code;
 }
@@ -156,6 +231,7 @@ void search_free(search *at)
     for (int i = 0; i < at->n_texts; i++) {
         heddle_session_free(at->texts[i].session);
         heddle_ids_free(at->texts[i].ids);
+        free(at->texts[i].row_nll);
     }
 }
 
@@ -169,18 +245,26 @@ int search_plan(const search *at, const search_set *set, const search_router *ro
     return status ? cli_fail(status) : 0;
 }
 
-int search_loss(search *at, const search_set *set, const search_router *router, int first, int last,
-                double *nll)
+int search_deviation(search *at, const search_set *set, const search_router *router, int first, int last,
+                     double *nll, double *deviation)
 {
     heddle_plan *plan;
     int code = search_plan(at, set, router, &plan);
     if (code) return code;
-    double sum = 0;
-    for (int i = first; i < last && !code; i++) code = score_text(at, &at->texts[i], plan, &sum);
+    double sum = 0, apart = 0, n = (double)((last - first) * at->n_rows);
+    for (int i = first; i < last && !code; i++) code = score_text(at, &at->texts[i], plan, &sum, &apart);
     heddle_plan_free(plan);
-    *nll = sum / (double)((last - first) * at->n_rows);
+    *nll = sum / n;
+    *deviation = apart / n;
     at->n_evaluations++;
     return code;
+}
+
+int search_loss(search *at, const search_set *set, const search_router *router, int first, int last,
+                double *nll)
+{
+    double deviation;
+    return search_deviation(at, set, router, first, last, nll, &deviation);
 }
 
 int search_greedy(search *at, int n_fit, int32_t n_lists, search_set *set, double *curve, int32_t *dropped)

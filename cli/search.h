@@ -13,7 +13,7 @@
 enum { SEARCH_MAX_LAYERS = 512, SEARCH_MAX_TEXTS = 16, SEARCH_MAX_HEADS = 64 };
 
 typedef struct search_router { /* what every list-making layer does */
-    const char *score;         /* "attention_mass" (these layers stay dense), "key_i8", "key_i4" */
+    const char *score;         /* "attention_mass" (these layers stay dense), "key_i8", "key_i4", "none" */
     int64_t top_k, n_sink, window, dense_below;
 } search_router;
 
@@ -22,6 +22,7 @@ typedef struct search_text {
     int64_t n_ids;
     heddle_session *session; /* has read the first n_ids - n_rows tokens, densely */
     double dense_nll;        /* mean over the last rows */
+    float *row_nll;          /* [n_rows] of dense */
 } search_text;
 
 typedef struct search {
@@ -37,12 +38,23 @@ typedef struct search {
     int64_t written_top_k; /* of the plan that is written */
 } search;
 
+/* search_heads.c: what each KV head of each open layer reads; it has a list of its own. */
+typedef struct search_heads {
+    int32_t n_heads;     /* open layers * KV heads, layer by layer */
+    int32_t n_steps;     /* of a curve, SEARCH_STEP tokens each */
+    double *captured;    /* [n_heads, n_steps + 1] mass by list length; NULL: each reads all or a window */
+    bool *is_streaming;  /* [n_heads] reads sinks and window only */
+    int32_t n_streaming; /* heads */
+} search_heads;
+
 typedef struct search_set { /* layers that make a list, or one for each KV head */
     bool has[SEARCH_MAX_LAYERS];
     bool is_dense[SEARCH_MAX_LAYERS]; /* reads and makes no list */
     int32_t n;
     bool is_mapped; /* one list for each KV head; KV head h of a reader reads list map[layer][h] */
     int16_t map[SEARCH_MAX_LAYERS][SEARCH_MAX_HEADS];
+    const search_heads
+        *heads; /* borrowed; NULL: the members above hold. Then every open layer reads by heads */
 } search_set;
 
 /* Reads a text for the search: at most n_tokens of the file. 0, or an exit code. */
@@ -56,6 +68,9 @@ int search_plan(const search *at, const search_set *set, const search_router *ro
 /* Mean NLL per token over texts [first, last) under the set's plan. */
 int search_loss(search *at, const search_set *set, const search_router *router, int first, int last,
                 double *nll);
+/* The same, and the mean over the tokens of how far their NLL is from dense's, which no lucky token makes smaller. */
+int search_deviation(search *at, const search_set *set, const search_router *router, int first, int last,
+                     double *nll, double *deviation);
 /* Starts from all open layers and takes away, again and again, the layer whose loss is smallest to lose, until
  * n_lists are left; curve[n] = the loss with n lists, dropped[n] = the layer that was taken to come to n. */
 int search_greedy(search *at, int n_fit, int32_t n_lists, search_set *set, double *curve, int32_t *dropped);
@@ -68,6 +83,30 @@ int search_dp(search *at, int n_fit, int32_t n_lists, bool is_mapped, search_set
  * stay dense; of the others about n_lists make a list for each KV head, so that the least overlap between a
  * reader's own list and the one it reads is largest, then the sum of the overlaps (eval/reuse.h). */
 int search_hylra(search *at, int n_fit, int32_t n_lists, search_set *set);
+/* search_dp.c: fn sees every open layer's attention mass, one list for all heads or one a KV head, of the first n_rows
+ * of the text's last rows, all layers dense. 0, or an exit code. */
+enum { SEARCH_OBSERVED_ROWS = 32 };
+int search_observe(search *at, const search_text *text, bool is_by_head, int64_t n_rows, heddle_tap_fn fn,
+                   void *user);
+
+/* search_heads.c */
+enum { SEARCH_STEP = 32 }; /* tokens */
+void search_heads_free(search_heads *heads);
+/* The tokens of each list: router->top_k a head in the mean over all heads, where the set's heads have curves split by
+ * what they capture, a fifth of it for every head at least; else 0 for a streaming head, -1 (everything) for another.
+ * top_k [n_heads]. 0, or an exit code. */
+int search_head_top_k(const search_heads *heads, int64_t mean_top_k, int64_t *top_k);
+/* In the manner of Ada-KV (2024), layers compared too: the curves of mass by list length of the texts' last rows, each
+ * weighed by what the head's streaming alone costs (the deviation), so that a head of flat attention which does
+ * nothing is given little. */
+int search_budgets(search *at, int n_fit, search_heads *heads, search_set *set);
+/* In the manner of DuoAttention (2024), heads found by the deviation from dense, not by training gates: all heads but
+ * n_full read sinks and window only. The heads are tried one by one, the quarter of those left whose loss deviates
+ * least goes, and again.
+ * control: as many heads, chosen at random (seed 1). */
+int search_duo(search *at, int n_fit, int32_t n_full, search_heads *heads, search_set *set,
+               search_heads *control, search_set *control_set);
+
 /* search_budget.c: what a decode step may cost after `depth` tokens. */
 typedef struct search_budget {
     cost_model model;

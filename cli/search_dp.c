@@ -106,34 +106,37 @@ static double served(const observer *at, int32_t from, int32_t to, int16_t *map)
     return sum;
 }
 
-enum { OBSERVED_ROWS = 32 };
-
-static int observe_text(search *at, const search_text *text, observer *into)
+int search_observe(search *at, const search_text *text, bool is_by_head, int64_t n_rows, heddle_tap_fn fn,
+                   void *user)
 {
     char json[512];
     heddle_plan *plan;
     heddle_session *fork = NULL;
-    int64_t before = text->n_ids - at->n_rows, n = at->n_rows < OBSERVED_ROWS ? at->n_rows : OBSERVED_ROWS;
     snprintf(
         json, sizeof json,
         "{\"heddle_plan\": 1, \"name\": \"observer\", \"variants\": [{\"decode\": [{\"layers\": \"all\", "
         "\"router\": {\"lists\": \"%s\", \"top_k\": %lld, \"sinks\": %lld, \"window\": %lld}}]}]}",
-        into->n_lists > 1 ? "kv_head" : "layer", (long long)at->router.top_k, (long long)at->router.n_sink,
+        is_by_head ? "kv_head" : "layer", (long long)at->router.top_k, (long long)at->router.n_sink,
         (long long)at->router.window);
     heddle_status status = heddle_plan_parse(&plan, json, (int64_t)strlen(json), "observer");
     if (status) return cli_fail(status);
-    into->first_position = before;
-    into->n_rows = n;
-    memset(into->ids, 0,
-           (size_t)(n * into->n_layers * into->n_lists * (into->max_ids + 1)) * sizeof *into->ids);
     status = heddle_session_fork_as(&fork, text->session, plan, 1);
     if (!status) {
-        heddle_session_set_tap(fork, observe, into);
-        status = heddle_session_extend(fork, text->ids + before, n, NULL, NULL);
+        heddle_session_set_tap(fork, fn, user);
+        status = heddle_session_extend(fork, text->ids + text->n_ids - at->n_rows, n_rows, NULL, NULL);
     }
     heddle_session_free(fork);
     heddle_plan_free(plan);
     return status ? cli_fail(status) : 0;
+}
+
+static int observe_text(search *at, const search_text *text, observer *into)
+{
+    into->first_position = text->n_ids - at->n_rows;
+    into->n_rows = at->n_rows < SEARCH_OBSERVED_ROWS ? at->n_rows : SEARCH_OBSERVED_ROWS;
+    memset(into->ids, 0,
+           (size_t)(into->n_rows * into->n_layers * into->n_lists * (into->max_ids + 1)) * sizeof *into->ids);
+    return search_observe(at, text, into->n_lists > 1, into->n_rows, observe, into);
 }
 
 /* The best n_lists anchors among the open layers, the first open one forced. */
@@ -184,7 +187,7 @@ int search_dp(search *at, int n_fit, int32_t n_lists, bool is_mapped, search_set
         return cli_refuse("plan search: %d KV heads: at most %d can be mapped", into.n_lists,
                           SEARCH_MAX_HEADS);
     size_t n = (size_t)(at->n_layers * into.n_lists);
-    into.ids = malloc(OBSERVED_ROWS * n * (size_t)(into.max_ids + 1) * sizeof *into.ids);
+    into.ids = malloc(SEARCH_OBSERVED_ROWS * n * (size_t)(into.max_ids + 1) * sizeof *into.ids);
     into.captured = calloc(n * n, sizeof *into.captured);
     int code = into.ids && into.captured
                    ? 0
@@ -245,7 +248,7 @@ int search_hylra(search *at, int n_fit, int32_t n_lists, search_set *set)
         return cli_refuse("plan search: %d KV heads: at most %d can be mapped", into.n_lists,
                           SEARCH_MAX_HEADS);
     size_t n = (size_t)(at->n_layers * into.n_lists);
-    into.ids = malloc(OBSERVED_ROWS * n * (size_t)(into.max_ids + 1) * sizeof *into.ids);
+    into.ids = malloc(SEARCH_OBSERVED_ROWS * n * (size_t)(into.max_ids + 1) * sizeof *into.ids);
     into.captured = calloc(n * n, sizeof *into.captured);
     into.shared = calloc(n * n, sizeof *into.shared);
     into.spread = calloc((size_t)at->n_layers, sizeof *into.spread);

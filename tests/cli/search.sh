@@ -51,4 +51,32 @@ heddle plan search -m "$model" -f "$text" -c 400 --rows 16 --lists 4 --fit-top-k
 [ "$code" = 0 ] && grep -q '"head_map": \[0, 1, 2\]' "$work/hylra.json" && grep -q 'by overlap (HyLRA)' "$work/err"
 result "lists reused by overlap" $?
 says "and taken" 'dense' explain -m "$model" --plan "$work/hylra.json"
+
+# tokens of all lists of a plan by heads, every layer counted as often as its rule names it
+sum_of_heads() {
+    awk '/"layers"/ { n = gsub(/[0-9]+/, "&") } /"head_top_k"/ { sub(/.*head_top_k": \[/, ""); sub(/\].*/, "")
+        k = split($0, of, ", "); for (i = 1; i <= k; i++) sum += n * of[i] } END { print sum }' "$1"
+}
+by_head=(plan search -m "$model" -f "$text" -c 400 --rows 16 --window 32 --fit-top-k 32)
+heddle "${by_head[@]}" --by budgets --score key_i4 --top-k 96 -o "$work/budgets.json"
+[ "$code" = 0 ] && [ "$(sum_of_heads "$work/budgets.json")" = $((90 * 96)) ]
+result "budgets by head: 96 tokens in the mean over 90 heads" $?
+[ "$(grep -o '"head_top_k": \[[^]]*\]' "$work/budgets.json" | sort -u | wc -l)" -gt 5 ]
+result "and not the same for every head" $?
+says "and taken" 'top_k [0-9]*, [0-9]*, [0-9]* by KV head' explain -m "$model" --plan "$work/budgets.json"
+heddle "${by_head[@]}" --by budgets --score key_i4 --budget-bytes 20000000 --at 4K -o "$work/fits.json"
+[ "$code" = 0 ] && [ "$(sum_of_heads "$work/fits.json")" -gt 0 ] && grep -q 'expected 1[0-9]\.[0-9]* MB a step' "$work/err"
+result "under a budget of bytes" $?
+heddle "${by_head[@]}" --by duo --full-heads 40 -o "$work/duo.json"
+[ "$code" = 0 ] && [ "$(grep -o '"all"' "$work/duo.json" | wc -l)" -gt 0 ] && grep -q '40 of 90 KV heads read everything' "$work/duo.json" &&
+    grep -q 'as many, at random' "$work/err"
+result "heads that read everything, beside as many at random" $?
+says "and taken" 'everything' explain -m "$model" --plan "$work/duo.json"
+refused "budgets without a score" 'needs --score key_i8 or key_i4' "${by_head[@]}" --by budgets
+refused "duo without a number of heads" 'go together' "${by_head[@]}" --by duo
+refused "more heads than there are" 'must be fewer than all' "${by_head[@]}" --by duo --full-heads 90
+refused "duo under a budget" 'takes its budget as --full-heads, not as --budget-bytes' \
+    "${by_head[@]}" --by duo --full-heads 9 --budget-bytes 1000
+refused "a method that is none" 'must be loss, mass, heads, hylra, budgets or duo' "${by_head[@]}" --by magic
+refused "a name that breaks the file" 'must have at most 64 characters' "${by_head[@]}" --name 'a"b'
 finish

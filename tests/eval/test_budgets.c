@@ -1,0 +1,101 @@
+/* test_budgets.c - the split of a budget against every split there is. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "eval/budgets.h"
+
+enum { N = 4, STEPS = 5, WIDTH = STEPS + 1 };
+
+static uint64_t random_state = 1;
+
+static double random_share(void)
+{
+    random_state = random_state * 6364136223846793005u + 1442695040888963407u;
+    return (double)(random_state >> 40) / (double)(1 << 24);
+}
+
+/* Gains that only fall: a concave curve. */
+static void make_curve(double *at)
+{
+    double gain = 1 + random_share();
+    at[0] = 0;
+    for (int s = 1; s <= STEPS; s++) {
+        at[s] = at[s - 1] + gain;
+        gain *= random_share();
+    }
+}
+
+static double value_of(const double *captured, const int32_t *steps)
+{
+    double sum = 0;
+    for (int i = 0; i < N; i++) sum += captured[i * WIDTH + steps[i]];
+    return sum;
+}
+
+static double best_of_all(const double *captured, int64_t n_total, int32_t floor)
+{
+    double best = -1;
+    for (int64_t code = 0; code < WIDTH * WIDTH * WIDTH * WIDTH; code++) {
+        int32_t steps[N];
+        int64_t rest = code, sum = 0;
+        int is_allowed = 1;
+        for (int i = 0; i < N; i++, rest /= WIDTH) {
+            steps[i] = (int32_t)(rest % WIDTH);
+            sum += steps[i];
+            is_allowed &= steps[i] >= floor;
+        }
+        if (!is_allowed || sum != n_total) continue;
+        double value = value_of(captured, steps);
+        if (value > best) best = value;
+    }
+    return best;
+}
+
+static void test_split_is_the_best(void **state)
+{
+    (void)state;
+    for (int round = 0; round < 50; round++) {
+        double captured[N * WIDTH];
+        for (int i = 0; i < N; i++) make_curve(captured + i * WIDTH);
+        for (int32_t floor = 0; floor <= 2; floor++)
+            for (int64_t total = N * floor; total <= N * STEPS; total++) {
+                int32_t steps[N];
+                int64_t sum = 0;
+                budgets_split(captured, N, STEPS, total, floor, steps);
+                for (int i = 0; i < N; i++) {
+                    assert_in_range(steps[i], floor, STEPS);
+                    sum += steps[i];
+                }
+                assert_int_equal(sum, total);
+                double best = best_of_all(captured, total, floor), got = value_of(captured, steps);
+                assert_true(best - got <= 1e-12 && got - best <= 1e-12);
+            }
+    }
+}
+
+static void test_ties_go_to_the_lowest(void **state)
+{
+    (void)state;
+    double captured[N * WIDTH];
+    int32_t steps[N];
+    for (int i = 0; i < N * WIDTH; i++) captured[i] = i % WIDTH;
+    budgets_split(captured, N, STEPS, 7, 0, steps);
+    assert_int_equal(steps[0], STEPS);
+    assert_int_equal(steps[1], 2);
+    assert_int_equal(steps[2] + steps[3], 0);
+    budgets_split(captured, N, STEPS, 1000, 0, steps); /* more than there is: everything */
+    for (int i = 0; i < N; i++) assert_int_equal(steps[i], STEPS);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_split_is_the_best),
+        cmocka_unit_test(test_ties_go_to_the_lowest),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
