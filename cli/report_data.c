@@ -93,7 +93,8 @@ static int add_speed_row(report *r, const csv_row *row, const report_speed *comm
 }
 
 /* A row of tests/proofs/plan_quality.py as the row of `heddle eval` that has its figures: documents of 8,192
- * tokens, `quarter` the mean loss of the last 2,047. Its models and plans have their own short hashes. */
+ * tokens, `quarter` the mean loss of the last 2,047. Its models and plans have their own short hashes. Plans are
+ * set against others of the same run: a document of another one counts as another document. */
 static bool add_quality_row(report *r, const csv_row *row)
 {
     const char *plan = text_of(row, "plan"), *model = text_of(row, "model"), *text = text_of(row, "text");
@@ -102,14 +103,16 @@ static bool add_quality_row(report *r, const csv_row *row)
     double quarter = number_of(row, "quarter"), share = number_of(row, "share");
     if (!plan || !model || !text || !hash || !doc || !doc_hash || !isfinite(quarter) || !isfinite(share))
         return false;
-    char source[128];
+    const char *run = text_of(row, "run"); /* NULL in older files */
+    char source[128], source_hash[128];
     snprintf(source, sizeof source, "%s-%s", text, doc);
+    snprintf(source_hash, sizeof source_hash, "%s%s", doc_hash, run ? run : "");
     return results_keep(&r->results,
                         json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:i, s:s, s:s, s:s, s:f, s:i, s:f}", "what",
                                   "loss", "model", model, "model_hash", model, "kv", "f16", "plan", plan,
                                   "plan_hash", hash, "context", 8192, "source", source, "source_hash",
-                                  doc_hash, "governs", "all", "last_nll", quarter * 2047, "last_tokens", 2047,
-                                  "share_read", share / 100));
+                                  source_hash, "governs", "all", "last_nll", quarter * 2047, "last_tokens",
+                                  2047, "share_read", share / 100));
 }
 
 static bool begins_csv(const char *line)

@@ -86,7 +86,7 @@ def summarise(rows):
                 if not docs:
                     break
                 own = whole.mean(float(rows[plan_hash(plan), text, d, plan, part]["quarter"]) for d in docs)
-                dense, window = (whole.mean(float(base[plan_hash(p), MODEL, text, d, p]["quarter"]) for d in docs) for p in whole.FIRST)
+                dense, window = (whole.mean(float(base[plan_hash(p), MODEL, text, d, p][-1]["quarter"]) for d in docs) for p in whole.FIRST)
                 cells.append((100 * (math.exp(own - dense) - 1), (window - own) / (window - dense)))
                 counts.append(len(docs))
             else:

@@ -1,0 +1,57 @@
+#!/usr/bin/env bash
+# The tools of tests/proofs: what a plan's figures may be set against.
+. "$(dirname "$0")/tap.sh"
+proofs=$(cd "$(dirname "$0")/../proofs" && pwd)
+
+# A program that scores: losses of 8,192 tokens that name the plan, the window's larger at places.
+cat >"$work/program" <<'PY'
+#!/usr/bin/env python3
+import array, sys
+at = {name: sys.argv[sys.argv.index(name) + 1] for name in ("--plan", "--nll", "-f")}
+loss = {"dense": 2.0, "window512": 2.5, "keys4": 2.1, "anchor": 2.2}[at["--plan"]]
+open(at["--nll"], "wb").write(array.array("f", [loss + (at["--plan"] == "window512") * (i % 7 == 0) for i in range(8192)]).tobytes())
+print("reads 50.0 %", file=sys.stderr)
+PY
+chmod +x "$work/program"
+mkdir "$work/texts" "$work/results"
+for text in prose code lexicon; do echo "$text" >"$work/texts/$text-0.txt"; done
+quality() { # ARGS...: of documents and a table of this test
+    HEDDLE=$work/program timeout 100 "$proofs/plan_quality.py" --results "$work/results" --texts "$work/texts" --models smollm2 \
+        --documents 1 --no-behaviour "$@" >"$work/out" 2>"$work/err"
+    code=$?
+}
+table=$work/results/plan-quality.csv
+fields() { # NUMBER PLAN: field NUMBER of the plan's rows, each value once
+    grep ",$2," "$table" | cut -d, -f"$1" | sort -u
+}
+
+quality keys4
+host=$(fields 12 keys4) first=$(fields 13 keys4)
+[ -n "$host" ] && [ -n "$first" ] && [ "$(fields 13 dense)$(fields 12 dense)" = "$first$host" ] &&
+    [ "$(fields 13 window512)" = "$first" ] && [ "$(wc -l <"$table")" = 10 ] && grep -q '`keys4` | 50.0 % | +10.52 %' "$work/results/plan-quality.md"
+result "a run measures dense and window512 beside a plan and names itself and its host" $?
+quality keys4
+[ "$(wc -l <"$table")" = 10 ]
+result "what has its rows is not measured again" $?
+quality anchor
+second=$(fields 13 anchor)
+[ -n "$second" ] && [ "$second" != "$first" ] && [ "$(fields 13 dense | wc -l)" = 2 ] && [ "$(grep -c ",dense,.*$second" "$table")" = 3 ]
+result "a later run measures them again" $?
+cp "$table" "$work/whole"
+sed -i '/,dense,.*'"$second"'/s/,2.000000,2.000000,/,2.200000,2.200000,/' "$table"
+quality keys4
+grep -q '`keys4` | 50.0 % | +10.52 %' "$work/results/plan-quality.md" && grep -q '`anchor` | 50.0 % | +0.00 %' "$work/results/plan-quality.md"
+result "a plan is set against dense of its own run" $?
+for change in "s/$second/another/" "s/,[^,]*,$second/,another processor,$second/" d; do
+    cp "$work/whole" "$table"
+    sed -i "/,dense,.*$second/$change" "$table"
+    quality anchor
+    [ "$code" = 1 ] && grep -q "^refused: anchor on smollm2, prose 0: its run ($second, .* has no row of dense" "$work/out"
+    result "not against that of another run or host, nor of none: ${change//$second/RUN}" $?
+done
+sed 's/^\(.*,dense,.*\),[^,]*$/\1,another/' "$work/whole" >"$table"
+"$HEDDLE" report "$work/whole" -o "$work/whole.html" >"$work/out" 2>"$work/err" &&
+    "$HEDDLE" report "$table" -o "$work/other.html" >"$work/out" 2>"$work/err" &&
+    grep -q '</i>anchor</th><td>0\.6' "$work/whole.html" && ! grep -q '</i>anchor</th><td>0\.6' "$work/other.html"
+result "nor does a page of 'heddle report'" $?
+finish
