@@ -6,6 +6,7 @@ the same digits on every machine. A change of code that changes what a plan does
 figure stale; a change that does not, does not (docs/decisions/0004-figures-name-behaviour.md).
 """
 import csv
+import ctypes
 import hashlib
 import os
 import re
@@ -33,6 +34,24 @@ def heddle():
 def model_path(model):
     folder = os.path.join(TOP, "models") if model == "warp-21m" else os.environ.get("HEDDLE_TEST_MODELS", os.path.expanduser("~/.cache/heddle"))
     return os.path.join(folder, MODELS.get(model, model))
+
+
+def eval_hash(plan):
+    """The plan_hash of rows of `heddle eval`: FNV-1a of the plan's text with its overrides."""
+    lib, own, text = ctypes.CDLL(TOP + "/build/libheddle.so"), ctypes.c_void_p(), ctypes.c_char_p()
+    if lib.heddle_plan_named(ctypes.byref(own), plan.encode()) or lib.heddle_plan_format(own, ctypes.byref(text)):
+        return None
+    value = 0xCBF29CE484222325
+    for byte in text.value:
+        value = (value ^ byte) * 0x100000001B3 % 2**64
+    lib.heddle_string_free(text)
+    lib.heddle_plan_free(own)
+    return f"{value:016x}"
+
+
+def fits(path, plan):
+    """Whether a plan is for the model file at all."""
+    return subprocess.run([heddle(), "explain", "-m", path, "--plan", plan], capture_output=True).returncode == 0
 
 
 def measure(model, plan):

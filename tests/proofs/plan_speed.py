@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """Decode speed of every plan beside dense, at a depth whose rows are made up.
 
-    plan_speed.py [--depth TOKENS] [--host WORDS] [PLAN...]
+    plan_speed.py [--depth TOKENS] [--host WORDS] [--check] [PLAN...]
 
 One run of build/bench/bench_depth for all plans that have no row yet, dense first and last; on SmolLM2, f16 rows. Rows go
 to bench/results/plan-speed.csv; each names its plan file, so that a plan whose file changed is timed again. Left out:
 plans that evict (made-up rows are no prompt), and plans whose lists are as long as the rows' masses say (made-up rows
 have none): time those with `heddle bench depth -f TEXT`. `heddle report plan-quality.csv plan-speed.csv` draws both.
+--check: whether every plan for the model has a row of its present file, between rows of dense.
 """
 import argparse
 import csv
@@ -15,7 +16,7 @@ import os
 import subprocess
 import sys
 
-from behaviour import TOP, model_path, plan_hash
+from behaviour import TOP, fits, model_path, plan_hash
 
 CSV = TOP + "/bench/results/plan-speed.csv"
 FIELDS = ("plan_hash", "model", "depth", "plan", "kv", "step_ms", "p10_ms", "p90_ms", "kv_bytes_read", "share_of_dense", "kv_bytes")
@@ -51,12 +52,32 @@ def load():
         return list(csv.DictReader(line for line in file if not line.startswith("#")))
 
 
+def check(depth):
+    """Whether the committed rows are whole: of every plan that made-up rows say something of, as it is now."""
+    rows, bad = [row for row in load() if int(row["depth"]) == depth], []
+    now = {row["plan"] for row in rows if row["plan_hash"] == plan_hash(row["plan"])}
+    for plan in sorted(f[:-5] for f in os.listdir(TOP + "/plans")):
+        if plan not in now and not why_not(plan) and fits(model_path(MODEL), plan):
+            bad.append(f"{plan} at {depth} tokens has no row, or one of another plan file")
+    if not rows or rows[0]["plan"] != "dense" or rows[-1]["plan"] != "dense":
+        bad.append("a run begins and ends with dense")
+    for row in rows:
+        step, low, high = (float(row[key]) for key in ("step_ms", "p10_ms", "p90_ms"))
+        if not 0 < low <= step <= high:
+            bad.append(f"{row['plan']}: a step of {step} ms between {low} and {high}")
+    print("\n".join(f"plan speed: {why}" for why in bad) or f"plan speed: {len(now)} plans at {depth} tokens, as they are now")
+    return 1 if bad else 0
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--depth", type=int, default=32768)
     parser.add_argument("--host", default="", help="what a comment above the rows says")
     parser.add_argument("plans", nargs="*")
+    parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
+    if options.check:
+        return check(options.depth)
     done = {(row["plan_hash"], row["plan"], int(row["depth"])) for row in load()}
     plans = []
     for plan in options.plans or sorted(f[:-5] for f in os.listdir(TOP + "/plans")):

@@ -2,37 +2,33 @@
 """Every plan on both demo models: the screening that decides which plans get the full counts.
 
     screening.py [--models smollm2,gemma3] [--documents 20] [--context 4096] [--plans 'a;b;c']
-                 [--tasks tasks,lists,loss] [--rows last|all] [--jobs N] [--texts DIR] [--out NAME] [--table]
+                 [--tasks tasks,lists,loss] [--rows last|all] [--jobs N] [--texts DIR] [--out NAME] [--table] [--check]
 
 `heddle eval` on the texts of texts.py: the tasks, then what routers choose, then the loss (--rows last:
 of the last quarter, after one dense reading). Rows go to bench/results/NAME-MODEL.jsonl; run it again
 and it goes on where it was stopped. --jobs N: N processes share the documents; their files (in build/)
 are put together at the end of each part, and nothing of a stopped part is lost. The tables stand beside
 it as text, the page of all results is build/NAME.html. It has no bound to hold: it exits 0 when every
-row is there.
+row is there. --check: whether screening.md has the table that the rows give, of the plans as they are now, and the
+plans with full counts (task_quality.py) among them.
 """
 import argparse
 import collections
 import glob
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
 
+from behaviour import MODELS, TOP, eval_hash, fits, heddle
 from shards import share
+from task_quality import METHODS
 
-TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-MODELS = {"smollm2": "SmolLM2-135M-Instruct.Q4_1.gguf", "gemma3": "gemma-3-270m-q4_k_m.gguf"}
 TEXTS = ("prose", "code", "lexicon")
 WINDOW = "window:window=512"
 AT_ONCE = 4  # plans over one reading of a document: its rows carry no more than eight summaries
-HEDDLE = os.environ.get("HEDDLE", TOP + "/build/heddle")
-
-
-def fits(model, plan):
-    """Whether a plan is for this model at all."""
-    return subprocess.run([HEDDLE, "explain", "-m", model, "--plan", plan], capture_output=True).returncode == 0
 
 
 def all_plans():
@@ -79,6 +75,25 @@ def points_of_all(path):
     return f"Deciding: {', '.join(deciding)}.\n\n| plan | mean | worst | documents a task |\n|---|---|---|---|\n" + "\n".join(l for _, l in sorted(lines))
 
 
+def check(options):
+    """Whether the committed table is there and of the plans as they are."""
+    path, page = (f"{TOP}/bench/results/{options.out}{ending}" for ending in ("-smollm2.jsonl", ".md"))
+    if not os.path.exists(path) or not os.path.exists(page):
+        print(f"{options.out}: {path} or {page} is not there")
+        return 1
+    bad, hashes, table = [], collections.defaultdict(set), points_of_all(path)
+    for line in open(path):
+        row = json.loads(line)
+        hashes[row["plan"]].add(row["plan_hash"])
+    if table not in open(page).read():
+        bad.append(f"{page[len(TOP) + 1:]} does not have the table that its rows give (--table)")
+    listed = re.findall(r"^\| `(.+?)` \|", table, re.M)
+    bad += [f"{plan}: the rows are of another plan than there is now" for plan in ["dense", *listed] if hashes[plan] != {eval_hash(plan)}]
+    bad += [f"{plan} has full counts and no row here" for plan in METHODS["smollm2"] if plan not in listed]
+    print("\n".join(f"screening: {why}" for why in bad) or f"screening: {len(listed)} plans, as they are now")
+    return 1 if bad else 0
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--models", default="smollm2,gemma3")
@@ -93,7 +108,10 @@ def main():
     parser.add_argument("--texts", help="a folder that texts.py filled, where it cannot run (no network)")
     parser.add_argument("--out", default="screening")
     parser.add_argument("--table", action="store_true", help="only print the points of all plans, from the rows that are there")
+    parser.add_argument("--check", action="store_true", help="only look at what is committed")
     options = parser.parse_args()
+    if options.check:
+        return check(options)
     if options.table:
         for name in options.models.split(","):
             if os.path.exists(path := f"{TOP}/bench/results/{options.out}-{name}.jsonl"):
@@ -117,7 +135,7 @@ def main():
             plans = [p for p in options.plans.split(";") if p and fits(model, p)]
             made.append(rows)
             for tasks in options.tasks.split(","):
-                command = [HEDDLE, "eval", "-m", model, "-t", str(threads), "-c", str(options.context), "--tasks", tasks,
+                command = [heddle(), "eval", "-m", model, "-t", str(threads), "-c", str(options.context), "--tasks", tasks,
                            "--answers", str(options.answers), *texts]
                 command += ["--last"] if options.rows == "last" else []
                 code, table = run_part(command, plans, rows, options.documents, shards if options.jobs > 1 else [])
@@ -127,7 +145,7 @@ def main():
                     out.write(table)
                 print(table, flush=True)
     speeds = sorted(glob.glob(TOP + "/bench/results/*ours*.csv"))
-    return subprocess.run([HEDDLE, "report", *made, *speeds, "-o", f"{TOP}/build/{options.out}.html"]).returncode
+    return subprocess.run([heddle(), "report", *made, *speeds, "-o", f"{TOP}/build/{options.out}.html"]).returncode
 
 
 if __name__ == "__main__":
