@@ -81,6 +81,7 @@ typedef struct run_state {
     heddle_stream *stream;
     term_progress progress;
     heddle_lists *record, *replay;
+    int64_t n_replayed; /* tokens of the history that are those of `replay` */
     cli_mounts mounts;
     id_list mounted; /* tokens of the session that mounts fill; history begins with them */
     id_list history;
@@ -365,6 +366,24 @@ static void show_lead(const run_state *state)
     heddle_string_free(text);
 }
 
+/* Lists are of the tokens that they were made of: where the history leaves these, replaying ends. */
+static void follow_replay(run_state *state)
+{
+    const int32_t *ids;
+    if (!state->replay) return;
+    int64_t n = heddle_lists_tokens(state->replay, &ids), at = state->n_replayed;
+    if (at > state->history.n) at = state->history.n; /* a turn that did not happen */
+    while (at < n && at < state->history.n && ids[at] == state->history.data[at]) at++;
+    state->n_replayed = at;
+    if (at == n || at == state->history.n) return; /* rows behind the record's end make their own */
+    char place[TERM_COUNT];
+    cli_note("%s: token %s is not the recorded one: from here lists are made anew",
+             state->options->replay_path, term_count(place, at));
+    (void)heddle_session_replay(state->setup.session, NULL);
+    heddle_lists_free(state->replay);
+    state->replay = NULL;
+}
+
 /* Samples and shows tokens until something ends the answer; *why says what. 0 or an exit code. */
 static int generate(run_state *state, const char **why, bool *ends_line)
 {
@@ -390,6 +409,7 @@ static int generate(run_state *state, const char **why, bool *ends_line)
         bool is_end = heddle_token_is_end(state->setup.engine, id);
         int code = is_end ? 0 : add_ids(&state->history, &id, 1);
         if (code || is_stopped) return code;
+        follow_replay(state);
         if (heddle_session_len(session) >= state->context) {
             *why = "the context is full; a larger one is asked for with -c";
             return 0;
@@ -483,6 +503,16 @@ static int attach_lists(run_state *state)
     return status ? cli_fail(status) : 0;
 }
 
+/* Before the first question is read: the lists to be replayed are of this very one. */
+static int check_replay(run_state *state)
+{
+    if (!state->replay) return 0;
+    heddle_status status = heddle_lists_check(state->replay, state->setup.session, state->history.data,
+                                              state->history.n);
+    state->n_replayed = state->history.n;
+    return status ? cli_fail(status) : 0;
+}
+
 static int save_record(const run_state *state)
 {
     if (!state->record) return 0;
@@ -570,6 +600,7 @@ static int chat(run_state *state)
                      term_count(limit, state->context));
             continue;
         }
+        follow_replay(state);
         code = answer(state);
         if (!code && !state->is_read) state->history.n = n_before; /* the turn did not happen */
     }
@@ -677,6 +708,7 @@ static int converse(run_state *state, const cli_text *documents)
             if (status) code = cli_fail(status);
         }
         if (!code) code = ask(state, documents, i);
+        if (!code) code = check_replay(state);
         if (!code) code = answer(state);
         is_any_unread |= !state->is_read;
     }

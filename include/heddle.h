@@ -277,18 +277,25 @@ void heddle_lists_free(heddle_lists *lists);
 int64_t heddle_lists_count(const heddle_lists *lists);
 heddle_status heddle_lists_save(const heddle_lists *lists, const char *path);
 heddle_status heddle_lists_load(heddle_lists **out, const heddle_engine *engine, const char *path);
-/* The session's tokens go with its lists into their file. */
+/* The session's tokens go with its lists into their file, and of which plan, mounted documents and forbidden
+ * tokens they are. */
 heddle_status heddle_lists_set_tokens(heddle_lists *lists, const heddle_session *session);
 /* How many, borrowed in *ids (may be NULL); 0: none were set, or the file is of version 1. */
 int64_t heddle_lists_tokens(const heddle_lists *lists, const int32_t **ids);
+/* OK when loaded lists are those that this session would make of ids [n_ids]: recorded under its plan, over its
+ * mounted documents and forbidden tokens, and of tokens that begin with ids. Else INVALID says what is another;
+ * UNSUPPORTED: the file does not say (it is of version 1 or 2, or no tokens were set). */
+heddle_status heddle_lists_check(const heddle_lists *lists, const heddle_session *session, const int32_t *ids,
+                                 int64_t n_ids);
 /* The i-th loaded list, by row and layer; *row and *layer (may be NULL) are of whom. How many tokens it has; they
  * are in ids [n_max] where they fit and ids is given. -1: there is no such list. */
 int64_t heddle_lists_at(const heddle_lists *lists, int64_t i, int64_t *row, int32_t *layer, int32_t *ids,
                         int64_t n_max);
 /* Adds every list that the session makes; NULL stops. `lists` must outlive that, and records one session at a
- * time. Forks record nothing. */
+ * time. Forks record nothing. UNSUPPORTED: the plan makes no such list. */
 heddle_status heddle_session_record(heddle_session *session, heddle_lists *lists);
-/* Reads the loaded lists in place of scoring; rows that they lack make their own. NULL stops. */
+/* Reads the loaded lists in place of scoring; rows that they lack make their own. NULL stops. Whether they are
+ * this session's is not looked at: heddle_lists_check does. UNSUPPORTED: the plan makes no list. */
 heddle_status heddle_session_replay(heddle_session *session, const heddle_lists *lists);
 
 /* ---- documents as files ---------------------------------------------------------------------- */

@@ -1,7 +1,11 @@
 /* lists.c - which tokens each row read, kept and given again.
  *
  *   file     "HDLLISTS", u32 version, u32 n_tokens, u64 identity of the model, i64 n_lists, i64 n_bytes,
- *            the lists, n_tokens i32 ids, u64 XXH3 of everything before it; version 1 had no tokens
+ *            the lists, n_tokens i32 ids, the origin, u64 XXH3 of everything before it; version 1 had no
+ *            tokens, version 2 no origin
+ *   origin   u64 XXH3 of the plan's text, i32 bytes of its name, i32 mounts, i32 spans of tokens that no row
+ *            may read, i32 0; the name; per mount the u64 sum of its document (0: unmounted); per span i64
+ *            first, i64 end. No byte at all: heddle_lists_set_tokens was not called
  *   list     row, layer, n, then n ids as differences: whole numbers of 7 bits a byte, low ones first
  *
  * A record is a buffer that grows as rows go by; rows that a session gives up leave it again. One file may
@@ -14,8 +18,9 @@
 #include "base/mem.h"
 #include "base/newfile.h"
 #include "engine/engine_int.h"
+#include "kv/docfile.h"
 
-enum { LISTS_VERSION = 2, MAX_LISTS_BYTES = 1 << 30 };
+enum { LISTS_VERSION = 3, MAX_LISTS_BYTES = 1 << 30 };
 static const char magic[8] = {'H', 'D', 'L', 'L', 'I', 'S', 'T', 'S'};
 
 typedef struct list_entry {
@@ -31,7 +36,15 @@ struct heddle_lists {
     int64_t n_entries;
     int32_t *tokens; /* [n_tokens] ids of the rows, or NULL */
     int64_t n_tokens;
+    hdl_buf origin;   /* as in the file; empty = not known */
+    uint32_t version; /* of the file that it was loaded from */
+    char *path;       /* of that file; NULL while recording */
 };
+
+typedef struct lists_origin {
+    uint64_t plan;
+    int32_t n_name, n_mounts, n_hidden, zero;
+} lists_origin;
 
 typedef struct lists_header {
     char magic[8];
@@ -89,6 +102,8 @@ void heddle_lists_free(heddle_lists *lists)
     hdl_buf_deinit(&lists->bytes);
     hdl_free(lists->entries);
     hdl_free(lists->tokens);
+    hdl_buf_deinit(&lists->origin);
+    hdl_free(lists->path);
     hdl_free(lists);
 }
 
@@ -103,6 +118,7 @@ heddle_status heddle_lists_save(const heddle_lists *lists, const char *path)
     hdl_newfile file;
     HDL_GIVEN(lists, path);
     HDL_TRY(hdl_buf_status(&lists->bytes)); /* out of memory on the way: the record is not whole */
+    HDL_TRY(hdl_buf_status(&lists->origin));
     lists_header header = {.version = LISTS_VERSION,
                            .n_tokens = (uint32_t)lists->n_tokens,
                            .model = lists->model,
@@ -114,6 +130,7 @@ heddle_status heddle_lists_save(const heddle_lists *lists, const char *path)
     if (!status && lists->bytes.n) status = hdl_newfile_write(&file, lists->bytes.data, lists->bytes.n);
     if (!status && lists->n_tokens)
         status = hdl_newfile_write(&file, lists->tokens, lists->n_tokens * (int64_t)sizeof *lists->tokens);
+    if (!status && lists->origin.n) status = hdl_newfile_write(&file, lists->origin.data, lists->origin.n);
     uint64_t sum = hdl_hasher_sum(&file.hasher);
     if (!status) status = hdl_newfile_write(&file, &sum, sizeof sum);
     if (!status) return hdl_newfile_finish(&file);
@@ -200,16 +217,60 @@ static heddle_status keep_tokens(heddle_lists *lists, const void *ids, int64_t n
     return HEDDLE_OK;
 }
 
+/* What a session's lists depend on beside its tokens, as the file has it. */
+static void origin_of(hdl_buf *out, const heddle_session *session)
+{
+    const hdl_runner *runner = session->runner;
+    lists_origin head = {.plan = hdl_hash(runner->plan_text.data, runner->plan_text.n),
+                         .n_name = (int32_t)strlen(runner->plan_name),
+                         .n_mounts = hdl_kv_seq_n_mounts(session->kv)};
+    const hdl_kv_span *hidden = hdl_kv_seq_hidden(session->kv, &head.n_hidden);
+    hdl_buf_add(out, &head, sizeof head);
+    hdl_buf_add(out, runner->plan_name, head.n_name);
+    for (int32_t i = 0; i < head.n_mounts; i++) {
+        const hdl_docfile *file = hdl_kv_seq_mounted(session->kv, i);
+        uint64_t sum = file ? hdl_docfile_sum(file) : 0;
+        hdl_buf_add(out, &sum, sizeof sum);
+    }
+    for (int32_t i = 0; i < head.n_hidden; i++) {
+        int64_t span[2] = {hidden[i].first, hidden[i].end};
+        hdl_buf_add(out, span, sizeof span);
+    }
+}
+
 heddle_status heddle_lists_set_tokens(heddle_lists *lists, const heddle_session *session)
 {
     HDL_GIVEN(lists, session);
-    return keep_tokens(lists, session->ids, heddle_session_len(session));
+    HDL_TRY(keep_tokens(lists, session->ids, heddle_session_len(session)));
+    lists->origin.n = 0;
+    origin_of(&lists->origin, session);
+    return hdl_buf_status(&lists->origin);
 }
 
 int64_t heddle_lists_tokens(const heddle_lists *lists, const int32_t **ids)
 {
     if (ids) *ids = lists ? lists->tokens : NULL;
     return lists ? lists->n_tokens : 0;
+}
+
+/* What lies behind the tokens: nothing, or an origin of exactly that size. */
+static heddle_status keep_origin(heddle_lists *lists, const char *bytes, int64_t n, const char *path)
+{
+    lists_origin head = {0};
+    bool is_sound = n >= (int64_t)sizeof head && lists->version > 2;
+    if (!n) return HEDDLE_OK;
+    if (is_sound) {
+        memcpy(&head, bytes, sizeof head);
+        is_sound = head.n_name >= 0 && head.n_mounts >= 0 && head.n_mounts <= HDL_KV_MAX_MOUNTS &&
+                   head.n_hidden >= 0 && head.n_hidden <= HDL_KV_MAX_HIDDEN && !head.zero &&
+                   n == (int64_t)sizeof head + head.n_name + head.n_mounts * (int64_t)8 +
+                            head.n_hidden * (int64_t)16;
+    }
+    if (!is_sound)
+        return HDL_FAIL(HEDDLE_E_FORMAT, "%s: what it says of its plan and mounts contradicts its size",
+                        path);
+    hdl_buf_add(&lists->origin, bytes, n);
+    return hdl_buf_status(&lists->origin);
 }
 
 static heddle_status parse(heddle_lists *lists, const hdl_buf *file, const char *path, uint64_t model)
@@ -227,14 +288,17 @@ static heddle_status parse(heddle_lists *lists, const hdl_buf *file, const char 
                         header.version, LISTS_VERSION);
     if (header.model != model) return HDL_FAIL(HEDDLE_E_INVALID, "%s: was recorded with another model", path);
     int64_t n_tokens = header.version > 1 ? header.n_tokens : 0,
-            token_bytes = n_tokens * (int64_t)sizeof(int32_t);
-    int64_t n_bytes = file->n - (int64_t)sizeof header - token_bytes - (int64_t)sizeof sum;
-    if (header.n_bytes != n_bytes || header.n_lists < 0 || header.n_lists > n_bytes)
+            token_bytes = n_tokens * (int64_t)sizeof(int32_t), n_bytes = header.n_bytes;
+    int64_t n_rest = file->n - (int64_t)sizeof header - token_bytes - (int64_t)sizeof sum;
+    if (n_bytes < 0 || n_bytes > n_rest || header.n_lists < 0 || header.n_lists > n_bytes)
         return HDL_FAIL(HEDDLE_E_FORMAT, "%s: its header contradicts its size", path);
+    const char *lists_at = file->data + sizeof header, *tokens_at = lists_at + n_bytes;
+    lists->version = header.version;
     lists->n_lists = header.n_lists;
-    hdl_buf_add(&lists->bytes, file->data + sizeof header, n_bytes);
+    hdl_buf_add(&lists->bytes, lists_at, n_bytes);
     HDL_TRY(hdl_buf_status(&lists->bytes));
-    HDL_TRY(keep_tokens(lists, file->data + sizeof header + n_bytes, n_tokens));
+    HDL_TRY(keep_tokens(lists, tokens_at, n_tokens));
+    HDL_TRY(keep_origin(lists, tokens_at + token_bytes, n_rest - n_bytes, path));
     return build_index(lists, path);
 }
 
@@ -247,6 +311,7 @@ heddle_status heddle_lists_load(heddle_lists **out, const heddle_engine *engine,
     HDL_GIVEN(engine, path);
     HDL_TRY(heddle_lists_new(&lists, engine));
     heddle_status status = hdl_buf_read_file(&file, path, MAX_LISTS_BYTES);
+    if (!status && !(lists->path = hdl_strdup(path))) status = HEDDLE_E_NOMEM;
     if (!status) status = parse(lists, &file, path, lists->model);
     hdl_buf_deinit(&file);
     if (status)
@@ -324,12 +389,101 @@ static heddle_status check_positions(const heddle_session *session)
                     session->runner->plan_name);
 }
 
+/* A list is kept where it is one of tokens, for all heads of its layer. */
+static heddle_status check_makes_lists(const heddle_session *session)
+{
+    const hdl_schedule *schedule = session->runner->schedule;
+    for (int route = 0; route < 2; route++)
+        for (int32_t layer = 0; layer < schedule->facts->n_layers; layer++) {
+            int32_t slot = schedule->slot_of_layer[route][layer];
+            if (slot >= 0 && schedule->slots[slot].n_lists == 1 && schedule->slots[slot].block_size == 1)
+                return HEDDLE_OK;
+        }
+    return HDL_FAIL(HEDDLE_E_UNSUPPORTED,
+                    "plan %s makes no list of tokens for all heads of a layer: there are none to record or "
+                    "replay",
+                    session->runner->plan_name);
+}
+
+/* Where the session's mounts or forbidden tokens are not the recorded ones; both origins are sound. */
+static heddle_status check_mounts(const heddle_lists *lists, const hdl_buf *own)
+{
+    lists_origin was, now;
+    memcpy(&was, lists->origin.data, sizeof was);
+    memcpy(&now, own->data, sizeof now);
+    if (was.n_mounts != now.n_mounts)
+        return HDL_FAIL(HEDDLE_E_INVALID, "%s: was recorded over %d mounted documents: the session has %d",
+                        lists->path, was.n_mounts, now.n_mounts);
+    const char *was_at = lists->origin.data + sizeof was + was.n_name;
+    const char *now_at = own->data + sizeof now + now.n_name;
+    for (int32_t i = 0; i < was.n_mounts; i++)
+        if (memcmp(was_at + i * 8, now_at + i * 8, 8) != 0)
+            return HDL_FAIL(HEDDLE_E_INVALID,
+                            "%s: was recorded over other mounted documents: number %d of %d is not the "
+                            "session's",
+                            lists->path, i + 1, was.n_mounts);
+    size_t n_hidden = (size_t)was.n_hidden * 16;
+    if (was.n_hidden != now.n_hidden ||
+        memcmp(was_at + was.n_mounts * 8, now_at + was.n_mounts * 8, n_hidden) != 0)
+        return HDL_FAIL(HEDDLE_E_INVALID, "%s: was recorded with other tokens forbidden than the session's",
+                        lists->path);
+    return HEDDLE_OK;
+}
+
+static heddle_status check_origin(const heddle_lists *lists, const heddle_session *session)
+{
+    hdl_buf own = {0};
+    lists_origin was, now;
+    origin_of(&own, session);
+    heddle_status status = hdl_buf_status(&own);
+    if (!status) {
+        memcpy(&was, lists->origin.data, sizeof was);
+        memcpy(&now, own.data, sizeof now);
+        bool is_namesake = was.n_name == now.n_name && !memcmp(lists->origin.data + sizeof was,
+                                                               own.data + sizeof now, (size_t)was.n_name);
+        if (was.plan == now.plan && is_namesake)
+            status = check_mounts(lists, &own);
+        else if (is_namesake)
+            status = HDL_FAIL(HEDDLE_E_INVALID, "%s: was recorded under another wording of plan \"%s\"",
+                              lists->path, session->runner->plan_name);
+        else
+            status = HDL_FAIL(HEDDLE_E_INVALID,
+                              "%s: was recorded under plan \"%.*s\": the session has plan \"%s\"",
+                              lists->path, HDL_MIN(was.n_name, 64), lists->origin.data + sizeof was,
+                              session->runner->plan_name);
+    }
+    hdl_buf_deinit(&own);
+    return status;
+}
+
+heddle_status heddle_lists_check(const heddle_lists *lists, const heddle_session *session, const int32_t *ids,
+                                 int64_t n_ids)
+{
+    HDL_GIVEN(lists, session, ids);
+    if (!lists->entries)
+        return HDL_FAIL(HEDDLE_E_INVALID, "lists that are being recorded: save and load them");
+    if (!lists->origin.n)
+        return HDL_FAIL(HEDDLE_E_UNSUPPORTED,
+                        "%s: does not say of which plan and mounted documents its lists are (version %u of "
+                        "the format; since version 3 files do): record it again",
+                        lists->path, lists->version);
+    HDL_TRY(check_origin(lists, session));
+    int64_t n_same = 0;
+    while (n_same < n_ids && n_same < lists->n_tokens && ids[n_same] == lists->tokens[n_same]) n_same++;
+    if (n_same == n_ids) return HEDDLE_OK;
+    return HDL_FAIL(
+        HEDDLE_E_INVALID,
+        "%s: was recorded of another prompt: of this one's %lld tokens the first %lld are the same",
+        lists->path, (long long)n_ids, (long long)n_same);
+}
+
 heddle_status heddle_session_record(heddle_session *session, heddle_lists *lists)
 {
     HDL_GIVEN(session);
     if (lists && lists->entries)
         return HDL_FAIL(HEDDLE_E_INVALID, "lists that were loaded cannot be recorded into");
     if (lists) HDL_TRY(check_positions(session));
+    if (lists) HDL_TRY(check_makes_lists(session));
     session->hook.made = lists ? on_made : NULL;
     session->hook.made_user = lists;
     return HEDDLE_OK;
@@ -342,6 +496,7 @@ heddle_status heddle_session_replay(heddle_session *session, const heddle_lists 
         return HDL_FAIL(HEDDLE_E_INVALID,
                         "lists that are being recorded cannot be replayed: save and load them");
     if (lists) HDL_TRY(check_positions(session));
+    if (lists) HDL_TRY(check_makes_lists(session));
     session->hook.wanted = lists ? on_wanted : NULL;
     session->hook.wanted_user = (void *)(uintptr_t)lists;
     return HEDDLE_OK;

@@ -236,6 +236,11 @@ const char *hdl_docfile_path(const hdl_docfile *file)
     return file->path;
 }
 
+uint64_t hdl_docfile_sum(const hdl_docfile *file)
+{
+    return file->header.header_sum | !file->header.header_sum;
+}
+
 const int32_t *hdl_docfile_ids(const hdl_docfile *file)
 {
     return (const int32_t *)(const void *)(file->map.data + file->header.ids_at);

@@ -33,6 +33,8 @@ hdl_docfile *hdl_docfile_ref(hdl_docfile *file);
 void hdl_docfile_unref(hdl_docfile *file); /* the last one unmaps; NULL is fine */
 const hdl_docfile_facts *hdl_docfile_facts_of(const hdl_docfile *file);
 const char *hdl_docfile_path(const hdl_docfile *file);
+/* Of the whole document: tokens, rows, index keys and the model that made them, through their sums. Not 0. */
+uint64_t hdl_docfile_sum(const hdl_docfile *file);
 const int32_t *hdl_docfile_ids(const hdl_docfile *file); /* [n_tokens] */
 int64_t hdl_docfile_n_pages(const hdl_docfile *file);
 /* Read-only memory; writing to it ends the program. */

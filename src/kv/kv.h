@@ -153,7 +153,8 @@ typedef struct hdl_kv_span { /* of tokens, or of pages */
 heddle_status hdl_kv_seq_mount(hdl_kv_seq *seq, int32_t group, hdl_docfile *file, int64_t *first);
 /* Hides the document that was mounted at token `first` and gives its pages up. */
 heddle_status hdl_kv_seq_unmount(hdl_kv_seq *seq, int64_t first);
-int32_t hdl_kv_seq_n_mounts(const hdl_kv_seq *seq);              /* unmounted ones included */
+int32_t hdl_kv_seq_n_mounts(const hdl_kv_seq *seq);                      /* unmounted ones included */
+const hdl_docfile *hdl_kv_seq_mounted(const hdl_kv_seq *seq, int32_t i); /* borrowed; NULL: unmounted */
 bool hdl_kv_seq_follows_mount(const hdl_kv_seq *seq, int64_t n); /* token n - 1 is a mount's last slot */
 /* Tokens [first, end) are never read again by global attention. CAPACITY when there are too many spans. */
 heddle_status hdl_kv_seq_hide(hdl_kv_seq *seq, int64_t first, int64_t end);

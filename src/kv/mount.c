@@ -86,6 +86,11 @@ int32_t hdl_kv_seq_n_mounts(const hdl_kv_seq *seq)
     return seq->n_mounts;
 }
 
+const hdl_docfile *hdl_kv_seq_mounted(const hdl_kv_seq *seq, int32_t i)
+{
+    return seq->mounts[i].file;
+}
+
 /* Index keys lie in the file's pages where this store's views look for them. */
 static heddle_status check_index(const hdl_kv_seq *seq, int32_t group, const hdl_docfile *file)
 {

@@ -52,6 +52,18 @@ result "lists are recorded" $?
 heddle "${ask[@]}" --mount "$work/a.kv" --replay "$work/lists"
 [ "$code" = 0 ] && cmp -s "$work/out" "$work/first"
 result "the answer is reproduced from them" $?
+again=("${ask[@]}" --replay "$work/lists")
+refused "replay: another prompt" 'recorded of another prompt' run -m "$model" -p "What else?" -n 12 \
+    --mount "$work/a.kv" --replay "$work/lists"
+refused "replay: another plan" 'under another wording of plan' "${again[@]}" --mount "$work/a.kv" --plan clsa:top_k=64
+refused "replay: under dense" 'plan dense makes no list' "${again[@]}" --mount "$work/a.kv" --plan dense
+refused "replay: no mount" 'over 1 mounted documents: the session has 0' "${again[@]}"
+refused "replay: another mount" 'number 1 of 1' "${again[@]}" --mount "$work/b.kv"
+refused "replay: tokens are forbidden" 'other tokens forbidden' "${again[@]}" --mount "$work/a.kv" --never 3-5
+heddle "${again[@]}" --mount "$work/a.kv" --temp 50 --seed 3
+[ "$code" = 0 ] && grep -q 'from here lists are made anew' "$work/err"
+result "replay: another answer makes its own lists" $?
+refused "record: under dense" 'plan dense makes no list' "${ask[@]}" --plan dense --record "$work/none"
 refused "a document's file as lists" 'does not hold lists' "${ask[@]}" --replay "$work/a.kv"
 refused "two questions and one record" 'go with one -p' "${ask[@]}" -p x --record "$work/lists"
 

@@ -157,6 +157,9 @@ static void test_lists_and_documents(void **state)
     REFUSED(heddle_lists_save(NULL, "file"), "lists");
     REFUSED(heddle_lists_set_tokens(NULL, session), "lists");
     REFUSED(heddle_lists_set_tokens(lists, NULL), "session");
+    REFUSED(heddle_lists_check(NULL, session, ids, 1), "lists");
+    REFUSED(heddle_lists_check(lists, NULL, ids, 1), "session");
+    REFUSED(heddle_lists_check(lists, session, NULL, 1), "ids");
     REFUSED(heddle_lists_save(lists, NULL), "path");
     REFUSED(heddle_lists_load(NULL, engine, "file"), "out");
     REFUSED(heddle_lists_load(&made, NULL, "file"), "engine");

@@ -268,26 +268,105 @@ static void test_damaged_files_are_refused(void **state)
     hdl_buf_deinit(&bytes);
 }
 
-/* As files were before they kept tokens: u32 version at 8, u32 n_tokens at 12. */
-static void test_version_1_has_no_tokens(void **state)
+/* As files were before: version 1 ends behind the lists, version 2 behind the tokens. u32 version at 8,
+ * u32 n_tokens at 12, i64 bytes of the lists at 32, the lists at 40. */
+static heddle_lists *load_as_version(uint8_t version)
 {
-    (void)state;
     hdl_buf bytes = {0};
     heddle_lists *lists;
     char old[300];
+    int64_t n;
     snprintf(old, sizeof old, "%s/old.lists", folder);
     if (hdl_buf_read_file(&bytes, path, 1 << 20)) fail_msg("%s", hdl_last_error());
-    int64_t n = bytes.n - 8 - N_TOKENS * (int64_t)sizeof(int32_t);
-    bytes.data[8] = 1;
-    bytes.data[12] = 0;
+    assert_int_equal(bytes.data[8], 3);
+    memcpy(&n, bytes.data + 32, sizeof n);
+    n += 40;
+    bytes.data[8] = (char)version;
+    if (version == 1)
+        bytes.data[12] = 0;
+    else
+        n += N_TOKENS * (int64_t)sizeof(int32_t);
     uint64_t sum = hdl_hash(bytes.data, n);
     memcpy(bytes.data + n, &sum, sizeof sum);
     assert_true(tiny_write_file(old, bytes.data, n + 8));
     if (heddle_lists_load(&lists, engine, old)) fail_msg("%s", heddle_last_error());
     assert_int_equal(heddle_lists_count(lists), N_TOKENS - N_PROMPT + 1);
+    hdl_buf_deinit(&bytes);
+    return lists;
+}
+
+static void test_version_1_has_no_tokens(void **state)
+{
+    (void)state;
+    heddle_lists *lists = load_as_version(1);
     assert_int_equal(heddle_lists_tokens(lists, NULL), 0);
     heddle_lists_free(lists);
-    hdl_buf_deinit(&bytes);
+    lists = load_as_version(2);
+    assert_int_equal(heddle_lists_tokens(lists, NULL), N_TOKENS);
+    heddle_lists_free(lists);
+}
+
+static void expect_told(const heddle_lists *lists, const heddle_session *session, const int32_t *ids,
+                        int64_t n_ids, heddle_status want_status, const char *words)
+{
+    heddle_status status = heddle_lists_check(lists, session, ids, n_ids);
+    if (status != want_status || (status && !strstr(heddle_last_error(), words)))
+        fail_msg("%d: \"%s\", not \"%s\"", status, heddle_last_error(), words);
+}
+
+/* Lists are of a plan, of tokens, and of what may not be read; files of before version 3 do not say. */
+static void test_lists_of_another_session_are_told(void **state)
+{
+    (void)state;
+    int32_t other[N_TOKENS];
+    heddle_lists *loaded;
+    if (heddle_lists_load(&loaded, engine, path)) fail_msg("%s", heddle_last_error());
+    heddle_session *session = new_session(false);
+    memcpy(other, golden.tokens, sizeof other);
+    other[7] ^= 1;
+    expect_told(loaded, session, golden.tokens, N_PROMPT, HEDDLE_OK, "");
+    expect_told(loaded, session, other, 7, HEDDLE_OK, "");
+    expect_told(loaded, session, other, N_PROMPT, HEDDLE_E_INVALID, "this one's 60 tokens the first 7 are");
+    for (int version = 1; version < 3; version++) {
+        heddle_lists *old = load_as_version((uint8_t)version);
+        expect_told(old, session, golden.tokens, N_PROMPT, HEDDLE_E_UNSUPPORTED, "since version 3");
+        heddle_lists_free(old);
+    }
+    assert_int_equal(heddle_session_extend(session, golden.tokens, N_PROMPT, NULL, NULL), HEDDLE_OK);
+    assert_int_equal(heddle_session_forbid(session, 3, 2), HEDDLE_OK);
+    expect_told(loaded, session, golden.tokens, N_PROMPT, HEDDLE_E_INVALID, "other tokens forbidden");
+    heddle_session_free(session);
+
+    session = session_under(by_chance);
+    expect_told(loaded, session, golden.tokens, N_PROMPT, HEDDLE_E_INVALID,
+                "under plan \"clsa\": the session has plan \"chance\"");
+    heddle_session_free(session);
+    heddle_plan *plan;
+    heddle_session_options options;
+    heddle_session_options_default(&options);
+    if (heddle_plan_named(&plan, "clsa:top_k=13")) fail_msg("%s", heddle_last_error());
+    if (heddle_session_new(&session, engine, plan, &options)) fail_msg("%s", heddle_last_error());
+    expect_told(loaded, session, golden.tokens, N_PROMPT, HEDDLE_E_INVALID,
+                "another wording of plan \"clsa\"");
+    heddle_plan_free(plan);
+    heddle_session_free(session);
+    heddle_lists_free(loaded);
+}
+
+static void test_plans_without_lists_are_refused(void **state)
+{
+    (void)state;
+    static const char dense[] = "{\"heddle_plan\": 1, \"name\": \"all\", \"variants\": [{}]}";
+    heddle_lists *lists, *loaded;
+    heddle_session *session = session_under(dense);
+    if (heddle_lists_new(&lists, engine)) fail_msg("%s", heddle_last_error());
+    assert_int_equal(heddle_session_record(session, lists), HEDDLE_E_UNSUPPORTED);
+    assert_non_null(strstr(heddle_last_error(), "plan all makes no list"));
+    if (heddle_lists_load(&loaded, engine, path)) fail_msg("%s", heddle_last_error());
+    assert_int_equal(heddle_session_replay(session, loaded), HEDDLE_E_UNSUPPORTED);
+    heddle_session_free(session);
+    heddle_lists_free(loaded);
+    heddle_lists_free(lists);
 }
 
 static int setup(void **state)
@@ -316,6 +395,8 @@ int main(void)
         cmocka_unit_test(test_a_replayed_list_leaves_room_until_the_refresh),
         cmocka_unit_test(test_damaged_files_are_refused),
         cmocka_unit_test(test_version_1_has_no_tokens),
+        cmocka_unit_test(test_lists_of_another_session_are_told),
+        cmocka_unit_test(test_plans_without_lists_are_refused),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
