@@ -269,8 +269,39 @@ bool hdl_docfile_page_holds(hdl_docfile *file, int64_t page, hdl_docfile_part pa
     return holds;
 }
 
+/* Bytes [first, end) belong to no part: they are as they were written. */
+static heddle_status check_padding(const hdl_docfile *file, int64_t first, int64_t end)
+{
+    for (int64_t at = first; at < end; at++)
+        if (file->map.data[at])
+            return HDL_FAIL(HEDDLE_E_FORMAT, "%s: byte %lld belongs to no part and is %d: must be 0",
+                            file->path, (long long)at, file->map.data[at]);
+    return HEDDLE_OK;
+}
+
+/* Between header, ids, sums and pages, and behind what the sums of a page cover. */
+static heddle_status check_paddings(const hdl_docfile *file)
+{
+    const doc_header *h = &file->header;
+    HDL_TRY(check_padding(file, sizeof *h, h->ids_at));
+    HDL_TRY(check_padding(file, h->ids_at + h->n_tokens * 4, h->sums_at));
+    HDL_TRY(check_padding(file, h->sums_at + h->n_pages * N_PARTS * 8, h->pages_at));
+    for (int64_t p = 0; p < h->n_pages; p++) {
+        int64_t page = h->pages_at + p * h->page_bytes, at = 0;
+        for (int part = 0; part < N_PARTS; part++) {
+            hdl_kv_span span = part_of(&file->layout, &file->facts.spec, (hdl_docfile_part)part);
+            if (span.first == span.end) continue;
+            HDL_TRY(check_padding(file, page + at, page + span.first));
+            at = span.end;
+        }
+        HDL_TRY(check_padding(file, page + at, page + h->page_bytes));
+    }
+    return HEDDLE_OK;
+}
+
 heddle_status hdl_docfile_verify(hdl_docfile *file)
 {
+    HDL_TRY(check_paddings(file));
     for (int64_t p = 0; p < file->header.n_pages; p++)
         for (int part = 0; part < N_PARTS; part++)
             if (!hdl_docfile_page_holds(file, p, (hdl_docfile_part)part))

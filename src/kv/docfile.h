@@ -6,6 +6,8 @@
  *   pages    [n_pages][page_bytes] from a multiple of 4,096 on: pages of the shared cache, as kv.h draws
  *            them (K and V of one layer, then the index plane), slots behind the last token zero
  *
+ * Bytes between the parts are zero.
+ *
  * Opening reads and verifies header, ids and sums. A page's rows and its index keys are verified when they
  * are first asked for; what is not read costs nothing. Numbers are little-endian. */
 #ifndef HDL_DOCFILE_H
@@ -23,7 +25,7 @@ typedef struct hdl_docfile_facts {
     int64_t n_tokens;
 } hdl_docfile_facts;
 
-/* pages [ceil(n_tokens / page tokens)], each of the spec's page_bytes. */
+/* pages [ceil(n_tokens / page tokens)], each of the spec's page_bytes, zero behind the layer and the plane. */
 heddle_status hdl_docfile_write(const char *path, const hdl_docfile_facts *facts, const int32_t *ids,
                                 const uint8_t *const *pages);
 
@@ -41,7 +43,7 @@ int64_t hdl_docfile_n_pages(const hdl_docfile *file);
 uint8_t *hdl_docfile_page(const hdl_docfile *file, int64_t page);
 /* True when the part of the page has its sum; the first call computes it, later ones look it up. */
 bool hdl_docfile_page_holds(hdl_docfile *file, int64_t page, hdl_docfile_part part);
-/* Every page; FORMAT names the first that does not hold. */
+/* Every byte, those between the parts too; FORMAT names the first page, or byte, that does not hold. */
 heddle_status hdl_docfile_verify(hdl_docfile *file);
 
 #endif

@@ -341,6 +341,39 @@ static void expect_refusal(heddle_status status, heddle_status code, const char 
         fail_msg("\"%s\" does not say \"%s\"", heddle_last_error(), words);
 }
 
+/* No byte can change unseen: header and what follows it, tokens, table, pages, and the zeroes between them. */
+static void test_verify_finds_a_flip_of_any_byte(void **state)
+{
+    (void)state;
+    hdl_buf bytes = {0};
+    int64_t n_tokens, n_pages, n_found[3] = {0}; /* by the sentence: sums, sizes and magic, zeroes */
+    static const int32_t ids[7] = {0, 5, 6, 7, 8, 9, 10};
+    heddle_session_options options = options_of("i8"); /* scales, and rows that end before the page does */
+    if (heddle_document_encode(engine, &options, ids, 7, path_bad, NULL, NULL) ||
+        heddle_document_verify(path_bad, &n_tokens, &n_pages))
+        fail_msg("%s", heddle_last_error());
+    if (hdl_buf_read_file(&bytes, path_bad, 1 << 24)) fail_msg("%s", hdl_last_error());
+    FILE *file = fopen(path_bad, "r+b");
+    assert_non_null(file);
+    setvbuf(file, NULL, _IONBF, 0);
+    for (int64_t at = 0; at < bytes.n; at++) {
+        bool is_put = !fseek(file, (long)at, SEEK_SET) && fputc(bytes.data[at] ^ 1 << at % 8, file) != EOF;
+        if (!is_put || !heddle_document_verify(path_bad, &n_tokens, &n_pages))
+            fail_msg("byte %lld of %lld is flipped, and verify says nothing", (long long)at,
+                     (long long)bytes.n);
+        n_found[strstr(heddle_last_error(), "checksum")    ? 0
+                : strstr(heddle_last_error(), "must be 0") ? 2
+                                                           : 1]++;
+        assert_true(!fseek(file, (long)at, SEEK_SET) && fputc(bytes.data[at], file) != EOF);
+    }
+    fclose(file);
+    assert_int_equal(heddle_document_verify(path_bad, &n_tokens, &n_pages), HEDDLE_OK);
+    print_message("of %lld flips sums found %lld, the zeroes between the parts %lld\n", (long long)bytes.n,
+                  (long long)n_found[0], (long long)n_found[2]);
+    assert_true(n_found[0] > 1000 && n_found[2] > 7000);
+    hdl_buf_deinit(&bytes);
+}
+
 static void test_damage_is_told(void **state)
 {
     (void)state;
@@ -658,6 +691,7 @@ int main(void)
         cmocka_unit_test(test_forbidden_rows_may_be_nan),
         cmocka_unit_test(test_rows_in_any_order),
         cmocka_unit_test(test_ties_go_by_the_ids_that_rows_had),
+        cmocka_unit_test(test_verify_finds_a_flip_of_any_byte),
         cmocka_unit_test(test_damage_is_told),
         cmocka_unit_test(test_a_step_that_finds_damage_takes_no_token),
         cmocka_unit_test(test_damaged_index_keys_are_told_until_the_document_goes),
