@@ -44,7 +44,7 @@ int cli_mounts_mount(cli_mounts *mounts, const cli_setup *setup)
     return 0;
 }
 
-/* "A-B", whole numbers with A <= B, and nothing else. */
+/* "A-B", whole numbers, and nothing else. */
 static bool read_range(const char *text, int64_t *first, int64_t *last)
 {
     char *end;
@@ -52,7 +52,7 @@ static bool read_range(const char *text, int64_t *first, int64_t *last)
     *first = strtoll(text, &end, 10);
     if (*end != '-' || end[1] < '0' || end[1] > '9') return false;
     *last = strtoll(end + 1, &end, 10);
-    return !*end && *first <= *last;
+    return !*end;
 }
 
 /* The mount whose path is the first n bytes of `text`; -1 = none. */
@@ -77,6 +77,10 @@ int cli_mounts_never(const cli_mounts *mounts, const cli_setup *setup, const cli
                 "run: --never %s: must be a file that --mount names, FILE.kv:A-B of its tokens, or "
                 "A-B of all mounted ones",
                 text);
+        if (is_range && first > last)
+            return cli_refuse(
+                "run: --never %s: token %lld stands behind %lld: the first goes before the last", text,
+                (long long)first, (long long)last);
         if (at >= 0) {
             begin = mounts->first[at];
             n = heddle_document_len(mounts->documents[at]);

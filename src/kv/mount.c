@@ -118,14 +118,15 @@ static heddle_status check_fit(const hdl_kv_seq *seq, int32_t group, const hdl_d
 {
     const hdl_kv_group_spec *ours = &seq->store->groups[group].spec, *its = &hdl_docfile_facts_of(file)->spec;
     const char *path = hdl_docfile_path(file);
-    if (ours->dtype != its->dtype || ours->is_head_major != its->is_head_major ||
-        ours->page_shift != its->page_shift)
-        return HDL_FAIL(
-            HEDDLE_E_INVALID,
-            "%s: holds %s rows of %s pages of 2^%d tokens; the session has %s rows of %s pages of "
-            "2^%d tokens",
-            path, hdl_dtype_of(its->dtype)->name, its->is_head_major ? "head" : "token", its->page_shift,
-            hdl_dtype_of(ours->dtype)->name, ours->is_head_major ? "head" : "token", ours->page_shift);
+    if (ours->dtype != its->dtype)
+        return HDL_FAIL(HEDDLE_E_INVALID, "%s: holds %s rows; the session has %s rows", path,
+                        hdl_dtype_of(its->dtype)->name, hdl_dtype_of(ours->dtype)->name);
+    if (ours->is_head_major != its->is_head_major)
+        return HDL_FAIL(HEDDLE_E_INVALID, "%s: its KV layout is \"%s\"; the session's is \"%s\"", path,
+                        its->is_head_major ? "head" : "token", ours->is_head_major ? "head" : "token");
+    if (ours->page_shift != its->page_shift)
+        return HDL_FAIL(HEDDLE_E_INVALID, "%s: has pages of 2^%d tokens; the session of 2^%d", path,
+                        its->page_shift, ours->page_shift);
     if (ours->n_layers != 1 || ours->n_kv_heads != its->n_kv_heads || ours->head_dim != its->head_dim ||
         ours->v_head_dim != its->v_head_dim)
         return HDL_FAIL(HEDDLE_E_INVALID, "%s: its rows are %d x (%d + %d), this model's %d x (%d + %d)",

@@ -63,19 +63,53 @@ hdl_selection hdl_list_allowed(hdl_kv_seq *kv, int64_t kv_len, int32_t *space, i
         .block_size = 1, .n_rows = n_rows, .n_lists = 1, .n_ids_max = 0, .ids = space, .counts = counts};
 }
 
+/* The end of each sentence that follows. */
+static const char no_documents[] =
+    "its documents can be neither written to files of their own, mounted nor forbidden";
+
 heddle_status hdl_facts_can_hide(const hdl_model_facts *facts)
 {
-    if (facts->cross_from == facts->n_layers || !facts->has_doc_resets)
-        return HDL_FAIL(HEDDLE_E_UNSUPPORTED,
-                        "this model's rows depend on what was read before them: its documents can be neither "
-                        "written to files of their own, mounted nor forbidden");
+    if (facts->cross_from == facts->n_layers)
+        return HDL_FAIL(HEDDLE_E_UNSUPPORTED, "none of this model's %d layers reads a shared state: %s",
+                        facts->n_layers, no_documents);
+    if (!facts->has_doc_resets)
+        return HDL_FAIL(
+            HEDDLE_E_UNSUPPORTED,
+            "this model's windows and positions do not restart at documents (doc_reset false): %s",
+            no_documents);
     for (int32_t layer = 0; layer < facts->cross_from; layer++)
         if (hdl_layer_is_open(facts, layer))
             return HDL_FAIL(HEDDLE_E_UNSUPPORTED,
-                            "layer %d, below the shared state, reads all tokens before its row: this model's "
-                            "documents can be neither written to files of their own, mounted nor forbidden",
-                            layer);
+                            "layer %d, below the shared state, reads all tokens before its row: %s", layer,
+                            no_documents);
     return HEDDLE_OK;
+}
+
+/* What this step does with tokens before they could be left out; false: nothing. */
+static bool reads_hidden(const hdl_schedule *schedule, const hdl_attend_step *at, hdl_buf *what)
+{
+    int32_t block = at->slot >= 0 ? schedule->slots[at->slot].block_size : 1;
+    if (at->candidate_slot >= 0)
+        hdl_buf_puts(what, "picks its list among candidates");
+    else if (at->is_completing)
+        hdl_buf_puts(what, "reads means of what its list leaves out");
+    else if (at->n_slashes)
+        hdl_buf_printf(what, "adds the scores of rows along %d distances", at->n_slashes);
+    else if (at->is_resolving)
+        hdl_buf_printf(what, "chooses groups of %d tokens", at->resolve.block_size);
+    else if (block > 1)
+        hdl_buf_printf(what, "chooses blocks of %d tokens", block);
+    else if (at->args.has_mass)
+        hdl_buf_puts(what, "observes the attention mass of a dense pass");
+    else if (schedule->refresh > 1)
+        hdl_buf_printf(what, "keeps its lists for %d tokens", schedule->refresh);
+    else if (at->is_scoring && at->score.measure == HDL_MEASURE_MASS)
+        hdl_buf_puts(what,
+                     "chooses by shares of attention mass, to which every token adds (\"measure\": \"logit\" "
+                     "chooses by scores)");
+    else
+        return false;
+    return true;
 }
 
 heddle_status hdl_schedule_can_hide(const hdl_schedule *schedule)
@@ -83,22 +117,17 @@ heddle_status hdl_schedule_can_hide(const hdl_schedule *schedule)
     HDL_TRY(hdl_facts_can_hide(schedule->facts));
     for (int32_t i = 0; i < schedule->n_steps; i++) {
         const hdl_attend_step *at = &schedule->steps[i].u.attend;
+        hdl_buf what = {0};
         if (schedule->steps[i].op != HDL_OP_ATTEND || at->args.window) continue;
-        bool is_list = at->slot >= 0, is_by_token = !is_list || schedule->slots[at->slot].block_size == 1;
-        if (at->args.has_mass || at->is_completing || at->candidate_slot >= 0 || !is_by_token ||
-            at->n_slashes || at->is_resolving || schedule->refresh > 1)
-            return HDL_FAIL(
-                HEDDLE_E_UNSUPPORTED,
-                "layer %d observes a dense pass, picks among candidates, adds scores along distances, reads blocks, "
-                "groups or what lists leave out, or keeps its "
-                "lists: documents can be mounted or forbidden under plans that read densely, or "
-                "token lists by scores, made every step",
-                schedule->steps[i].layer);
-        if (at->is_scoring && at->score.measure == HDL_MEASURE_MASS)
-            return HDL_FAIL(HEDDLE_E_UNSUPPORTED,
-                            "layer %d chooses by shares of attention mass, in which tokens that are left out "
-                            "would count: documents can be mounted or forbidden under \"measure\": \"logit\"",
-                            schedule->steps[i].layer);
+        if (!reads_hidden(schedule, at, &what)) continue;
+        heddle_status status = hdl_buf_status(&what);
+        if (!status)
+            status = HDL_FAIL(HEDDLE_E_UNSUPPORTED,
+                              "layer %d %s: documents can be mounted or forbidden under plans that read "
+                              "densely, or lists of single tokens by their scores, made for every token",
+                              schedule->steps[i].layer, what.data);
+        hdl_buf_deinit(&what);
+        return status;
     }
     return HEDDLE_OK;
 }

@@ -22,12 +22,13 @@ static heddle_status add_need(hdl_schedule *schedule, const hdl_plan *plan, int3
     hdl_plane_need *planes = schedule->planes[owner];
     if (!need.kind) return HEDDLE_OK;
     int32_t dim = hdl_plane_shape_of(schedule->facts, need.kind).dim;
-    if (!dim)
-        return HDL_FAIL(
-            HEDDLE_E_UNSUPPORTED,
-            "plan %s: layer %d reads the summary %s, which this model does not have (an index file "
-            "can give it one)",
-            plan->source, layer, hdl_plane_name(need.kind));
+    if (!dim) /* of an index file, layers have keys of their own: those of a shared state have none */
+        return HDL_FAIL(HEDDLE_E_UNSUPPORTED,
+                        "plan %s: layer %d is routed by a learned index, which this model does not have: %s",
+                        plan->source, layer,
+                        schedule->facts->layers[layer].has_kv
+                            ? "--index FILE names one that was made for it"
+                            : "an index file gives none to layers that read a shared state");
     if (dim % hdl_plane_elements_per_byte(need.kind))
         return HDL_FAIL(HEDDLE_E_UNSUPPORTED,
                         "plan %s: layer %d reads the summary %s, whose bytes stand for %d elements: keys of "

@@ -42,8 +42,10 @@ refused "--never: behind the document's end" "token $n_a: must be below $n_a" "$
     --mount "$work/a.kv" --never "$work/a.kv:5-$n_a"
 refused "--never: a file that is not mounted" 'a file that --mount names' "${ask[@]}" --mount "$work/a.kv" \
     --never "$work/b.kv"
-refused "--never: a range that is none" 'a file that --mount names' "${ask[@]}" --mount "$work/a.kv" \
+refused "--never: a range from its end" 'token 9 stands behind 5' "${ask[@]}" --mount "$work/a.kv" \
     --never "$work/a.kv:9-5"
+refused "--never: a range that is none" 'a file that --mount names' "${ask[@]}" --mount "$work/a.kv" \
+    --never "$work/a.kv:9-"
 refused "--never without a mount" 'there is none' "${ask[@]}" --never 0-9
 
 heddle "${ask[@]}" --mount "$work/a.kv" --record "$work/lists" && cp "$work/out" "$work/first"
@@ -70,7 +72,7 @@ refused "two questions and one record" 'go with one -p' "${ask[@]}" -p x --recor
 refused "no output" '-o FILE.kv is missing' encode -m "$model" "$work/a.txt"
 refused "no document" 'one document at a time' encode -m "$model" -o "$work/x.kv"
 refused "a text as a document's file" 'does not hold' "${ask[@]}" --mount "$work/a.txt"
-refused "another KV type" 'the session has i8 rows' "${ask[@]}" --mount "$work/a.kv" --kv i8
+refused "another KV type" 'holds f16 rows; the session has i8 rows' "${ask[@]}" --mount "$work/a.kv" --kv i8
 refused "with --session" 'cannot be saved' "${ask[@]}" --mount "$work/a.kv" --session "$work/s"
 cp "$work/a.kv" "$work/flipped.kv"
 printf '\001' | dd of="$work/flipped.kv" bs=1 seek=$(($(stat -c %s "$work/a.kv") / 2)) conv=notrunc 2>/dev/null

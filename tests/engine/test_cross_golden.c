@@ -13,8 +13,10 @@
 
 #include <cmocka.h>
 
+#include "base/buf.h"
 #include "base/mem.h"
 #include "cross_model.h"
+#include "engine/engine_int.h"
 #include "heddle.h"
 
 enum { N_TOKENS = CROSS_TOKENS, N_VOCAB = CROSS_VOCAB };
@@ -429,6 +431,35 @@ static void test_groups_are_recorded(void **state)
     tiny_remove_folder(folder);
 }
 
+/* An index file is a way out only for layers that have keys of their own. */
+static void test_a_plan_by_an_index_needs_one(void **state)
+{
+    (void)state;
+    static const char json[] = "{\"heddle_plan\": 1, \"name\": \"indexed\", \"variants\": [{\"decode\": ["
+                               "{\"layers\": \"first\", \"operator\": \"token_list\", \"router\": "
+                               "{\"score\": \"index\", \"top_k\": 12}}, {\"layers\": \"rest\", "
+                               "\"operator\": \"token_list\", \"share\": \"previous\"}]}]}";
+    static const struct {
+        const char *folder, *words;
+    } rows[] = {{CROSS_GOLDEN,
+                 "layer 2 is routed by a learned index, which this model does not have: an index "
+                 "file gives none to layers that read a shared state"},
+                {HDL_TEST_DATA "/golden/tiny/llama", "layer 0 is routed by a learned index, which this model "
+                                                     "does not have: --index FILE names one"}};
+    heddle_plan *plan;
+    if (heddle_plan_parse(&plan, json, sizeof json - 1, "indexed")) fail_msg("%s", heddle_last_error());
+    for (int i = 0; i < HDL_COUNT(rows); i++) {
+        heddle_engine *engine;
+        if (heddle_engine_open(&engine, rows[i].folder, NULL)) fail_msg("%s", heddle_last_error());
+        engine->model->facts.index.dim = 0;
+        heddle_status status = heddle_plan_check(plan, engine);
+        if (status != HEDDLE_E_UNSUPPORTED || !strstr(heddle_last_error(), rows[i].words))
+            fail_msg("%d: %s", status, heddle_last_error());
+        heddle_engine_close(engine);
+    }
+    heddle_plan_free(plan);
+}
+
 /* Sessions of a batch, one reading a prompt while the other generates, say what each says alone. */
 static void check_batch(const char *plan_name)
 {
@@ -526,6 +557,7 @@ int main(void)
         cmocka_unit_test(test_groups_pick_from_a_pool),
         cmocka_unit_test(test_pools_by_brute_force),
         cmocka_unit_test(test_groups_are_recorded),
+        cmocka_unit_test(test_a_plan_by_an_index_needs_one),
         cmocka_unit_test(test_truncation_finds_the_document),
         cmocka_unit_test(test_batch_equals_sessions),
     };

@@ -563,7 +563,7 @@ static void test_forks_keep_what_is_forbidden(void **state)
         if (i == 1) assert_int_equal(heddle_session_forbid(session, first, 3), HEDDLE_OK);
         if (i == 2) assert_int_equal(heddle_session_unmount(session, first), HEDDLE_OK);
         expect_refusal(heddle_session_fork_as(&fork, session, plan, 0), HEDDLE_E_UNSUPPORTED,
-                       "observes a dense pass");
+                       "layer 2 observes the attention mass of a dense pass: documents");
         assert_null(fork);
         assert_int_equal(heddle_session_fork_as(&fork, session, dense, 0), HEDDLE_OK);
         heddle_session_free(fork);
@@ -642,7 +642,7 @@ static void test_refusals(void **state)
     heddle_session_options options = options_of("f16");
     assert_int_equal(heddle_session_new(&session, engine, NULL, &options), HEDDLE_OK);
     expect_refusal(heddle_session_mount(session, document, &first), HEDDLE_E_INVALID,
-                   "the session has f16 rows");
+                   "holds f32 rows; the session has f16 rows");
     heddle_session_free(session);
     heddle_engine *other;
     char f32[256];
