@@ -87,7 +87,8 @@ static bool change_config(hdl_buf *config, const cross_groups *groups)
 {
     char count[32];
     snprintf(count, sizeof count, "\"index_groups\": %d", groups->n);
-    return replace_text(config, "\"index_groups\": 1", count) &&
+    return replace_text(config, "\"weight_format\": \"q8_0\"", "\"weight_format\": \"f32\"") &&
+           replace_text(config, "\"index_groups\": 1", count) &&
            (!groups->is_own_input || replace_text(config, "\"index_group_query\": \"shared_state\"",
                                                   "\"index_group_query\": \"own_input\""));
 }

@@ -74,6 +74,8 @@ class ModelConfig:
             else:
                 raise ValueError(f"unknown arch '{self.arch}'")
         n_cross = self.layer_kinds.count("cross")
+        if n_cross:
+            self.n_self, self.n_cross = len(self.layer_kinds) - n_cross, n_cross
         if not 1 <= self.index_groups <= max(n_cross, 1):
             raise ValueError(f"index_groups {self.index_groups}: must be in 1..{n_cross}, the cross layers")
         if self.index_group_query not in ("shared_state", "own_input"):

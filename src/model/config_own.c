@@ -32,7 +32,7 @@ static const member members[] = {
     {"n_kv_heads", MEMBER_INT, true, 1, 1024, STATED(n_kv_heads)},
     {"head_dim", MEMBER_INT, true, 2, HDL_MAX_ROPE_DIM, STATED(head_dim)},
     {"n_layers", MEMBER_INT, true, 1, HDL_MAX_LAYERS, STATED(n_layers)},
-    {"n_self", MEMBER_INT, false, 0, HDL_MAX_LAYERS, -1},  /* layer_kinds says it */
+    {"n_self", MEMBER_INT, false, 0, HDL_MAX_LAYERS, -1},  /* layer_kinds says it: check_counts */
     {"n_cross", MEMBER_INT, false, 0, HDL_MAX_LAYERS, -1}, /* likewise */
     {"window", MEMBER_INT, false, 1, INT32_MAX, STATED(window)},
     {"rope_base", MEMBER_NUM, true, 1, 1e15, STATED(rope.base)},
@@ -77,16 +77,19 @@ static const struct {
     {"delta_conv_act", {"silu", NULL}, 0, -1},
     {"delta_gate", {"silu", NULL}, 0, -1},
     {"delta_out_norm", {"rms", NULL}, 0, -1},
-    {"weight_format", {NULL, NULL}, 0, -1}, /* the tensors say it */
+    {"weight_format", {NULL, NULL}, 0, -1}, /* read_weight_format */
     {"model_type", {NULL, NULL}, 0, -1},
     {"arch", {NULL, NULL}, 0, -1},
 };
 
-/* Members that must hold `only`: choices of the method that this engine does not run. */
+/* Members of choices of the method that this engine does not run: a whole number or a flag that must be `only`. */
 static const struct {
-    const char *key;
+    const char *key, *why;
     int64_t only;
-} onlys[] = {{"index_n_heads", 1}, {"index_rope", 0}};
+    bool is_flag;
+} onlys[] = {
+    {"index_n_heads", "no rule combines the scores of several heads", 1, false},
+    {"index_rope", "the positions of a mounted document mean nothing to a query of another", 0, true}};
 
 bool hdl_config_is_own(const json_t *root)
 {
@@ -139,13 +142,61 @@ static heddle_status read_choices(hdl_stated *stated, const json_t *root)
                             choices[i].words[1] ? choices[i].words[1] : "");
         if (choices[i].at >= 0) memcpy((char *)stated + choices[i].at, &is_second, sizeof is_second);
     }
+    return HEDDLE_OK;
+}
+
+static heddle_status check_onlys(const json_t *root)
+{
     for (int64_t i = 0; i < HDL_COUNT(onlys); i++) {
-        const json_t *value = json_object_get(root, onlys[i].key);
-        int64_t held = json_is_integer(value) ? json_integer_value(value) : json_is_true(value);
-        if (value && held != onlys[i].only)
-            return HDL_FAIL(HEDDLE_E_UNSUPPORTED, "%s %lld: only %lld is supported", onlys[i].key,
-                            (long long)held, (long long)onlys[i].only);
+        int64_t held = onlys[i].only;
+        bool flag = held;
+        if (onlys[i].is_flag) {
+            HDL_TRY(hdl_json_bool(root, "", onlys[i].key, &flag));
+            if (flag != onlys[i].only)
+                return HDL_FAIL(HEDDLE_E_UNSUPPORTED, "%s %s: must be %s: %s", onlys[i].key,
+                                flag ? "true" : "false", flag ? "false" : "true", onlys[i].why);
+            continue;
+        }
+        HDL_TRY(hdl_json_int(root, "", onlys[i].key, 0, INT32_MAX, &held));
+        if (held != onlys[i].only)
+            return HDL_FAIL(HEDDLE_E_UNSUPPORTED, "%s %lld: must be %lld: %s", onlys[i].key, (long long)held,
+                            (long long)onlys[i].only, onlys[i].why);
     }
+    return HEDDLE_OK;
+}
+
+/* What the matrices are stored as; weights.c holds them to it. */
+static heddle_status read_weight_format(hdl_stated *stated, const json_t *root)
+{
+    static const hdl_dtype known[] = {HDL_F32, HDL_BF16, HDL_F16, HDL_Q8_0};
+    const char *word = NULL;
+    HDL_TRY(hdl_json_str(root, "", "weight_format", &word));
+    if (!word) return HEDDLE_OK;
+    for (int64_t i = 0; i < HDL_COUNT(known); i++)
+        if (!strcmp(word, hdl_dtype_of(known[i])->name)) {
+            stated->own.weight_dtype = known[i];
+            stated->own.has_weight_dtype = true;
+            return HEDDLE_OK;
+        }
+    return HDL_FAIL(HEDDLE_E_UNSUPPORTED, "weight_format \"%.32s\": must be f32, bf16, f16 or q8_0", word);
+}
+
+/* n_self and n_cross are all layers together and, where there are cross layers, those below them and they. */
+static heddle_status check_counts(const hdl_stated *stated, const json_t *root)
+{
+    int64_t n_cross = 0, n_layers = stated->n_layers, self = -1, cross = -1;
+    for (int64_t i = 0; i < n_layers; i++) n_cross += stated->own.kinds[i] == HDL_LAYER_CROSS;
+    HDL_TRY(hdl_json_int(root, "", "n_self", 0, HDL_MAX_LAYERS, &self));
+    HDL_TRY(hdl_json_int(root, "", "n_cross", 0, HDL_MAX_LAYERS, &cross));
+    if (n_cross && cross >= 0 && cross != n_cross)
+        return HDL_FAIL(HEDDLE_E_FORMAT, "n_cross %lld: layer_kinds has %lld cross layers", (long long)cross,
+                        (long long)n_cross);
+    if (n_cross && self >= 0 && self != n_layers - n_cross)
+        return HDL_FAIL(HEDDLE_E_FORMAT, "n_self %lld: layer_kinds has %lld layers below the cross layers",
+                        (long long)self, (long long)(n_layers - n_cross));
+    if (self >= 0 && cross >= 0 && self + cross != n_layers)
+        return HDL_FAIL(HEDDLE_E_FORMAT, "n_self %lld and n_cross %lld: layer_kinds has %lld layers",
+                        (long long)self, (long long)cross, (long long)n_layers);
     return HEDDLE_OK;
 }
 
@@ -214,7 +265,10 @@ heddle_status hdl_stated_from_own(hdl_stated *stated, const hdl_arch **arch, con
         .is_set = true, .has_rope_on_full = true, .doc_token = -1, .delta = {.conv_width = 4, .eps = 1e-6f}};
     for (int64_t i = 0; i < HDL_COUNT(members); i++) HDL_TRY(read_member(stated, root, &members[i]));
     HDL_TRY(read_choices(stated, root));
+    HDL_TRY(check_onlys(root));
+    HDL_TRY(read_weight_format(stated, root));
     HDL_TRY(read_kinds(stated, root));
+    HDL_TRY(check_counts(stated, root));
     HDL_TRY(check_delta(stated));
     hdl_index_facts *index = &stated->own.index;
     if (!((*arch)->traits & HDL_ARCH_INDEX)) *index = (hdl_index_facts){0};

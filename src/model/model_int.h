@@ -68,6 +68,8 @@ typedef struct hdl_stated_own {
     hdl_layer_kind kinds[HDL_MAX_LAYERS];
     bool has_self_qk_norm, has_cross_qk_norm, has_rope_on_full, has_paired_rope;
     bool has_doc_resets;
+    bool has_weight_dtype; /* stated: the matrices are of weight_dtype, but for gates of gated-delta layers */
+    hdl_dtype weight_dtype;
     int64_t doc_token;
     double embed_scale;
     hdl_index_facts index;

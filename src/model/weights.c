@@ -111,8 +111,9 @@ typedef struct loader {
     hdl_model_owner *owner;
     uint32_t traits;
     const char *path, *prefix;
-    bool *is_used;  /* [n_tensors] of the file */
-    char name[256]; /* the last one looked up */
+    const hdl_stated_own *own; /* what config.json says of the format */
+    bool *is_used;             /* [n_tensors] of the file */
+    char name[256];            /* the last one looked up */
 } loader;
 
 static int64_t n_tensors(const loader *l)
@@ -191,6 +192,10 @@ static heddle_status link_tensor(loader *l, const weight_row *row, int64_t i, hd
                         "%s: tensor %s: its data are not aligned to %d bytes: save the file again "
                         "with a current library",
                         l->path, l->name, alignment);
+    if (!is_vector && row->rows != DELTA_AB && l->own->has_weight_dtype && t.dtype != l->own->weight_dtype)
+        return HDL_FAIL(HEDDLE_E_FORMAT, "%s: tensor %s: is %s, and weight_format of config.json says %s",
+                        l->path, l->name, hdl_dtype_of(t.dtype)->name,
+                        hdl_dtype_of(l->own->weight_dtype)->name);
     if (!l->is_used[i]) l->model->weight_bytes += t.row_bytes * t.n_rows;
     l->is_used[i] = true;
     if (is_vector) HDL_TRY(make_f32(l, &t));
@@ -301,7 +306,8 @@ static heddle_status load_all(loader *l, const hdl_stated *stated)
 heddle_status hdl_weights_load(hdl_model *model, const hdl_arch *arch, const hdl_stated *stated,
                                const char *path)
 {
-    loader l = {.model = model, .owner = model->owner, .traits = arch->traits, .path = path};
+    loader l = {
+        .model = model, .owner = model->owner, .traits = arch->traits, .path = path, .own = &stated->own};
     heddle_status status = HEDDLE_E_NOMEM;
     int64_t n_layers = model->facts.n_layers;
     l.prefix = find_prefix(l.owner->safetensors);

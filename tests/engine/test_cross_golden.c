@@ -460,6 +460,27 @@ static void test_a_plan_by_an_index_needs_one(void **state)
     heddle_plan_free(plan);
 }
 
+/* Tensors of another type than config.json says are another export's. */
+static void test_another_weight_format_is_refused(void **state)
+{
+    (void)state;
+    char folder[256], path[300], *format;
+    hdl_buf config = {0};
+    heddle_engine *engine;
+    assert_true(cross_write_f32(folder, sizeof folder));
+    snprintf(path, sizeof path, "%s/config.json", folder);
+    if (hdl_buf_read_file(&config, path, 1 << 16)) fail_msg("%s", hdl_last_error());
+    format = strstr(config.data, "\"weight_format\": \"f32\"");
+    assert_non_null(format);
+    memcpy(format + strlen("\"weight_format\": \""), "f16", 3);
+    assert_true(tiny_write_file(path, config.data, config.n));
+    hdl_buf_deinit(&config);
+    assert_int_equal(heddle_engine_open(&engine, folder, NULL), HEDDLE_E_FORMAT);
+    if (!strstr(heddle_last_error(), "is f32, and weight_format of config.json says f16"))
+        fail_msg("%s", heddle_last_error());
+    tiny_remove_folder(folder);
+}
+
 /* Sessions of a batch, one reading a prompt while the other generates, say what each says alone. */
 static void check_batch(const char *plan_name)
 {
@@ -558,6 +579,7 @@ int main(void)
         cmocka_unit_test(test_pools_by_brute_force),
         cmocka_unit_test(test_groups_are_recorded),
         cmocka_unit_test(test_a_plan_by_an_index_needs_one),
+        cmocka_unit_test(test_another_weight_format_is_refused),
         cmocka_unit_test(test_truncation_finds_the_document),
         cmocka_unit_test(test_batch_equals_sessions),
     };
