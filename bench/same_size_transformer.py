@@ -7,11 +7,11 @@ layer takes the keys and values of the layer n_self below it. It says nothing, a
 what a Transformer of this width, depth and weight format costs.
 """
 
+import argparse
 import json
 import os
 import shutil
 import struct
-import sys
 
 
 def read_tensors(path):
@@ -38,10 +38,19 @@ def write_tensors(path, metadata, tensors):
 
 
 def main():
-    source, out = sys.argv[1:]
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("source", metavar="MODEL", help="folder of the CLSA model, as train/export.py writes it")
+    parser.add_argument("out", metavar="OUT", help="folder to write, which is made")
+    args = parser.parse_args()
+    source, out = args.source, args.out
+    try:
+        with open(os.path.join(source, "config.json")) as file:
+            config = json.load(file)
+    except OSError as error:
+        parser.error(f"{source}: is not a model's folder: {error.strerror}: config.json")
+    if config.get("arch") != "clsa":
+        parser.error(f"{source}: arch {config.get('arch')!r} of config.json: must be 'clsa'")
     os.makedirs(out, exist_ok=True)
-    with open(os.path.join(source, "config.json")) as file:
-        config = json.load(file)
     n_self, n_layers = config["n_self"], config["n_layers"]
     metadata, tensors = read_tensors(os.path.join(source, "model.safetensors"))
     tensors = {name: row for name, row in tensors.items() if not name.startswith(("index.", "shared."))}
@@ -58,4 +67,5 @@ def main():
     shutil.copy(os.path.join(source, "tokenizer.json"), out)
 
 
-main()
+if __name__ == "__main__":
+    main()
