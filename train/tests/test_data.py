@@ -1,0 +1,122 @@
+"""What of train/ needs no PyTorch: configuration, generated tasks, corpus filters, the n-gram floor.
+
+  python tests/test_data.py          (numpy alone)
+"""
+import json
+import os
+import subprocess
+import sys
+import tempfile
+
+import numpy as np
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.join(HERE, ".."))
+import config
+import corpus
+import tasks
+
+
+class Letters:
+    """A tokenizer of single characters: id = code point + 1, 0 begins a document."""
+
+    class Ids:
+        def __init__(self, text):
+            self.ids = [ord(c) + 1 for c in text]
+
+    def get_vocab_size(self):
+        return 257
+
+    def decode(self, ids, skip_special_tokens=True):
+        return "".join(chr(int(i) - 1) for i in ids if i)
+
+    def encode_batch(self, texts, add_special_tokens=True):
+        return [Letters.Ids(t) for t in texts]
+
+
+def hay(rng, n):
+    return np.where(rng.rand(n) < 0.02, ord("\n") + 1, rng.randint(ord("a") + 1, ord("z") + 2, n)).astype(np.uint16)
+
+
+def test_rows_are_as_long_as_asked_and_hold_their_answers():
+    tok = Letters()
+    maker = tasks.TaskMaker(tok)
+    for family in ("facts", "keyvalue", "chain", "copy"):
+        for held in (False, True):
+            row, answers = maker.row(np.random.RandomState(7), hay, 12000, family, held, n_statements=12, n_questions=6)
+            again, _ = maker.row(np.random.RandomState(7), hay, 12000, family, held, n_statements=12, n_questions=6)
+            assert len(row) == 12000 and row[0] == 0 and (row == again).all() and answers
+            for start, end, back, fam in answers:
+                said = tok.decode(row[start:end]).strip().rstrip(".")
+                assert fam == family and 0 < back <= start and said, (family, said)
+                before = tok.decode(row[start - back:start])
+                if family == "copy":                       # the passage itself, from its 13th token on
+                    assert (row[start - back:start - back + end - start] == row[start:end]).all()
+                else:                                      # a chain's statement holds what it names next
+                    assert said.split(" = ")[0] in before or family == "chain", (said, before[:80])
+
+
+def test_kinds_follow_from_the_architecture():
+    c = config.preset("small")
+    assert c.layer_kinds == ["window"] * 6 + ["cross"] * 6 and c.has_index and c.has_shared
+    assert config.preset("small", arch="transformer").layer_kinds == ["full"] * 12
+    assert config.preset("tiny", arch="window_hybrid").layer_kinds == ["window", "window", "window", "full"]
+    assert config.preset("tiny", arch="gated_delta_hybrid").layer_kinds.count("delta") == 3
+    assert config.ModelConfig.from_json(c.to_json()) == c
+    for wrong in (dict(arch="gru"), dict(index_groups=7), dict(index_group_query="mine"), dict(delta_gate="gelu"),
+                  dict(delta_conv=17), dict(head_dim=63), dict(n_heads=5)):
+        try:
+            config.preset("small", **wrong)
+        except ValueError:
+            continue
+        raise AssertionError(f"{wrong} was taken")
+
+
+def test_the_shipped_configuration_is_the_preset():
+    with open(os.path.join(HERE, "..", "..", "models", "warp-21m", "config.json")) as f:
+        text = f.read()
+    stated, c = json.loads(text), config.ModelConfig.from_json(text)
+    assert c == config.preset("small", top_k=stated["top_k"])
+    assert stated["n_layers"] == c.n_layers and set(stated) - set(json.loads(c.to_json())) == {"model_type", "weight_format"}
+
+
+def test_filters_of_the_corpus():
+    assert corpus.strip_licence("/* Copyright 2001 A. Licence: none */\nint x;\n") == "int x;\n"
+    assert corpus.strip_licence("/* counts */\nint x;\n") == "/* counts */\nint x;\n"
+    page = corpus.strip_html("<html><head><title>t</title></head><body><script>no()</script><p>a &lt; b</p><pre>x\n  y</pre></body>")
+    assert "a < b" in page and "x\n  y" in page and "no()" not in page and "<" not in page.replace("a < b", "")
+    text = "\n".join(f"line number {i} of a text that is long enough" for i in range(40))
+    assert len(set(corpus.line_hashes(text)) & set(corpus.line_hashes(text + "\nmore of it that is new here"))) >= 39
+
+
+def test_the_ngram_floor_by_hand():
+    """Order 2, Witten-Bell: p(w | c) = (count + kinds p(w)) / (total + kinds), and order 1 over 1/8192."""
+    rng = np.random.RandomState(3)
+    train, held = rng.randint(0, 6, 500).astype(np.uint16), rng.randint(0, 7, 200).astype(np.uint16)
+    with tempfile.TemporaryDirectory() as d:
+        train.tofile(os.path.join(d, "train.bin"))
+        held.tofile(os.path.join(d, "heldout.bin"))
+        np.save(os.path.join(d, "heldout.docs.npy"), np.array([0, 120]))
+        json.dump([["doc", "one", "p", 300], ["doc", "two", "q", 200]], open(os.path.join(d, "heldout.meta.json"), "w"))
+        out = os.path.join(d, "out.json")
+        subprocess.run([sys.executable, os.path.join(HERE, "..", "ngram.py"), "--data", d, "--out", out, "--rows", "4",
+                        "--length", "50", "--order", "2"], check=True, stdout=subprocess.DEVNULL)
+        got = json.load(open(out))
+    count = {w: int((train == w).sum()) for w in range(7)}
+    one = lambda w: (count[w] + 6 / 8192) / (500 + 6)
+    want = {"one": [], "two": []}
+    for s in (0, 50, 100, 150):
+        for t in range(max(s + 1, 2), s + 50):
+            c, w = int(held[t - 1]), int(held[t])
+            after = train[1:][train[:-1] == c]
+            p = one(w) if not len(after) else ((after == w).sum() + len(set(after)) * one(w)) / (len(after) + len(set(after)))
+            want["one" if t < 120 else "two"].append(-np.log(p))
+    for name in want:
+        assert got[name]["tokens"] == len(want[name]) and abs(got[name]["nats_a_token"] - np.mean(want[name])) < 1e-6, (name, got[name])
+
+
+if __name__ == "__main__":
+    for name, fn in list(globals().items()):
+        if name.startswith("test_"):
+            fn()
+            print(f"ok - {name}")
