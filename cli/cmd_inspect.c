@@ -105,6 +105,7 @@ static int inspect_session(const char *path)
     print_count("tokens", info.n_tokens, "");
     printf("%-16s %s\n", "size", term_bytes(bytes, (double)info.file_bytes));
     printf("%-16s %s\n", "model", *info.model ? info.model : "(has no name)");
+    if (info.n_mounts) printf("%-16s %d documents\n", "mounted", info.n_mounts);
     printf("%-16s %s%s\n", "plan", info.plan, info.plan_governs_all ? ", its decode route for all rows" : "");
     printf("%-16s %s, %s-major, pages of %lld tokens%s\n", "KV", info.kv_type, info.kv_layout,
            1LL << info.page_shift, info.is_invariant ? ", invariant mode" : "");

@@ -42,7 +42,7 @@ static const cli_option run_rows[] = {
      0, 0},
     {"session", 0, CLI_TEXT, "FILE", NULL,
      "keeps what was read in FILE, written after reading and after each answer; a later run with the "
-     "same model and plan reads only what is new",
+     "same model, plan and mounts reads only what is new",
      AT(session_path), 0, 0, 0},
     {"raw", 0, CLI_FLAG, NULL, NULL, "no chat template: the model continues the text", AT(is_raw), 0, 0, 0},
     {"special", 0, CLI_FLAG, NULL, NULL, "with --raw: special tokens spelled in the text count",
@@ -556,10 +556,10 @@ static int prepare(run_state *state, const cli_text *documents)
     cli_warn_trained(&state->setup, n_longest);
     show_memory(state);
     code = cli_open_session(&state->setup, state->context);
-    if (!code) code = load_session(state);
     if (!code) code = cli_mounts_mount(&state->mounts, &state->setup);
     if (!code && state->mounts.n) code = note_mounted(state);
     if (!code) code = cli_mounts_never(&state->mounts, &state->setup, &options->mounts, &options->never);
+    if (!code) code = load_session(state); /* over the same mounts */
     if (!code) code = attach_lists(state);
     return code ? code : make_sampler(state);
 }
@@ -617,8 +617,6 @@ static int check_options(const run_options *options)
         return cli_refuse("run: --record and --replay go with one -p");
     if (options->never.n && !options->mounts.n)
         return cli_refuse("run: --never: names tokens of documents that --mount reads, and there is none");
-    if (options->mounts.n && options->session_path)
-        return cli_refuse("run: --mount and --session: a session with mounted documents cannot be saved");
     if (options->is_special && !options->is_raw) return cli_refuse("run: --special goes with --raw");
     if (options->is_chat && options->prompts.n > 1)
         return cli_refuse("run: --chat begins with one -p at most");

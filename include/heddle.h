@@ -219,7 +219,8 @@ int64_t heddle_session_len(const heddle_session *session);
 const int32_t *heddle_session_ids(const heddle_session *session); /* [len], until it changes */
 /* Keeps the first n tokens, or fewer where a sliding cache, or a plan that evicts, no longer holds what
  * they need, and none where layers keep a state, which is that of the last token only (a warning of the log
- * says so, unless a mounted document ends at n); *n_kept says. */
+ * says so, unless a mounted document ends at n); what ends with a mounted document is kept rather than none.
+ * *n_kept says. */
 heddle_status heddle_session_truncate(heddle_session *session, int64_t n, int64_t *n_kept);
 /* A second session over the same KV pages, copied when written. */
 heddle_status heddle_session_fork(heddle_session **out, const heddle_session *session);
@@ -231,20 +232,23 @@ heddle_status heddle_session_fork_as(heddle_session **out, const heddle_session 
 
 /* A session as a file (it begins with "heddle\x1a\n"): tokens, KV state, last logits and lists, with
  * the identity of the model (every byte of its weights; the first call reads them all, like one
- * decode step), the plan's text and the options that shape the state. The file is written beside and
- * renamed, so that a crash or a full disk leaves the old one; on failure the old one is untouched. */
+ * decode step), the plan's text and the options that shape the state. Of mounted documents it holds the
+ * checksums, not the rows. The file is written beside and renamed, so that a crash or a full disk leaves
+ * the old one; on failure the old one is untouched. */
 heddle_status heddle_session_save(const heddle_session *session, const char *path);
 /* The session then holds what the file holds, in place of what it held; going on from there equals
  * never having stopped. The whole file is verified first. Refused, with the session and the file
  * unchanged: a file that is cut or damaged (FORMAT) or of another format (UNSUPPORTED); another
- * model, plan, KV type, KV layout, page_shift, invariant mode or plan_governs_all (INVALID); more
- * tokens than context_tokens (CAPACITY). */
+ * model, plan, KV type, KV layout, page_shift, invariant mode or plan_governs_all (INVALID); other documents
+ * mounted, or at other tokens, or other tokens forbidden, than in the session: mount and forbid first, then load
+ * (INVALID); more tokens than context_tokens (CAPACITY). */
 heddle_status heddle_session_load(heddle_session *session, const char *path);
 typedef struct heddle_session_file_info {
     uint32_t struct_size, format;
     int64_t n_tokens, file_bytes;
     char model[128], plan[128], kv_type[8], kv_layout[8];
     int32_t page_shift, is_invariant, plan_governs_all;
+    int32_t n_mounts; /* documents that must be mounted before it is loaded, in their order */
 } heddle_session_file_info;
 /* Verifies the whole file, too. */
 heddle_status heddle_session_file_inspect(const char *path, heddle_session_file_info *info);

@@ -109,6 +109,62 @@ heddle_status heddle_document_verify(const char *path, int64_t *n_tokens, int64_
 
 /* ---- sessions ---- */
 
+hdl_mounts_count hdl_session_count_mounts(const heddle_session *session)
+{
+    hdl_mounts_count count = {.n_mounts = hdl_kv_seq_n_mounts(session->kv)};
+    hdl_kv_seq_hidden(session->kv, &count.n_hidden);
+    return count;
+}
+
+void hdl_session_add_mounts(const heddle_session *session, hdl_buf *out)
+{
+    hdl_mounts_count count = hdl_session_count_mounts(session);
+    const hdl_kv_span *hidden = hdl_kv_seq_hidden(session->kv, &count.n_hidden);
+    for (int32_t i = 0; i < count.n_mounts; i++) {
+        const hdl_docfile *file = hdl_kv_seq_mounted(session->kv, i);
+        uint64_t sum = file ? hdl_docfile_sum(file) : 0;
+        hdl_buf_add(out, &sum, sizeof sum);
+    }
+    for (int32_t i = 0; i < count.n_hidden; i++) {
+        int64_t span[2] = {hidden[i].first, hidden[i].end};
+        hdl_buf_add(out, span, sizeof span);
+    }
+}
+
+int64_t hdl_mounts_bytes(hdl_mounts_count count)
+{
+    if (count.n_mounts < 0 || count.n_mounts > HDL_KV_MAX_MOUNTS || count.n_hidden < 0 ||
+        count.n_hidden > HDL_KV_MAX_HIDDEN)
+        return -1;
+    return count.n_mounts * (int64_t)8 + count.n_hidden * (int64_t)16;
+}
+
+heddle_status hdl_session_check_mounts(const heddle_session *session, const void *bytes,
+                                       hdl_mounts_count count, const char *path, const char *written)
+{
+    hdl_buf own = {0};
+    hdl_mounts_count now = hdl_session_count_mounts(session);
+    const char *was_at = bytes;
+    int64_t n_sums = count.n_mounts * (int64_t)8, n_hidden = count.n_hidden * (int64_t)16;
+    if (count.n_mounts != now.n_mounts)
+        return HDL_FAIL(HEDDLE_E_INVALID, "%s: was %s over %d mounted documents: the session has %d", path,
+                        written, count.n_mounts, now.n_mounts);
+    hdl_session_add_mounts(session, &own);
+    heddle_status status = hdl_buf_status(&own);
+    for (int32_t i = 0; i < count.n_mounts && !status; i++)
+        if (memcmp(was_at + i * 8, own.data + i * 8, 8) != 0)
+            status = HDL_FAIL(HEDDLE_E_INVALID,
+                              "%s: was %s over other mounted documents: number %d of %d is not the session's",
+                              path, written, i + 1, count.n_mounts);
+    bool is_hidden_same = count.n_hidden == now.n_hidden && (!n_hidden || !status) &&
+                          (!n_hidden || !memcmp(was_at + n_sums, own.data + n_sums, (size_t)n_hidden));
+    if (!status && !is_hidden_same)
+        status = HDL_FAIL(HEDDLE_E_INVALID, "%s: was %s with other tokens forbidden than the session's", path,
+                          written);
+    hdl_buf_deinit(&own);
+    return status;
+}
+
 heddle_status heddle_session_mount(heddle_session *session, const heddle_document *document,
                                    int64_t *first_token)
 {

@@ -66,6 +66,19 @@ struct heddle_session {
 /* session.c: where the document of token n - 1 begins. */
 int64_t hdl_doc_start(const heddle_session *session, int64_t n);
 
+/* document.c: what is mounted and forbidden, as files keep it: u64 [n_mounts] sums of the documents (0: unmounted),
+ * then i64 [n_hidden, 2] first and end of the spans of tokens that no row may read. */
+typedef struct hdl_mounts_count {
+    int32_t n_mounts, n_hidden;
+} hdl_mounts_count;
+hdl_mounts_count hdl_session_count_mounts(const heddle_session *session);
+void hdl_session_add_mounts(const heddle_session *session, hdl_buf *out);
+/* < 0: such counts are none that a session can have. */
+int64_t hdl_mounts_bytes(hdl_mounts_count count);
+/* INVALID where the session's are others than these; `written` is the verb of the sentence, path its beginning. */
+heddle_status hdl_session_check_mounts(const heddle_session *session, const void *bytes,
+                                       hdl_mounts_count count, const char *path, const char *written);
+
 /* lists.c: what is being recorded loses the lists of the rows from n_tokens on, which the session gave up. */
 void hdl_session_forget_lists(heddle_session *session, int64_t n_tokens);
 

@@ -18,7 +18,6 @@
 #include "base/mem.h"
 #include "base/newfile.h"
 #include "engine/engine_int.h"
-#include "kv/docfile.h"
 
 enum { LISTS_VERSION = 3, MAX_LISTS_BYTES = 1 << 30 };
 static const char magic[8] = {'H', 'D', 'L', 'L', 'I', 'S', 'T', 'S'};
@@ -43,8 +42,11 @@ struct heddle_lists {
 
 typedef struct lists_origin {
     uint64_t plan;
-    int32_t n_name, n_mounts, n_hidden, zero;
+    int32_t n_name;
+    hdl_mounts_count mounts;
+    int32_t zero;
 } lists_origin;
+static_assert(sizeof(lists_origin) == 24, "the origin has no padding");
 
 typedef struct lists_header {
     char magic[8];
@@ -223,19 +225,10 @@ static void origin_of(hdl_buf *out, const heddle_session *session)
     const hdl_runner *runner = session->runner;
     lists_origin head = {.plan = hdl_hash(runner->plan_text.data, runner->plan_text.n),
                          .n_name = (int32_t)strlen(runner->plan_name),
-                         .n_mounts = hdl_kv_seq_n_mounts(session->kv)};
-    const hdl_kv_span *hidden = hdl_kv_seq_hidden(session->kv, &head.n_hidden);
+                         .mounts = hdl_session_count_mounts(session)};
     hdl_buf_add(out, &head, sizeof head);
     hdl_buf_add(out, runner->plan_name, head.n_name);
-    for (int32_t i = 0; i < head.n_mounts; i++) {
-        const hdl_docfile *file = hdl_kv_seq_mounted(session->kv, i);
-        uint64_t sum = file ? hdl_docfile_sum(file) : 0;
-        hdl_buf_add(out, &sum, sizeof sum);
-    }
-    for (int32_t i = 0; i < head.n_hidden; i++) {
-        int64_t span[2] = {hidden[i].first, hidden[i].end};
-        hdl_buf_add(out, span, sizeof span);
-    }
+    hdl_session_add_mounts(session, out);
 }
 
 heddle_status heddle_lists_set_tokens(heddle_lists *lists, const heddle_session *session)
@@ -261,10 +254,9 @@ static heddle_status keep_origin(heddle_lists *lists, const char *bytes, int64_t
     if (!n) return HEDDLE_OK;
     if (is_sound) {
         memcpy(&head, bytes, sizeof head);
-        is_sound = head.n_name >= 0 && head.n_mounts >= 0 && head.n_mounts <= HDL_KV_MAX_MOUNTS &&
-                   head.n_hidden >= 0 && head.n_hidden <= HDL_KV_MAX_HIDDEN && !head.zero &&
-                   n == (int64_t)sizeof head + head.n_name + head.n_mounts * (int64_t)8 +
-                            head.n_hidden * (int64_t)16;
+        int64_t n_mounts = hdl_mounts_bytes(head.mounts);
+        is_sound = head.n_name >= 0 && n_mounts >= 0 && !head.zero &&
+                   n == (int64_t)sizeof head + head.n_name + n_mounts;
     }
     if (!is_sound)
         return HDL_FAIL(HEDDLE_E_FORMAT, "%s: what it says of its plan and mounts contradicts its size",
@@ -405,55 +397,21 @@ static heddle_status check_makes_lists(const heddle_session *session)
                     session->runner->plan_name);
 }
 
-/* Where the session's mounts or forbidden tokens are not the recorded ones; both origins are sound. */
-static heddle_status check_mounts(const heddle_lists *lists, const hdl_buf *own)
-{
-    lists_origin was, now;
-    memcpy(&was, lists->origin.data, sizeof was);
-    memcpy(&now, own->data, sizeof now);
-    if (was.n_mounts != now.n_mounts)
-        return HDL_FAIL(HEDDLE_E_INVALID, "%s: was recorded over %d mounted documents: the session has %d",
-                        lists->path, was.n_mounts, now.n_mounts);
-    const char *was_at = lists->origin.data + sizeof was + was.n_name;
-    const char *now_at = own->data + sizeof now + now.n_name;
-    for (int32_t i = 0; i < was.n_mounts; i++)
-        if (memcmp(was_at + i * 8, now_at + i * 8, 8) != 0)
-            return HDL_FAIL(HEDDLE_E_INVALID,
-                            "%s: was recorded over other mounted documents: number %d of %d is not the "
-                            "session's",
-                            lists->path, i + 1, was.n_mounts);
-    size_t n_hidden = (size_t)was.n_hidden * 16;
-    if (was.n_hidden != now.n_hidden ||
-        memcmp(was_at + was.n_mounts * 8, now_at + was.n_mounts * 8, n_hidden) != 0)
-        return HDL_FAIL(HEDDLE_E_INVALID, "%s: was recorded with other tokens forbidden than the session's",
-                        lists->path);
-    return HEDDLE_OK;
-}
-
 static heddle_status check_origin(const heddle_lists *lists, const heddle_session *session)
 {
-    hdl_buf own = {0};
-    lists_origin was, now;
-    origin_of(&own, session);
-    heddle_status status = hdl_buf_status(&own);
-    if (!status) {
-        memcpy(&was, lists->origin.data, sizeof was);
-        memcpy(&now, own.data, sizeof now);
-        bool is_namesake = was.n_name == now.n_name && !memcmp(lists->origin.data + sizeof was,
-                                                               own.data + sizeof now, (size_t)was.n_name);
-        if (was.plan == now.plan && is_namesake)
-            status = check_mounts(lists, &own);
-        else if (is_namesake)
-            status = HDL_FAIL(HEDDLE_E_INVALID, "%s: was recorded under another wording of plan \"%s\"",
-                              lists->path, session->runner->plan_name);
-        else
-            status = HDL_FAIL(HEDDLE_E_INVALID,
-                              "%s: was recorded under plan \"%.*s\": the session has plan \"%s\"",
-                              lists->path, HDL_MIN(was.n_name, 64), lists->origin.data + sizeof was,
-                              session->runner->plan_name);
-    }
-    hdl_buf_deinit(&own);
-    return status;
+    lists_origin was;
+    const hdl_runner *runner = session->runner;
+    memcpy(&was, lists->origin.data, sizeof was);
+    const char *name = lists->origin.data + sizeof was;
+    bool is_namesake = was.n_name == (int64_t)strlen(runner->plan_name) &&
+                       !memcmp(name, runner->plan_name, (size_t)was.n_name);
+    if (was.plan == hdl_hash(runner->plan_text.data, runner->plan_text.n) && is_namesake)
+        return hdl_session_check_mounts(session, name + was.n_name, was.mounts, lists->path, "recorded");
+    if (is_namesake)
+        return HDL_FAIL(HEDDLE_E_INVALID, "%s: was recorded under another wording of plan \"%s\"",
+                        lists->path, runner->plan_name);
+    return HDL_FAIL(HEDDLE_E_INVALID, "%s: was recorded under plan \"%.*s\": the session has plan \"%s\"",
+                    lists->path, HDL_MIN(was.n_name, 64), name, runner->plan_name);
 }
 
 heddle_status heddle_lists_check(const heddle_lists *lists, const heddle_session *session, const int32_t *ids,

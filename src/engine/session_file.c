@@ -4,9 +4,11 @@
  *   texts     name of the model, name of the plan, text of the plan
  *   ids       i32 [n_tokens]
  *   logits    f32 [n_vocab], with FLAG_LOGITS
+ *   mounts    formats 3 and 4: i32 n_mounts, n_hidden; what hdl_session_add_mounts gives; per mount i64 first
+ *             page. The documents' rows are not in the file: who loads it has mounted them
  *   lists     per list kept since the last refresh: i32 count, i32 ids[count]
  *   mass      under a plan that retains by mass: f32 [layers of its group, n_kv_heads, n_mass_rows]
- *   KV        snapshot.h; with the states of layers that keep one, format 2
+ *   KV        snapshot.h; with the states of layers that keep one, formats 2 and 4
  *   checksum  u64, XXH3 of everything before it
  *
  * Numbers are little-endian. A reader first proves that the file is whole (size and checksum), then
@@ -19,7 +21,8 @@
 #include "engine/engine_int.h"
 #include "kv/snapshot.h"
 
-enum { FORMAT = 1, FORMAT_WITH_STATES = 2, CHECKSUM_BYTES = 8 }; /* the second: where layers keep states */
+/* FORMAT, and one more where layers keep states, two more where documents are mounted or tokens forbidden */
+enum { FORMAT = 1, WITH_STATES = 1, WITH_MOUNTS = 2, LAST_FORMAT = 4, CHECKSUM_BYTES = 8 };
 enum { FLAG_LOGITS = 1, FLAG_INVARIANT = 2, FLAG_GOVERNS_ALL = 4 };
 static const char file_magic[8] = "heddle\x1a\n";
 
@@ -66,12 +69,19 @@ static int64_t n_mass_lists(const hdl_schedule *schedule)
 
 /* ---- writing ---- */
 
+static bool has_mounts(const file_header *header)
+{
+    return (header->format - FORMAT) & WITH_MOUNTS;
+}
+
 static heddle_status header_of(const heddle_session *session, file_header *header)
 {
     const hdl_runner *runner = session->runner;
     const heddle_session_options *options = &runner->options;
-    bool has_states = runner->schedule->facts->delta.n_layers > 0;
-    *header = (file_header){.format = has_states ? FORMAT_WITH_STATES : FORMAT,
+    hdl_mounts_count mounts = hdl_session_count_mounts(session);
+    uint32_t format = FORMAT + (runner->schedule->facts->delta.n_layers ? WITH_STATES : 0) +
+                      (mounts.n_mounts || mounts.n_hidden ? WITH_MOUNTS : 0);
+    *header = (file_header){.format = format,
                             .header_bytes = sizeof *header,
                             .n_tokens = hdl_kv_seq_len(session->kv),
                             .kept_visible = session->kept_visible,
@@ -90,6 +100,8 @@ static heddle_status header_of(const heddle_session *session, file_header *heade
     int64_t n = (int64_t)sizeof *header + header->model_name_bytes + header->plan_name_bytes +
                 header->plan_text_bytes + header->n_tokens * 4 + CHECKSUM_BYTES;
     if (session->has_logits) n += header->n_vocab * (int64_t)4;
+    if (has_mounts(header))
+        n += (int64_t)sizeof mounts + hdl_mounts_bytes(mounts) + mounts.n_mounts * (int64_t)8;
     for (int32_t k = 0; k < header->n_kept; k++)
         for (int32_t l = 0; l < kept_slot(runner->schedule, k)->n_lists; l++)
             n += 4 + 4 * (int64_t)*kept_count(session, k, l);
@@ -98,6 +110,22 @@ static heddle_status header_of(const heddle_session *session, file_header *heade
     n += n_mass_lists(runner->schedule) * header->n_mass_rows * 4;
     header->file_bytes = n + hdl_kv_snapshot_bytes(session->kv);
     return hdl_engine_identity(runner->engine, &header->model_identity);
+}
+
+static heddle_status write_mounts(const heddle_session *session, hdl_newfile *file)
+{
+    hdl_buf bytes = {0};
+    hdl_mounts_count count = hdl_session_count_mounts(session);
+    hdl_buf_add(&bytes, &count, sizeof count);
+    hdl_session_add_mounts(session, &bytes);
+    for (int32_t i = 0; i < count.n_mounts; i++) {
+        int64_t first = hdl_kv_seq_mounted_pages(session->kv, i).first;
+        hdl_buf_add(&bytes, &first, sizeof first);
+    }
+    heddle_status status = hdl_buf_status(&bytes);
+    if (!status) status = hdl_newfile_write(file, bytes.data, bytes.n);
+    hdl_buf_deinit(&bytes);
+    return status;
 }
 
 static heddle_status write_all(const heddle_session *session, const file_header *header, hdl_newfile *file)
@@ -110,6 +138,7 @@ static heddle_status write_all(const heddle_session *session, const file_header 
     HDL_TRY(hdl_newfile_write(file, session->ids, header->n_tokens * 4));
     if (header->flags & FLAG_LOGITS)
         HDL_TRY(hdl_newfile_write(file, session->logits, header->n_vocab * (int64_t)4));
+    if (has_mounts(header)) HDL_TRY(write_mounts(session, file));
     for (int32_t k = 0; k < header->n_kept; k++)
         for (int32_t l = 0; l < kept_slot(runner->schedule, k)->n_lists; l++) {
             const int32_t *count = kept_count(session, k, l);
@@ -130,14 +159,7 @@ heddle_status heddle_session_save(const heddle_session *session, const char *pat
 {
     file_header header;
     hdl_newfile file;
-    int32_t n_hidden;
     HDL_GIVEN(session, path);
-    hdl_kv_seq_hidden(session->kv, &n_hidden);
-    if (hdl_kv_seq_n_mounts(session->kv) || n_hidden)
-        return HDL_FAIL(HEDDLE_E_UNSUPPORTED,
-                        "%s: a session with mounted documents or forbidden tokens cannot be saved: save one "
-                        "without, and mount again after loading",
-                        path);
     HDL_TRY(header_of(session, &header));
     HDL_TRY(hdl_newfile_open(&file, path));
     heddle_status status = write_all(session, &header, &file);
@@ -151,7 +173,9 @@ heddle_status heddle_session_save(const heddle_session *session, const char *pat
 typedef struct session_file {
     hdl_mapfile map;
     file_header header;
-    const uint8_t *model_name, *plan_name, *plan_text, *ids, *logits, *lists, *mass, *kv; /* in the map */
+    hdl_mounts_count mounts;
+    const uint8_t *model_name, *plan_name, *plan_text, *ids, *logits, *mounted, *mounted_at, *lists, *mass,
+        *kv; /* in the map */
     int64_t kv_bytes;
     int64_t at; /* bytes taken so far */
 } session_file;
@@ -177,10 +201,10 @@ static heddle_status check_whole(session_file *file, const char *path)
                         "%s: is cut or is no session file: %lld bytes, the header alone has %d", path,
                         (long long)n, (int)sizeof *header);
     memcpy(&file->header, file->map.data, sizeof file->header);
-    if (header->format != FORMAT && header->format != FORMAT_WITH_STATES)
+    if (header->format < FORMAT || header->format > LAST_FORMAT)
         return HDL_FAIL(HEDDLE_E_UNSUPPORTED,
-                        "%s: has session format %u; this build reads and writes formats %d and %d", path,
-                        header->format, FORMAT, FORMAT_WITH_STATES);
+                        "%s: has session format %u; this build reads and writes formats %d to %d", path,
+                        header->format, FORMAT, LAST_FORMAT);
     if (header->header_bytes != sizeof *header)
         return HDL_FAIL(HEDDLE_E_FORMAT, "%s: is damaged: its header has %d bytes and says %u", path,
                         (int)sizeof *header, header->header_bytes);
@@ -191,6 +215,16 @@ static heddle_status check_whole(session_file *file, const char *path)
     if (hdl_hash(file->map.data, n - CHECKSUM_BYTES) != sum)
         return HDL_FAIL(HEDDLE_E_FORMAT, "%s: is damaged: its checksum does not hold", path);
     return HEDDLE_OK;
+}
+
+/* Counts, sums and spans, first pages. */
+static bool take_mounts(session_file *file)
+{
+    const uint8_t *count = take(file, sizeof file->mounts);
+    if (!count) return false;
+    memcpy(&file->mounts, count, sizeof file->mounts);
+    file->mounted = take(file, hdl_mounts_bytes(file->mounts));
+    return file->mounted && (file->mounted_at = take(file, file->mounts.n_mounts * (int64_t)8));
 }
 
 /* Maps the file, proves it whole and finds its parts up to the lists. */
@@ -214,6 +248,7 @@ static heddle_status open_file(session_file *file, const char *path)
                    (file->ids = take(file, header->n_tokens * 4));
         if (is_sound && header->flags & FLAG_LOGITS)
             is_sound = (file->logits = take(file, header->n_vocab * (int64_t)4)) != NULL;
+        if (is_sound && has_mounts(header)) is_sound = take_mounts(file);
         if (!is_sound) status = HDL_FAIL(HEDDLE_E_FORMAT, "%s: the numbers of its header contradict", path);
     }
     if (status) hdl_mapfile_close(&file->map);
@@ -298,6 +333,21 @@ static heddle_status check_lists(session_file *file, const hdl_schedule *schedul
     return HEDDLE_OK;
 }
 
+/* The session has what the file has mounted, where the file has it. */
+static heddle_status check_mounted(const session_file *file, const heddle_session *session, const char *path)
+{
+    HDL_TRY(hdl_session_check_mounts(session, file->mounted, file->mounts, path, "written"));
+    for (int32_t i = 0; i < file->mounts.n_mounts; i++) {
+        int64_t first, own = hdl_kv_seq_mounted_pages(session->kv, i).first;
+        memcpy(&first, file->mounted_at + (size_t)i * 8, sizeof first);
+        if (first != own)
+            return HDL_FAIL(HEDDLE_E_INVALID,
+                            "%s: mounted document %d of %d begins at page %lld, in the session at page %lld",
+                            path, i + 1, file->mounts.n_mounts, (long long)first, (long long)own);
+    }
+    return HEDDLE_OK;
+}
+
 static heddle_status check_belongs(session_file *file, const heddle_session *session, const char *path)
 {
     const hdl_runner *runner = session->runner;
@@ -310,12 +360,13 @@ static heddle_status check_belongs(session_file *file, const heddle_session *ses
                         "%s: was written with another model (\"%.*s\"): its weights are not those of \"%s\"",
                         path, (int)HDL_MIN(header->model_name_bytes, 127), (const char *)file->model_name,
                         runner->engine->model->facts.name);
-    if ((header->format == FORMAT_WITH_STATES) != (runner->schedule->facts->delta.n_layers > 0))
+    if (!((header->format - FORMAT) & WITH_STATES) != !runner->schedule->facts->delta.n_layers)
         return HDL_FAIL(HEDDLE_E_FORMAT,
                         "%s: its format %u is not that of a model with %d layers that keep states", path,
                         header->format, runner->schedule->facts->delta.n_layers);
     HDL_TRY(check_plan(file, runner, path));
     HDL_TRY(check_options(header, &runner->options, path));
+    HDL_TRY(check_mounted(file, session, path));
     for (int64_t i = 0; i < header->n_tokens; i++) {
         memcpy(&id, file->ids + i * 4, sizeof id);
         if (id < 0 || id >= header->n_vocab)
@@ -376,7 +427,7 @@ heddle_status heddle_session_load(heddle_session *session, const char *path)
     heddle_status status = check_belongs(&file, session, path);
     if (!status)
         status = hdl_kv_snapshot_read(&kv, session->store, session->context_tokens, file.kv, file.kv_bytes,
-                                      path);
+                                      session->kv, path);
     if (!status) status = check_kv(&file, session->runner->schedule, kv, path);
     if (status)
         hdl_kv_seq_free(kv);
@@ -408,6 +459,7 @@ heddle_status heddle_session_file_inspect(const char *path, heddle_session_file_
         out.page_shift = header->page_shift;
         out.is_invariant = (header->flags & FLAG_INVARIANT) != 0;
         out.plan_governs_all = (header->flags & FLAG_GOVERNS_ALL) != 0;
+        out.n_mounts = file.mounts.n_mounts;
         copy_text(out.model, sizeof out.model, file.model_name, header->model_name_bytes);
         copy_text(out.plan, sizeof out.plan, file.plan_name, header->plan_name_bytes);
         copy_text(out.kv_type, sizeof out.kv_type, (const uint8_t *)header->kv_type, sizeof header->kv_type);

@@ -119,7 +119,8 @@ void hdl_kv_seq_release(hdl_kv_seq *seq);
 /* The n_new rows are written: the length grows, rolling pages wholly behind the window go. */
 void hdl_kv_seq_commit(hdl_kv_seq *seq, int64_t n_new);
 /* Keeps the first n tokens, or, where a group no longer holds what row n would read (a rolling one, or
- * one that evicted rows at a later token), none; returns the length kept. */
+ * one that evicted rows at a later token), those up to the end of the last mount before n, behind which a
+ * document begins, or none; returns the length kept. */
 int64_t hdl_kv_seq_truncate(hdl_kv_seq *seq, int64_t n);
 /* A second sequence over the same pages, copied on write. */
 heddle_status hdl_kv_seq_fork(hdl_kv_seq **out, const hdl_kv_seq *seq);
@@ -153,7 +154,11 @@ typedef struct hdl_kv_span { /* of tokens, or of pages */
 heddle_status hdl_kv_seq_mount(hdl_kv_seq *seq, int32_t group, hdl_docfile *file, int64_t *first);
 /* Hides the document that was mounted at token `first` and gives its pages up. */
 heddle_status hdl_kv_seq_unmount(hdl_kv_seq *seq, int64_t first);
-int32_t hdl_kv_seq_n_mounts(const hdl_kv_seq *seq);                      /* unmounted ones included */
+int32_t hdl_kv_seq_n_mounts(const hdl_kv_seq *seq); /* unmounted ones included */
+hdl_kv_span hdl_kv_seq_mounted_pages(const hdl_kv_seq *seq, int32_t i);
+/* Pages of [first, end) that no mount holds: the sequence's own. */
+int64_t hdl_kv_seq_own_pages(const hdl_kv_seq *seq, hdl_kv_span span);
+bool hdl_kv_seq_is_own_page(const hdl_kv_seq *seq, int64_t page);
 const hdl_docfile *hdl_kv_seq_mounted(const hdl_kv_seq *seq, int32_t i); /* borrowed; NULL: unmounted */
 bool hdl_kv_seq_follows_mount(const hdl_kv_seq *seq, int64_t n); /* token n - 1 is a mount's last slot */
 /* Tokens [first, end) are never read again by global attention. CAPACITY when there are too many spans. */
@@ -173,8 +178,10 @@ typedef struct hdl_kv_evicted {
 } hdl_kv_evicted;
 hdl_kv_evicted hdl_kv_seq_evicted(const hdl_kv_seq *seq, int32_t group);
 /* Takes zeroed pages spans[g] for every group of an empty sequence, whose length becomes len; the
- * caller fills them (snapshot.h). On failure (INVALID, CAPACITY) nothing is changed. */
+ * caller fills them (snapshot.h). Mounts and hidden tokens, and the pages of the former, are those of
+ * `mounted`, a sequence of the same store. On failure (INVALID, CAPACITY, NOMEM) nothing is changed that
+ * freeing the sequence does not undo. */
 heddle_status hdl_kv_seq_restore(hdl_kv_seq *seq, int64_t len, const hdl_kv_span *spans,
-                                 const hdl_kv_evicted *evicted);
+                                 const hdl_kv_evicted *evicted, const hdl_kv_seq *mounted);
 
 #endif

@@ -68,6 +68,8 @@ void hdl_kv_seq_renew(hdl_kv_seq *seq);
 heddle_status hdl_kv_mounts_copy(hdl_kv_seq *to, const hdl_kv_seq *from);
 void hdl_kv_mounts_cut(hdl_kv_seq *seq, int64_t n);
 void hdl_kv_mounts_deinit(hdl_kv_seq *seq);
+/* Where the last mount that ends at n or before ends; 0 = there is none. */
+int64_t hdl_kv_mounts_end(const hdl_kv_seq *seq, int64_t n);
 /* The length that truncation to n keeps of mounts: a document is there whole or not at all. */
 int64_t hdl_kv_mounts_whole(const hdl_kv_seq *seq, int64_t n);
 

@@ -76,14 +76,32 @@ static int64_t end_token(const hdl_kv_seq *seq, const kv_mount *mount)
 
 bool hdl_kv_seq_follows_mount(const hdl_kv_seq *seq, int64_t n)
 {
-    for (int32_t i = 0; i < seq->n_mounts; i++)
-        if (end_token(seq, &seq->mounts[i]) == n) return true;
-    return false;
+    return n > 0 && hdl_kv_mounts_end(seq, n) == n;
 }
 
 int32_t hdl_kv_seq_n_mounts(const hdl_kv_seq *seq)
 {
     return seq->n_mounts;
+}
+
+hdl_kv_span hdl_kv_seq_mounted_pages(const hdl_kv_seq *seq, int32_t i)
+{
+    return (hdl_kv_span){seq->mounts[i].first_page, seq->mounts[i].first_page + seq->mounts[i].n_pages};
+}
+
+int64_t hdl_kv_seq_own_pages(const hdl_kv_seq *seq, hdl_kv_span span)
+{
+    int64_t n = span.end - span.first;
+    for (int32_t i = 0; i < seq->n_mounts; i++) {
+        hdl_kv_span at = hdl_kv_seq_mounted_pages(seq, i);
+        n -= HDL_MAX(HDL_MIN(at.end, span.end) - HDL_MAX(at.first, span.first), 0);
+    }
+    return n;
+}
+
+bool hdl_kv_seq_is_own_page(const hdl_kv_seq *seq, int64_t page)
+{
+    return hdl_kv_seq_own_pages(seq, (hdl_kv_span){page, page + 1}) == 1;
 }
 
 const hdl_docfile *hdl_kv_seq_mounted(const hdl_kv_seq *seq, int32_t i)
@@ -260,6 +278,16 @@ int64_t hdl_kv_mounts_whole(const hdl_kv_seq *seq, int64_t n)
         if (first_token(seq, &seq->mounts[i]) < n && n < end_token(seq, &seq->mounts[i]))
             n = first_token(seq, &seq->mounts[i]);
     return n;
+}
+
+int64_t hdl_kv_mounts_end(const hdl_kv_seq *seq, int64_t n)
+{
+    int64_t last = 0;
+    for (int32_t i = 0; i < seq->n_mounts; i++) {
+        int64_t end = end_token(seq, &seq->mounts[i]);
+        if (end <= n) last = HDL_MAX(last, end);
+    }
+    return last;
 }
 
 void hdl_kv_mounts_cut(hdl_kv_seq *seq, int64_t n)

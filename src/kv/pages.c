@@ -440,14 +440,15 @@ int64_t hdl_kv_seq_truncate(hdl_kv_seq *seq, int64_t n)
 {
     if (n >= seq->len) return seq->len;
     n = hdl_kv_mounts_whole(seq, n);
+    int64_t least = hdl_kv_mounts_end(seq, n);
     for (int32_t g = 0; g < seq->store->n_groups; g++) {
         const hdl_kv_group_spec *spec = &seq->store->groups[g].spec;
         int64_t first_token = HDL_MAX(n - spec->window + 1, 0);
         if (hdl_kv_seq_follows_mount(seq, n)) break; /* a document begins: no window reaches back */
-        if (spec->window && first_token < seq->tables[g].first_live << spec->page_shift) n = 0;
+        if (spec->window && first_token < seq->tables[g].first_live << spec->page_shift) n = least;
         if (n < seq->tables[g].evicted.at_len) n = 0;
     }
-    if (seq->states && !hdl_kv_seq_follows_mount(seq, n)) n = 0;
+    if (seq->states && n != least) n = least;
     for (int32_t g = 0; !n && g < seq->store->n_groups; g++) seq->tables[g].evicted = (hdl_kv_evicted){0};
     drop_behind(seq, n);
     hdl_kv_mounts_cut(seq, n);
@@ -567,7 +568,7 @@ static heddle_status check_restored(const hdl_kv_seq *seq, int32_t group, int64_
 }
 
 heddle_status hdl_kv_seq_restore(hdl_kv_seq *seq, int64_t len, const hdl_kv_span *spans,
-                                 const hdl_kv_evicted *evicted)
+                                 const hdl_kv_evicted *evicted, const hdl_kv_seq *mounted)
 {
     HDL_ASSERT(!seq->len);
     if (len < 0 || len > seq->max_tokens)
@@ -575,12 +576,22 @@ heddle_status hdl_kv_seq_restore(hdl_kv_seq *seq, int64_t len, const hdl_kv_span
                         (long long)len, (long long)seq->max_tokens);
     for (int32_t g = 0; g < seq->store->n_groups; g++)
         HDL_TRY(check_restored(seq, g, len, spans[g], evicted[g]));
+    if (hdl_kv_mounts_end(mounted, len) != hdl_kv_mounts_end(mounted, INT64_MAX))
+        return HDL_FAIL(HEDDLE_E_INVALID, "%lld tokens are to be restored: the mounts end at token %lld",
+                        (long long)len, (long long)hdl_kv_mounts_end(mounted, INT64_MAX));
+    HDL_TRY(hdl_kv_mounts_copy(seq, mounted));
     for (int32_t g = 0; g < seq->store->n_groups; g++) {
         page_table *table = &seq->tables[g];
         table->first_live = spans[g].first;
         table->evicted = evicted[g];
-        for (table->n = spans[g].first; table->n < spans[g].end; table->n++)
-            page_take(seq->store, g, table, table->n);
+        for (table->n = spans[g].first; table->n < spans[g].end; table->n++) {
+            if (hdl_kv_seq_is_own_page(seq, table->n)) {
+                page_take(seq->store, g, table, table->n);
+            } else { /* rolling groups have no rows there */
+                table->pages[table->n] = mounted->tables[g].pages[table->n];
+                table->ids[table->n] = HDL_KV_FOREIGN;
+            }
+        }
     }
     seq->len = len;
     return HEDDLE_OK;

@@ -47,7 +47,7 @@ int64_t hdl_kv_snapshot_bytes(const hdl_kv_seq *seq)
     for (int32_t g = 0; g < hdl_kv_store_n_groups(store); g++) {
         hdl_kv_span span = hdl_kv_seq_span(seq, g);
         n += (int64_t)sizeof(group_record) +
-             (span.end - span.first) * hdl_kv_store_layout(store, g)->page_bytes;
+             hdl_kv_seq_own_pages(seq, span) * hdl_kv_store_layout(store, g)->page_bytes;
     }
     return n;
 }
@@ -70,7 +70,8 @@ heddle_status hdl_kv_snapshot_write(const hdl_kv_seq *seq, hdl_newfile *file)
         hdl_kv_span span = hdl_kv_seq_span(seq, g);
         uint8_t *const *pages = hdl_kv_seq_view(seq, g, 0).pages;
         for (int64_t p = span.first; p < span.end; p++)
-            HDL_TRY(hdl_newfile_write(file, pages[p], hdl_kv_store_layout(store, g)->page_bytes));
+            if (hdl_kv_seq_is_own_page(seq, p))
+                HDL_TRY(hdl_newfile_write(file, pages[p], hdl_kv_store_layout(store, g)->page_bytes));
     }
     return states ? hdl_newfile_write(file, states, state_bytes(store)) : HEDDLE_OK;
 }
@@ -84,10 +85,11 @@ static bool is_same_kind(const group_record *a, const group_record *b)
 }
 
 /* The records, checked against the store and against the bytes that follow them. */
-static heddle_status read_records(const hdl_kv_store *store, const uint8_t *bytes, int64_t n_bytes,
+static heddle_status read_records(const hdl_kv_seq *mounted, const uint8_t *bytes, int64_t n_bytes,
                                   const char *name, seq_record *head, hdl_kv_span *spans,
                                   hdl_kv_evicted *evicted)
 {
+    const hdl_kv_store *store = hdl_kv_seq_store(mounted);
     if (n_bytes < (int64_t)sizeof *head) return HDL_FAIL(HEDDLE_E_FORMAT, "%s: holds no KV state", name);
     memcpy(head, bytes, sizeof *head);
     if (head->n_groups != hdl_kv_store_n_groups(store))
@@ -110,24 +112,26 @@ static heddle_status read_records(const hdl_kv_store *store, const uint8_t *byte
                             "pages (%lld bytes, 2^%d tokens) cannot hold",
                             name, g, (long long)record.page_bytes, record.page_shift,
                             (long long)own.page_bytes, own.page_shift);
-        bool is_sound = spans[g].first >= 0 && spans[g].end >= spans[g].first &&
-                        spans[g].end - spans[g].first <= left / own.page_bytes;
-        left = is_sound ? left - (spans[g].end - spans[g].first) * own.page_bytes : -1;
+        bool is_sound = spans[g].first >= 0 && spans[g].end >= spans[g].first;
+        int64_t n_own = is_sound ? hdl_kv_seq_own_pages(mounted, spans[g]) : 0;
+        is_sound = is_sound && n_own <= left / own.page_bytes;
+        left = is_sound ? left - n_own * own.page_bytes : -1;
     }
     if (left != 0) return HDL_FAIL(HEDDLE_E_FORMAT, "%s: its KV pages and its size contradict", name);
     return HEDDLE_OK;
 }
 
 heddle_status hdl_kv_snapshot_read(hdl_kv_seq **out, hdl_kv_store *store, int64_t max_tokens,
-                                   const uint8_t *bytes, int64_t n_bytes, const char *name)
+                                   const uint8_t *bytes, int64_t n_bytes, const hdl_kv_seq *mounted,
+                                   const char *name)
 {
     seq_record head;
     hdl_kv_span spans[HDL_KV_MAX_GROUPS];
     hdl_kv_evicted evicted[HDL_KV_MAX_GROUPS];
     *out = NULL;
-    HDL_TRY(read_records(store, bytes, n_bytes, name, &head, spans, evicted));
+    HDL_TRY(read_records(mounted, bytes, n_bytes, name, &head, spans, evicted));
     HDL_TRY(hdl_kv_seq_new(out, store, max_tokens));
-    heddle_status status = hdl_kv_seq_restore(*out, head.len, spans, evicted);
+    heddle_status status = hdl_kv_seq_restore(*out, head.len, spans, evicted, mounted);
     if (status) {
         hdl_kv_seq_free(*out);
         *out = NULL;
@@ -137,8 +141,11 @@ heddle_status hdl_kv_snapshot_read(hdl_kv_seq **out, hdl_kv_store *store, int64_
     for (int32_t g = 0; g < head.n_groups; g++) {
         int64_t page_bytes = hdl_kv_store_layout(store, g)->page_bytes;
         uint8_t *const *pages = hdl_kv_seq_view(*out, g, 0).pages;
-        for (int64_t p = spans[g].first; p < spans[g].end; p++, at += page_bytes)
+        for (int64_t p = spans[g].first; p < spans[g].end; p++) {
+            if (!hdl_kv_seq_is_own_page(*out, p)) continue;
             memcpy(pages[p], at, (size_t)page_bytes);
+            at += page_bytes;
+        }
     }
     if (head.has_state) memcpy(hdl_kv_seq_states(*out), at, (size_t)state_bytes(store));
     return HEDDLE_OK;

@@ -2,7 +2,8 @@
  *
  *   header   len, n_groups, has_state
  *   groups   per group: what its pages look like, which pages follow
- *   pages    group by group, page by page: whole pages with every plane they hold
+ *   pages    group by group, page by page: whole pages with every plane they hold, but those of mounted
+ *            documents, which are in files of their own
  *   states   f32 of every layer that keeps one, where the header says so
  *
  * Rows behind the last token are part of the last page and mean nothing. Numbers are little-endian
@@ -16,10 +17,12 @@
 
 int64_t hdl_kv_snapshot_bytes(const hdl_kv_seq *seq);
 heddle_status hdl_kv_snapshot_write(const hdl_kv_seq *seq, hdl_newfile *file);
-/* A new sequence over `store` with what bytes[n_bytes] hold; all of them must belong to it. `name`
- * starts the sentence: INVALID, naming both, where the store's pages are others than the file's;
- * CAPACITY where they do not fit; FORMAT where the numbers contradict themselves. */
+/* A new sequence over `store` with what bytes[n_bytes] hold; all of them must belong to it. What is mounted
+ * and hidden in it is as in `mounted`, which must be as it was in the sequence that was written. `name`
+ * starts the sentence: INVALID, naming both, where the store's pages are others than the file's; CAPACITY
+ * where they do not fit; FORMAT where the numbers contradict themselves. */
 heddle_status hdl_kv_snapshot_read(hdl_kv_seq **out, hdl_kv_store *store, int64_t max_tokens,
-                                   const uint8_t *bytes, int64_t n_bytes, const char *name);
+                                   const uint8_t *bytes, int64_t n_bytes, const hdl_kv_seq *mounted,
+                                   const char *name);
 
 #endif

@@ -73,7 +73,25 @@ refused "no output" '-o FILE.kv is missing' encode -m "$model" "$work/a.txt"
 refused "no document" 'one document at a time' encode -m "$model" -o "$work/x.kv"
 refused "a text as a document's file" 'does not hold' "${ask[@]}" --mount "$work/a.txt"
 refused "another KV type" 'holds f16 rows; the session has i8 rows' "${ask[@]}" --mount "$work/a.kv" --kv i8
-refused "with --session" 'cannot be saved' "${ask[@]}" --mount "$work/a.kv" --session "$work/s"
+both=(--mount "$work/b.kv" --mount "$work/a.kv" --session "$work/s")
+says "a session over mounts is written" '48213' "${ask[@]}" "${both[@]}"
+[ "$(stat -c %s "$work/s")" -lt "$(stat -c %s "$work/a.kv")" ]
+result "the documents' rows are not in it" $?
+heddle "${ask[@]}" "${both[@]}"
+[ "$code" = 0 ] && grep -q 48213 "$work/out" && grep -qE '^prefill 1 tokens' "$work/err"
+result "the same question: one token is read" $?
+heddle run -m "$model" -p "What else?" -n 12 --mount "$work/b.kv" --mount "$work/a.kv" && cp "$work/out" "$work/else"
+heddle run -m "$model" -p "What else?" -n 12 "${both[@]}"
+[ "$code" = 0 ] && cmp -s "$work/out" "$work/else" && grep -qE '^prefill [0-9]? tokens' "$work/err"
+result "another question: the answer is that of a new session" $?
+says "inspect: what must be mounted" '^mounted +2 documents' inspect "$work/s"
+cp "$work/s" "$work/kept"
+refused "a session over mounts: without them" 'over 2 mounted documents: the session has 0' "${ask[@]}" --session "$work/s"
+refused "a session over mounts: in another order" 'number 1 of 2' "${ask[@]}" --session "$work/s" \
+    --mount "$work/a.kv" --mount "$work/b.kv"
+refused "a session over mounts: with others forbidden" 'other tokens forbidden' "${ask[@]}" "${both[@]}" --never 0-3
+cmp -s "$work/s" "$work/kept"
+result "a refused file is unchanged" $?
 cp "$work/a.kv" "$work/flipped.kv"
 printf '\001' | dd of="$work/flipped.kv" bs=1 seek=$(($(stat -c %s "$work/a.kv") / 2)) conv=notrunc 2>/dev/null
 refused "verify: a flipped byte" 'checksum' verify "$work/flipped.kv"

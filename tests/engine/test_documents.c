@@ -632,7 +632,6 @@ static void test_refusals(void **state)
     assert_int_equal(heddle_session_mount(session, document, &first), HEDDLE_OK);
     expect_refusal(heddle_session_extend(session, golden.tokens + 1, 3, NULL, NULL), HEDDLE_E_INVALID,
                    "follows a mounted document");
-    expect_refusal(heddle_session_save(session, path_bad), HEDDLE_E_UNSUPPORTED, "cannot be saved");
     expect_refusal(heddle_session_forbid(session, 40, 20), HEDDLE_E_INVALID, "must be among the 48");
     assert_int_equal(heddle_session_mount(session, document, &first), HEDDLE_OK);
     assert_int_equal(heddle_session_mount(session, document, &first), HEDDLE_OK);
@@ -653,6 +652,105 @@ static void test_refusals(void **state)
     heddle_engine_close(other);
     tiny_remove_folder(f32);
     heddle_document_close(document);
+}
+
+enum { N_ASKED = 4, N_REST = N_QUESTION - N_ASKED };
+
+/* A document read here, one from a file behind it, three of its tokens forbidden. */
+static heddle_session *session_to_keep(const char *plan)
+{
+    heddle_session *session = new_session(plan);
+    extend(session, BORDER_1, BORDER_2);
+    int64_t first = mount(session, path_a);
+    assert_int_equal(first, 48);
+    assert_int_equal(heddle_session_forbid(session, first + 5, 3), HEDDLE_OK);
+    return session;
+}
+
+static void ask_rest(heddle_session *session, float (*out)[N_VOCAB])
+{
+    for (int64_t t = N_ASKED; t < N_QUESTION; t++) {
+        if (heddle_session_decode(session, question() + t, 1)) fail_msg("%s", heddle_last_error());
+        memcpy(out[t - N_ASKED], heddle_session_logits(session), sizeof out[0]);
+    }
+}
+
+/* Written and loaded in the middle of a question, over the same mounts: not a bit differs. The loading
+ * session's own rows do not matter, nor what it read behind the mounts. */
+static void test_a_session_over_mounts_is_kept_in_a_file(void **state)
+{
+    (void)state;
+    char path[300];
+    heddle_session_file_info info = {.struct_size = sizeof info};
+    snprintf(path, sizeof path, "%s/session", folder);
+    for (int p = 0; p < HDL_COUNT(plans); p++) {
+        heddle_session *kept = session_to_keep(plans[p]), *other = new_session(plans[p]);
+        if (heddle_session_extend(kept, question(), N_ASKED, NULL, NULL)) fail_msg("%s", heddle_last_error());
+        if (heddle_session_save(kept, path)) fail_msg("%s", heddle_last_error());
+        ask_rest(kept, want);
+        extend(other, 0, BORDER_2 - BORDER_1); /* as many other tokens */
+        mount(other, path_a);
+        assert_int_equal(heddle_session_forbid(other, 48 + 5, 3), HEDDLE_OK);
+        extend(other, BORDER_2, BORDER_2 + 9);
+        if (heddle_session_load(other, path)) fail_msg("%s", heddle_last_error());
+        assert_int_equal(heddle_session_len(other), 96 + N_ASKED);
+        assert_memory_equal(heddle_session_ids(other), golden.tokens + BORDER_1, (BORDER_2 - BORDER_1) * 4);
+        ask_rest(other, got);
+        assert_memory_equal(got, want, N_REST * sizeof want[0]);
+        heddle_session_free(kept);
+        heddle_session_free(other);
+    }
+    assert_int_equal(heddle_session_file_inspect(path, &info), HEDDLE_OK);
+    assert_true(info.n_mounts == 1 && info.format == 3);
+}
+
+static void test_a_session_over_other_mounts_is_refused(void **state)
+{
+    (void)state;
+    char path[300];
+    snprintf(path, sizeof path, "%s/session", folder);
+    heddle_session *kept = session_to_keep("dense"), *other = new_session("dense");
+    if (heddle_session_save(kept, path)) fail_msg("%s", heddle_last_error());
+    expect_refusal(heddle_session_load(other, path), HEDDLE_E_INVALID,
+                   "written over 1 mounted documents: the session has 0");
+    mount(other, path_a);
+    assert_int_equal(heddle_session_forbid(other, 48 + 5, 3), HEDDLE_E_INVALID); /* it ends at 48 */
+    expect_refusal(heddle_session_load(other, path), HEDDLE_E_INVALID, "other tokens forbidden");
+    heddle_session_free(other);
+    other = new_session("dense");
+    extend(other, BORDER_1, BORDER_2);
+    mount(other, path_b);
+    expect_refusal(heddle_session_load(other, path), HEDDLE_E_INVALID, "number 1 of 1 is not the session's");
+    assert_int_equal(heddle_session_len(other), 96);
+    heddle_session_free(other);
+    other = new_session("dense"); /* the same document at another token */
+    mount(other, path_a);
+    heddle_session *without = new_session("dense");
+    if (heddle_session_save(without, path_bad)) fail_msg("%s", heddle_last_error());
+    expect_refusal(heddle_session_load(other, path_bad), HEDDLE_E_INVALID,
+                   "written over 0 mounted documents: the session has 1");
+    heddle_session_free(without);
+    heddle_session_free(other);
+    heddle_session_free(kept);
+}
+
+/* The window's rows of a cut are gone: what is mounted stays all the same, and a document begins there. */
+static void test_a_cut_behind_mounts_keeps_them(void **state)
+{
+    (void)state;
+    int64_t kept;
+    heddle_session *session = new_session("clsa:top_k=12"), *fresh = new_session("clsa:top_k=12");
+    mount(session, path_a);
+    mount(fresh, path_a);
+    ask(fresh, want);
+    extend(session, 0, BORDER_1 + 20);
+    assert_int_equal(heddle_session_truncate(session, 51, &kept), HEDDLE_OK);
+    assert_int_equal(kept, 48);
+    assert_int_equal(hdl_kv_seq_n_mounts(session->kv), 1);
+    ask(session, got);
+    assert_memory_equal(got, want, sizeof want);
+    heddle_session_free(session);
+    heddle_session_free(fresh);
 }
 
 static int setup(void **state)
@@ -701,6 +799,9 @@ int main(void)
         cmocka_unit_test(test_shares_of_mass_cannot_hide),
         cmocka_unit_test(test_full_layers_below_the_shared_state_cannot_hide),
         cmocka_unit_test(test_the_identity_is_computed_once),
+        cmocka_unit_test(test_a_session_over_mounts_is_kept_in_a_file),
+        cmocka_unit_test(test_a_session_over_other_mounts_is_refused),
+        cmocka_unit_test(test_a_cut_behind_mounts_keeps_them),
         cmocka_unit_test(test_refusals),
     };
     return cmocka_run_group_tests(tests, setup, teardown);

@@ -405,9 +405,9 @@ static void test_a_file_cut_or_flipped_anywhere_is_refused(void **state)
     hdl_buf_add(&bytes, "x", 1);
     assert_true(tiny_write_file(other_path, bytes.data, bytes.n));
     assert_refused(reader, other_path, HEDDLE_E_FORMAT, "it has");
-    bytes.data[8] = 3;
+    bytes.data[8] = 5;
     assert_true(tiny_write_file(other_path, bytes.data, bytes.n));
-    assert_refused(reader, other_path, HEDDLE_E_UNSUPPORTED, "session format 3; this build reads");
+    assert_refused(reader, other_path, HEDDLE_E_UNSUPPORTED, "session format 5; this build reads");
     assert_true(tiny_write_file(other_path, "a text that is no session file", 30));
     assert_refused(reader, other_path, HEDDLE_E_FORMAT, "is not a heddle session file");
     print_message("%lld cuts, %lld flips\n", (long long)n_cuts, (long long)bytes.n - 1);

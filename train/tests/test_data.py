@@ -63,6 +63,8 @@ def test_kinds_follow_from_the_architecture():
     assert config.preset("tiny", arch="window_hybrid").layer_kinds == ["window", "window", "window", "full"]
     assert config.preset("tiny", arch="gated_delta_hybrid").layer_kinds.count("delta") == 3
     assert config.ModelConfig.from_json(c.to_json()) == c
+    given = config.preset("tiny", layer_kinds=["delta", "window", "delta", "cross", "cross"])
+    assert (given.n_self, given.n_cross) == (3, 2)         # the counts are the kinds'
     for wrong in (dict(arch="gru"), dict(index_groups=7), dict(index_group_query="mine"), dict(delta_gate="gelu"),
                   dict(delta_conv=17), dict(head_dim=63), dict(n_heads=5)):
         try:
