@@ -1,4 +1,4 @@
-/* svg.c - charts as inline SVG. Layout is by rule: labels are placed where they cover least. */
+/* svg.c - charts as inline SVG. Layout is by rule: labels are placed where they cover nothing. */
 #include "svg.h"
 
 #include <math.h>
@@ -169,27 +169,45 @@ static double overlap(const box *a, const box *b)
     return w > 0 && h > 0 ? w * h : 0;
 }
 
-/* The place of a label among several around its point: the one that covers least of `taken`. */
-static box place_label(const box *taken, int n_taken, double px, double py, double width, const scale *x,
-                       const scale *y)
+/* A label whose nearer end, or middle (0), is dx, dy away from its point. */
+static box label_at(double px, double py, double dx, double dy, double width)
 {
-    static const double places[][2] = {{1, 0},  {-1, 0}, {0, -1}, {0, 1},   {1, -1}, {1, 1},  {-1, -1},
-                                       {-1, 1}, {0, -2}, {1, -2}, {-1, -2}, {0, -3}, {1, -3}, {-1, -3}};
+    double x0 = dx > 0   ? px + dx
+                : dx < 0 ? px + dx - width
+                         : px - width / 2,
+           y0 = py + dy - LABEL_HEIGHT / 2.0;
+    return (box){x0, y0, x0 + width, y0 + LABEL_HEIGHT};
+}
+
+/* How much of `taken` a label covers; far above that when it leaves the drawing. */
+static double label_cost(const box *b, const box *taken, int n_taken, const scale *x, const scale *y)
+{
+    double cost = b->x0 < x->from || b->x1 > WIDTH - 2 ? 1e4 : 0;
+    if (b->y0 < y->to - 6 || b->y1 > y->from + 4) cost += 1e4;
+    for (int t = 0; t < n_taken; t++) cost += overlap(b, &taken[t]);
+    return cost;
+}
+
+/* The place of a label: beside its point, or on rings around it, ever wider, until one covers nothing of `taken`;
+ * where none does (more labels than there is room for), the one that covers least. *is_far: not beside. */
+static box place_label(const box *taken, int n_taken, double px, double py, double width, const scale *x,
+                       const scale *y, bool *is_far)
+{
+    static const double beside[][2] = {{10, 0},  {-10, 0}, {0, -16},  {0, 16},
+                                       {6, -16}, {6, 16},  {-6, -16}, {-6, 16}};
+    enum { N_BESIDE = sizeof beside / sizeof *beside, N_RINGS = 40, N_TURNS = 16 };
     box best = {0};
     double least = INFINITY;
-    for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
-        double dx = places[i][0], dy = places[i][1], gap = dx != 0 && dy != 0 ? 6 : 10;
-        double x0 = dx > 0 ? px + gap : dx < 0 ? px - gap - width : px - width / 2;
-        double y0 = py + dy * (LABEL_HEIGHT + 1) - LABEL_HEIGHT / 2.0;
-        box b = {x0, y0, x0 + width, y0 + LABEL_HEIGHT};
-        double cost = (double)i * 0.1;
-        for (int t = 0; t < n_taken; t++) cost += overlap(&b, &taken[t]);
-        if (b.x0 < x->from || b.x1 > WIDTH - 2) cost += 1e4;
-        if (b.y0 < y->to - 6 || b.y1 > y->from + 4) cost += 1e4;
-        if (cost < least) {
-            least = cost;
-            best = b;
-        }
+    for (int i = 0; i < N_BESIDE + N_RINGS * N_TURNS && least > 0; i++) {
+        int ring = (i - N_BESIDE) / N_TURNS + 2;
+        double turn = 2 * 3.14159265358979 * ((i - N_BESIDE) % N_TURNS) / N_TURNS, radius = 8.0 * ring;
+        box b = i < N_BESIDE ? label_at(px, py, beside[i][0], beside[i][1], width)
+                             : label_at(px, py, round(radius * cos(turn)), round(radius * sin(turn)), width);
+        double cost = label_cost(&b, taken, n_taken, x, y);
+        if (cost >= least) continue;
+        least = cost;
+        best = b;
+        *is_far = i >= N_BESIDE;
     }
     return best;
 }
@@ -238,6 +256,25 @@ static void draw_point(eval_buf *out, const svg_point *p, double px, double py, 
                         is_faint ? " open" : "");
 }
 
+/* The name of a point, where it covers nothing that is `taken`, which it then is part of; returns how many are. */
+static int draw_label(eval_buf *out, const svg_scatter *chart, int which, const scale *x, const scale *y,
+                      box *taken, int n_taken)
+{
+    const svg_point *p = &chart->points[which];
+    double px = at(x, p->x), py = fmin(at(y, p->y), y->from - FOOT);
+    char label[160], value[32];
+    bool is_far = false;
+    snprintf(label, sizeof label, "%s%s%s", p->label, p->y < y->low ? " " : "",
+             p->y < y->low ? tick_text(value, sizeof value, y, round(p->y * 100) / 100) : "");
+    double width = ((double)strlen(label) + 0.5) *
+                   label_width_per_byte; /* half a letter between neighbours */
+    box b = place_label(taken, n_taken, px, py, width, x, y, &is_far);
+    if (is_far) line_at(out, px, py, fmax(b.x0, fmin(px, b.x1)), fmax(b.y0, fmin(py, b.y1)), "leader");
+    text_at(out, b.x0, b.y1 - 3.5, "start", is_on_frontier(chart, which) ? "label" : "label faint", label);
+    taken[n_taken] = b;
+    return n_taken + 1;
+}
+
 void svg_draw_scatter(eval_buf *out, const svg_scatter *chart)
 {
     double x_low = INFINITY, x_high = -INFINITY, y_low = INFINITY, y_high = -INFINITY;
@@ -265,15 +302,11 @@ void svg_draw_scatter(eval_buf *out, const svg_scatter *chart)
         taken[n_taken++] = (box){px - 6, py - 6, px + 6, py + 6};
         draw_point(out, &chart->points[i], px, py, &y, !is_on_frontier(chart, i));
     }
-    for (int i = 0; i < chart->n_points; i++) {
-        const svg_point *p = &chart->points[i];
-        double px = at(&x, p->x), py = fmin(at(&y, p->y), y.from - FOOT);
-        char label[160], value[32];
-        snprintf(label, sizeof label, "%s%s%s", p->label, p->y < y.low ? " " : "",
-                 p->y < y.low ? tick_text(value, sizeof value, &y, round(p->y * 100) / 100) : "");
-        box b = place_label(taken, n_taken, px, py, (double)strlen(label) * label_width_per_byte, &x, &y);
-        taken[n_taken++] = b;
-        text_at(out, b.x0, b.y1 - 3.5, "start", is_on_frontier(chart, i) ? "label" : "label faint", label);
+    for (int i = 0; i < 2 * chart->n_points; i++) { /* the frontier's own are placed first, nearest */
+        int which = i % chart->n_points;
+        bool is_faint = !is_on_frontier(chart, which);
+        if (is_faint == (i >= chart->n_points))
+            n_taken = draw_label(out, chart, which, &x, &y, taken, n_taken);
     }
     eval_buf_text(out, "</svg>\n");
 }
@@ -281,7 +314,7 @@ void svg_draw_scatter(eval_buf *out, const svg_scatter *chart)
 /* ---- lines ---- */
 
 /* Label heights, kept LABEL_HEIGHT apart in the order of the lines' ends. */
-static void spread_labels(const double *wanted, double *placed, int n, double top, double bottom)
+static void spread_labels(const double *wanted, double *placed, int n, double bottom)
 {
     int order[SVG_MAX_SERIES];
     for (int i = 0; i < n; i++) {
@@ -300,7 +333,6 @@ static void spread_labels(const double *wanted, double *placed, int n, double to
         for (int i = n - 2; i >= 0; i--)
             placed[order[i]] = fmin(placed[order[i]], placed[order[i + 1]] - LABEL_HEIGHT);
     }
-    (void)top;
 }
 
 static void draw_series(eval_buf *out, const svg_series *series, const scale *x, const scale *y)
@@ -331,14 +363,15 @@ void svg_draw_lines(eval_buf *out, const svg_lines *chart)
         }
     }
     scale x = scale_of(&chart->x, x_low, x_high, LEFT, WIDTH - 20 - fmin(label_width, 260));
-    scale y = scale_of(&chart->y, y_low, y_high, HEIGHT - BOTTOM, TOP + 30);
-    open_svg(out, chart->title, WIDTH, HEIGHT);
+    double height = fmax(HEIGHT, TOP + 30 + n * (double)LABEL_HEIGHT + BOTTOM); /* every label has its line */
+    scale y = scale_of(&chart->y, y_low, y_high, height - BOTTOM, TOP + 30);
+    open_svg(out, chart->title, WIDTH, height);
     draw_axes(out, &x, &y);
     for (int s = 0; s < n; s++) {
         draw_series(out, &chart->series[s], &x, &y);
         wanted[s] = at(&y, chart->series[s].y[chart->series[s].n - 1]);
     }
-    spread_labels(wanted, placed, n, y.to, y.from);
+    spread_labels(wanted, placed, n, y.from);
     for (int s = 0; s < n; s++) {
         char class[32], colour[16];
         double end = at(&x, chart->series[s].x[chart->series[s].n - 1]);

@@ -17,19 +17,17 @@ refused "a broken result" "line 1 is no result" report "$work/broken"
 printf 'plan,depth\n"dense",1\n' >"$work/short.csv"
 refused "a CSV of something else" "line 2 is no row" report "$work/short.csv"
 
-quality=$top/bench/results/plan-quality.csv
-echo 'model,depth,plan,kv,step_ms,share_of_dense' >"$work/steps.csv"
-for plan in $(grep '^[0-9a-f]*,smollm2,prose,0' "$quality" | cut -d, -f6); do
-    echo "smollm2,32768,$plan,f16,$((${#plan} * 3 + 4)),0.5" >>"$work/steps.csv"
-done
-heddle report "$quality" "$work/steps.csv" -o "$work/methods.html"
+quality=$top/bench/results/plan-quality.csv steps=$top/bench/results/plan-speed.csv
+heddle report "$quality" "$steps" -o "$work/methods.html"
 [ "$code" = 0 ] && [ "$(grep -o '<td>[^<]*<small>at 32K' "$work/methods.html" | wc -l)" -ge 18 ]
 result "quality and steps of 18 methods and more, one card" $?
 grep -q "times dense's speed there" "$work/methods.html" && grep -q "dense's perplexity over" "$work/methods.html"
 result "frontiers of perplexity and of speed over dense" $?
-python3 - "$quality" "$work/methods.html" >"$work/out" 2>"$work/err" <<'PY'
+python3 - "$quality" "$work/methods.html" "$steps" >"$work/out" 2>"$work/err" <<'PY'
 import csv, math, re, sys
-rows = [r for r in csv.DictReader(line for line in open(sys.argv[1]) if not line.startswith("#")) if r["model"] == "smollm2"]
+def read(path):
+    return [r for r in csv.DictReader(line for line in open(path) if not line.startswith("#")) if r["model"] == "smollm2"]
+rows, step = read(sys.argv[1]), {r["plan"]: float(r["step_ms"]) for r in read(sys.argv[3])}  # of a plan the last
 of = {(r["plan"], r["text"], r["doc"]): float(r["quarter"]) for r in rows}
 docs = sorted(key[1:] for key in of if key[0] == "anchor" and ("dense", *key[1:]) in of)
 total = {plan: sum(of[(plan, *doc)] for doc in docs) for plan in ("dense", "anchor", "window512")}
@@ -37,10 +35,30 @@ r = (total["window512"] - total["anchor"]) / (total["window512"] - total["dense"
 worst = max(of[("anchor", *doc)] - of[("dense", *doc)] for doc in docs)
 cells = re.findall(r"<td>(.*?)</td>", next(line for line in open(sys.argv[2]) if re.search(r"</i>anchor</th><td>", line)))
 print(cells, r, worst)
-assert cells[0].split("<")[0] == f"{r:.3f}" and cells[3] == f"{100 * math.expm1(worst):+.2f}" and cells[-1] == f"{19 / 22:.2f}"
+assert cells[0].split("<")[0] == f"{r:.3f}" and cells[3] == f"{100 * math.expm1(worst):+.2f}" and cells[-1] == f"{step['dense'] / step['anchor']:.2f}"
 PY
 code=$?
 result "their R, perplexity and speed are the files' figures" $code
+# Where labels lie, by their places and an upper bound of a letter's width.
+python3 - "$work/methods.html" >"$work/out" 2>"$work/err" <<'PY'
+import re, sys
+n = over = 0
+for svg in re.findall(r"<svg.*?</svg>", open(sys.argv[1]).read(), re.S):
+    boxes = []
+    for x, y, text in re.findall(r'<text x="([\d.]+)" y="([\d.]+)" text-anchor="start" class="label[^"]*">([^<]*)</text>', svg):
+        x, y, text = float(x), float(y), re.sub(r"&\w+;", "&", text)
+        boxes.append((x, y - 11.5, x + 7.6 * len(text), y + 3.5, text))
+    n += len(boxes)
+    for i, a in enumerate(boxes):
+        for b in boxes[:i]:
+            if min(a[2], b[2]) - max(a[0], b[0]) > 0.1 and min(a[3], b[3]) - max(a[1], b[1]) > 0.1:
+                over += 1
+                print(f"{a[4]} lies over {b[4]}")
+print(n, "labels")
+assert n > 150 and not over
+PY
+code=$?
+result "no label of theirs lies over another" $code
 sed 's/^\(.*,dense,[0-9.]*\),[0-9.]*,/\1,,/' "$quality" >"$work/broken.csv"
 refused "a quality row without its loss" "is no row of" report "$work/broken.csv"
 
@@ -130,7 +148,8 @@ echo "# $(cat "$work/out")"
 [ "${read:-0}" -ge 64 ] && [ "$read" = "${lit:-0}" ] && [ "$back" = true ]
 result "a pressed token shows its list, and gives the page back" $?
 # A copy of the page with a script that measures it: texts that leave their drawing, labels over labels.
-sed 's#</body>#<pre id="found"></pre><script>\
+measure() { # PAGE: what its texts do, into $drawings $texts $outside $over
+    sed 's#</body>#<pre id="found"></pre><script>\
 let out=0,over=0,texts=0,drawings=0,which="";\
 for(const svg of document.querySelectorAll("svg")){drawings++;const b=svg.viewBox.baseVal,labels=[];\
 for(const t of svg.querySelectorAll("text")){texts++;const r=t.getBBox();\
@@ -140,11 +159,16 @@ for(let i=0;i<labels.length;i++)for(let j=0;j<i;j++){const p=labels[i][0],q=labe
 const w=Math.min(p.x+p.width,q.x+q.width)-Math.max(p.x,q.x),h=Math.min(p.y+p.height,q.y+q.height)-Math.max(p.y,q.y);\
 if(w>2\&\&h>4){over++;which+=" over: "+labels[i][1]+" / "+labels[j][1]}}}\
 document.getElementById("found").textContent=`found: ${drawings} drawings, ${texts} texts, ${out} outside, ${over} over${which}`;\
-</script></body>#' "$work/page.html" >"$work/measured.html"
-look --dump-dom "file://$work/measured.html" >"$work/dom"
-grep -o 'found: [0-9][^<]*' "$work/dom" | tail -n 1 >"$work/out"
-read -r _ drawings _ texts _ outside _ over _ <"$work/out"
-echo "# $(cat "$work/out")"
+</script></body>#' "$1" >"$work/measured.html"
+    look --dump-dom "file://$work/measured.html" >"$work/dom"
+    grep -o 'found: [0-9][^<]*' "$work/dom" | tail -n 1 >"$work/out"
+    read -r _ drawings _ texts _ outside _ over _ <"$work/out"
+    echo "# $(cat "$work/out")"
+}
+measure "$work/methods.html"
+[ "${outside:-1}" = 0 ] && [ "${over:-1}" = 0 ]
+result "all plans: no text leaves its drawing, no label lies over another" $?
+measure "$work/page.html"
 [ "${drawings:-0}" -ge 12 ] && [ "${texts:-0}" -ge 200 ]
 result "the browser finds the drawings and their texts" $?
 [ "${outside:-1}" = 0 ]
