@@ -8,6 +8,11 @@
 heddle_status hdl_json_parse(json_t **root, const char *text, int64_t n_bytes, const char *name)
 {
     json_error_t error;
+    *root = NULL;
+    for (int64_t i = 0; i <= n_bytes; i++) {
+        if (i == n_bytes) return HDL_FAIL(HEDDLE_E_FORMAT, "%s: is empty", name);
+        if (!strchr(" \t\r\n", text[i]) || !text[i]) break;
+    }
     *root = json_loadb(text, (size_t)n_bytes, JSON_REJECT_DUPLICATES, &error);
     if (*root) return HEDDLE_OK;
     return HDL_FAIL(HEDDLE_E_FORMAT, "%s: line %d, column %d: %s", name, error.line, error.column,

@@ -48,6 +48,8 @@ static void test_refusals(void **state)
     (void)state;
     set_facts("llama", 4, 64, 0);
     refused("{\"heddle_plan\": 1,\n  nonsense}", "p.json: line 2, column 10");
+    refused("", "p.json: is empty"); /* it had been an error in column 0 */
+    refused(" \n\t\r\n", "p.json: is empty");
     refused("[]", "must be a JSON object");
     refused("{\"name\": \"x\", \"variants\": [{}]}", "heddle_plan: is missing");
     refused("{\"heddle_plan\": 2, \"name\": \"x\", \"variants\": [{}]}", "heddle_plan 2: must be in 1..1");
