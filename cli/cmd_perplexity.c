@@ -317,6 +317,10 @@ static int perplexity(const void *command_options)
     if (options->n_prompt > 0 && options->against)
         return cli_refuse("perplexity: --prompt goes without --against");
     if (context < 4) return cli_refuse("perplexity: -c %" PRId64 ": must be at least 4", context);
+    if (options->n_prompt > context)
+        return cli_refuse("perplexity: --prompt %" PRId64 ": must be at most the %" PRId64
+                          " tokens of a chunk (-c)",
+                          options->n_prompt, context);
     int code = cli_read_file(&text, options->file);
     if (!code) code = cli_open(&setup, &options->common);
     if (code) goto done;

@@ -101,6 +101,8 @@ complains "perplexity after a prompt: both routes are said" 'rows before 100 too
 passes "perplexity of a prompt" '^perplexity: [0-9.]+~$' perplexity -m "$model" -f "$work/text" -c 128 --chunks 1 --prompt 128
 complains "perplexity of a prompt: its route is said" 'every row took the prefill route of plan dense'
 refused "a prompt of no tokens" '--prompt 0: must be 1 or more' perplexity -m "$model" -f "$work/text" -c 128 --prompt 0
+refused "a prompt longer than its chunk" '--prompt 129: must be at most the 128 tokens of a chunk' \
+    perplexity -m "$model" -f "$work/text" -c 128 --prompt 129
 passes "perplexity under a plan" '^perplexity: [0-9.]+~$' perplexity -m "$model" -f "$work/text" -c 128 --chunks 1 \
     --plan anchor:top_k=16,window=8
 refused "a text shorter than one chunk" 'one chunk needs' perplexity -m "$model" -f "$work/text" -c 8K
