@@ -366,6 +366,13 @@ heddle_status heddle_session_truncate(heddle_session *session, int64_t n, int64_
                 "the session starts over: it was to be cut back from %lld to %lld tokens, and its %d gated-delta "
                 "layers hold the state of the last one only",
                 (long long)len, (long long)n, facts->delta.n_layers);
+        if (kept < n && session->runner->schedule->retain_group >= 0)
+            hdl_log(
+                HDL_LOG_WARN,
+                "%lld tokens are read again: the session was to be cut back from %lld to %lld tokens, and "
+                "its plan evicts rows, so that it can go back to %s only",
+                (long long)(n - kept), (long long)len, (long long)n,
+                session->retain_mass ? "nothing" : "where it last evicted, or to nothing");
         clear_mass(session);
         session->doc_start = hdl_doc_start(session, kept);
         session->has_logits = false;

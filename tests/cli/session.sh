@@ -51,6 +51,16 @@ refused "a text as a session" 'not a heddle session' "${run[@]}" -p hello --sess
 refused "a folder as a session" 'not a regular file' "${run[@]}" -p hello --session "$work"
 grep -q "The warp" "$work/text"
 result "a text given as a session is not written over" $?
+for plan in snapkv:keep=64 h2o:keep=64,window=32; do
+    evicting=(run -m "$model" -f "$work/text" -n 2 --plan "$plan" --session "$work/evicting")
+    rm -f "$work/evicting"
+    heddle "${evicting[@]}" -p "What is wound on the beam?"
+    ! grep -q "read again" "$work/err"
+    result "$plan: a first run reads nothing again" $?
+    heddle "${evicting[@]}" -p "Who sits down?"
+    [ "$code" = 0 ] && grep -qE "^heddle: .*[0-9]+ tokens are read again: .* its plan evicts rows" "$work/err" && prefilled '[0-9]{3}'
+    result "$plan: another question reads the document again, and says why" $?
+done
 
 run=(run -m "$gemma" --raw -f "$work/text" -n 40)
 heddle "${run[@]}" -p "What is wound on the beam?" --session "$work/gemma"
