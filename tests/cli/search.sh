@@ -36,6 +36,12 @@ result "a budget of 10 ms where a million bytes take one: top_k 384" $?
 heddle "${search[@]}" --budget-bytes 10000000 -o "$work/bytes.json"
 [ "$code" = 0 ] && grep -q '1 lists within the budget: top_k 384, ' "$work/err" && grep -q 'measured: ' "$work/err"
 result "and so for a budget of ten million bytes; what a step takes is measured" $?
+top_k_of() { grep -o '1 lists within the budget: top_k [0-9]*' "$work/err" | grep -o '[0-9]*$'; }
+heddle "${search[@]}" --budget-bytes 9000000 -o "$work/fewer.json" && fewer=$(top_k_of)
+heddle "${search[@]}" --cost "$work/plain.json" --budget-ms 10 --budget-bytes 9000000 -o "$work/both.json" && both=$(top_k_of)
+heddle "${search[@]}" --cost "$work/plain.json" --budget-ms 9 --budget-bytes 10000000 -o "$work/both.json"
+[ "$code" = 0 ] && [ "${fewer:-0}" -gt 0 ] && [ "$fewer" -lt 384 ] && [ "$both" = "$fewer" ] && [ "$(top_k_of)" = "$fewer" ]
+result "of two budgets the tighter one decides, whichever it is" $?
 grep -q '"dense_below": [1-9]' "$work/budget.json"
 result "the crossover with dense is in the plan" $?
 says "and the plan is taken" 'makes a list by 4-bit keys' explain -m "$gemma" --plan "$work/budget.json"
