@@ -102,7 +102,7 @@ typedef struct hdl_rope_args {
  * Token-major page: [slot][K of all heads | V of all heads]; head-major: [head][slot][K | V].
  * Q4_1 rows: blocks of 32 elements, each with its f16 step and minimum (quantise_q4_1 in attend_int.h).
  * I8 rows: x = q * scale, the f32 scale of (token, head) at
- *   pages[p] + k_scale_offset + (slot * n_kv_heads + h) * 4      (V: v_scale_offset)
+ *   pages[p] + k_scale_offset + (slot * n_scale_heads + h) * 4      (V: v_scale_offset)
  * A page that was freed (rolling caches) is NULL and no visible token lies in it. One page may be
  * the whole cache (page_shift up to 40). Rows with NaN outside [0, kv_len) must not matter. */
 typedef struct hdl_kv_plane { /* entry e of page p: pages[p] + offset + e * entry bytes; scales likewise */
@@ -115,9 +115,23 @@ typedef struct hdl_kv_view {
     hdl_dtype dtype;                                                      /* F32, F16, BF16, I8, Q4_1 */
     int64_t k_offset, v_offset, token_stride, head_stride, v_head_stride; /* bytes */
     int64_t k_scale_offset, v_scale_offset;                               /* bytes, I8 only */
+    int32_t n_scale_heads;    /* I8: heads of a token's scales; 0 = as many as the op reads */
     const int32_t *positions; /* [kv_len] original position of row t; NULL = t itself */
     hdl_kv_plane plane[2];    /* the planes that the op reads or writes; unset = not used */
 } hdl_kv_view;
+
+/* The view of KV heads first, first + 1, ... of n_kv_heads: what an op over a range of heads is given, with q and o
+ * at the range's first query head and their strides as they are; planes are not cut. */
+static inline hdl_kv_view hdl_kv_heads(const hdl_kv_view *kv, int32_t first, int32_t n_kv_heads)
+{
+    hdl_kv_view at = *kv;
+    at.k_offset += first * kv->head_stride;
+    at.v_offset += first * kv->v_head_stride;
+    at.k_scale_offset += first * (int64_t)sizeof(float);
+    at.v_scale_offset += first * (int64_t)sizeof(float);
+    if (!at.n_scale_heads) at.n_scale_heads = n_kv_heads;
+    return at;
+}
 
 /* APPEND: writes rows [n_rows] of k and v at tokens first_token.. of the view, converted. */
 typedef struct hdl_append_args {
@@ -157,6 +171,9 @@ typedef enum hdl_reduce { HDL_REDUCE_MEAN = 0, HDL_REDUCE_SUM, HDL_REDUCE_MAX } 
  * KV is cut at multiples of HDL_KV_STRIDE tokens (by position in the list for lists) and the
  * partials merged in ascending order; with is_invariant a row's bits depend on its own visible
  * tokens alone (never on q_len, the other rows, n_threads).
+ * Ranges: of heads by hdl_kv_heads, their bits those of all heads in the invariant order; of tokens [a, b) by first_token
+ * a and kv_len b for a row that sees them all (q_len 1), its partials merge (MERGE). A range may be empty of listed
+ * tokens: (0, -inf).
  * mass (observation): mass[r, l, j] = mass_reduce over the heads of list l of exp(s_j - lse_head), for
  * every j visible to row r, 0 for j < n_visible that are not visible (masked, outside the window or
  * list); entries from n_visible on are not written. Sequences' rows are numbered through. */

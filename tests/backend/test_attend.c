@@ -542,12 +542,110 @@ static void test_16m_tokens(void **state)
     munmap(cache, (size_t)bytes);
 }
 
+/* Each KV head by itself, from a view of its own, has the bits that it has among all. */
+static void test_head_ranges(void **state)
+{
+    (void)state;
+    const hdl_impl *impls[MAX_IMPLS];
+    int64_t n_impls = attend_impls(impls), n_checked = 0;
+    for (int64_t i = 0; i < HDL_COUNT(attend_cases); i++) {
+        const attend_case *c = &attend_cases[i];
+        if (c->n_lists > 1 || c->n_mass_lists || c->has_bias || c->n_kv_heads == 1) continue;
+        attend_setup setup;
+        build_case(&setup, c, 55 + (uint64_t)i);
+        setup.args.is_invariant = true;
+        int32_t n_kv = c->n_kv_heads, n = c->n_heads / n_kv;
+        for (int64_t k = 0; k < n_impls; k++) {
+            if (impls[k]->why_not && impls[k]->why_not(&setup.args)) continue;
+            outputs want = new_outputs(&setup.args);
+            run_impl(impls[k], &setup.args, 2, &want);
+            for (int32_t h = 0; h < n_kv; h++) {
+                hdl_attend_args part = setup.args;
+                hdl_attend_seq seqs[CASE_SEQS];
+                for (int32_t s = 0; s < part.n_seqs; s++) {
+                    seqs[s] = part.seqs[s];
+                    seqs[s].kv = hdl_kv_heads(&part.seqs[s].kv, h, n_kv);
+                }
+                part.seqs = seqs;
+                part.n_heads = n;
+                part.n_kv_heads = 1;
+                part.q += h * n * part.head_dim;
+                if (part.sink) part.sink += h * n;
+                outputs got = new_outputs(&part);
+                run_impl(impls[k], &part, 1, &got);
+                for (int64_t row = 0; row < part.n_rows; row++) {
+                    assert_memory_equal(got.o + row * part.o_stride,
+                                        want.o + row * part.o_stride + h * n * part.v_head_dim,
+                                        (size_t)(n * part.v_head_dim) * 4);
+                    assert_memory_equal(got.lse + row * n, want.lse + row * c->n_heads + h * n,
+                                        (size_t)n * 4);
+                }
+                free_outputs(&got);
+            }
+            n_checked++;
+            free_outputs(&want);
+        }
+        free_case(&setup);
+    }
+    print_message("%lld cases and implementations\n", (long long)n_checked);
+    assert_true(n_checked > 50);
+}
+
+/* The tokens of a row cut into 1..8 ranges, their partials merged, are the whole. */
+static void test_token_ranges(void **state)
+{
+    (void)state;
+    static const attend_case cases[] = {
+        {"dense", 9, 3, 64, 64, HDL_F16, 4, .q_len = {1}, .kv_len = {777}},
+        {"int8", 8, 2, 128, 64, HDL_I8, 6, .q_len = {1}, .kv_len = {777}, .soft_cap = 20},
+        {"list", 9, 3, 64, 64, HDL_BF16, 8, .q_len = {1}, .kv_len = {777}, .lists = LIST_RANDOM, .n_ids = 90},
+        {"blocks", 9, 3, 64, 64, HDL_F16, 6, .q_len = {1}, .kv_len = {768}, .lists = LIST_RANDOM, .n_ids = 5,
+         .block_size = 16},
+    };
+    const hdl_impl *impls[MAX_IMPLS], *merge = hdl_cpu_ref_attend;
+    while (merge->op != HDL_OP_MERGE) merge++;
+    int64_t n_impls = attend_impls(impls);
+    for (int64_t i = 0; i < HDL_COUNT(cases); i++)
+        for (int64_t k = 0; k < n_impls; k++) {
+            attend_setup setup;
+            build_case(&setup, &cases[i], 77);
+            hdl_attend_args *args = &setup.args;
+            args->o_stride = (int64_t)args->n_heads * args->v_head_dim;
+            for (int32_t n = 1; n <= 8 && !(impls[k]->why_not && impls[k]->why_not(args)); n++) {
+                outputs whole = new_outputs(args), part[8];
+                const float *o[8], *lse[8];
+                run_impl(impls[k], args, 1, &whole);
+                for (int32_t r = 0; r < n; r++) {
+                    hdl_attend_seq seq = args->seqs[0];
+                    hdl_attend_args range = *args;
+                    seq.first_token = args->max_kv_len * r / n / 16 * 16; /* whole blocks */
+                    if (r < n - 1) seq.kv_len = args->max_kv_len * (r + 1) / n / 16 * 16;
+                    range.seqs = &seq;
+                    part[r] = new_outputs(args);
+                    run_impl(impls[k], &range, 1, &part[r]);
+                    o[r] = part[r].o;
+                    lse[r] = part[r].lse;
+                }
+                hdl_merge_args all = {whole.n_lse, n, args->v_head_dim, o, lse, part[0].o, part[0].lse};
+                merge->launch(&(hdl_launch){.n_threads = 1, .workspace = NULL}, &all);
+                check_error("o", cases[i].name, impls[k]->name, worst_error(part[0].o, whole.o, whole.n_o),
+                            tolerance_of(impls[k]));
+                check_error("lse", cases[i].name, impls[k]->name,
+                            worst_error(part[0].lse, whole.lse, whole.n_lse), tolerance_of(impls[k]));
+                for (int32_t r = 0; r < n; r++) free_outputs(&part[r]);
+                free_outputs(&whole);
+            }
+            free_case(&setup);
+        }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_cases),           cmocka_unit_test(test_invariant_chunks),
         cmocka_unit_test(test_invariant_batch), cmocka_unit_test(test_all_ids_equal_dense),
         cmocka_unit_test(test_split_and_merge), cmocka_unit_test(test_one_too_many_drops_the_lowest_mass),
+        cmocka_unit_test(test_head_ranges),     cmocka_unit_test(test_token_ranges),
         cmocka_unit_test(test_16m_tokens),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

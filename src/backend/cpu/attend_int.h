@@ -46,12 +46,18 @@ static inline uint8_t *kv_token_at(const hdl_kv_view *kv, int64_t token)
     return page + slot * kv->token_stride;
 }
 
+/* Bytes from a token's scales to the next one's, for an op that reads n_kv_heads. */
+static inline int64_t kv_scale_stride(const hdl_kv_view *kv, int32_t n_kv_heads)
+{
+    return (kv->n_scale_heads ? kv->n_scale_heads : n_kv_heads) * (int64_t)sizeof(float);
+}
+
 /* The scales of the token's heads are floats at this address + k_scale_offset (v_scale_offset). */
 static inline uint8_t *kv_scale_at(const hdl_kv_view *kv, int64_t token, int32_t n_kv_heads)
 {
     int64_t slot;
     uint8_t *page = kv_page_of(kv, token, &slot);
-    return page + slot * n_kv_heads * (int64_t)sizeof(float);
+    return page + slot * kv_scale_stride(kv, n_kv_heads);
 }
 
 /* The first token inside the window of the row at token `at`; positions ascend. */

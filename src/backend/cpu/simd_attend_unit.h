@@ -55,7 +55,7 @@ ALWAYS_INLINE int64_t put_steps(const row_unit *unit, unit_block *block, int64_t
     const kv_walk *walk = &unit->walk;
     const hdl_kv_view *kv = walk->kv;
     token_block *to = &block->tokens;
-    int64_t scale_stride = unit->args->n_kv_heads * (int64_t)sizeof(float), slot;
+    int64_t scale_stride = kv_scale_stride(kv, unit->args->n_kv_heads), slot;
     const uint8_t *page = kv_page_of(kv, walk_token(walk, step), &slot);
     to->row[at] = page + slot * kv->token_stride;
     if (kv->dtype == HDL_I8) to->scale[at] = page + slot * scale_stride;
