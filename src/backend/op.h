@@ -171,9 +171,9 @@ typedef enum hdl_reduce { HDL_REDUCE_MEAN = 0, HDL_REDUCE_SUM, HDL_REDUCE_MAX } 
  * KV is cut at multiples of HDL_KV_STRIDE tokens (by position in the list for lists) and the
  * partials merged in ascending order; with is_invariant a row's bits depend on its own visible
  * tokens alone (never on q_len, the other rows, n_threads).
- * Ranges: of heads by hdl_kv_heads, their bits those of all heads in the invariant order; of tokens [a, b) by first_token
- * a and kv_len b for a row that sees them all (q_len 1), its partials merge (MERGE). A range may be empty of listed
- * tokens: (0, -inf).
+ * Ranges: of heads by hdl_kv_heads, their bits those of all heads in the invariant order; of tokens [a, b) by
+ * first_token a and kv_len b for a row that sees them all (q_len 1), its partials merge (MERGE). A range may be empty
+ * of listed tokens: (0, -inf).
  * mass (observation): mass[r, l, j] = mass_reduce over the heads of list l of exp(s_j - lse_head), for
  * every j visible to row r, 0 for j < n_visible that are not visible (masked, outside the window or
  * list); entries from n_visible on are not written. Sequences' rows are numbered through. */

@@ -9,6 +9,7 @@
  *   token_list + own mass router  attend into SPARE, observing, then select; attend the list
  *   token_list + other router     score a summary, [pool], select; attend the list
  *   a router of groups            score a summary, select; resolve the groups to their tokens
+ *   a router and head routers     score and select for all KV heads, then again for the heads of each
  *   a router with candidates      score and select the candidates first, then among them
  *   token_list, shared            attend the owner's list
  *   a list with its complement    attend the list; what it leaves out by means of blocks; merge
@@ -53,6 +54,9 @@ static void add_united_slot(hdl_schedule *schedule)
     for (int r = 0; r < 2; r++)
         for (int32_t layer = 0; layer < schedule->facts->n_layers; layer++) {
             const hdl_layer_plan *at = &schedule->routes[r].layers[layer];
+            for (int32_t i = 0; i < at->n_head_routers; i++)
+                n_ids_max = HDL_MAX(
+                    n_ids_max, hdl_router_units(&at->head_routers[i].router, schedule->limits.max_context));
             const hdl_router_spec *routers[] = {at->has_router ? &at->router : NULL,
                                                 at->has_candidates ? &at->candidates : NULL};
             for (int i = 0; i < 2; i++) {
@@ -100,7 +104,10 @@ static void assign_slots(hdl_schedule *schedule)
             if (at->has_candidates)
                 schedule->candidates_of_layer[r][layer] = add_slot(schedule, &at->candidates);
             schedule->slot_of_layer[r][layer] = add_slot(schedule, &at->router);
-            const hdl_selection *slot = &schedule->slots[schedule->slot_of_layer[r][layer]];
+            hdl_selection *slot = &schedule->slots[schedule->slot_of_layer[r][layer]];
+            for (int32_t i = 0; i < at->n_head_routers; i++)
+                slot->n_ids_max = HDL_MAX(slot->n_ids_max, hdl_router_units(&at->head_routers[i].router,
+                                                                            schedule->limits.max_context));
             if (r == HDL_ROUTE_PREFILL) schedule->has_prefill_lists = true;
             if (r == HDL_ROUTE_DECODE && schedule->refresh > 1) {
                 schedule->n_kept++;
@@ -539,18 +546,30 @@ static heddle_status add_list_attend(hdl_schedule *schedule, int32_t layer, hdl_
 }
 
 /* A step that only makes a list, from a summary or a pattern. */
-static heddle_status add_list_maker(hdl_schedule *schedule, int32_t layer, hdl_route route,
-                                    const hdl_router_spec *router, int32_t slot, int32_t candidate_slot,
-                                    int32_t kept)
+static hdl_step list_maker(hdl_schedule *schedule, int32_t layer, hdl_route route,
+                           const hdl_router_spec *router, int32_t slot, int32_t candidate_slot, int32_t kept)
 {
     hdl_step step = hdl_attend_step_of(schedule, layer, route);
     step.u.attend.kept = kept;
     step.u.attend.is_attending = false;
     add_router(schedule, &step, router, slot, candidate_slot);
-    return hdl_schedule_add(schedule, &step);
+    return step;
 }
 
-/* The steps that make the layer's list; *is_done: its dense pass attended on the way. */
+/* The lists of some KV heads anew, each router's after the one before. */
+static heddle_status add_head_routers(hdl_schedule *schedule, int32_t layer, hdl_route route, int32_t slot)
+{
+    const hdl_layer_plan *at = &schedule->routes[route].layers[layer];
+    for (int32_t i = 0; i < at->n_head_routers; i++) {
+        hdl_step step = list_maker(schedule, layer, route, &at->head_routers[i].router, slot, -1, -1);
+        step.u.attend.heads = at->head_routers[i].heads;
+        step.u.attend.is_partial = i + 1 < at->n_head_routers;
+        HDL_TRY(hdl_schedule_add(schedule, &step));
+    }
+    return HEDDLE_OK;
+}
+
+/* The steps that make the layer's list by its router; *is_done: its dense pass attended on the way. */
 static heddle_status lower_router(hdl_schedule *schedule, int32_t layer, hdl_route route, int32_t kept,
                                   bool *is_done)
 {
@@ -559,16 +578,22 @@ static heddle_status lower_router(hdl_schedule *schedule, int32_t layer, hdl_rou
     int32_t candidates = schedule->candidates_of_layer[route][layer];
     bool is_dense = at->op == HDL_OPERATOR_DENSE;
     *is_done = false;
-    if (at->has_candidates)
-        HDL_TRY(add_list_maker(schedule, layer, route, &at->candidates, candidates, -1, -1));
+    if (at->has_candidates) {
+        hdl_step step = list_maker(schedule, layer, route, &at->candidates, candidates, -1, -1);
+        HDL_TRY(hdl_schedule_add(schedule, &step));
+    }
     if (at->candidate_owner >= 0)
         candidates = at->is_of_pool ? schedule->candidates_of_layer[route][at->candidate_owner]
                                     : slots[at->candidate_owner];
-    if (at->router.score != HDL_SCORE_MASS)
-        return add_list_maker(schedule, layer, route, &at->router, slots[layer], candidates, kept);
+    if (at->router.score != HDL_SCORE_MASS) {
+        hdl_step step = list_maker(schedule, layer, route, &at->router, slots[layer], candidates, kept);
+        step.u.attend.is_partial = at->n_head_routers > 0;
+        return hdl_schedule_add(schedule, &step);
+    }
     hdl_step step = hdl_attend_step_of(schedule, layer, route);
     step.u.attend.kept = kept;
     add_router(schedule, &step, &at->router, slots[layer], -1);
+    step.u.attend.is_partial = at->n_head_routers > 0;
     if (!is_dense) {
         step.out[0] = HDL_BUF_SPARE;
         hdl_schedule_book(schedule, HDL_BUF_SPARE, schedule->tile_rows * step.u.attend.args.o_stride * 4);
@@ -583,6 +608,8 @@ static heddle_status lower_fresh(hdl_schedule *schedule, int32_t layer, hdl_rout
     const hdl_layer_plan *at = &schedule->routes[route].layers[layer];
     bool is_done = false;
     if (at->has_router) HDL_TRY(lower_router(schedule, layer, route, kept, &is_done));
+    HDL_TRY(add_head_routers(schedule, layer, route,
+                             schedule->slot_of_layer[HDL_MIN(route, HDL_ROUTE_DECODE)][layer]));
     if (is_done) return HEDDLE_OK;
     if (at->op != HDL_OPERATOR_DENSE)
         return add_list_attend(schedule, layer, route, schedule->slot_of_layer[route][at->owner], -1);

@@ -77,12 +77,22 @@ static double list_tokens(const hdl_router_spec *router, double visible)
     return HDL_MIN(n, visible);
 }
 
-const char *hdl_cost_is_bound(const hdl_route_plan *route, int32_t layer)
+/* Tokens of its list that a row reads, the mean over the KV heads. */
+static double layer_list_tokens(const hdl_layer_plan *owner, const hdl_model_facts *facts, double visible)
 {
-    const hdl_layer_plan *at = &route->layers[layer];
-    if (at->op == HDL_OPERATOR_DENSE) return NULL;
-    const hdl_router_spec *router = &route->layers[at->owner].router;
-    if (at->stop.patience) return "they are read until a stop rule ends it";
+    double sum = 0;
+    if (!owner->n_head_routers) return list_tokens(&owner->router, visible);
+    for (int32_t h = 0; h < facts->n_kv_heads; h++) {
+        hdl_router_spec of_head = *hdl_router_of_head(owner, h);
+        of_head.head_units[0] = of_head.head_units[HDL_MIN(h, HDL_MAX_MAPPED_HEADS - 1)];
+        of_head.n_head_units = of_head.n_head_units > 0;
+        sum += list_tokens(&of_head, visible);
+    }
+    return sum / facts->n_kv_heads;
+}
+
+static const char *router_bound(const hdl_router_spec *router)
+{
     if (router->score == HDL_SCORE_STRIDE || router->score == HDL_SCORE_POWERS)
         return "units of the pattern may be sinks or window";
     if (router->select == HDL_SELECT_TOP_P || router->select == HDL_SELECT_THRESHOLD)
@@ -90,6 +100,18 @@ const char *hdl_cost_is_bound(const hdl_route_plan *route, int32_t layer)
     if (router->n_united) return "heads may choose the same units";
     if (hdl_score_rows[router->score].is_grouped) return "members of groups may be sinks or window";
     return router->n_slashes ? "distances of neighbouring rows share tokens" : NULL;
+}
+
+const char *hdl_cost_is_bound(const hdl_route_plan *route, int32_t layer)
+{
+    const hdl_layer_plan *at = &route->layers[layer];
+    if (at->op == HDL_OPERATOR_DENSE) return NULL;
+    const hdl_layer_plan *owner = &route->layers[at->owner];
+    if (at->stop.patience) return "they are read until a stop rule ends it";
+    const char *why = router_bound(&owner->router);
+    for (int32_t i = 0; i < owner->n_head_routers && !why; i++)
+        why = router_bound(&owner->head_routers[i].router);
+    return why;
 }
 
 hdl_plane_shape hdl_plane_shape_of(const hdl_model_facts *facts, hdl_plane_kind kind)
@@ -130,8 +152,9 @@ hdl_cost hdl_cost_of(const hdl_route_plan *route, const hdl_model_facts *facts, 
     double dense = hdl_cost_tokens_dense(facts, layer, position);
     bool is_dense = at->op == HDL_OPERATOR_DENSE;
     const hdl_router_spec *own = at->has_router ? &at->router : NULL;
-    const hdl_router_spec *list = is_dense ? own : &route->layers[at->owner].router;
-    double listed = list ? list_tokens(list, dense) : dense;
+    double listed = !is_dense || own
+                        ? layer_list_tokens(is_dense ? at : &route->layers[at->owner], facts, dense)
+                        : dense;
     double rest_bytes = complement_bytes(at, facts, dense);
     hdl_cost fresh = {.tokens = is_dense ? dense : listed, .listed = is_dense ? 0 : listed};
     if (!own) return (hdl_cost){fresh.tokens, rest_bytes, fresh.listed, 0};
@@ -144,6 +167,10 @@ hdl_cost hdl_cost_of(const hdl_route_plan *route, const hdl_model_facts *facts, 
     if (hdl_candidates_of(route, layer)) scored = list_tokens(hdl_candidates_of(route, layer), dense);
     fresh.summary_bytes += summary_bytes(own, facts, scored);
     fresh.scores += scores_of(own, facts, scored);
+    for (int32_t i = 0; i < at->n_head_routers; i++) { /* each scores all heads */
+        fresh.summary_bytes += summary_bytes(&at->head_routers[i].router, facts, dense);
+        fresh.scores += scores_of(&at->head_routers[i].router, facts, dense);
+    }
     int32_t n_reused = own->refresh - 1; /* steps between two refreshes read the kept list */
     return (hdl_cost){.tokens = (fresh.tokens + n_reused * listed) / own->refresh,
                       .summary_bytes = fresh.summary_bytes / own->refresh + rest_bytes,

@@ -201,7 +201,7 @@ static void tell_tap(const hdl_attend_step *at, int32_t layer, const hdl_exec_ba
                      const row_span *span, const hdl_selection *list)
 {
     bool has_score = (at->is_scoring || at->args.has_mass) && at->candidate_slot < 0 && !at->is_uniting &&
-                     !at->is_resolving;
+                     !at->is_resolving && !at->heads;
     for (int64_t r = 0; r < span->n_rows; r++)
         for (int32_t l = 0; l < list->n_lists; l++) {
             hdl_tap_row row = {.layer = layer,
@@ -383,13 +383,36 @@ static void resolve_rows(const hdl_schedule *schedule, const hdl_attend_step *at
     at->resolve_impl->launch(&launch, &args);
 }
 
+/* The rows' lists of some KV heads, beside those of the others that are there. */
+static void replace_heads(const hdl_schedule *schedule, const hdl_attend_step *at,
+                          const hdl_exec_batch *batch, const row_span *span, hdl_selection *list)
+{
+    hdl_selection made = slot_view(schedule, batch, schedule->united, span->first_row, span->n_rows);
+    row_span own = *span;
+    own.guesses = NULL; /* they are of the lists that are replaced */
+    made.n_lists = list->n_lists;
+    made.unit = list->unit;
+    made.block_size = list->block_size;
+    select_rows(schedule, at, &own, NULL, &made);
+    for (int64_t r = 0; r < span->n_rows; r++)
+        for (int32_t l = 0; l < list->n_lists; l++) {
+            if (!(at->heads >> l & 1)) continue;
+            int32_t n = *hdl_selection_count(&made, r, l);
+            *hdl_selection_count(list, r, l) = n;
+            memcpy(hdl_selection_ids(list, r, l), hdl_selection_ids(&made, r, l),
+                   (size_t)n * sizeof(int32_t));
+        }
+}
+
 /* The rows' lists, and what the tap hears of them. */
 static void make_lists(const hdl_schedule *schedule, const hdl_step *step, const hdl_exec_batch *batch,
                        const row_span *span, const float *q, hdl_selection *list)
 {
     const hdl_attend_step *at = &step->u.attend;
     hdl_selection candidates;
-    bool is_final = at->slot == schedule->slot_of_layer[HDL_MIN(step->route, HDL_ROUTE_DECODE)][step->layer];
+    bool is_final = at->slot ==
+                        schedule->slot_of_layer[HDL_MIN(step->route, HDL_ROUTE_DECODE)][step->layer] &&
+                    !at->is_partial;
     if (at->candidate_slot >= 0)
         candidates = slot_view(schedule, batch, at->candidate_slot, span->first_row, span->n_rows);
     bool is_taken = is_final && take_lists(schedule, span, list);
@@ -399,6 +422,8 @@ static void make_lists(const hdl_schedule *schedule, const hdl_step *step, const
             add_slashes(schedule, at, batch, span, list);
         else if (at->is_uniting)
             unite_rows(schedule, at, batch, span, &candidates, list);
+        else if (at->heads)
+            replace_heads(schedule, at, batch, span, list);
         else if (at->is_resolving)
             resolve_rows(schedule, at, batch, span, list);
         else

@@ -70,6 +70,12 @@ static void explain_layers(const hdl_schedule *schedule, hdl_route route, const 
             hdl_buf_printf(text, ", by score until %d tiles of %d gain less than %g", at->stop.patience,
                            at->stop.tile, (double)at->stop.below);
         if (at->has_router) explain_router(&at->router, text);
+        for (int32_t i = 0; i < at->n_head_routers; i++) {
+            hdl_buf_puts(text, "; of KV heads");
+            for (int32_t h = 0; h < facts->n_kv_heads; h++)
+                if (at->head_routers[i].heads >> h & 1) hdl_buf_printf(text, " %d", h);
+            explain_router(&at->head_routers[i].router, text);
+        }
         if (at->has_candidates) {
             hdl_buf_puts(text, ", picked from");
             explain_router(&at->candidates, text);

@@ -20,6 +20,8 @@ typedef struct rule {
     bool has_router;
     hdl_router_spec router;
     hdl_candidates candidates;
+    int32_t n_head_routers;
+    hdl_head_router head_routers[HDL_MAX_HEAD_ROUTERS];
     int32_t share;    /* HDL_SHARE_NONE, HDL_SHARE_PREVIOUS, else a layer */
     int32_t n_mapped; /* 0 = no head_map */
     int16_t head_map[HDL_MAX_MAPPED_HEADS];
@@ -115,7 +117,7 @@ static heddle_status check_count(const json_t *layers, const char *path)
 
 static heddle_status read_rule(const json_t *obj, const char *path, rule *out)
 {
-    static const char *const keys[] = {"layers",   "operator",   "router", "share",
+    static const char *const keys[] = {"layers",   "operator",   "router", "share", "head_routers",
                                        "head_map", "complement", "stop",   NULL};
     *out = (rule){.share = HDL_SHARE_NONE, .candidates = {.share = HDL_SHARE_NONE}};
     if (!json_is_object(obj)) return HDL_FAIL(HEDDLE_E_INVALID, "%s: must be an object", path);
@@ -145,6 +147,8 @@ static heddle_status read_rule(const json_t *obj, const char *path, rule *out)
         HDL_TRY(hdl_router_read(router, router_path, false, &out->router));
         HDL_TRY(hdl_candidates_read(router, router_path, &out->candidates));
     }
+    HDL_TRY(hdl_head_routers_read(obj, path, router ? &out->router : NULL, out->head_routers,
+                                  &out->n_head_routers));
     if (share) HDL_TRY(hdl_share_read(share, path, &out->share));
     if (out->op != HDL_OPERATOR_DENSE && out->has_router == (out->share != HDL_SHARE_NONE))
         return HDL_FAIL(HEDDLE_E_INVALID, "%s: %s needs either a router of its own or \"share\"", path,
@@ -269,9 +273,13 @@ static heddle_status override_routers(json_t *doc, const char *key, int64_t valu
         for (int r = 0; r < 2; r++) {
             const json_t *rules = json_object_get(json_array_get(variants, i), route_keys[r]);
             for (size_t j = 0; j < json_array_size(rules); j++) {
-                json_t *router = json_object_get(json_array_get(rules, j), "router");
+                json_t *rule_at = json_array_get(rules, j), *router = json_object_get(rule_at, "router"),
+                       *of_heads = json_object_get(rule_at, "head_routers");
                 HDL_TRY(override_one(router, key, value, is_anywhere, n_set));
                 HDL_TRY(override_one(json_object_get(router, "candidates"), key, value, false, n_set));
+                for (size_t h = 0; h < json_array_size(of_heads); h++)
+                    HDL_TRY(override_one(json_object_get(json_array_get(of_heads, h), "router"), key, value,
+                                         is_anywhere, n_set));
             }
         }
     return HEDDLE_OK;
@@ -453,6 +461,7 @@ static void apply(const rule *one, int32_t layer, const hdl_model_facts *facts, 
     *at = (hdl_layer_plan){.op = one->op,
                            .has_router = one->has_router,
                            .router = one->router,
+                           .n_head_routers = one->n_head_routers,
                            .has_candidates = one->candidates.has_router,
                            .candidates = one->candidates.router,
                            .candidate_owner = -1,
@@ -461,6 +470,7 @@ static void apply(const rule *one, int32_t layer, const hdl_model_facts *facts, 
                            .stop = one->stop,
                            .has_head_map = one->n_mapped > 0};
     memcpy(at->head_map, one->head_map, sizeof at->head_map);
+    memcpy(at->head_routers, one->head_routers, sizeof at->head_routers);
     if (at->router.n_united) at->router.n_united = facts->n_kv_heads;
     if (at->candidates.n_united) at->candidates.n_united = facts->n_kv_heads;
     wanted->share[layer] = one->share;
@@ -535,6 +545,7 @@ static heddle_status apply_rule(const rule *one, const char *path, const hdl_mod
             return HDL_FAIL(HEDDLE_E_UNSUPPORTED,
                             "%s.router%s.lists \"union\": the model has %d KV heads; at most %d", path,
                             r ? ".candidates" : "", facts->n_kv_heads, HDL_MAX_UNITED);
+    HDL_TRY(hdl_head_routers_fit(one->head_routers, one->n_head_routers, facts, path));
     for (int32_t i = 0; i < one->n_mapped; i++)
         if (one->head_map[i] >= facts->n_kv_heads)
             return HDL_FAIL(HEDDLE_E_INVALID, "%s.head_map[%d] %d: must be in 0..%d", path, i,

@@ -42,6 +42,12 @@ heddle_status hdl_plan_variant(const hdl_plan *plan, const hdl_model_facts *fact
 heddle_status hdl_word_read(const json_t *obj, const char *path, const char *key, const char *const *words,
                             int *out);
 heddle_status hdl_router_read(const json_t *obj, const char *path, bool is_candidate, hdl_router_spec *out);
+/* head_routers.c: the member "head_routers" of a rule whose own router is `router` (NULL: it has none) into
+ * out [HDL_MAX_HEAD_ROUTERS] and their number; then whether they fit the model. INVALID, with a sentence. */
+heddle_status hdl_head_routers_read(const json_t *rule, const char *path, const hdl_router_spec *router,
+                                    hdl_head_router *out, int32_t *n);
+heddle_status hdl_head_routers_fit(const hdl_head_router *routers, int32_t n, const hdl_model_facts *facts,
+                                   const char *path);
 heddle_status hdl_candidates_read(const json_t *router, const char *path, hdl_candidates *out);
 heddle_status hdl_share_read(const json_t *share, const char *path, int32_t *out);
 

@@ -75,6 +75,8 @@ typedef struct hdl_attend_step {
     bool is_resolving;  /* from lists of groups, chosen in slot `united` */
     int32_t n_slashes;  /* of the router */
     bool is_ordering;   /* says how list `slot` is visited */
+    bool is_partial;    /* a step after it makes the lists of some KV heads anew: */
+    uint64_t heads;     /* 0 = of all; else a bit each: the others' lists stay as a step before made them */
     bool is_kept;       /* REUSE: list `slot` is first loaded from the sequence's kept list */
     hdl_stop_rule stop; /* patience above 0: attends by VISIT */
     hdl_complement_args complement;

@@ -56,13 +56,16 @@ static heddle_status check_complement(const hdl_route_plan *route, int32_t layer
 {
     const hdl_layer_plan *at = &route->layers[layer];
     const hdl_router_spec *list = &route->layers[at->owner].router;
-    if (!at->complement || hdl_router_list_block(list) >= at->complement || list->window >= at->complement)
+    int32_t window = list->window;
+    for (int32_t i = 0; i < route->layers[at->owner].n_head_routers; i++)
+        window = HDL_MIN(window, route->layers[at->owner].head_routers[i].router.window);
+    if (!at->complement || hdl_router_list_block(list) >= at->complement || window >= at->complement)
         return HEDDLE_OK;
     return HDL_FAIL(
         HEDDLE_E_INVALID,
         "%s.complement %d: the list of layer %d must hold each row's own block of so many tokens; "
         "its window is %d",
-        path, at->complement, at->owner, list->window);
+        path, at->complement, at->owner, window);
 }
 
 /* A list that is read by score until a rule stops it was made by scores of its own units. */
@@ -74,6 +77,7 @@ static heddle_status check_stop(const hdl_route_plan *route, int32_t layer, cons
                        : owner->router.score == HDL_SCORE_NONE              ? "scores nothing"
                        : owner->router.n_united || owner->router.n_slashes  ? "unites lists of several scores"
                        : hdl_score_rows[owner->router.score].is_grouped     ? "scores groups of tokens"
+                       : owner->n_head_routers                              ? "makes lists by several routers"
                        : owner->router.refresh > 1 ? "keeps its lists between refreshes"
                                                    : NULL;
     if (!what) return HEDDLE_OK;
@@ -102,8 +106,12 @@ static heddle_status find_candidates(hdl_route_plan *route, int32_t layer, const
         return HDL_FAIL(HEDDLE_E_INVALID, "%s.router.candidates: layer %d picks from its own list", path,
                         layer);
     at->is_of_pool = wanted->is_pool[layer];
-    if (!at->is_of_pool) return HEDDLE_OK;
     const hdl_layer_plan *owner = &route->layers[at->candidate_owner];
+    if (owner->n_head_routers)
+        return HDL_FAIL(HEDDLE_E_INVALID,
+                        "%s.router.candidates: layer %d, whose list layer %d picks from, has head_routers",
+                        path, at->candidate_owner, layer);
+    if (!at->is_of_pool) return HEDDLE_OK;
     if (owner->is_of_pool)
         at->candidate_owner = owner->candidate_owner;
     else if (!owner->has_candidates)
@@ -192,6 +200,11 @@ bool hdl_route_plan_equal(const hdl_route_plan *a, const hdl_route_plan *b, int3
             x->is_of_pool != y->is_of_pool)
             return false;
         if (x->has_router && !routers_equal(&x->router, &y->router)) return false;
+        if (x->n_head_routers != y->n_head_routers) return false;
+        for (int32_t i = 0; i < x->n_head_routers; i++)
+            if (x->head_routers[i].heads != y->head_routers[i].heads ||
+                !routers_equal(&x->head_routers[i].router, &y->head_routers[i].router))
+                return false;
         if (x->has_candidates && !routers_equal(&x->candidates, &y->candidates)) return false;
     }
     return true;

@@ -419,6 +419,11 @@ def completed(plan, n_lists, block, rows, **select):
     return {**golden, "puts_out": outputs}
 
 
+def by_head(plan, *of_heads):
+    """KV head h's list is that of the h-th case, which has a list for each KV head."""
+    return {"plan": plan, "lists": [[at["lists"][t][h] for h, at in enumerate(of_heads)] for t in range(N)]}
+
+
 def is_power(x):
     return x > 0 and x & (x - 1) == 0
 
@@ -448,6 +453,13 @@ CASES = [
     static("strided:block=4,stride=3,sinks=4,window=7", KV, lambda own, b, lst: (b + lst) % 3 == 0, 4, 4, 7),
     static("powers:block=4,sinks=4,window=5", 1, lambda own, b, lst: is_power(own - b), 4, 4, 5),
     drawn("bigbird:block=4,top_k=8,sinks=4,window=7", 1, 4, top_k=8, sinks=4, window=7),
+    by_head("budgets_small.json",
+            *[case("", KV, lambda t, h: low_bit_mass(t, h, 7), "mean", block=1, top_k=k, sinks=2, window=5) for k in (12, 3)]),
+    by_head("duo_small.json",
+            static("", KV, lambda own, b, lst: True, 1, 3, 9), static("", KV, lambda own, b, lst: False, 1, 3, 9)),
+    by_head("heads_small.json",
+            case("", KV, lambda t, h: low_bit_mass(t, h, 7), "mean", block=1, top_k=12, sinks=2, window=5),
+            case("", KV, lambda t, h: coded_mass(t, h, 2), "mean", block=1, top_k=7, sinks=1, window=9)),
     completed("complement_small.json", 1, 16, (15, 16, 40, 63), top_k=12, sinks=2, window=16),
 ]
 

@@ -151,6 +151,34 @@ static void test_refusals(void **state)
     refused(POOLED(", \"candidates\": {\"score\": \"key_i4\", \"top_k\": 9}", "pool"),
             "router.candidates.of \"pool\": must be \"list\" or \"candidates\"");
 #define HEADS "\"lists\": \"kv_head\", \"head_top_k\": "
+#define BESIDE(members, heads)                                                                                       \
+    RULES(                                                                                                           \
+        "{\"layers\": [0], \"operator\": \"token_list\", \"router\": {\"score\": \"key_i8\", \"top_k\": 8, " members \
+        "}, \"head_routers\": " heads "}")
+#define ONE_HEAD(h, members) "[{\"kv_heads\": [" h "], \"router\": {" members "}}]"
+#define OF_HEADS             "\"lists\": \"kv_head\""
+#define FOUR_BITS            OF_HEADS ", \"score\": \"key_i4\", \"top_k\": 4"
+    refused(BESIDE("\"window\": 1", ONE_HEAD("0", FOUR_BITS)), "router: has lists other than \"kv_head\"");
+    refused(BESIDE(OF_HEADS, "[]"), "head_routers: must be a list of 1..3 routers");
+    refused(BESIDE(OF_HEADS, "[{\"router\": {}}]"),
+            "head_routers[0].kv_heads: must be a list of at least one");
+    refused(BESIDE(OF_HEADS, ONE_HEAD("-1", FOUR_BITS)), "kv_heads[0]: must be in 0..63");
+    refused(BESIDE(OF_HEADS, ONE_HEAD("1, 1", FOUR_BITS)), "kv_heads[1] 1: is named before");
+    refused(BESIDE(OF_HEADS, ONE_HEAD("2", FOUR_BITS)),
+            "head_routers[0].kv_heads: the model has KV heads 0..1");
+    refused(BESIDE(OF_HEADS, ONE_HEAD("0, 1", FOUR_BITS)), "head_routers: name every KV head");
+    refused(BESIDE(OF_HEADS, ONE_HEAD("0", "\"top_k\": 4")), "router: has score \"attention_mass\"");
+    refused(BESIDE(OF_HEADS, ONE_HEAD("0", "\"score\": \"key_i4\", \"top_k\": 4")),
+            "head_routers[0].router: has lists other than \"kv_head\"");
+    refused(BESIDE(OF_HEADS,
+                   ONE_HEAD("0", OF_HEADS
+                            ", \"score\": \"block_mean\", \"block\": 16, \"top_k\": 16, \"window\": 1")),
+            "head_routers[0].router.block 16: the layer's router makes lists of units of 1");
+    refused(BESIDE(OF_HEADS, ONE_HEAD("0", FOUR_BITS ", \"refresh\": 2, \"window\": 2")),
+            "neither candidates nor a refresh");
+    refused(BESIDE(OF_HEADS, "[{\"kv_heads\": [0], \"routers\": {}}]"), "did you mean \"router\"?");
+    refused(RULES("{\"layers\": [0], \"head_routers\": []}"),
+            "head_routers: needs a router without candidates beside it");
     refused(ROUTER("\"head_top_k\": [8, 8]"), "router.head_top_k: needs \"lists\": \"kv_head\"");
     refused(ROUTER("\"select\": \"top_p\", \"window\": 1, " HEADS "[8, 8]"), "and select \"top_k\"");
     refused(ROUTER("\"top_k\": 8, " HEADS "[8, 8]"), "head_top_k: goes not with top_k");
