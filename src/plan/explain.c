@@ -107,6 +107,7 @@ static void explain_step(const hdl_step *step, hdl_buf *text)
     static const char *const routes[] = {"prefill", "decode", "reuse"};
     hdl_buf_printf(text, "  %-7s", hdl_op_name(step->op));
     if (step->where == HDL_WHERE_ROUTE) hdl_buf_printf(text, " [%s]", routes[step->route]);
+    if (step->queue == HDL_QUEUE_COPY) hdl_buf_puts(text, " (copies)");
     hdl_buf_printf(text, " %s", hdl_buffer_name(step->in));
     if (step->in2) hdl_buf_printf(text, ",%s", hdl_buffer_name(step->in2));
     hdl_buf_puts(text, " ->");

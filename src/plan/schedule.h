@@ -111,13 +111,18 @@ typedef struct hdl_retain_step {
     int32_t first_summary, n_summaries; /* the layer's SUMMARISE steps: again over the rows that stay */
 } hdl_retain_step;
 
+/* Who runs a step, one after the other each: a device may copy rows while it computes. */
+typedef enum hdl_queue { HDL_QUEUE_COMPUTE = 0, HDL_QUEUE_COPY, HDL_N_QUEUES } hdl_queue;
+
 /* One step. Buffers are named, pointers are filled in by bind: `in` is x, q, k or gate; `in2` is
  * residual, v or up. */
 typedef struct hdl_step {
     hdl_op op;
     hdl_where where;
     hdl_route route;
-    int32_t layer;                       /* -1 outside layers */
+    int32_t layer;     /* -1 outside layers */
+    hdl_queue queue;   /* order.c: of its op, */
+    int32_t waits_for; /* and the step of the other queue that must be over before it begins; -1 = none */
     const hdl_impl *impl[HDL_N_CLASSES]; /* few rows / one row per sequence; many */
     hdl_buffer in, in2, out[HDL_LINEAR_MAX_PARTS];
     int64_t offset;              /* LINEAR, NORM: floats from a row's start to what is written (and normed) */
@@ -251,8 +256,9 @@ void hdl_retain_bind(hdl_schedule *schedule);
 void hdl_explain_retain(const hdl_schedule *schedule, hdl_buf *text);
 /* Sizes a buffer; the largest wish counts. */
 void hdl_schedule_book(hdl_schedule *schedule, hdl_buffer buffer, int64_t n_bytes);
-/* order.c: INVALID, with a sentence, when a step reads what no step before it wrote. */
-heddle_status hdl_schedule_check_order(const hdl_schedule *schedule);
+/* order.c: fills queue and waits_for of every step. INVALID, with a sentence, when a step reads what no step before it
+ * wrote. */
+heddle_status hdl_schedule_check_order(hdl_schedule *schedule);
 /* Computes offsets (arena_bytes). Then bind allocates the arena and fixes every pointer. */
 void hdl_schedule_layout(hdl_schedule *schedule);
 heddle_status hdl_schedule_bind(hdl_schedule *schedule);
