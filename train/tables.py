@@ -2,7 +2,8 @@
 
   tables.py FOLDER          FOLDER/eval_<model><seed>_<stage>.json and cover_*.json, as jobs/chains.sh and jobs/cover.sh leave them
 
-Intervals: 95 % bootstrap over rows (or windows), seeds taken together; 2,000 draws, seeded.
+Intervals: 95 % bootstrap over rows (or windows), seeds taken together; 2,000 draws, the same for equal counts, so that a table does not
+move when another is added.
 """
 import glob
 import json
@@ -11,8 +12,6 @@ import re
 import sys
 
 import numpy as np
-
-RNG = np.random.RandomState(0)
 
 
 ROWS = [(n, "dense") for n in ("transformer long", "transformer more", "clsa long", "clsa more", "clsa joint")] + [("clsa joint", "learned")]
@@ -26,12 +25,15 @@ TAIL_PAIRS = [("clsa long", "dense", "transformer long"), ("clsa more", "dense",
 ASK_PAIRS = [(("clsa long", "dense"), ("transformer long", "dense")), (("clsa joint", "learned k=1024"), ("transformer more", "dense")),
              (("clsa joint", "learned k=512"), ("clsa joint", "dense")), (("clsa joint", "learned k=1024"), ("clsa joint", "dense")),
              (("clsa joint", "learned k=1024"), ("clsa more", "dense"))]
-# the window hybrid; it read another build of the corpus, see docs/training.md
-SISTERS = [(("hybrid long", "dense"), ("transformer long", "dense")), (("hybrid more", "dense"), ("transformer more", "dense")),
-           (("clsa long", "dense"), ("hybrid long", "dense")), (("clsa joint", "learned"), ("hybrid more", "dense"))]
-SISTER_TAILS = [("hybrid long", "dense", "transformer long"), ("hybrid more", "dense", "transformer more"),
-                ("clsa long", "dense", "hybrid long"), ("clsa joint", "learned k=1024", "hybrid more")]
-SISTER_ASKS = [(("hybrid more", "dense"), ("transformer more", "dense")), (("clsa joint", "learned k=1024"), ("hybrid more", "dense"))]
+# the other rows, a seed at a time
+SISTER_ROWS = [(f"{n} {stage}", "dense") for n in ("hybrid", "yoco") for stage in ("long", "more")]
+SISTERS = [((f"{a} {stage}", "dense"), (f"{b} {stage}", "dense")) for stage in ("long", "more")
+           for a, b in (("hybrid", "transformer"), ("yoco", "transformer"), ("clsa", "yoco"), ("clsa", "hybrid"), ("yoco", "hybrid"))]
+SISTERS += [(("clsa joint", "learned"), (n, "dense")) for n in ("yoco more", "hybrid more")]
+SISTER_TAILS = [(a, plan, b) for (a, plan), (b, _) in SISTERS[:-2]] + [("clsa joint", "learned k=1024", n) for n in ("yoco more", "hybrid more")]
+SISTER_ASKS = [(("clsa joint", "learned k=1024"), ("transformer more", "dense")), (("hybrid more", "dense"), ("transformer more", "dense")), (("yoco more", "dense"), ("transformer more", "dense")),
+               (("clsa joint", "learned k=1024"), ("hybrid more", "dense")), (("clsa joint", "learned k=1024"), ("yoco more", "dense"))]
+OTHER_TEXT = {2}                    # seeds whose other rows read another build of the corpus than their Transformer and CLSA, see docs/training.md
 
 
 def load(folder):
@@ -43,17 +45,21 @@ def load(folder):
     return out
 
 
-def interval(x, draws=2000):
+def draws(n):
+    return np.random.RandomState(0).randint(n, size=(2000, n))
+
+
+def interval(x):
     x = np.asarray(x)
-    d = x[RNG.randint(len(x), size=(draws, len(x)))].mean(1)
+    d = x[draws(len(x))].mean(1)
     return f"{x.mean():+.4f} [{np.quantile(d, 0.025):+.4f}, {np.quantile(d, 0.975):+.4f}]"
 
 
-def ratio(per, col, draws=2000):
+def ratio(per, col):
     """per [rows, 5]: share right of column col over answers (exact) or tokens (right), in %, with its half-width."""
     per = np.asarray(per)
     den = {1: 0, 3: 2}[col]
-    i = RNG.randint(len(per), size=(draws, len(per)))
+    i = draws(len(per))
     d = per[i, col].sum(1) / per[i, den].sum(1)
     return 100 * per[:, col].sum() / per[:, den].sum(), 100 * (np.quantile(d, 0.975) - np.quantile(d, 0.025)) / 2
 
@@ -114,7 +120,7 @@ def asks(e, names, pairs):
                         y.append(np.array(v["by_row"]))
                 if x:
                     x, y = np.concatenate(x), np.concatenate(y)
-                    i = RNG.randint(len(x), size=(2000, len(x)))
+                    i = draws(len(x))
                     out = []
                     for col, den in ((3, 2), (1, 0)):
                         d = 100 * (x[i, col].sum(1) / x[i, den].sum(1) - y[i, col].sum(1) / y[i, den].sum(1))
@@ -131,7 +137,7 @@ def recovery(e):
                 continue
             p = r["plans"]
             w, d = np.array(p["window"]["last"]), np.array(p["dense"]["last"])
-            i = RNG.randint(len(w), size=(2000, len(w)))
+            i = draws(len(w))
             print(f"\n{n} seed {s}: {r['rows']} windows, dense {d.mean():.4f}, window {w.mean():.4f}")
             for name, x in p.items():
                 y = np.array(x["last"])
@@ -147,9 +153,9 @@ def recovery(e):
             print("learned / oracle coverage at n/16:", ", ".join(f"{q} {100 * np.sum([a for a, _ in v]) / np.sum([b for _, b in v]):.1f} %" for q, v in by.items()), f"all {100 * cl.sum() / co.sum():.1f} %")
 
 
-def share(a, b, draws=2000):
+def share(a, b):
     """Sum of a over sum of b, in %, with its interval over windows."""
-    i = RNG.randint(len(a), size=(draws, len(a)))
+    i = draws(len(a))
     d = 100 * a[i].sum(1) / b[i].sum(1)
     return f"{100 * a.sum() / b.sum():.2f} [{np.quantile(d, 0.025):.2f}, {np.quantile(d, 0.975):.2f}]"
 
@@ -183,7 +189,7 @@ def whole(e, rows, pairs, tail_pairs, ask_pairs, recovered=False):
 if __name__ == "__main__":
     results = load(sys.argv[1])
     whole(results, ROWS, PAIRS, TAIL_PAIRS, ASK_PAIRS, True)
-    if any(n.startswith("hybrid") for n, _ in results):
-        print("\nthe window hybrid (trained on another build of the corpus: text and architecture both differ)")
-        whole(results, [("hybrid long", "dense"), ("hybrid more", "dense")], SISTERS, SISTER_TAILS, SISTER_ASKS)
+    for seed in sorted({s for n, s in results if n.startswith(("hybrid", "yoco"))}):
+        print(f"\nother rows of seed {seed}" + (" (trained on another build of the corpus: text and architecture both differ)" if seed in OTHER_TEXT else ", trained on the text of its Transformer and CLSA"))
+        whole({k: x for k, x in results.items() if k[1] == seed}, SISTER_ROWS, SISTERS, SISTER_TAILS, SISTER_ASKS)
     cover(sys.argv[1])
