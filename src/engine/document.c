@@ -156,9 +156,10 @@ heddle_status hdl_session_check_mounts(const heddle_session *session, const void
             status = HDL_FAIL(HEDDLE_E_INVALID,
                               "%s: was %s over other mounted documents: number %d of %d is not the session's",
                               path, written, i + 1, count.n_mounts);
-    bool is_hidden_same = count.n_hidden == now.n_hidden && (!n_hidden || !status) &&
-                          (!n_hidden || !memcmp(was_at + n_sums, own.data + n_sums, (size_t)n_hidden));
-    if (!status && !is_hidden_same)
+    bool is_another = count.n_hidden != now.n_hidden;
+    if (!status && !is_another && n_hidden)
+        is_another = memcmp(was_at + n_sums, own.data + n_sums, (size_t)n_hidden) != 0;
+    if (!status && is_another)
         status = HDL_FAIL(HEDDLE_E_INVALID, "%s: was %s with other tokens forbidden than the session's", path,
                           written);
     hdl_buf_deinit(&own);

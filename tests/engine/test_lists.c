@@ -353,6 +353,20 @@ static void test_lists_of_another_session_are_told(void **state)
     heddle_lists_free(loaded);
 }
 
+static void test_lists_of_another_model_are_refused(void **state)
+{
+    (void)state;
+    char f32[256];
+    heddle_engine *other;
+    heddle_lists *lists;
+    assert_true(cross_write_f32(f32, sizeof f32)); /* the same rows in other bytes */
+    if (heddle_engine_open(&other, f32, NULL)) fail_msg("%s", heddle_last_error());
+    assert_int_equal(heddle_lists_load(&lists, other, path), HEDDLE_E_INVALID);
+    assert_non_null(strstr(heddle_last_error(), "was recorded with another model"));
+    heddle_engine_close(other);
+    tiny_remove_folder(f32);
+}
+
 static void test_plans_without_lists_are_refused(void **state)
 {
     (void)state;
@@ -396,6 +410,7 @@ int main(void)
         cmocka_unit_test(test_damaged_files_are_refused),
         cmocka_unit_test(test_version_1_has_no_tokens),
         cmocka_unit_test(test_lists_of_another_session_are_told),
+        cmocka_unit_test(test_lists_of_another_model_are_refused),
         cmocka_unit_test(test_plans_without_lists_are_refused),
     };
     return cmocka_run_group_tests(tests, setup, teardown);

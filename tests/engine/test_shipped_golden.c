@@ -70,9 +70,9 @@ static void read_rows(const char *name)
 
 static void read_all(const char *plan_name)
 {
-    heddle_engine *engine;
-    heddle_plan *plan;
-    heddle_session *session;
+    heddle_engine *engine = NULL;
+    heddle_plan *plan = NULL;
+    heddle_session *session = NULL;
     heddle_session_options options;
     heddle_session_options_default(&options);
     options.context_tokens = N_TOKENS;
