@@ -69,6 +69,8 @@ $(BUILD)/link.txt: FORCE
 	@echo '$(LINK_LINE)' | cmp -s - $@ || echo '$(LINK_LINE)' > $@
 $(BUILD)/heddle: $(CLI_OBJ) $(EVAL_OBJ) $(BUILD)/libheddle.a $(BUILD)/link.txt
 	$(LINK_LINE)
+$(BUILD)/tests/cli/%: $(BUILD)/tests/cli/%.o $(TEST_LIB) $(filter-out %/main.o,$(CLI_OBJ)) $(EVAL_OBJ) $(BUILD)/libheddle.a
+	$(CC) -o $@ $^ $(LDLIBS) -lcmocka
 $(BUILD)/tests/%: $(BUILD)/tests/%.o $(TEST_LIB) $(EVAL_OBJ) $(BUILD)/libheddle.a
 	$(CC) -o $@ $^ $(LDLIBS) -lcmocka
 $(BUILD)/bench/%: $(BUILD)/bench/%.o $(BUILD)/libheddle.a
