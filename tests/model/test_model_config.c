@@ -103,7 +103,7 @@ static void test_bad_configs(void **state)
         const char *text, *part;
         heddle_status status;
     } cases[] = {
-        {"", "line 1", HEDDLE_E_FORMAT},
+        {"", "is empty", HEDDLE_E_FORMAT},
         {"[]", "model_type: is missing", HEDDLE_E_FORMAT},
         {"{\"model_type\":7}", "model_type: must be a text", HEDDLE_E_INVALID},
         {"{\"model_type\":\"mamba\"}",

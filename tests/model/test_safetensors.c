@@ -180,7 +180,7 @@ static void test_shards(void **state)
         {"{\"weight_map\":{\"a\":\"..\"}}", HEDDLE_E_FORMAT, "weight_map.a"},
         {"{\"weight_map\":{\"a\":\"none.safetensors\"}}", HEDDLE_E_IO, "none.safetensors"},
         {"{\"weight_map\":", HEDDLE_E_FORMAT, "line 1"},
-        {"", HEDDLE_E_FORMAT, "line 1"},
+        {"", HEDDLE_E_FORMAT, "is empty"},
     };
     for (int i = 0; i < HDL_COUNT(cases); i++) {
         write_text(index_name, cases[i].index);
