@@ -643,18 +643,10 @@ heddle_status hdl_lower_attention(hdl_schedule *schedule, int32_t layer)
     return hdl_lower_retain(schedule, layer);
 }
 
-static int64_t slot_bytes(const hdl_schedule *schedule, const hdl_selection *slot)
-{
-    int64_t lists = schedule->slot_rows * slot->n_lists;
-    int64_t ids_bytes = HDL_ALIGN_UP(lists * slot->n_ids_max * 4, 64) + HDL_ALIGN_UP(lists * 4, 64);
-    return slot->has_order ? 2 * ids_bytes : ids_bytes;
-}
-
 void hdl_schedule_layout(hdl_schedule *schedule)
 {
-    int64_t lists = 0, at = 0;
-    for (int32_t i = 0; i < schedule->n_slots; i++) lists += slot_bytes(schedule, &schedule->slots[i]);
-    hdl_schedule_book(schedule, HDL_BUF_LISTS, lists);
+    int64_t at = 0;
+    hdl_schedule_book(schedule, HDL_BUF_LISTS, hdl_schedule_place_slots(schedule));
     for (int b = 0; b < HDL_N_BUFFERS; b++) {
         schedule->buffer_offset[b] = at;
         at += schedule->buffer_bytes[b] ? schedule->buffer_bytes[b] + 64 : 0; /* a line between two buffers */
@@ -717,19 +709,7 @@ heddle_status hdl_schedule_bind(hdl_schedule *schedule)
     HDL_ASSERT(!schedule->arena);
     schedule->arena = hdl_pages_alloc(schedule->arena_bytes);
     if (!schedule->arena) return HEDDLE_E_NOMEM;
-    uint8_t *at = (uint8_t *)hdl_schedule_at(schedule, HDL_BUF_LISTS);
-    for (int32_t i = 0; i < schedule->n_slots; i++) {
-        hdl_selection *slot = &schedule->slots[i];
-        int64_t lists = schedule->slot_rows * slot->n_lists;
-        slot->n_rows = schedule->slot_rows;
-        slot->ids = (int32_t *)at;
-        slot->counts = (int32_t *)(at + HDL_ALIGN_UP(lists * slot->n_ids_max * 4, 64));
-        if (slot->has_order) {
-            slot->order = (int32_t *)(at + slot_bytes(schedule, slot) / 2);
-            slot->n_first = slot->order + (slot->counts - slot->ids);
-        }
-        at += slot_bytes(schedule, slot);
-    }
+    hdl_schedule_bind_slots(schedule);
     hdl_retain_bind(schedule);
     const hdl_linear_args *next = NULL;
     for (int32_t i = 2 * schedule->n_steps - 1; i >= 0; i--) { /* twice: the last one's next is the first */

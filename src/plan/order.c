@@ -1,6 +1,7 @@
 /* order.c - every step declares what it reads and writes, and its queue; a schedule whose steps read what no step
  * before them wrote, or write where no memory is booked, is refused before it runs.
  *
+ * Lists may share a place (slots.c), so a list that another was made over since is one that no step wrote.
  * What can be read: activations (buffers), the KV rows of a layer, its summaries, the list slots of a route. Rows of
  * tokens that were read in an earlier forward are there already; this looks at the new rows of one forward.
  *
@@ -103,6 +104,19 @@ static heddle_status reads_plane(uses *at, int32_t group, int32_t layer, int32_t
     return plane ? reads(at, plane, hdl_plane_name(kind)) : refuse(at->step, hdl_plane_name(kind));
 }
 
+/* A list is made, and those that lay in its place are there no more. */
+static void writes_list(uses *at)
+{
+    int32_t slot = at->step->u.attend.slot;
+    for (int32_t i = 0; i < at->schedule->n_slots; i++)
+        for (int r = 0; r < HDL_N_ROUTES; r++) {
+            if (i == slot || !at->slots[r][i].writer || !hdl_slots_meet(at->schedule, i, slot)) continue;
+            writes(at, &at->slots[r][i]);
+            at->slots[r][i] = (use){0};
+        }
+    writes(at, &at->slots[at->step->route][slot]);
+}
+
 static heddle_status attend(uses *at)
 {
     const hdl_attend_step *step = &at->step->u.attend;
@@ -117,7 +131,7 @@ static heddle_status attend(uses *at)
     if (step->is_scoring && step->score.plane)
         HDL_TRY(
             reads_plane(at, step->group, step->layer_in_group, step->score.block_size, step->score.plane));
-    if (step->slot >= 0 && (step->is_selecting || step->is_kept)) writes(at, &slots[step->slot]);
+    if (step->slot >= 0 && (step->is_selecting || step->is_kept)) writes_list(at);
     return HEDDLE_OK;
 }
 

@@ -197,6 +197,8 @@ typedef struct hdl_schedule {
     int32_t slot_of_layer[2][HDL_MAX_LAYERS];
     int32_t candidates_of_layer[2][HDL_MAX_LAYERS]; /* slot of the layer's own candidates; -1 = none */
     hdl_selection slots[HDL_MAX_SLOTS];
+    int64_t
+        slot_at[HDL_MAX_SLOTS]; /* bytes into LISTS; slots that are never needed at once may share a place */
     int64_t kept_ids_max;
     int32_t n_gathers;
     struct {
@@ -259,6 +261,12 @@ void hdl_schedule_book(hdl_schedule *schedule, hdl_buffer buffer, int64_t n_byte
 /* order.c: fills queue and waits_for of every step. INVALID, with a sentence, when a step reads what no step before it
  * wrote. */
 heddle_status hdl_schedule_check_order(hdl_schedule *schedule);
+/* slots.c: a place for every slot, once all steps are there; returns the bytes of LISTS. Then its pointers. */
+int64_t hdl_schedule_place_slots(hdl_schedule *schedule);
+void hdl_schedule_bind_slots(hdl_schedule *schedule);
+int64_t hdl_slot_bytes(const hdl_schedule *schedule, int32_t slot);
+/* Whether writing one of two slots writes over the other. */
+bool hdl_slots_meet(const hdl_schedule *schedule, int32_t one, int32_t other);
 /* Computes offsets (arena_bytes). Then bind allocates the arena and fixes every pointer. */
 void hdl_schedule_layout(hdl_schedule *schedule);
 heddle_status hdl_schedule_bind(hdl_schedule *schedule);

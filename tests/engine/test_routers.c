@@ -417,6 +417,38 @@ static void test_two_queues_give_the_same_bits(void **state)
     heddle_engine_close(engine);
 }
 
+/* Lists of layers of their own lie in one place: reading one after the next was made is noticed. */
+static void test_a_list_that_was_made_over_is_refused(void **state)
+{
+    (void)state;
+    heddle_engine *engine = open_tiny();
+    heddle_plan *plan = NULL;
+    const char json[] = "{\"heddle_plan\": 1, \"name\": \"t\", \"variants\": [{\"decode\": [{\"layers\": "
+                        "\"all\", \"operator\": \"token_list\", \"router\": {\"score\": \"key_i8\", "
+                        "\"top_k\": 16, \"window\": 4}}]}]}";
+    assert_int_equal(heddle_plan_parse(&plan, json, (int64_t)strlen(json), "t"), HEDDLE_OK);
+    heddle_session *session = new_session(engine, plan, 64);
+    hdl_schedule *schedule = session->runner->schedule;
+    assert_int_equal(hdl_schedule_check_order(schedule), HEDDLE_OK);
+    int32_t reader = 0, maker = 0;
+    for (int32_t i = schedule->n_steps - 1; i >= 0; i--) {
+        const hdl_step *step = &schedule->steps[i];
+        if (step->op != HDL_OP_ATTEND || step->route != HDL_ROUTE_DECODE) continue;
+        if (step->layer == 0 && step->u.attend.args.has_selection) reader = i;
+        if (step->layer == 1 && step->u.attend.is_selecting) maker = i;
+    }
+    assert_true(reader && reader < maker);
+    hdl_step moved = schedule->steps[reader];
+    memmove(schedule->steps + reader, schedule->steps + reader + 1, (size_t)(maker - reader) * sizeof moved);
+    schedule->steps[maker] = moved;
+    schedule->steps[maker].in = schedule->steps[maker].in2 = HDL_BUF_NONE; /* only the list is looked at */
+    assert_int_equal(hdl_schedule_check_order(schedule), HEDDLE_E_INVALID);
+    assert_non_null(strstr(heddle_last_error(), "reads a list before any step writes it"));
+    heddle_session_free(session);
+    heddle_plan_free(plan);
+    heddle_engine_close(engine);
+}
+
 /* A list that was kept while it held everything grows until the next refresh: into its own room. */
 static void check_kept_lists(const char *router)
 {
@@ -989,6 +1021,7 @@ int main(void)
         cmocka_unit_test(test_lists_are_counted_as_they_are_made),
         cmocka_unit_test(test_steps_out_of_order_are_refused),
         cmocka_unit_test(test_two_queues_give_the_same_bits),
+        cmocka_unit_test(test_a_list_that_was_made_over_is_refused),
         cmocka_unit_test(test_budgets_of_heads),
         cmocka_unit_test(test_guesses_change_nothing),
     };
