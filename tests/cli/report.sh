@@ -28,8 +28,8 @@ import csv, math, re, sys
 def read(path):
     return [r for r in csv.DictReader(line for line in open(path) if not line.startswith("#")) if r["model"] == "smollm2"]
 rows, step = read(sys.argv[1]), {r["plan"]: float(r["step_ms"]) for r in read(sys.argv[3])}  # of a plan the last
-of = {(r["plan"], r["text"], r["doc"]): float(r["quarter"]) for r in rows}
-docs = sorted(key[1:] for key in of if key[0] == "anchor" and ("dense", *key[1:]) in of)
+of = {(r["plan"], r["text"], r["doc"], r["run"]): float(r["quarter"]) for r in rows}
+docs = sorted(key[1:] for key in of if key[0] == "anchor" and ("dense", *key[1:]) in of)  # of one run
 total = {plan: sum(of[(plan, *doc)] for doc in docs) for plan in ("dense", "anchor", "window512")}
 r = (total["window512"] - total["anchor"]) / (total["window512"] - total["dense"])
 worst = max(of[("anchor", *doc)] - of[("dense", *doc)] for doc in docs)
