@@ -78,6 +78,22 @@ static void test_plan(void **state)
     replay("plan", fuzz_plan);
 }
 
+/* The seeds are whole plans: a feature whose seed is refused would be fuzzed no further than its refusal. */
+static int is_taken(const uint8_t *data, size_t size)
+{
+    hdl_plan *plan;
+    if (hdl_plan_parse(&plan, (const char *)data, (int64_t)size, "seed") || !try_plan(plan))
+        fail_msg("%.*s: %s", (int)size, (const char *)data, hdl_last_error());
+    hdl_plan_free(plan);
+    return 0;
+}
+
+static void test_seeds_of_plans_are_plans(void **state)
+{
+    (void)state;
+    replay("plan", is_taken);
+}
+
 static void test_config(void **state)
 {
     (void)state;
@@ -107,9 +123,10 @@ static void test_docfile(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_gguf),    cmocka_unit_test(test_safetensors), cmocka_unit_test(test_config),
-        cmocka_unit_test(test_plan),    cmocka_unit_test(test_session),     cmocka_unit_test(test_lists),
-        cmocka_unit_test(test_docfile),
+        cmocka_unit_test(test_gguf),    cmocka_unit_test(test_safetensors),
+        cmocka_unit_test(test_config),  cmocka_unit_test(test_plan),
+        cmocka_unit_test(test_session), cmocka_unit_test(test_lists),
+        cmocka_unit_test(test_docfile), cmocka_unit_test(test_seeds_of_plans_are_plans),
     };
     return cmocka_run_group_tests_name("corpus", tests, NULL, NULL);
 }
