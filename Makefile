@@ -92,7 +92,7 @@ short: # the tests that need no model
 	$(SUBMAKE) tests
 	@scripts/run-tests $(STRICT:%=--strict) --short --build $(BUILD)
 asan: # the short tests under the address and undefined-behaviour sanitizers
-	$(SUBMAKE) tests BUILD=$(BUILD)/asan OPT="-O1 -g -fno-omit-frame-pointer" \
+	$(SUBMAKE) tests BUILD=$(BUILD)/asan OPT="-O1 -g1 -fno-omit-frame-pointer" \
 	    SAN="-fsanitize=address,undefined -fno-sanitize-recover=all"
 	@scripts/run-tests $(STRICT:%=--strict) --short --build $(BUILD)/asan --jobs 2
 tsan: # the thread pool and the laws of sessions under the thread sanitizer

@@ -9,6 +9,7 @@
 
 #include "backend/attend_cases.h"
 #include "backend/route_impls.h"
+#include "sanitized.h"
 
 static const hdl_impl *const tables[] = {
     hdl_cpu_ref_attend,         hdl_cpu_generic_attend_row, hdl_cpu_generic_attend_rows,
@@ -114,6 +115,7 @@ static void test_cases(void **state)
         for (int64_t k = 1; k < 2 * n_impls; k++) { /* each also with is_invariant */
             const hdl_impl *impl = impls[k % n_impls];
             setup.args.is_invariant = k >= n_impls;
+            if (IS_SANITIZED && (i + k / n_impls) % 2) continue;
             if (impl->why_not && impl->why_not(&setup.args)) continue;
             n_runs[k % n_impls]++;
             outputs got = new_outputs(&setup.args);
@@ -551,6 +553,7 @@ static void test_head_ranges(void **state)
     for (int64_t i = 0; i < HDL_COUNT(attend_cases); i++) {
         const attend_case *c = &attend_cases[i];
         if (c->n_lists > 1 || c->n_mass_lists || c->has_bias || c->n_kv_heads == 1) continue;
+        if (IS_SANITIZED && i % 3) continue;
         attend_setup setup;
         build_case(&setup, c, 55 + (uint64_t)i);
         setup.args.is_invariant = true;
@@ -588,7 +591,7 @@ static void test_head_ranges(void **state)
         free_case(&setup);
     }
     print_message("%lld cases and implementations\n", (long long)n_checked);
-    assert_true(n_checked > 50);
+    assert_true(n_checked > (IS_SANITIZED ? 15 : 50));
 }
 
 /* The tokens of a row cut into 1..8 ranges, their partials merged, are the whole. */
