@@ -61,12 +61,13 @@ static const cli_option search_rows[] = {
 static void print_set(const search *at, const search_set *set, char *text, size_t size)
 {
     size_t n = 0;
+    *text = 0;
     if (set->heads && !set->heads->captured)
         snprintf(text, size, "%d of %d KV heads read everything",
                  set->heads->n_heads - set->heads->n_streaming, set->heads->n_heads);
-    else if (set->heads || set->n == at->n_open)
+    else if (set->heads || (set->is_mapped && set->n == at->n_open))
         snprintf(text, size, "a list for each KV head");
-    if (set->heads || set->n == at->n_open) return;
+    if (*text) return;
     for (int32_t i = 0; i < at->n_layers && n < size; i++)
         if (set->has[i]) n += (size_t)snprintf(text + n, size - n, "%s%d", n ? ", " : "", i);
 }
@@ -195,6 +196,9 @@ static int finish_search(search *at, const search_options *options, search_set *
         if (!code) *set = chosen;
     }
     at->written_top_k = router.top_k;
+    if (set->heads && set->heads->captured && router.top_k > (int64_t)set->heads->n_steps * SEARCH_STEP)
+        cli_note("top_k %" PRId64 " in the mean: no head is given more than the %d tokens of the texts",
+                 router.top_k, set->heads->n_steps * SEARCH_STEP);
     if (!code) code = compare(at, options, sets, n_sets);
     if (!code && (has_budget || options->cost)) code = search_say_cost(at, set, &router, budget);
     return code ? code : write_plan(at, options, set, &router, seconds);

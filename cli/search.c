@@ -103,7 +103,7 @@ char *search_plan_text(const search *at, const search_set *set, const search_rou
                        const char *about)
 {
     const char *end = "\n      ]\n    }\n  ]\n}\n";
-    char head[1024];
+    char head[1024]; /* a name of 64 bytes at most, a text of 512 */
     cli_text text = {0};
     int64_t *top_k = NULL;
     if (set->heads) {
@@ -119,7 +119,6 @@ char *search_plan_text(const search *at, const search_set *set, const search_rou
                      "      \"when\": {\"arch\": \"%s\", \"n_layers\": %d, \"hidden_size\": %d},\n"
                      "      \"decode\": [\n",
                      name, about, at->info.arch, at->info.n_layers, at->info.hidden_size);
-    if (n >= (int)sizeof head) n = (int)sizeof head - 1;
     cli_text_add(&text, head, n);
     if (set->heads)
         add_head_rules(at, router, top_k, &text);

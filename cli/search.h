@@ -83,17 +83,19 @@ int search_dp(search *at, int n_fit, int32_t n_lists, bool is_mapped, search_set
  * stay dense; of the others about n_lists make a list for each KV head, so that the least overlap between a
  * reader's own list and the one it reads is largest, then the sum of the overlaps (eval/reuse.h). */
 int search_hylra(search *at, int n_fit, int32_t n_lists, search_set *set);
-/* search_dp.c: fn sees every open layer's attention mass, one list for all heads or one a KV head, of the first n_rows
- * of the text's last rows, all layers dense. 0, or an exit code. */
-enum { SEARCH_OBSERVED_ROWS = 32 };
-int search_observe(search *at, const search_text *text, bool is_by_head, int64_t n_rows, heddle_tap_fn fn,
-                   void *user);
+/* search_dp.c: fn sees every open layer's attention mass, one list for all heads or one a KV head, of the first
+ * observed of the text's last rows, all layers dense. 0, or an exit code. */
+enum { SEARCH_OBSERVED_ROWS = 32 }; /* at most, and --rows */
+int64_t search_observed_rows(const search *at);
+int search_observe(search *at, const search_text *text, bool is_by_head, heddle_tap_fn fn, void *user);
+int search_descending(const void *a, const void *b); /* of floats, for qsort */
 
 /* search_heads.c */
 enum { SEARCH_STEP = 32 }; /* tokens */
 void search_heads_free(search_heads *heads);
 /* The tokens of each list: router->top_k a head in the mean over all heads, where the set's heads have curves split by
- * what they capture, a fifth of it for every head at least; else 0 for a streaming head, -1 (everything) for another.
+ * what they capture, a fifth of it for every head at least, the length of the texts at most; else 0 for a streaming
+ * head, -1 (everything) for another.
  * top_k [n_heads]. 0, or an exit code. */
 int search_head_top_k(const search_heads *heads, int64_t mean_top_k, int64_t *top_k);
 /* In the manner of Ada-KV (2024), layers compared too: the curves of mass by list length of the texts' last rows, each

@@ -47,7 +47,7 @@ static int32_t n_common(const int32_t *a, const int32_t *b)
     return n;
 }
 
-static int descending(const void *a, const void *b)
+int search_descending(const void *a, const void *b)
 {
     float x = *(const float *)a, y = *(const float *)b;
     return (x < y) - (x > y);
@@ -59,7 +59,7 @@ static double spread_of(observer *at, const heddle_tap_row *row)
     double all = 0, sum = 0;
     int64_t n = 0;
     for (int64_t i = 0; i < row->n_units; i++) all += (double)(at->sorted[i] = row->score[i]);
-    qsort(at->sorted, (size_t)row->n_units, sizeof *at->sorted, descending);
+    qsort(at->sorted, (size_t)row->n_units, sizeof *at->sorted, search_descending);
     while (n < row->n_units && sum < 0.9 * all) sum += (double)at->sorted[n++];
     return (double)n / (double)row->n_units;
 }
@@ -106,8 +106,12 @@ static double served(const observer *at, int32_t from, int32_t to, int16_t *map)
     return sum;
 }
 
-int search_observe(search *at, const search_text *text, bool is_by_head, int64_t n_rows, heddle_tap_fn fn,
-                   void *user)
+int64_t search_observed_rows(const search *at)
+{
+    return at->n_rows < SEARCH_OBSERVED_ROWS ? at->n_rows : SEARCH_OBSERVED_ROWS;
+}
+
+int search_observe(search *at, const search_text *text, bool is_by_head, heddle_tap_fn fn, void *user)
 {
     char json[512];
     heddle_plan *plan;
@@ -123,7 +127,8 @@ int search_observe(search *at, const search_text *text, bool is_by_head, int64_t
     status = heddle_session_fork_as(&fork, text->session, plan, 1);
     if (!status) {
         heddle_session_set_tap(fork, fn, user);
-        status = heddle_session_extend(fork, text->ids + text->n_ids - at->n_rows, n_rows, NULL, NULL);
+        status = heddle_session_extend(fork, text->ids + text->n_ids - at->n_rows, search_observed_rows(at),
+                                       NULL, NULL);
     }
     heddle_session_free(fork);
     heddle_plan_free(plan);
@@ -133,10 +138,10 @@ int search_observe(search *at, const search_text *text, bool is_by_head, int64_t
 static int observe_text(search *at, const search_text *text, observer *into)
 {
     into->first_position = text->n_ids - at->n_rows;
-    into->n_rows = at->n_rows < SEARCH_OBSERVED_ROWS ? at->n_rows : SEARCH_OBSERVED_ROWS;
+    into->n_rows = search_observed_rows(at);
     memset(into->ids, 0,
            (size_t)(into->n_rows * into->n_layers * into->n_lists * (into->max_ids + 1)) * sizeof *into->ids);
-    return search_observe(at, text, into->n_lists > 1, into->n_rows, observe, into);
+    return search_observe(at, text, into->n_lists > 1, observe, into);
 }
 
 /* The best n_lists anchors among the open layers, the first open one forced. */

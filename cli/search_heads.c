@@ -1,6 +1,4 @@
 /* search_heads.c - budgets for single KV heads: by captured mass, or which heads need more than a window. */
-#include <inttypes.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -75,12 +73,6 @@ typedef struct curves { /* of the tap */
     float *sorted;                         /* [max_tokens] */
 } curves;
 
-static int descending(const void *a, const void *b)
-{
-    float x = *(const float *)a, y = *(const float *)b;
-    return (x < y) - (x > y);
-}
-
 /* Adds a row's curve: the mass of sinks and window, then of that and of the best 32, 64, ... of the others. */
 static void add_curve(const heddle_tap_row *row, void *user)
 {
@@ -100,7 +92,7 @@ static void add_curve(const heddle_tap_row *row, void *user)
             into->sorted[n++] = row->score[i];
         else
             mass += (double)row->score[i];
-    qsort(into->sorted, (size_t)n, sizeof *into->sorted, descending);
+    qsort(into->sorted, (size_t)n, sizeof *into->sorted, search_descending);
     for (int64_t s = 0, i = 0; s <= heads->n_steps; s++) {
         curve[s] += mass;
         for (; i < n && i < (s + 1) * SEARCH_STEP; i++) mass += (double)into->sorted[i];
@@ -110,7 +102,7 @@ static void add_curve(const heddle_tap_row *row, void *user)
 static int add_curves(search *at, int n_fit, search_heads *heads)
 {
     curves into = {.at = at, .heads = heads};
-    int64_t max_tokens = 1, n_rows = at->n_rows < SEARCH_OBSERVED_ROWS ? at->n_rows : SEARCH_OBSERVED_ROWS;
+    int64_t max_tokens = 1;
     for (int32_t i = 0, n = 0; i < at->n_layers; i++) {
         into.first_head[i] = at->is_open[i] ? n : -1;
         n += at->is_open[i] ? at->info.n_kv_heads : 0;
@@ -123,8 +115,7 @@ static int add_curves(search *at, int n_fit, search_heads *heads)
     int code = heads->captured && into.sorted
                    ? 0
                    : cli_refuse("plan search: no memory for the curves of %d heads", heads->n_heads);
-    for (int i = 0; i < n_fit && !code; i++)
-        code = search_observe(at, &at->texts[i], true, n_rows, add_curve, &into);
+    for (int i = 0; i < n_fit && !code; i++) code = search_observe(at, &at->texts[i], true, add_curve, &into);
     free(into.sorted);
     return code;
 }

@@ -8,7 +8,7 @@
 #include <math.h>
 #include <stdio.h>
 
-#include "engine/engine_int.h"
+#include "engine/tiny_engine.h"
 
 enum { N_IDS = 300, CONTEXT = 320, KV_HEADS = 2 };
 #define KEYS8           "\"score\": \"key_i8\", \"lists\": \"kv_head\", \"sinks\": 2, \"window\": 4"
@@ -19,18 +19,6 @@ enum { N_IDS = 300, CONTEXT = 320, KV_HEADS = 2 };
 
 static int32_t ids[N_IDS];
 static float dense[N_IDS], sparse[N_IDS], other[N_IDS];
-
-static heddle_engine *open_tiny(void)
-{
-    char path[512];
-    heddle_engine *engine;
-    heddle_engine_options options;
-    heddle_engine_options_default(&options);
-    options.n_threads = 2;
-    snprintf(path, sizeof path, "%s/golden/tiny/llama", HDL_TEST_DATA);
-    if (heddle_engine_open(&engine, path, &options)) fail_msg("%s", heddle_last_error());
-    return engine;
-}
 
 /* Layer 0 is dense, layer 1 makes lists by the members given and the others read them. */
 static heddle_session *session_of(heddle_engine *engine, const char *op, const char *members,
@@ -63,13 +51,6 @@ static void score(heddle_engine *engine, const char *members, float *nll)
     heddle_session *session = session_of(engine, "token_list", members, 64);
     if (heddle_session_score(session, ids, N_IDS, 0, nll, NULL, NULL)) fail_msg("%s", heddle_last_error());
     heddle_session_free(session);
-}
-
-static double max_abs(const float *a, const float *b, int64_t n)
-{
-    double worst = 0;
-    for (int64_t i = 0; i < n; i++) worst = HDL_MAX(worst, fabs((double)a[i] - b[i]));
-    return worst;
 }
 
 /* Lists of layer 1 as the tap heard them. */
@@ -124,7 +105,7 @@ static void check_lists(heddle_engine *engine, const char *op, const char *mixed
 static void test_each_head_has_its_router_s_list(void **state)
 {
     (void)state;
-    heddle_engine *engine = open_tiny();
+    heddle_engine *engine = tiny_engine("llama", 2);
     check_lists(engine, "token_list",
                 "\"router\": {" KEYS8 ", \"top_k\": 40}" HEAD("1", KEYS4 ", \"top_k\": 16"),
                 "\"router\": {" KEYS8 ", \"top_k\": 40}", "\"router\": {" KEYS4 ", \"top_k\": 16}");
@@ -139,7 +120,7 @@ static void test_each_head_has_its_router_s_list(void **state)
 static void test_two_budgets_are_head_top_k(void **state)
 {
     (void)state;
-    heddle_engine *engine = open_tiny();
+    heddle_engine *engine = tiny_engine("llama", 2);
     score(engine, "\"router\": {" KEYS8 ", \"head_top_k\": [40, 8]}", sparse);
     score(engine, "\"router\": {" KEYS8 ", \"top_k\": 40}" HEAD("1", KEYS8 ", \"top_k\": 8"), other);
     assert_memory_equal(sparse + 1, other + 1, (N_IDS - 1) * sizeof *sparse);
@@ -154,7 +135,7 @@ static void test_two_budgets_are_head_top_k(void **state)
 static void test_everything_is_dense_and_one_less_is_not(void **state)
 {
     (void)state;
-    heddle_engine *engine = open_tiny();
+    heddle_engine *engine = tiny_engine("llama", 2);
     heddle_session *session = session_of(engine, "dense", "\"router\": {\"top_k\": 300}", 64);
     if (heddle_session_score(session, ids, N_IDS, 0, dense, NULL, NULL)) fail_msg("%s", heddle_last_error());
     heddle_session_free(session);
@@ -177,7 +158,7 @@ static void test_chunks_forks_and_truncation(void **state)
 {
     (void)state;
     const char *members = "\"router\": {" KEYS8 ", \"top_k\": 24}" HEAD("1", KEYS4 ", \"top_k\": 12");
-    heddle_engine *engine = open_tiny();
+    heddle_engine *engine = tiny_engine("llama", 2);
     score(engine, members, sparse);
     static const int32_t chunks[] = {1, 7, 300};
     for (int i = 0; i < 3; i++) {
@@ -198,7 +179,7 @@ static void test_chunks_forks_and_truncation(void **state)
 static void test_the_share_is_counted_by_head(void **state)
 {
     (void)state;
-    heddle_engine *engine = open_tiny();
+    heddle_engine *engine = tiny_engine("llama", 2);
     const char *json =
         "{\"heddle_plan\": 1, \"name\": \"t\", \"variants\": [{\"decode\": [{\"layers\": \"all\", \"operator\": "
         "\"token_list\", \"router\": {" FORCED

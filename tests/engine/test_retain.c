@@ -10,7 +10,7 @@
 #include <stdio.h>
 
 #include "base/mem.h"
-#include "engine/engine_int.h"
+#include "engine/tiny_engine.h"
 #include "heddle.h"
 #include "tiny_model.h"
 
@@ -33,18 +33,6 @@ static const char *const plans[] = {
     RETAIN(WINDOW), RETAIN(SUM), RETAIN("\"score\": \"random\", \"keep\": 48, \"every\": 5, \"seed\": 3"),
     RETAIN("\"score\": \"none\", \"keep\": 48, \"sinks\": 4, \"window\": 44, \"every\": 9")};
 enum { N_PLANS = 4 };
-
-static heddle_engine *open_tiny(const char *name)
-{
-    char model[600];
-    heddle_engine *engine;
-    heddle_engine_options options;
-    heddle_engine_options_default(&options);
-    options.n_threads = 2;
-    snprintf(model, sizeof model, "%s/golden/tiny/%s", HDL_TEST_DATA, name);
-    if (heddle_engine_open(&engine, model, &options)) fail_msg("%s", heddle_last_error());
-    return engine;
-}
 
 static heddle_session_options options_of(int32_t chunk_rows)
 {
@@ -195,7 +183,7 @@ static void run_golden(heddle_engine *engine, const char *name, const char *plan
 static void test_lists_and_logits_of_the_oracle(void **state)
 {
     (void)state;
-    heddle_engine *engine = open_tiny("llama");
+    heddle_engine *engine = tiny_engine("llama", 2);
     run_golden(engine, "snapkv",
                RETAIN("\"score\": \"mass_window\", \"keep\": 24, \"observe\": 8, \"window\": 8, \"pool\": 7"),
                4);
@@ -214,7 +202,7 @@ static void test_lists_and_logits_of_the_oracle(void **state)
 static void test_pages_are_really_freed(void **state)
 {
     (void)state;
-    heddle_engine *engine = open_tiny("llama");
+    heddle_engine *engine = tiny_engine("llama", 2);
     heddle_session_options options = options_of(64);
     for (int p = 0; p < N_PLANS; p++) {
         heddle_session *session = new_session(engine, plans[p], &options);
@@ -244,7 +232,7 @@ static void test_share_read(void **state)
 {
     (void)state;
     static const double expected[] = {0.49, 1.16}; /* 49 of 100 rows; 2 * 58 */
-    heddle_engine *engine = open_tiny("llama");
+    heddle_engine *engine = tiny_engine("llama", 2);
     heddle_session_options options = options_of(64);
     for (int p = 0; p < 2; p++) {
         heddle_plan *plan;
@@ -269,7 +257,7 @@ static void test_share_read(void **state)
 static void test_forks_do_not_see_each_others_evictions(void **state)
 {
     (void)state;
-    heddle_engine *engine = open_tiny("llama");
+    heddle_engine *engine = tiny_engine("llama", 2);
     heddle_session_options options = options_of(64);
     heddle_plan *plan;
     for (int p = 0; p < N_PLANS; p++) {
@@ -313,7 +301,7 @@ static void test_keeping_everything_equals_dense(void **state)
         RETAIN("\"score\": \"mass_sum\", \"keep\": 600, \"window\": 8, \"every\": 1")};
     static const char *const models[] = {"llama", "qwen3", "gemma3"};
     for (int m = 0; m < 3; m++) {
-        heddle_engine *engine = open_tiny(models[m]);
+        heddle_engine *engine = tiny_engine(models[m], 2);
         heddle_session_options options = options_of(64);
         for (int p = 0; p < 2; p++) {
             heddle_session *a = new_session(engine, NULL, &options),
@@ -338,7 +326,7 @@ static void test_chunks_and_layouts_do_not_change_a_bit(void **state)
     static const char *const types[] = {"f32", "f16", "bf16", "i8"};
     static const char *const models[] = {"llama", "gemma3"};
     for (int m = 0; m < 2; m++) {
-        heddle_engine *engine = open_tiny(models[m]);
+        heddle_engine *engine = tiny_engine(models[m], 2);
         for (int p = 0; p < N_PLANS; p++)
             for (int t = 0; t < 4; t++) {
                 heddle_session *first = NULL;
@@ -367,7 +355,7 @@ static void test_chunks_and_layouts_do_not_change_a_bit(void **state)
 static void test_going_back(void **state)
 {
     (void)state;
-    heddle_engine *engine = open_tiny("llama");
+    heddle_engine *engine = tiny_engine("llama", 2);
     heddle_session_options options = options_of(64);
     for (int p = 0; p < 2; p++) {
         heddle_session *a = new_session(engine, plans[p], &options),
@@ -402,7 +390,7 @@ static void test_going_back(void **state)
 static void test_files_keep_what_was_evicted(void **state)
 {
     (void)state;
-    heddle_engine *engine = open_tiny("llama");
+    heddle_engine *engine = tiny_engine("llama", 2);
     for (int p = 0; p < N_PLANS; p++) {
         heddle_session_options options = options_of(64);
         heddle_session *a = new_session(engine, plans[p], &options),
@@ -429,7 +417,7 @@ static void test_files_keep_what_was_evicted(void **state)
 static void test_a_batch_equals_each_alone(void **state)
 {
     (void)state;
-    heddle_engine *engine = open_tiny("llama");
+    heddle_engine *engine = tiny_engine("llama", 2);
     for (int p = 0; p < N_PLANS; p++) {
         heddle_session_options options = options_of(512);
         heddle_plan *plan;
@@ -484,7 +472,7 @@ static void test_summaries_of_retained_rows(void **state)
         "}, \"decode\": [{\"layers\": "
         "\"all\", \"operator\": \"block_list\", \"router\": {\"score\": \"block_mean\", \"block\": 8, \"top_k\": 16, "
         "\"window\": 4}}]}]}";
-    heddle_engine *engine = open_tiny("llama");
+    heddle_engine *engine = tiny_engine("llama", 2);
     heddle_session_options options = options_of(64);
     heddle_session *session = new_session(engine, json, &options);
     extend(session, ids, 200);
@@ -517,7 +505,7 @@ static void test_summaries_of_retained_rows(void **state)
 static void test_decode_allocates_nothing(void **state)
 {
     (void)state;
-    heddle_engine *engine = open_tiny("llama");
+    heddle_engine *engine = tiny_engine("llama", 2);
     for (int p = 0; p < N_PLANS; p++) {
         heddle_session_options options = options_of(64);
         heddle_session *session = new_session(engine, plans[p], &options);
@@ -587,7 +575,7 @@ static void assert_not_made(heddle_engine *engine, const char *json, const heddl
 static void test_what_eviction_does_not_go_with(void **state)
 {
     (void)state;
-    heddle_engine *engine = open_tiny("llama");
+    heddle_engine *engine = tiny_engine("llama", 2);
     heddle_session_options options = options_of(64);
     assert_not_made(
         engine,
@@ -629,7 +617,7 @@ static heddle_status whole_life(heddle_engine *engine)
 static void test_every_allocation_may_fail(void **state)
 {
     (void)state;
-    heddle_engine *engine = open_tiny("llama");
+    heddle_engine *engine = tiny_engine("llama", 2);
     int64_t live = hdl_mem_live_bytes(), n_refused = 0;
     for (int64_t n = 1; n <= 120; n++) { /* a failure in a text that only explains is passed over */
         hdl_mem_fail_at(n);

@@ -9,7 +9,7 @@
 #include <math.h>
 #include <stdio.h>
 
-#include "engine/engine_int.h"
+#include "engine/tiny_engine.h"
 
 enum { N_IDS = 300, N_VOCAB = 300, CONTEXT = 320 };
 static int32_t ids[N_IDS];
@@ -85,18 +85,6 @@ static const router_case routers[] = {
      0},
 };
 
-static heddle_engine *open_tiny(void)
-{
-    char path[512];
-    heddle_engine *engine;
-    heddle_engine_options options;
-    heddle_engine_options_default(&options);
-    options.n_threads = 2;
-    snprintf(path, sizeof path, "%s/golden/tiny/llama", HDL_TEST_DATA);
-    if (heddle_engine_open(&engine, path, &options)) fail_msg("%s", heddle_last_error());
-    return engine;
-}
-
 static heddle_plan *plan_with(const router_case *at, int top_k, const char *of_readers)
 {
     char json[2048], router[1024], number[16], complement[128];
@@ -147,19 +135,12 @@ static void nll_of(heddle_session *session, float *nll)
     if (heddle_session_score(session, ids, N_IDS, 0, nll, NULL, NULL)) fail_msg("%s", heddle_last_error());
 }
 
-static double max_abs(const float *a, const float *b, int64_t n)
-{
-    double worst = 0;
-    for (int64_t i = 0; i < n; i++) worst = HDL_MAX(worst, fabs((double)a[i] - b[i]));
-    return worst;
-}
-
 static float dense[N_IDS], sparse[N_IDS], other[N_IDS];
 
 static void test_k_at_least_n_equals_dense(void **state)
 {
     (void)state;
-    heddle_engine *engine = open_tiny();
+    heddle_engine *engine = tiny_engine("llama", 2);
     heddle_session *session = new_session(engine, NULL, 64);
     nll_of(session, dense);
     heddle_session_free(session);
@@ -181,7 +162,7 @@ static void test_k_at_least_n_equals_dense(void **state)
 static void test_chunks_equal_single_steps(void **state)
 {
     (void)state;
-    heddle_engine *engine = open_tiny();
+    heddle_engine *engine = tiny_engine("llama", 2);
     for (size_t i = 0; i < sizeof routers / sizeof *routers; i++) {
         heddle_plan *plan = plan_of(&routers[i], 48);
         const int32_t chunks[] = {1, 7, 64};
@@ -222,7 +203,7 @@ static void test_tiles_of_rows_share_lists(void **state)
         {"blocks of keys, summed", "block_list",
          "\"score\": \"key_i8\", \"block\": 16, \"window\": 16, \"tile_by\": \"sum\"", 0},
     };
-    heddle_engine *engine = open_tiny();
+    heddle_engine *engine = tiny_engine("llama", 2);
     heddle_session *session = new_session(engine, NULL, 64);
     nll_of(session, dense);
     heddle_session_free(session);
@@ -267,7 +248,7 @@ static void test_tiles_of_rows_share_lists(void **state)
 static void test_truncation_and_forks_keep_summaries(void **state)
 {
     (void)state;
-    heddle_engine *engine = open_tiny();
+    heddle_engine *engine = tiny_engine("llama", 2);
     for (size_t i = 0; i < sizeof routers / sizeof *routers; i++) {
         heddle_plan *plan = plan_of(&routers[i], 48);
         heddle_session *fresh = new_session(engine, plan, 64), *cut = new_session(engine, plan, 64), *fork;
@@ -293,7 +274,7 @@ static void test_truncation_and_forks_keep_summaries(void **state)
 static void test_a_fork_goes_on_under_a_kept_plan(void **state)
 {
     (void)state;
-    heddle_engine *engine = open_tiny();
+    heddle_engine *engine = tiny_engine("llama", 2);
     heddle_plan *plan = plan_of(&routers[5], 48);
     const heddle_plan *kept[] = {plan};
     heddle_session_options options;
@@ -321,7 +302,7 @@ static void test_a_fork_goes_on_under_a_kept_plan(void **state)
 static void test_steps_out_of_order_are_refused(void **state)
 {
     (void)state;
-    heddle_engine *engine = open_tiny();
+    heddle_engine *engine = tiny_engine("llama", 2);
     heddle_plan *plan = plan_of(&routers[9], 48);
     heddle_session *session = new_session(engine, plan, 64);
     hdl_schedule *schedule = session->runner->schedule;
@@ -397,7 +378,7 @@ static void check_waits(const hdl_schedule *schedule)
 static void test_two_queues_give_the_same_bits(void **state)
 {
     (void)state;
-    heddle_engine *engine = open_tiny();
+    heddle_engine *engine = tiny_engine("llama", 2);
     for (size_t i = 9; i < 12; i++) {
         heddle_plan *plan = plan_of(&routers[i], 48);
         for (int order = 0; order < 4; order++) {
@@ -421,7 +402,7 @@ static void test_two_queues_give_the_same_bits(void **state)
 static void test_a_list_that_was_made_over_is_refused(void **state)
 {
     (void)state;
-    heddle_engine *engine = open_tiny();
+    heddle_engine *engine = tiny_engine("llama", 2);
     heddle_plan *plan = NULL;
     const char json[] = "{\"heddle_plan\": 1, \"name\": \"t\", \"variants\": [{\"decode\": [{\"layers\": "
                         "\"all\", \"operator\": \"token_list\", \"router\": {\"score\": \"key_i8\", "
@@ -452,7 +433,7 @@ static void test_a_list_that_was_made_over_is_refused(void **state)
 /* A list that was kept while it held everything grows until the next refresh: into its own room. */
 static void check_kept_lists(const char *router)
 {
-    heddle_engine *engine = open_tiny();
+    heddle_engine *engine = tiny_engine("llama", 2);
     const router_case kept = {.name = "kept", .op = "token_list", .router = router};
     heddle_plan *plan = plan_of(&kept, 4);
     heddle_session_options options;
@@ -510,7 +491,7 @@ static void listen(const heddle_tap_row *row, void *user)
 static void test_a_tap_hears_every_list(void **state)
 {
     (void)state;
-    heddle_engine *engine = open_tiny();
+    heddle_engine *engine = tiny_engine("llama", 2);
     const router_case mass = {"mass", "token_list", "\"score\": \"attention_mass\", \"window\": 4", 0};
     heddle_plan *plan = plan_of(&mass, 48);
     heddle_session *session = new_session(engine, plan, 64);
@@ -570,7 +551,7 @@ static void check_boundary(const heddle_tap_row *row, void *user)
 static void test_one_unit_too_many_drops_the_least(void **state)
 {
     (void)state;
-    heddle_engine *engine = open_tiny();
+    heddle_engine *engine = tiny_engine("llama", 2);
     for (size_t i = 0; i < sizeof routers / sizeof *routers; i++) {
         const router_case *at = &routers[i];
         bool has_pool = strstr(at->router, "candidates");
@@ -611,7 +592,7 @@ static void test_one_token_too_many_of_a_tile_drops_the_least(void **state)
     static const router_case summed = {
         "4-bit keys, summed", "token_list",
         "\"score\": \"key_i4\", \"sinks\": 2, \"window\": 5, \"tile\": 4, \"tile_by\": \"sum\"", 0};
-    heddle_engine *engine = open_tiny();
+    heddle_engine *engine = tiny_engine("llama", 2);
     int64_t n_first = 0;
     for (int top_k = 96; top_k < 100; top_k++) {
         boundary b = {.at = &summed, .block = 1, .sinks = 2, .window = 5, .top_k = top_k, .tile = 4};
@@ -656,7 +637,7 @@ static void test_stopped_lists(void **state)
         {"tokens of tiles", "token_list", "\"score\": \"key_i8\", \"window\": 4, \"sinks\": 2, \"tile\": 32",
          0},
     };
-    heddle_engine *engine = open_tiny();
+    heddle_engine *engine = tiny_engine("llama", 2);
     heddle_session *session = new_session(engine, NULL, 64);
     nll_of(session, dense);
     heddle_session_free(session);
@@ -708,7 +689,7 @@ static void test_a_union_reads_what_any_head_chose(void **state)
         "\"score\": \"key_i8\", \"sinks\": 2, \"window\": 4", "\"score\": \"attention_mass\", \"window\": 1",
         "\"score\": \"key_i4\", \"select\": \"top_p\", \"p\": 0.3, \"window\": 1"};
     static marked_units heads, united;
-    heddle_engine *engine = open_tiny();
+    heddle_engine *engine = tiny_engine("llama", 2);
     for (int i = 0; i < 3; i++)
         for (int is_united = 0; is_united < 2; is_united++) {
             char router[256];
@@ -738,7 +719,7 @@ static void test_a_union_reads_what_any_head_chose(void **state)
 static void test_distances_of_a_tile(void **state)
 {
     (void)state;
-    heddle_engine *engine = open_tiny();
+    heddle_engine *engine = tiny_engine("llama", 2);
     heddle_session *session = new_session(engine, NULL, 64);
     nll_of(session, dense);
     heddle_session_free(session);
@@ -787,7 +768,7 @@ static void test_distances_of_a_tile(void **state)
 static void test_a_threshold_reads_from_everything_to_nothing(void **state)
 {
     (void)state;
-    heddle_engine *engine = open_tiny();
+    heddle_engine *engine = tiny_engine("llama", 2);
     heddle_session *session = new_session(engine, NULL, 64);
     nll_of(session, dense);
     heddle_session_free(session);
@@ -829,7 +810,7 @@ static void count_ids(const heddle_tap_row *row, void *user)
 static void test_lists_are_counted_as_they_are_made(void **state)
 {
     (void)state;
-    heddle_engine *engine = open_tiny();
+    heddle_engine *engine = tiny_engine("llama", 2);
     static const router_case counted[] = {
         {"top_k", "token_list", "\"score\": \"attention_mass\", \"sinks\": 2, \"window\": 4", 0},
         {"threshold", "token_list",
@@ -915,7 +896,7 @@ static void score_budgets(heddle_engine *engine, const budget_case *at, float *n
 static void test_budgets_of_heads(void **state)
 {
     (void)state;
-    heddle_engine *engine = open_tiny();
+    heddle_engine *engine = tiny_engine("llama", 2);
     heddle_session *session = new_session(engine, NULL, 64);
     nll_of(session, dense);
     heddle_session_free(session);
@@ -964,7 +945,7 @@ static void test_guesses_change_nothing(void **state)
         "{\"heddle_plan\": 1, \"name\": \"t\", \"variants\": [{\"prefill\": [{\"layers\": \"all\", \"operator\": \"token_list\", "
         "\"router\": {\"score\": \"none\", \"window\": 16}}], \"decode\": [{\"layers\": \"all\", \"operator\": \"token_list\", "
         "\"router\": {\"score\": \"key_i8\", \"top_k\": 64, \"sinks\": 2, \"window\": 4, \"lists\": \"kv_head\"}}]}]}";
-    heddle_engine *engine = open_tiny();
+    heddle_engine *engine = tiny_engine("llama", 2);
     heddle_plan *plan;
     heddle_session *session, *many, *steps;
     heddle_session_options options;

@@ -10,23 +10,11 @@
 #include <stdio.h>
 
 #include "base/mem.h"
-#include "engine/engine_int.h"
+#include "engine/tiny_engine.h"
 #include "heddle.h"
 
 enum { N_IDS = 400, N_VOCAB = 300, CONTEXT = 512 };
 static int32_t ids[N_IDS];
-
-static heddle_engine *open_tiny(const char *folder, int32_t n_threads)
-{
-    char path[512];
-    heddle_engine *engine;
-    heddle_engine_options options;
-    heddle_engine_options_default(&options);
-    options.n_threads = n_threads;
-    snprintf(path, sizeof path, "%s/golden/tiny/%s", HDL_TEST_DATA, folder);
-    if (heddle_engine_open(&engine, path, &options)) fail_msg("%s", heddle_last_error());
-    return engine;
-}
 
 static heddle_session_options options_of(int32_t chunk_rows, int is_invariant)
 {
@@ -76,16 +64,6 @@ static void logits_of(heddle_session *session, int64_t n_single, float *out /* [
     }
 }
 
-static double max_abs(const float *a, const float *b, int64_t n)
-{
-    double worst = 0;
-    for (int64_t i = 0; i < n; i++) {
-        double d = fabs((double)a[i] - b[i]);
-        worst = !(d <= worst) ? d : worst;
-    }
-    return worst;
-}
-
 static const char *const models[] = {"llama", "qwen3", "gemma3"};
 static const int32_t chunk_sizes[] = {512, 1, 2, 7, 64};
 static float first[9][N_VOCAB], other[9][N_VOCAB];
@@ -95,7 +73,7 @@ static void test_chunks_and_threads_do_not_change_a_bit(void **state)
     (void)state;
     for (size_t m = 0; m < 3; m++)
         for (int32_t n_threads = 1; n_threads <= 3; n_threads++) {
-            heddle_engine *engine = open_tiny(models[m], n_threads);
+            heddle_engine *engine = tiny_engine(models[m], n_threads);
             for (size_t c = 0; c < sizeof chunk_sizes / sizeof *chunk_sizes; c++) {
                 heddle_session_options options = options_of(chunk_sizes[c], 1);
                 heddle_session *session = new_session(engine, NULL, &options);
@@ -114,7 +92,7 @@ static void test_fast_mode_is_close_to_invariant_mode(void **state)
 {
     (void)state;
     for (size_t m = 0; m < 3; m++) {
-        heddle_engine *engine = open_tiny(models[m], 2);
+        heddle_engine *engine = tiny_engine(models[m], 2);
         heddle_session_options invariant = options_of(512, 1), fast = options_of(64, 0);
         heddle_session *a = new_session(engine, NULL, &invariant), *b = new_session(engine, NULL, &fast);
         logits_of(a, 8, first[0]);
@@ -132,7 +110,7 @@ static void test_a_mixed_batch_equals_each_alone(void **state)
 {
     (void)state;
     for (size_t m = 0; m < 3; m++) {
-        heddle_engine *engine = open_tiny(models[m], 2);
+        heddle_engine *engine = tiny_engine(models[m], 2);
         heddle_session_options options = options_of(512, 1);
         heddle_batch *batch;
         assert_int_equal(heddle_batch_new(&batch, engine, NULL, &options, 4, 512), HEDDLE_OK);
@@ -166,7 +144,7 @@ static void test_fork_and_truncate(void **state)
 {
     (void)state;
     for (size_t m = 0; m < 3; m++) {
-        heddle_engine *engine = open_tiny(models[m], 1);
+        heddle_engine *engine = tiny_engine(models[m], 1);
         heddle_session_options options = options_of(64, 1);
         heddle_session *session = new_session(engine, NULL, &options), *fork, *fresh;
         int64_t kept;
@@ -210,7 +188,7 @@ static void test_fork_as_another_plan(void **state)
     (void)state;
     static const char *const plans[] = {ANCHOR("0", "\"top_k\": 16, \"sinks\": 2, \"window\": 8"), NULL,
                                         ANCHOR("0", "\"top_k\": 16, \"window\": 4, \"refresh\": 3")};
-    heddle_engine *engine = open_tiny("llama", 1);
+    heddle_engine *engine = tiny_engine("llama", 1);
     heddle_session_options options = options_of(64, 1);
     heddle_session *dense = new_session(engine, NULL, &options), *as[3], *own, *fork;
     extend(dense, ids, 300);
@@ -252,7 +230,7 @@ static void test_fork_as_governs_what_comes_after(void **state)
     static float nll[2][20];
     heddle_plan *plan = plan_of(ANCHOR("0", "\"top_k\": 8, \"window\": 4"));
     for (size_t m = 0; m < 2; m++) {
-        heddle_engine *engine = open_tiny(models[m], 2);
+        heddle_engine *engine = tiny_engine(models[m], 2);
         heddle_session_options options = options_of(64, 1);
         heddle_session *dense = new_session(engine, NULL, &options), *many, *one;
         extend(dense, ids, 300);
@@ -293,7 +271,7 @@ static void test_k_at_least_n_equals_dense(void **state)
         ANCHOR("0", "\"top_k\": 512, \"sinks\": 4, \"window\": 8")};
     for (size_t m = 0; m < 2; m++)
         for (int is_invariant = 0; is_invariant < 2; is_invariant++) {
-            heddle_engine *engine = open_tiny(models[m], 2);
+            heddle_engine *engine = tiny_engine(models[m], 2);
             score_under(engine, NULL, is_invariant, dense);
             for (size_t p = 0; p < sizeof plans / sizeof *plans; p++) {
                 score_under(engine, plans[p], is_invariant, sparse);
@@ -310,7 +288,7 @@ static void test_a_small_k_changes_the_result(void **state)
 {
     (void)state;
     static float dense[N_IDS], sparse[N_IDS];
-    heddle_engine *engine = open_tiny("llama", 2);
+    heddle_engine *engine = tiny_engine("llama", 2);
     score_under(engine, NULL, 1, dense);
     score_under(engine, ANCHOR("0", "\"top_k\": 4, \"sinks\": 1, \"window\": 4"), 1, sparse);
     assert_true(max_abs(dense + 1, sparse + 1, 8) ==
@@ -328,7 +306,7 @@ static void test_chunks_under_a_plan_equal_single_steps(void **state)
         ANCHOR("0", "\"top_k\": 16, \"sinks\": 2, \"window\": 8"),
         ORACLE("\"top_k\": 16, \"lists\": \"kv_head\", \"window\": 1"),
         ORACLE("\"score\": \"random\", \"top_k\": 30, \"seed\": 5, \"window\": 4")};
-    heddle_engine *engine = open_tiny("llama", 2);
+    heddle_engine *engine = tiny_engine("llama", 2);
     for (size_t p = 0; p < 3; p++) {
         heddle_plan *plan = plan_of(plans[p]);
         score_under(engine, plans[p], 1, chunked);
@@ -354,7 +332,7 @@ static void test_head_maps(void **state)
 {
     (void)state;
     static float own[N_IDS], identity[N_IDS], swapped[N_IDS];
-    heddle_engine *engine = open_tiny("llama", 2);
+    heddle_engine *engine = tiny_engine("llama", 2);
     score_under(engine, MAPPED(""), 1, own);
     score_under(engine, MAPPED(", \"head_map\": [0, 1]"), 1, identity);
     score_under(engine, MAPPED(", \"head_map\": [1, 0]"), 1, swapped);
@@ -371,7 +349,7 @@ static void test_page_sizes_layouts_and_types(void **state)
     static const double allowed[] = {0, 2e-2, 2e-1, 3e-1}; /* of a logit; measured: 9e-3, 9e-2, 2e-1 */
     static float base[9][N_VOCAB];
     for (size_t m = 0; m < 3; m++) {
-        heddle_engine *engine = open_tiny(models[m], 2);
+        heddle_engine *engine = tiny_engine(models[m], 2);
         for (int t = 0; t < 4; t++)
             for (int l = 0; l < 2; l++)
                 for (int32_t shift = 4; shift <= 20; shift += 8) {
@@ -400,7 +378,7 @@ static void test_page_sizes_layouts_and_types(void **state)
 static void test_layers_that_share_kv(void **state)
 {
     (void)state;
-    heddle_engine *engine = open_tiny("llama", 2);
+    heddle_engine *engine = tiny_engine("llama", 2);
     heddle_session_options options = options_of(64, 1), single = options_of(1, 1);
     heddle_session *own = new_session(engine, NULL, &options);
     heddle_stats own_stats = {.struct_size = sizeof own_stats}, shared_stats = own_stats;
@@ -426,7 +404,7 @@ static void test_refresh(void **state)
 {
     (void)state;
     static float every[N_IDS], fourth[N_IDS], dense[N_IDS], all[N_IDS];
-    heddle_engine *engine = open_tiny("llama", 1);
+    heddle_engine *engine = tiny_engine("llama", 1);
     score_under(engine, ANCHOR("0", "\"top_k\": 16, \"window\": 8, \"refresh\": 1"), 1, every);
     score_under(engine, ANCHOR("0", "\"top_k\": 16, \"window\": 8, \"refresh\": 4"), 1, fourth);
     assert_true(max_abs(every + 40, fourth + 40, N_IDS - 40) > 1e-6); /* it is in force */
@@ -441,7 +419,7 @@ static void test_decode_allocates_nothing(void **state)
     (void)state;
     static const char *const plans[] = {
         NULL, ANCHOR("0", "\"top_k\": 16, \"sinks\": 2, \"window\": 8, \"refresh\": 3")};
-    heddle_engine *engine = open_tiny("llama", 2);
+    heddle_engine *engine = tiny_engine("llama", 2);
     for (size_t p = 0; p < 2; p++) {
         heddle_plan *plan = plans[p] ? plan_of(plans[p]) : NULL;
         heddle_session_options options = options_of(64, 0);
@@ -511,7 +489,7 @@ static void test_a_cancelled_read_leaves_no_stale_logits(void **state)
 {
     (void)state;
     int64_t kept;
-    heddle_engine *engine = open_tiny("llama", 1);
+    heddle_engine *engine = tiny_engine("llama", 1);
     heddle_session_options options = options_of(64, 1);
     heddle_session *session = new_session(engine, NULL, &options),
                    *fresh = new_session(engine, NULL, &options);
@@ -532,7 +510,7 @@ static void test_a_cancelled_read_leaves_no_stale_logits(void **state)
 static void test_a_failed_step_changes_no_session(void **state)
 {
     (void)state;
-    heddle_engine *engine = open_tiny("llama", 1);
+    heddle_engine *engine = tiny_engine("llama", 1);
     heddle_session_options options = options_of(64, 1), small = options;
     small.context_tokens = 30;
     heddle_batch *batch;
@@ -566,7 +544,7 @@ static void test_a_failed_step_changes_no_session(void **state)
 static void test_a_batch_refuses_sessions_of_other_options(void **state)
 {
     (void)state;
-    heddle_engine *engine = open_tiny("llama", 1);
+    heddle_engine *engine = tiny_engine("llama", 1);
     heddle_plan *plan = plan_of(ANCHOR("0", "\"top_k\": 100, \"window\": 16, \"refresh\": 8"));
     heddle_session_options options = options_of(64, 0), unlike[4];
     heddle_batch *batch;
@@ -591,7 +569,7 @@ static void test_a_batch_refuses_sessions_of_other_options(void **state)
 static void test_the_penalty_forgets_what_was_cut(void **state)
 {
     (void)state;
-    heddle_engine *engine = open_tiny("llama", 1);
+    heddle_engine *engine = tiny_engine("llama", 1);
     heddle_session_options options = options_of(64, 1);
     heddle_sampler_options penalty;
     heddle_sampler *used, *fresh;
@@ -629,7 +607,7 @@ static void test_the_penalty_forgets_what_was_cut(void **state)
 static void test_a_prompt_of_one_token_is_a_prompt(void **state)
 {
     (void)state;
-    heddle_engine *engine = open_tiny("llama", 1);
+    heddle_engine *engine = tiny_engine("llama", 1);
     heddle_plan *plan = plan_of(ANCHOR("0", "\"top_k\": 1, \"window\": 1"));
     heddle_session_options options = options_of(64, 1);
     heddle_session *dense = new_session(engine, NULL, &options),
@@ -661,7 +639,7 @@ static void test_a_prompt_of_one_token_is_a_prompt(void **state)
 static void test_refusals(void **state)
 {
     (void)state;
-    heddle_engine *engine = open_tiny("llama", 1);
+    heddle_engine *engine = tiny_engine("llama", 1);
     heddle_session_options options = options_of(64, 0);
     heddle_session *session = new_session(engine, NULL, &options);
     int32_t bad = N_VOCAB;

@@ -11,7 +11,7 @@
 
 #include "base/hash.h"
 #include "base/mem.h"
-#include "engine/engine_int.h"
+#include "engine/tiny_engine.h"
 #include "heddle.h"
 #include "tiny_model.h"
 
@@ -36,18 +36,6 @@ static const char *const plans[] = {
     "\"router\": {\"score\": " score ", \"top_k\": 32, \"window\": 1}}]}]}"
 /* for the model whose layers have a window, but for layer 5 */
 static const char *const windowed_plans[] = {NULL, OWN("16", "4"), OWN("9", "3")};
-
-static heddle_engine *open_tiny(const char *name)
-{
-    char model[600];
-    heddle_engine *engine;
-    heddle_engine_options options;
-    heddle_engine_options_default(&options);
-    options.n_threads = 2;
-    snprintf(model, sizeof model, "%s/golden/tiny/%s", HDL_TEST_DATA, name);
-    if (heddle_engine_open(&engine, model, &options)) fail_msg("%s", heddle_last_error());
-    return engine;
-}
 
 static heddle_session_options base_options(void)
 {
@@ -114,7 +102,7 @@ static void test_going_on_equals_never_stopping(void **state)
     int64_t lens[] = {1, 15, 16, 17, 100, 290};
     int32_t n_runs = 0;
     for (int m = 0; m < 3; m++) {
-        heddle_engine *engine = open_tiny(models[m]), *again = open_tiny(models[m]);
+        heddle_engine *engine = tiny_engine(models[m], 2), *again = tiny_engine(models[m], 2);
         for (int t = 0; t < 8; t++)
             for (int p = 0; p < 3; p++) {
                 heddle_session_options options = base_options();
@@ -155,7 +143,7 @@ static void test_going_on_equals_never_stopping(void **state)
 static void test_an_empty_and_a_cut_back_session(void **state)
 {
     (void)state;
-    heddle_engine *engine = open_tiny("llama");
+    heddle_engine *engine = tiny_engine("llama", 2);
     heddle_session_options options = base_options();
     heddle_session *a = new_session(engine, NULL, &options), *b = new_session(engine, NULL, &options);
     int64_t kept;
@@ -188,7 +176,7 @@ static void test_an_empty_and_a_cut_back_session(void **state)
 static void test_whole_lists_at_the_end_of_the_context(void **state)
 {
     (void)state;
-    heddle_engine *engine = open_tiny("llama");
+    heddle_engine *engine = tiny_engine("llama", 2);
     heddle_session_options options = base_options();
     options.context_tokens = 64;
     const char *plan = ANCHOR("{\"top_k\": 512, \"window\": 8, \"refresh\": 8}");
@@ -209,7 +197,7 @@ static void test_whole_lists_at_the_end_of_the_context(void **state)
 static void test_going_back_in_a_sliding_cache(void **state)
 {
     (void)state;
-    heddle_engine *engine = open_tiny("gemma3"); /* windows of 16 tokens */
+    heddle_engine *engine = tiny_engine("gemma3", 2); /* windows of 16 tokens */
     for (int32_t rewind = 0; rewind <= 50; rewind += 25) {
         heddle_session_options options = base_options();
         options.rewind_tokens = rewind;
@@ -268,7 +256,7 @@ static void assert_refused(heddle_session *session, const char *from, heddle_sta
 static void test_what_does_not_belong_is_refused(void **state)
 {
     (void)state;
-    heddle_engine *engine = open_tiny("llama"), *scaled = open_tiny("llama3-scaled");
+    heddle_engine *engine = tiny_engine("llama", 2), *scaled = tiny_engine("llama3-scaled", 2);
     heddle_session_options options = base_options(), changed;
     heddle_session *writer = new_session(engine, plans[1], &options);
     extend(writer, ids, 50);
@@ -313,7 +301,7 @@ static void test_what_does_not_belong_is_refused(void **state)
 static void test_other_summaries_of_one_size_are_refused(void **state)
 {
     (void)state;
-    heddle_engine *engine = open_tiny("llama");
+    heddle_engine *engine = tiny_engine("llama", 2);
     const char *kinds[] = {OWN_ROUTER("\"block_mean\", \"block\": 8"),
                            OWN_ROUTER("\"block_bounds\", \"block\": 16")};
     heddle_session *sessions[2];
@@ -376,7 +364,7 @@ static void test_one_byte_of_one_weight_makes_another_model(void **state)
 static void test_a_file_cut_or_flipped_anywhere_is_refused(void **state)
 {
     (void)state;
-    heddle_engine *engine = open_tiny("llama");
+    heddle_engine *engine = tiny_engine("llama", 2);
     heddle_session_options options = base_options();
     options.kv_type = "i8";
     heddle_session *writer = new_session(engine, plans[1], &options);
@@ -423,7 +411,7 @@ static void test_a_file_cut_or_flipped_anywhere_is_refused(void **state)
 static void test_numbers_that_contradict_are_refused(void **state)
 {
     (void)state;
-    heddle_engine *engine = open_tiny("gemma3");
+    heddle_engine *engine = tiny_engine("gemma3", 2);
     heddle_session_options options = base_options();
     heddle_session *writer = new_session(engine, windowed_plans[1], &options);
     heddle_session *reader = new_session(engine, windowed_plans[1], &options);
@@ -461,7 +449,7 @@ static void test_numbers_that_contradict_are_refused(void **state)
 static void test_what_a_file_says_of_itself(void **state)
 {
     (void)state;
-    heddle_engine *engine = open_tiny("qwen3");
+    heddle_engine *engine = tiny_engine("qwen3", 2);
     heddle_session_options options = base_options();
     heddle_session *session = new_session(engine, plans[1], &options);
     heddle_session_file_info info = {.struct_size = sizeof info};
@@ -483,7 +471,7 @@ static void test_what_a_file_says_of_itself(void **state)
 static void test_structs_of_an_older_caller_are_not_overrun(void **state)
 {
     (void)state;
-    heddle_engine *engine = open_tiny("qwen3");
+    heddle_engine *engine = tiny_engine("qwen3", 2);
     heddle_session_options options = base_options();
     heddle_session *session = new_session(engine, NULL, &options);
     union {
@@ -521,7 +509,7 @@ static void test_structs_of_an_older_caller_are_not_overrun(void **state)
 static void test_every_allocation_may_fail(void **state)
 {
     (void)state;
-    heddle_engine *engine = open_tiny("gemma3");
+    heddle_engine *engine = tiny_engine("gemma3", 2);
     heddle_session_options options = base_options();
     heddle_session *a = new_session(engine, windowed_plans[1], &options);
     heddle_session *b = new_session(engine, windowed_plans[1], &options);
