@@ -9,10 +9,8 @@
 #include "model/safetensors.h"
 #include "tensor/quant.h"
 
-static bool read_floats(float *out, int64_t n, const char *name)
+bool cross_read_floats(float *out, int64_t n, const char *path)
 {
-    char path[1024];
-    snprintf(path, sizeof path, CROSS_GOLDEN "/%s", name);
     FILE *file = fopen(path, "rb");
     bool is_read = file && fread(out, sizeof *out, (size_t)n, file) == (size_t)n;
     if (file) fclose(file);
@@ -20,8 +18,7 @@ static bool read_floats(float *out, int64_t n, const char *name)
     return is_read;
 }
 
-/* Whole numbers up to the end of a line; returns how many. */
-static int64_t read_line(FILE *file, int32_t *out, int64_t most)
+int64_t cross_read_line(FILE *file, int32_t *out, int64_t most)
 {
     char line[8192], *at = line, *end;
     int64_t n = 0;
@@ -37,19 +34,21 @@ static int64_t read_line(FILE *file, int32_t *out, int64_t most)
 bool cross_golden_read(cross_golden *out)
 {
     FILE *file = fopen(CROSS_GOLDEN "/tokens.txt", "r");
-    bool is_read = file && read_line(file, out->tokens, CROSS_TOKENS) == CROSS_TOKENS;
+    bool is_read = file && cross_read_line(file, out->tokens, CROSS_TOKENS) == CROSS_TOKENS;
     if (file) fclose(file);
     file = fopen(CROSS_GOLDEN "/lists.txt", "r");
     for (int64_t t = 0; file && is_read && t < CROSS_TOKENS; t++) {
-        out->counts[t] = (int32_t)read_line(file, out->lists[t], CROSS_TOP_K);
+        out->counts[t] = (int32_t)cross_read_line(file, out->lists[t], CROSS_TOP_K);
         is_read = out->counts[t] == HDL_MIN(t + 1, CROSS_TOP_K);
     }
     is_read = is_read && file;
     if (file) fclose(file);
     if (!is_read) fprintf(stderr, CROSS_GOLDEN ": tokens.txt or lists.txt cannot be read\n");
     return is_read &&
-           read_floats(out->logits_dense[0], (int64_t)CROSS_TOKENS * CROSS_VOCAB, "logits_dense.f32") &&
-           read_floats(out->logits_list[0], (int64_t)CROSS_TOKENS * CROSS_VOCAB, "logits_list.f32");
+           cross_read_floats(out->logits_dense[0], (int64_t)CROSS_TOKENS * CROSS_VOCAB,
+                             CROSS_GOLDEN "/logits_dense.f32") &&
+           cross_read_floats(out->logits_list[0], (int64_t)CROSS_TOKENS * CROSS_VOCAB,
+                             CROSS_GOLDEN "/logits_list.f32");
 }
 
 static void add_tensor(hdl_buf *header, hdl_buf *data, const char *name, const hdl_tensor *t, float factor)
@@ -99,10 +98,31 @@ static bool adds_to_stream(const char *name)
            !strcmp(name, "layers.2.mlp.down_proj.weight");
 }
 
+/* Writes the folder's model.safetensors of these tensors and its config.json. Frees all three buffers. */
+static bool finish_model(const char *folder, hdl_buf *header, hdl_buf *data, hdl_buf *config)
+{
+    hdl_buf all = {0};
+    char path[1024];
+    hdl_buf_puts(header, "}");
+    while (header->n % 8) hdl_buf_puts(header, " ");
+    uint64_t n = (uint64_t)header->n;
+    hdl_buf_add(&all, &n, sizeof n);
+    hdl_buf_add(&all, header->data, header->n);
+    hdl_buf_add(&all, data->data, data->n);
+    snprintf(path, sizeof path, "%s/model.safetensors", folder);
+    bool is_written = !hdl_buf_status(&all) && tiny_write_file(path, all.data, all.n);
+    snprintf(path, sizeof path, "%s/config.json", folder);
+    is_written = is_written && tiny_write_file(path, config->data, config->n);
+    hdl_buf_deinit(header);
+    hdl_buf_deinit(data);
+    hdl_buf_deinit(config);
+    hdl_buf_deinit(&all);
+    return is_written;
+}
+
 static bool write_model(const char *folder, const hdl_safetensors *from, const cross_groups *groups)
 {
-    hdl_buf header = {0}, data = {0}, all = {0}, config = {0};
-    char path[1024];
+    hdl_buf header = {0}, data = {0}, config = {0};
     hdl_buf_puts(&header, "{");
     for (int64_t i = 0; i < hdl_safetensors_n_tensors(from); i++) {
         hdl_tensor t;
@@ -117,23 +137,37 @@ static bool write_model(const char *folder, const hdl_safetensors *from, const c
         hdl_safetensors_tensor_at(from, hdl_safetensors_find_tensor(from, "index.q_proj.weight"), &t);
         add_tensor(&header, &data, "layers.3.index.q_proj.weight", &t, groups->is_opposite ? -1 : 1);
     }
-    hdl_buf_puts(&header, "}");
-    while (header.n % 8) hdl_buf_puts(&header, " ");
-    uint64_t n = (uint64_t)header.n;
-    hdl_buf_add(&all, &n, sizeof n);
-    hdl_buf_add(&all, header.data, header.n);
-    hdl_buf_add(&all, data.data, data.n);
-    snprintf(path, sizeof path, "%s/model.safetensors", folder);
-    bool is_written = !hdl_buf_status(&all) &&
-                      !hdl_buf_read_file(&config, CROSS_GOLDEN "/config.json", 1 << 16) &&
-                      change_config(&config, groups) && tiny_write_file(path, all.data, all.n);
-    snprintf(path, sizeof path, "%s/config.json", folder);
-    is_written = is_written && tiny_write_file(path, config.data, config.n);
-    hdl_buf_deinit(&header);
-    hdl_buf_deinit(&data);
-    hdl_buf_deinit(&all);
-    hdl_buf_deinit(&config);
-    return is_written;
+    bool is_read = !hdl_buf_read_file(&config, CROSS_GOLDEN "/config.json", 1 << 16) &&
+                   change_config(&config, groups);
+    return finish_model(folder, &header, &data, &config) && is_read;
+}
+
+/* Whether it is the index query of a layer that leads none of these groups. */
+static bool is_idle_query(const char *name, const int32_t *leaders, int64_t n_leaders)
+{
+    int layer, end = 0;
+    if (sscanf(name, "layers.%d.index.q_proj.weight%n", &layer, &end) != 1 || !end) return false;
+    for (int64_t i = 0; i < n_leaders; i++)
+        if (leaders[i] == layer) return false;
+    return true;
+}
+
+bool cross_write_as_f32(char *folder, int64_t folder_bytes, const char *from, const char *config_path,
+                        const int32_t *leaders, int64_t n_leaders)
+{
+    hdl_safetensors *tensors;
+    hdl_buf header = {0}, data = {0}, config = {0};
+    if (hdl_safetensors_open(&tensors, from) || !tiny_make_folder(folder, folder_bytes)) return false;
+    hdl_buf_puts(&header, "{");
+    for (int64_t i = 0; i < hdl_safetensors_n_tensors(tensors); i++) {
+        hdl_tensor t;
+        const char *name = hdl_safetensors_tensor_at(tensors, i, &t);
+        if (!is_idle_query(name, leaders, n_leaders)) add_tensor(&header, &data, name, &t, 1);
+    }
+    bool is_read = !hdl_buf_read_file(&config, config_path, 1 << 16) &&
+                   replace_text(&config, "\"weight_format\": \"q8_0\"", "\"weight_format\": \"f32\"");
+    hdl_safetensors_close(tensors);
+    return finish_model(folder, &header, &data, &config) && is_read;
 }
 
 bool cross_write_f32(char *folder, int64_t folder_bytes)

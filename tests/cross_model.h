@@ -2,6 +2,8 @@
 #ifndef CROSS_MODEL_H
 #define CROSS_MODEL_H
 
+#include <stdio.h>
+
 #include "base/base.h"
 #include "tiny_model.h"
 
@@ -27,5 +29,13 @@ typedef struct cross_groups {
 bool cross_write_groups(char *folder, int64_t folder_bytes, const cross_groups *groups);
 /* A new folder with the same model, its matrices decoded to F32; remove with tiny_remove_folder. */
 bool cross_write_f32(char *folder, int64_t folder_bytes);
+/* The same of the weights in folder `from` with another config.json, whose weight_format is q8_0; of the layers' own
+ * index queries those of `leaders` alone. */
+bool cross_write_as_f32(char *folder, int64_t folder_bytes, const char *from, const char *config_path,
+                        const int32_t *leaders, int64_t n_leaders);
+/* n floats of a file. */
+bool cross_read_floats(float *out, int64_t n, const char *path);
+/* Whole numbers up to the end of a line; returns how many, -1 at the end of the file. */
+int64_t cross_read_line(FILE *file, int32_t *out, int64_t most);
 
 #endif
