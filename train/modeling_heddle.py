@@ -77,8 +77,10 @@ class Heddle:
         return x + y @ self.w[p + "mlp.down_proj.weight"].T
 
     def positions(self, ids):
-        """Positions and document numbers: both restart at the document token."""
+        """Positions and document numbers: both restart at the document token, or never (doc_reset false)."""
         i = torch.arange(len(ids))
+        if not self.c.get("doc_reset", True):
+            return i, torch.zeros_like(i)
         border = ids == self.c["doc_token"]
         start = torch.where(border, i, torch.zeros_like(i)).cummax(0).values
         return i - start, border.cumsum(0)
@@ -247,7 +249,7 @@ class Heddle:
         """Greedy (or sampled) continuation of ids after the mounted documents. The last document is recomputed
         within its window at each token: simple, not fast."""
         top_k, out = top_k or self.c["top_k"], []
-        dice = torch.Generator().manual_seed(seed)
+        dice = torch.Generator("cpu").manual_seed(seed)
         before = Rows.join(self.mounted) if self.mounted else None
         n0 = before.k.shape[1] if before else 0
         rows, h, qi, tail = None, None, None, ids
@@ -264,7 +266,7 @@ class Heddle:
             logits = self.cross_decoder(h[-1:], qi[-1:] if qi is not None else None, every, n0 + len(ids) - 1, top_k, reads, never)
             if temperature:
                 p = (logits[0] / temperature).softmax(-1)
-                t = int(torch.multinomial(p, 1, generator=dice))
+                t = int(torch.multinomial(p.cpu(), 1, generator=dice))
             else:
                 t = int(logits[0].argmax())
             out.append(t)
@@ -276,7 +278,7 @@ class Heddle:
     def step(self, ids, reach):
         """H of the last token, from its receptive field; positions stay those of the document."""
         border = (ids == self.c["doc_token"]).nonzero()
-        start = int(border[-1]) if len(border) else 0
+        start = int(border[-1]) if len(border) and self.c.get("doc_reset", True) else 0
         s = start if "delta" in self.c["layer_kinds"] else max(start, len(ids) - reach)
         return self.self_decoder(ids[s:])[-1:]         # RoPE depends on differences only
 
@@ -295,10 +297,12 @@ def read_weights(folder):
 
 
 def load(folder):
+    """The model of a folder, on torch's default device."""
     cfg = json.load(open(os.path.join(folder, "config.json")))
     tok = None
     path = os.path.join(folder, "tokenizer.json")
     if os.path.exists(path):
         from tokenizers import Tokenizer
         tok = Tokenizer.from_file(path)
-    return Heddle(cfg, read_weights(folder), tok)
+    device = torch.zeros(()).device
+    return Heddle(cfg, {n: w.to(device) for n, w in read_weights(folder).items()}, tok)

@@ -3,6 +3,7 @@ document borders, sparse equal to dense when k covers the context.
 
   python tests/test_train.py        (writes its own tiny data under a temporary folder)
 """
+import json
 import os
 import subprocess
 import sys
@@ -109,6 +110,17 @@ def test_no_reset_runs_positions_on():
     assert att.Masks(1, 6, cfg, torch.device("cpu"), "ref").update(tokens).pos.tolist() == [[0, 1, 2, 3, 4, 5]]
     cfg.doc_reset = True
     assert att.Masks(1, 6, cfg, torch.device("cpu"), "ref").update(tokens).pos.tolist() == [[0, 1, 2, 0, 1, 2]]
+
+
+def test_the_exported_reading_runs_on_without_resets():
+    """modeling_heddle.py reads a YOCO without document resets as the trainer does."""
+    import modeling_heddle as mh
+    cfg, m, tokens = setup(120, arch="yoco", doc_reset=False)
+    tokens[0, 70] = 0
+    with torch.no_grad():
+        want = m(tokens, att.Masks(1, 120, cfg, torch.device("cpu"), "ref").update(tokens))["x"][0] @ m.head_weight().T
+    h = mh.Heddle(json.loads(cfg.to_json()), {n: p.detach() for n, p in m.state_dict().items()})
+    assert torch.allclose(h.logits(tokens[0], reads="dense"), want, atol=1e-4)
 
 
 def test_the_dense_control_sees_the_same_rows_and_rates():
