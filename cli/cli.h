@@ -35,6 +35,11 @@ bool cli_text_add(cli_text *text, const void *bytes, int64_t n);
 void cli_text_free(cli_text *text);
 /* Reads a whole file, "-" = standard input; 0 or an exit code after its sentence. */
 int cli_read_file(cli_text *text, const char *path);
+/* The first eight bytes of the files that heddle writes; whether a file begins so. */
+#define CLI_SESSION_MAGIC  "heddle\x1a\n"
+#define CLI_DOCUMENT_MAGIC "HDLDOCKV"
+#define CLI_LISTS_MAGIC    "HDLLISTS"
+bool cli_file_is(const char *path, const char magic[8]);
 
 /* What most commands open, in the order in which failures are cheap to find. */
 typedef struct cli_setup {

@@ -41,6 +41,8 @@ static int encode(const void *command_options)
         return cli_refuse("encode: one document at a time: encode FILE -o FILE.kv");
     if (!options->out) return cli_refuse("encode: -o FILE.kv is missing");
     int code = cli_read_file(&text, options->common.words.items[0]);
+    if (!code && !text.n)
+        code = cli_refuse("encode: %s: is empty: there is nothing to read", options->common.words.items[0]);
     if (!code) code = cli_open(&setup, &options->common);
     if (code) goto done;
     heddle_status status = heddle_tokenize(setup.engine, text.data ? text.data : "", text.n,
@@ -69,14 +71,18 @@ static int verify(const void *command_options)
 {
     const cli_common *common = command_options;
     if (!common->words.n) return cli_refuse("verify: no file is given");
-    for (int i = 0; i < common->words.n; i++) {
+    int code = 0;
+    for (int i = 0; i < common->words.n; i++) { /* all of them, also behind a bad one */
         int64_t n_tokens, n_pages;
         heddle_status status = heddle_document_verify(common->words.items[i], &n_tokens, &n_pages);
-        if (status) return cli_fail(status);
+        if (status) {
+            code = cli_fail(status);
+            continue;
+        }
         printf("%s: %" PRId64 " tokens, %" PRId64 " pages, every checksum holds\n", common->words.items[i],
                n_tokens, n_pages);
     }
-    return 0;
+    return code;
 }
 
 const cli_command cmd_encode = {

@@ -86,13 +86,15 @@ static heddle_status print_memory(const cli_setup *setup)
     return status;
 }
 
-static bool is_session_file(const char *path)
+static int inspect_document(const char *path)
 {
-    char first[8] = "";
-    FILE *file = fopen(path, "rb");
-    size_t n = file ? fread(first, 1, sizeof first, file) : 0;
-    if (file) fclose(file);
-    return n == sizeof first && !memcmp(first, "heddle\x1a\n", sizeof first);
+    int64_t n_tokens, n_pages;
+    heddle_status status = heddle_document_verify(path, &n_tokens, &n_pages);
+    if (status) return cli_fail(status);
+    printf("%-16s a document's rows, for run --mount; whole: every checksum holds\n", "kind");
+    print_count("tokens", n_tokens, "");
+    print_count("pages", n_pages, "");
+    return cli_finish_output();
 }
 
 static int inspect_session(const char *path)
@@ -118,8 +120,13 @@ static int inspect(const void *command_options)
     cli_setup setup = {0};
     if (options.common.words.n && options.common.model) return cli_refuse("inspect: one model at a time");
     if (options.common.words.n) options.common.model = options.common.words.items[0];
-    if (options.common.model && is_session_file(options.common.model))
-        return inspect_session(options.common.model);
+    const char *path = options.common.model;
+    if (path && cli_file_is(path, CLI_SESSION_MAGIC)) return inspect_session(path);
+    if (path && cli_file_is(path, CLI_DOCUMENT_MAGIC)) return inspect_document(path);
+    if (path && cli_file_is(path, CLI_LISTS_MAGIC))
+        return cli_refuse(
+            "inspect: %s: holds the lists of a run: heddle report --record %s -m MODEL shows them", path,
+            path);
     int code = cli_open(&setup, &options.common);
     if (!code) {
         print_model(&setup.info);
@@ -132,8 +139,9 @@ static int inspect(const void *command_options)
 
 const cli_command cmd_inspect = {
     .name = "inspect",
-    .usage = "MODEL [options]  |  SESSION",
-    .summary = "What a model file is, and the memory it takes under each plan; what a session file holds",
+    .usage = "MODEL [options]  |  SESSION  |  DOCUMENT.kv",
+    .summary =
+        "What a model file is, and the memory it takes under each plan; what a session or a document's file holds",
     .groups = CLI_GROUP_MODEL | CLI_GROUP_SESSION,
     .options_size = sizeof(inspect_options),
     .max_words = 1,

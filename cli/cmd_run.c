@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "cli.h"
@@ -629,9 +630,14 @@ static int check_options(const run_options *options)
 }
 
 /* A file that is written at the end: its folder is there and takes files, which is better said before reading. */
-static int check_writable(const char *path)
+static int check_writable(const char *path, const char magic[8])
 {
     if (!path) return 0;
+    struct stat facts;
+    if (!stat(path, &facts) && facts.st_size && !cli_file_is(path, magic)) /* not after all the work */
+        return cli_refuse(
+            "%s: is there and is no file of the kind that would replace it: name another, or remove it",
+            path);
     const char *slash = strrchr(path, '/');
     size_t n = slash == path ? 1 : slash ? (size_t)(slash - path) : 0;
     char *folder = n ? strndup(path, n) : strdup(".");
@@ -726,8 +732,8 @@ static int run(const void *command_options)
     run_state state = {.options = command_options};
     cli_text documents = {0};
     int code = check_options(state.options);
-    if (!code) code = check_writable(state.options->session_path);
-    if (!code) code = check_writable(state.options->record_path);
+    if (!code) code = check_writable(state.options->session_path, CLI_SESSION_MAGIC);
+    if (!code) code = check_writable(state.options->record_path, CLI_LISTS_MAGIC);
     if (!code) code = read_documents(state.options, &documents);
     if (!code) code = cli_open(&state.setup, &state.options->common);
     if (!code) code = check_template(&state);

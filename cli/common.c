@@ -80,6 +80,15 @@ void cli_text_free(cli_text *text)
     *text = (cli_text){0};
 }
 
+bool cli_file_is(const char *path, const char magic[8])
+{
+    char first[8] = "";
+    FILE *file = fopen(path, "rb");
+    size_t n = file ? fread(first, 1, sizeof first, file) : 0;
+    if (file) fclose(file);
+    return n == sizeof first && !memcmp(first, magic, sizeof first);
+}
+
 int cli_read_file(cli_text *text, const char *path)
 {
     bool is_stdin = !strcmp(path, "-");

@@ -3,6 +3,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 
 #include "term.h"
@@ -14,6 +15,18 @@ static double now_s(void)
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
+/* A document that is mounted twice counts twice in every softmax, and --never would leave one of the two. */
+static int refuse_twice(const cli_mounts *mounts, const cli_texts *paths)
+{
+    int last = mounts->n - 1;
+    uint64_t sum = heddle_document_sum(mounts->documents[last]);
+    for (int i = 0; i < last; i++)
+        if (heddle_document_sum(mounts->documents[i]) == sum)
+            return cli_refuse("run: --mount %s: holds the document that --mount %s mounts already",
+                              paths->items[last], paths->items[i]);
+    return 0;
+}
+
 int cli_mounts_open(cli_mounts *mounts, const cli_setup *setup, const cli_texts *paths)
 {
     double start = now_s();
@@ -22,6 +35,8 @@ int cli_mounts_open(cli_mounts *mounts, const cli_setup *setup, const cli_texts 
         heddle_status status = heddle_document_open(&mounts->documents[i], setup->engine, paths->items[i]);
         if (status) return cli_fail(status);
         mounts->n++;
+        int code = refuse_twice(mounts, paths);
+        if (code) return code;
         mounts->n_tokens += (heddle_document_len(mounts->documents[i]) + page - 1) / page * page;
     }
     mounts->open_s = now_s() - start;
@@ -55,12 +70,21 @@ static bool read_range(const char *text, int64_t *first, int64_t *last)
     return !*end;
 }
 
-/* The mount whose path is the first n bytes of `text`; -1 = none. */
+/* The mount of the file that the first n bytes of `text` name, in whatever words (./a.kv is a.kv); -1 = none. */
 static int find_mount(const cli_texts *paths, const char *text, size_t n)
 {
-    for (int i = 0; i < paths->n; i++)
-        if (strlen(paths->items[i]) == n && !memcmp(paths->items[i], text, n)) return i;
-    return -1;
+    struct stat named, mounted;
+    char *path = strndup(text, n);
+    int found = -1;
+    bool is_there = path && !stat(path, &named);
+    for (int i = 0; i < paths->n && found < 0; i++) {
+        bool is_same = path && !strcmp(path, paths->items[i]);
+        if (!is_same && is_there && !stat(paths->items[i], &mounted))
+            is_same = mounted.st_ino == named.st_ino && mounted.st_dev == named.st_dev;
+        if (is_same) found = i;
+    }
+    free(path);
+    return found;
 }
 
 int cli_mounts_never(const cli_mounts *mounts, const cli_setup *setup, const cli_texts *paths,

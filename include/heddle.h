@@ -309,7 +309,8 @@ heddle_status heddle_session_replay(heddle_session *session, const heddle_lists 
  * without reading the document again; answers equal those after reading it there, up to rounding. */
 typedef struct heddle_document heddle_document;
 /* Reads ids, which begin with the model's document token, and writes their rows. options (may be NULL): KV
- * type, layout and page_shift, which must be those of the sessions that mount the file. */
+ * type, layout and page_shift, which must be those of the sessions that mount the file. A file that is there is
+ * replaced if it is a document's (INVALID: something else). */
 heddle_status heddle_document_encode(heddle_engine *engine, const heddle_session_options *options,
                                      const int32_t *ids, int64_t n_ids, const char *path,
                                      heddle_progress_fn progress, void *user);
@@ -319,6 +320,8 @@ heddle_status heddle_document_encode(heddle_engine *engine, const heddle_session
 heddle_status heddle_document_open(heddle_document **out, const heddle_engine *engine, const char *path);
 void heddle_document_close(heddle_document *document);        /* sessions that mounted it keep the mapping */
 int64_t heddle_document_len(const heddle_document *document); /* tokens */
+/* Of the whole document, through the sums in its file: equal for copies of it, whatever their names. 0: NULL. */
+uint64_t heddle_document_sum(const heddle_document *document);
 /* Every checksum of the file; needs no model. */
 heddle_status heddle_document_verify(const char *path, int64_t *n_tokens, int64_t *n_pages);
 /* The document's tokens follow the session's, from the next KV page on; *first_token is the first's number.

@@ -32,7 +32,7 @@ static heddle_status open_part(hdl_newfile *file)
 {
     struct stat opened, named;
     for (int i = 0; i < N_TRIES; i++) {
-        file->fd = open(file->part, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+        file->fd = open(file->part, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
         if (file->fd < 0) return io_fail(file->part, "cannot be written");
         if (flock(file->fd, LOCK_EX | LOCK_NB))
             return HDL_FAIL(HEDDLE_E_BUSY, "%s: is being written by another process", file->path);
@@ -48,13 +48,31 @@ static heddle_status open_part(hdl_newfile *file)
     return HDL_FAIL(HEDDLE_E_BUSY, "%s: is being written by other processes", file->path);
 }
 
-heddle_status hdl_newfile_open(hdl_newfile *file, const char *path)
+heddle_status hdl_newfile_check(const char *path, const char *magic)
 {
     struct stat facts;
-    *file = (hdl_newfile){.fd = -1};
     if (!*path) return HDL_FAIL(HEDDLE_E_INVALID, "the file's path is empty");
-    if (!stat(path, &facts) && !S_ISREG(facts.st_mode))
+    if (stat(path, &facts)) return HEDDLE_OK;
+    if (!S_ISREG(facts.st_mode))
         return HDL_FAIL(HEDDLE_E_INVALID, "%s: is not a regular file, which alone can be replaced", path);
+    char first[HDL_MAGIC_BYTES];
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return io_fail(path, "is there and cannot be read");
+    ssize_t n = read(fd, first, sizeof first);
+    close(fd);
+    if (n < 0) return io_fail(path, "cannot be read");
+    if (n && (n < (ssize_t)sizeof first || memcmp(first, magic, sizeof first) != 0))
+        return HDL_FAIL(
+            HEDDLE_E_INVALID,
+            "%s: is there and is no file of the kind that would replace it: name another, or remove it",
+            path);
+    return HEDDLE_OK;
+}
+
+heddle_status hdl_newfile_open(hdl_newfile *file, const char *path, const char *magic)
+{
+    *file = (hdl_newfile){.fd = -1};
+    HDL_TRY(hdl_newfile_check(path, magic));
     int64_t n = (int64_t)strlen(path);
     file->path = hdl_strdup(path);
     file->part = hdl_calloc(n + (int64_t)sizeof ".part", 1);

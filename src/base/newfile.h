@@ -16,8 +16,13 @@ typedef struct hdl_newfile {
     hdl_hasher hasher;
 } hdl_newfile;
 
-/* Refuses a path that is something else than a regular file or nothing. */
-heddle_status hdl_newfile_open(hdl_newfile *file, const char *path);
+enum { HDL_MAGIC_BYTES = 8 };
+
+/* Refuses a path that is something else than nothing, an empty regular file or one that begins with magic
+ * [HDL_MAGIC_BYTES]: a user's text named by mistake is not replaced (INVALID). */
+heddle_status hdl_newfile_check(const char *path, const char *magic);
+/* Checks the path in this way and begins; the caller writes the magic as the rest. */
+heddle_status hdl_newfile_open(hdl_newfile *file, const char *path, const char *magic);
 heddle_status hdl_newfile_write(hdl_newfile *file, const void *bytes, int64_t n);
 /* Either of the two closes it; a failed finish discards. */
 heddle_status hdl_newfile_finish(hdl_newfile *file);

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "base/newfile.h"
 #include "engine/engine_int.h"
 #include "kv/docfile.h"
 
@@ -44,6 +45,7 @@ heddle_status heddle_document_encode(heddle_engine *engine, const heddle_session
     if (n_ids < 1 || ids[0] != doc_token)
         return HDL_FAIL(HEDDLE_E_INVALID, "a document of %lld tokens: must begin with token %d",
                         (long long)n_ids, doc_token);
+    HDL_TRY(hdl_newfile_check(path, hdl_docfile_magic)); /* before the reading, not after it */
     heddle_session_options_default(&used);
     if (options) memcpy(&used, options, HDL_MIN(options->struct_size, sizeof used));
     used.struct_size = sizeof used;
@@ -89,6 +91,11 @@ void heddle_document_close(heddle_document *document)
 int64_t heddle_document_len(const heddle_document *document)
 {
     return document ? hdl_docfile_facts_of(document->file)->n_tokens : 0;
+}
+
+uint64_t heddle_document_sum(const heddle_document *document)
+{
+    return document ? hdl_docfile_sum(document->file) : 0;
 }
 
 heddle_status heddle_document_verify(const char *path, int64_t *n_tokens, int64_t *n_pages)

@@ -127,7 +127,7 @@ heddle_status heddle_lists_save(const heddle_lists *lists, const char *path)
                            .n_lists = lists->n_lists,
                            .n_bytes = lists->bytes.n};
     memcpy(header.magic, magic, sizeof magic);
-    HDL_TRY(hdl_newfile_open(&file, path));
+    HDL_TRY(hdl_newfile_open(&file, path, magic));
     heddle_status status = hdl_newfile_write(&file, &header, sizeof header);
     if (!status && lists->bytes.n) status = hdl_newfile_write(&file, lists->bytes.data, lists->bytes.n);
     if (!status && lists->n_tokens)

@@ -161,7 +161,7 @@ heddle_status heddle_session_save(const heddle_session *session, const char *pat
     hdl_newfile file;
     HDL_GIVEN(session, path);
     HDL_TRY(header_of(session, &header));
-    HDL_TRY(hdl_newfile_open(&file, path));
+    HDL_TRY(hdl_newfile_open(&file, path, file_magic));
     heddle_status status = write_all(session, &header, &file);
     if (!status) return hdl_newfile_finish(&file);
     hdl_newfile_discard(&file);

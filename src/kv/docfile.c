@@ -10,7 +10,7 @@
 #include "base/newfile.h"
 
 enum { HEADER_BYTES = 4096, PAGE_ALIGNMENT = 4096, N_PARTS = 2, MAX_PAGE_SHIFT = 28 };
-static const char magic[8] = {'H', 'D', 'L', 'D', 'O', 'C', 'K', 'V'};
+const char hdl_docfile_magic[8] = {'H', 'D', 'L', 'D', 'O', 'C', 'K', 'V'};
 
 typedef struct doc_header {
     char magic[8];
@@ -66,7 +66,7 @@ static void fill_header(doc_header *h, const hdl_docfile_facts *facts, const hdl
 {
     const hdl_kv_group_spec *spec = &facts->spec;
     memset(h, 0, sizeof *h);
-    memcpy(h->magic, magic, sizeof h->magic);
+    memcpy(h->magic, hdl_docfile_magic, sizeof h->magic);
     h->version = HDL_DOCFILE_VERSION;
     h->header_bytes = HEADER_BYTES;
     h->model = facts->model;
@@ -125,7 +125,7 @@ heddle_status hdl_docfile_write(const char *path, const hdl_docfile_facts *facts
     h.ids_sum = hdl_hash(ids, h.n_tokens * 4);
     h.sums_sum = hdl_hash(sums, h.n_pages * N_PARTS * 8);
     h.header_sum = hdl_hash(&h, offsetof(doc_header, header_sum));
-    heddle_status status = hdl_newfile_open(&file, path);
+    heddle_status status = hdl_newfile_open(&file, path, hdl_docfile_magic);
     if (!status) {
         status = write_parts(&file, &h, ids, sums, pages);
         if (status)
@@ -150,7 +150,8 @@ static heddle_status check_header(hdl_docfile *file)
     doc_header *h = &file->header, want;
     if (file->map.n_bytes < HEADER_BYTES) return refuse(file, "is too short for a document's rows");
     memcpy(h, file->map.data, sizeof *h);
-    if (memcmp(h->magic, magic, sizeof magic) != 0) return refuse(file, "does not hold a document's rows");
+    if (memcmp(h->magic, hdl_docfile_magic, sizeof h->magic) != 0)
+        return refuse(file, "does not hold a document's rows");
     if (h->version != HDL_DOCFILE_VERSION)
         return HDL_FAIL(HEDDLE_E_UNSUPPORTED, "%s: version %u of the format: must be %d", file->path,
                         h->version, HDL_DOCFILE_VERSION);

@@ -25,6 +25,8 @@ typedef struct hdl_docfile_facts {
     int64_t n_tokens;
 } hdl_docfile_facts;
 
+extern const char hdl_docfile_magic[8]; /* how the files begin */
+
 /* pages [ceil(n_tokens / page tokens)], each of the spec's page_bytes, zero behind the layer and the plane. */
 heddle_status hdl_docfile_write(const char *path, const hdl_docfile_facts *facts, const int32_t *ids,
                                 const uint8_t *const *pages);

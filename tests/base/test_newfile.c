@@ -29,10 +29,12 @@ static void assert_holds(const char *text)
     hdl_mapfile_close(&map);
 }
 
+#define KIND "HDLTESTS" /* how its files begin */
+
 static void write_whole(const char *text)
 {
     hdl_newfile file;
-    assert_int_equal(hdl_newfile_open(&file, path), HEDDLE_OK);
+    assert_int_equal(hdl_newfile_open(&file, path, KIND), HEDDLE_OK);
     assert_int_equal(hdl_newfile_write(&file, text, (int64_t)strlen(text)), HEDDLE_OK);
     assert_int_equal(file.n_bytes, strlen(text));
     assert_int_equal(hdl_newfile_finish(&file), HEDDLE_OK);
@@ -59,15 +61,15 @@ static void test_a_file_is_replaced_only_when_finished(void **state)
 {
     hdl_newfile file;
     (void)state;
-    write_whole("first");
-    assert_int_equal(hdl_newfile_open(&file, path), HEDDLE_OK);
-    assert_int_equal(hdl_newfile_write(&file, "second", 6), HEDDLE_OK);
-    assert_holds("first");
+    write_whole(KIND "first");
+    assert_int_equal(hdl_newfile_open(&file, path, KIND), HEDDLE_OK);
+    assert_int_equal(hdl_newfile_write(&file, KIND "second", 14), HEDDLE_OK);
+    assert_holds(KIND "first");
     hdl_newfile_discard(&file);
-    assert_holds("first");
+    assert_holds(KIND "first");
     assert_int_equal(access(part, F_OK), -1);
-    write_whole("second");
-    assert_holds("second");
+    write_whole(KIND "second");
+    assert_holds(KIND "second");
     assert_int_equal(access(part, F_OK), -1);
 }
 
@@ -75,13 +77,13 @@ static void test_two_writers_exclude_each_other(void **state)
 {
     hdl_newfile a, b;
     (void)state;
-    assert_int_equal(hdl_newfile_open(&a, path), HEDDLE_OK);
-    assert_int_equal(hdl_newfile_open(&b, path), HEDDLE_E_BUSY);
-    assert_int_equal(hdl_newfile_write(&a, "third", 5), HEDDLE_OK);
+    assert_int_equal(hdl_newfile_open(&a, path, KIND), HEDDLE_OK);
+    assert_int_equal(hdl_newfile_open(&b, path, KIND), HEDDLE_E_BUSY);
+    assert_int_equal(hdl_newfile_write(&a, KIND "third", 13), HEDDLE_OK);
     assert_int_equal(hdl_newfile_finish(&a), HEDDLE_OK);
-    assert_holds("third");
-    write_whole("fourth");
-    assert_holds("fourth");
+    assert_holds(KIND "third");
+    write_whole(KIND "fourth");
+    assert_holds(KIND "fourth");
 }
 
 /* A child dies in the middle of writing (a file size limit kills it); then the same limit as an
@@ -89,7 +91,7 @@ static void test_two_writers_exclude_each_other(void **state)
 static void test_a_crash_or_a_full_disk_leaves_the_old_file(void **state)
 {
     (void)state;
-    write_whole("old");
+    write_whole(KIND "old");
     for (int is_killed = 1; is_killed >= 0; is_killed--) {
         fflush(NULL);
         pid_t child = fork();
@@ -100,7 +102,7 @@ static void test_a_crash_or_a_full_disk_leaves_the_old_file(void **state)
             hdl_newfile file;
             setrlimit(RLIMIT_FSIZE, &limit);
             signal(SIGXFSZ, is_killed ? SIG_DFL : SIG_IGN);
-            if (hdl_newfile_open(&file, path)) _exit(2);
+            if (hdl_newfile_open(&file, path, KIND)) _exit(2);
             heddle_status status = hdl_newfile_write(&file, bytes, sizeof bytes);
             hdl_newfile_discard(&file);
             _exit(status == HEDDLE_E_IO ? 0 : 3);
@@ -109,24 +111,58 @@ static void test_a_crash_or_a_full_disk_leaves_the_old_file(void **state)
         assert_int_equal(waitpid(child, &how, 0), child);
         assert_true(is_killed ? WIFSIGNALED(how) && WTERMSIG(how) == SIGXFSZ
                               : WIFEXITED(how) && WEXITSTATUS(how) == 0);
-        assert_holds("old");
+        assert_holds(KIND "old");
         assert_int_equal(access(part, F_OK), is_killed ? 0 : -1);
     }
-    write_whole("new"); /* what the crash left behind is in nobody's way */
-    assert_holds("new");
+    write_whole(KIND "new"); /* what the crash left behind is in nobody's way */
+    assert_holds(KIND "new");
     assert_int_equal(access(part, F_OK), -1);
+}
+
+/* A text named by mistake, one cut before its magic ends; an empty file may go. */
+static void test_only_files_of_its_kind_are_replaced(void **state)
+{
+    static const struct {
+        const char *text;
+        heddle_status status;
+    } cases[] = {{"The user's own text.", HEDDLE_E_INVALID}, {"HDLTEST", HEDDLE_E_INVALID}, {"", HEDDLE_OK}};
+    hdl_newfile file;
+    (void)state;
+    for (int i = 0; i < HDL_COUNT(cases); i++) {
+        FILE *out = fopen(path, "wb");
+        assert_non_null(out);
+        assert_true(fputs(cases[i].text, out) >= 0);
+        assert_int_equal(fclose(out), 0);
+        assert_int_equal(hdl_newfile_open(&file, path, KIND), cases[i].status);
+        if (!cases[i].status) hdl_newfile_discard(&file);
+        assert_holds(cases[i].text);
+    }
+    assert_int_equal(unlink(path), 0);
+}
+
+/* A new file has the modes that the user's umask leaves, like what other programs write. */
+static void test_modes_are_the_users(void **state)
+{
+    struct stat facts;
+    (void)state;
+    mode_t before = umask(027);
+    write_whole(KIND "modes");
+    umask(before);
+    assert_int_equal(stat(path, &facts), 0);
+    assert_int_equal(facts.st_mode & 0777, 0640);
+    assert_int_equal(unlink(path), 0);
 }
 
 static void test_only_regular_files_are_replaced(void **state)
 {
     hdl_newfile file;
     (void)state;
-    assert_int_equal(hdl_newfile_open(&file, folder), HEDDLE_E_INVALID);
-    assert_int_equal(hdl_newfile_open(&file, "/dev/null"), HEDDLE_E_INVALID);
-    assert_int_equal(hdl_newfile_open(&file, ""), HEDDLE_E_INVALID);
-    assert_int_equal(hdl_newfile_open(&file, "/no/such/folder/file"), HEDDLE_E_IO);
+    assert_int_equal(hdl_newfile_open(&file, folder, KIND), HEDDLE_E_INVALID);
+    assert_int_equal(hdl_newfile_open(&file, "/dev/null", KIND), HEDDLE_E_INVALID);
+    assert_int_equal(hdl_newfile_open(&file, "", KIND), HEDDLE_E_INVALID);
+    assert_int_equal(hdl_newfile_open(&file, "/no/such/folder/file", KIND), HEDDLE_E_IO);
     assert_int_equal(symlink("elsewhere", part), 0); /* a part file is never written through a link */
-    assert_int_equal(hdl_newfile_open(&file, path), HEDDLE_E_IO);
+    assert_int_equal(hdl_newfile_open(&file, path, KIND), HEDDLE_E_IO);
     assert_int_equal(unlink(part), 0);
 }
 
@@ -137,6 +173,8 @@ int main(void)
         cmocka_unit_test(test_a_file_is_replaced_only_when_finished),
         cmocka_unit_test(test_two_writers_exclude_each_other),
         cmocka_unit_test(test_a_crash_or_a_full_disk_leaves_the_old_file),
+        cmocka_unit_test(test_only_files_of_its_kind_are_replaced),
+        cmocka_unit_test(test_modes_are_the_users),
         cmocka_unit_test(test_only_regular_files_are_replaced),
     };
     if (!tiny_make_folder(folder, sizeof folder)) return 1;

@@ -48,6 +48,12 @@ refused "--never: a range that is none" 'a file that --mount names' "${ask[@]}" 
     --never "$work/a.kv:9-"
 refused "--never without a mount" 'there is none' "${ask[@]}" --never 0-9
 
+cp "$work/a.kv" "$work/copy.kv"
+refused "a document twice" 'holds the document that' "${ask[@]}" --mount "$work/a.kv" --mount "$work/copy.kv"
+heddle "${ask[@]}" --mount "$work/b.kv" --mount "$work/a.kv" --never "$work/./a.kv"
+[ "$code" = 0 ] && cmp -s "$work/out" "$work/never"
+result "--never: the file by another name of it" $?
+
 heddle "${ask[@]}" --mount "$work/a.kv" --record "$work/lists" && cp "$work/out" "$work/first"
 [ "$code" = 0 ] && grep -qE 'lists$' "$work/err" && [ -s "$work/lists" ]
 result "lists are recorded" $?
@@ -69,6 +75,14 @@ refused "record: under dense" 'plan dense makes no list' "${ask[@]}" --plan dens
 refused "a document's file as lists" 'does not hold lists' "${ask[@]}" --replay "$work/a.kv"
 refused "two questions and one record" 'go with one -p' "${ask[@]}" -p x --record "$work/lists"
 
+for what in record session; do
+    refused "--$what: a text in its place" 'no file of the kind that would replace it' "${ask[@]}" --$what "$work/b.txt"
+done
+refused "encode: over its own text" 'no file of the kind that would replace it' encode -m "$model" "$work/b.txt" -o "$work/b.txt"
+cmp -s "$work/b.txt" <(head -n 80 "$model/samples.md")
+result "the text is what it was" $?
+: >"$work/empty.txt"
+refused "encode: an empty text" 'is empty' encode -m "$model" "$work/empty.txt" -o "$work/empty.kv"
 refused "no output" '-o FILE.kv is missing' encode -m "$model" "$work/a.txt"
 refused "no document" 'one document at a time' encode -m "$model" -o "$work/x.kv"
 refused "a text as a document's file" 'does not hold' "${ask[@]}" --mount "$work/a.txt"
@@ -98,6 +112,12 @@ n_pages=$(sed -n 's/.*tokens, \([0-9]*\) pages.*/\1/p' "$work/out")
 # half a page on: K and V of the first page, which every plan reads; the file's middle may be index keys, which dense does not
 printf '\001' | dd of="$work/flipped.kv" bs=1 seek=$(($(stat -c %s "$work/a.kv") / n_pages / 2)) conv=notrunc 2>/dev/null
 refused "verify: a flipped byte" 'checksum' verify "$work/flipped.kv"
+heddle verify "$work/flipped.kv" "$work/b.kv"
+[ "$code" = 2 ] && grep -q "^$work/b.kv: .* every checksum holds" "$work/out"
+result "verify: the file behind a bad one is looked at too" $?
+says "inspect: a document's file" '^kind +a document' inspect "$work/a.kv"
+refused "inspect: lists" 'report --record' inspect "$work/lists"
+refused "inspect: a flipped document" 'checksum' inspect "$work/flipped.kv"
 heddle "${ask[@]}" --mount "$work/flipped.kv" --plan dense
 [ "$code" = 2 ] && grep -q 'do not have their checksum' "$work/err"
 result "reading a flipped page" $?

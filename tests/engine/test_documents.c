@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -726,6 +727,7 @@ static void test_a_session_over_other_mounts_is_refused(void **state)
     other = new_session("dense"); /* the same document at another token */
     mount(other, path_a);
     heddle_session *without = new_session("dense");
+    unlink(path_bad); /* a document's file, which no session replaces */
     if (heddle_session_save(without, path_bad)) fail_msg("%s", heddle_last_error());
     expect_refusal(heddle_session_load(other, path_bad), HEDDLE_E_INVALID,
                    "written over 0 mounted documents: the session has 1");
