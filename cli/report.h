@@ -6,10 +6,23 @@
 #include "summary.h"
 #include "svg.h"
 
-enum { REPORT_MAX_PLANS = 64, REPORT_MAX_CARDS = 8, REPORT_MAX_CONTEXTS = 8, REPORT_MAX_TEXTS = 16 };
+enum {
+    REPORT_MAX_PLANS = 64,
+    REPORT_MAX_CARDS = 8,
+    REPORT_MAX_CONTEXTS = 8,
+    REPORT_MAX_TEXTS = 16,
+    REPORT_MAX_RUNS = 64
+};
+
+/* Speeds that were measured together, on one host: only these are set against each other. */
+typedef struct report_run {
+    char name[320]; /* the file and, where it has several, the run's name in it */
+    char host[192]; /* as the file says; empty where it does not */
+} report_run;
 
 typedef struct report_speed { /* a line of `heddle bench depth --csv`, or of build/bench/bench_depth */
     char model[128], kv[8], plan[128];
+    int run; /* of report.runs */
     double depth, prefill, decode, share, kv_bytes, peak_bytes;
 } report_speed;
 
@@ -32,6 +45,8 @@ typedef struct report {
     results results;
     report_speed *speeds;
     int n_speeds, speeds_capacity;
+    report_run runs[REPORT_MAX_RUNS];
+    int n_runs;
     report_card cards[REPORT_MAX_CARDS];
     int n_cards;
 } report;
@@ -40,10 +55,12 @@ typedef struct report {
 int report_read(report *r, const char *path);
 void report_sort(report *r); /* makes the cards; after all files */
 void report_free(report *r);
-/* The speed of a plan at a depth (< 0 = the deepest that is there); NULL = not measured. */
+/* The speed of a plan at a depth (< 0 = the deepest that is there), of several runs that of the last; NULL = not
+ * measured. */
 const report_speed *report_speed_of(const report *r, const report_card *card, const char *plan, double depth);
-
-/* Times dense's speed at the same depth; NaN where one of them was not measured. */
+/* Dense's tokens a second at a depth in a run: the middle of its rows there. NaN: it has none. */
+double report_dense_decode(const report *r, const report_card *card, int run, double depth);
+/* Times dense's speed at the same depth in the same run; NaN where one of them was not measured. */
 double report_speed_over_dense(const report *r, const report_card *card, const report_speed *speed);
 
 typedef struct report_quality {        /* of one plan, against dense; NaN where it was not measured */

@@ -40,7 +40,9 @@ static svg_point frontier_point(const report *r, const report_card *card, const 
 {
     report_quality q = report_quality_of(r, card, plan);
     const report_speed *speed = report_speed_of(r, card, plan->spec, -1);
-    double x = by_x == BY_SPEED ? report_speed_over_dense(r, card, speed) : q.share;
+    double x = by_x == BY_SHARE                        ? q.share
+               : !strcmp(plan->spec, "dense") && speed ? 1
+                                                       : report_speed_over_dense(r, card, speed);
     if (by_x == BY_SHARE && isnan(x) && speed) x = speed->share;
     double y = by_y == BY_RECOVERY ? q.recovery.value : by_y == BY_PERPLEXITY ? exp(-q.worst_loss) : q.worst;
     svg_point point = {x, y, NAN, NAN, plan->spec, plan->colour};
@@ -68,10 +70,12 @@ static void draw_frontier(eval_buf *out, const report *r, const report_card *car
             foot = floor(points[i].y * 20) / 20;
     svg_scatter chart = {
         .title = y->title,
-        .x = {.title = by_x == BY_SPEED ? "decode at the greatest depth measured, times dense's speed there"
-                                        : "keys and values read, share of dense's bytes",
-              .is_percent = by_x == BY_SHARE,
-              .has_zero = true},
+        .x =
+            {.title = by_x == BY_SPEED
+                          ? "decode at the greatest depth measured, times dense's speed there in the same run"
+                          : "keys and values read, share of dense's bytes",
+             .is_percent = by_x == BY_SHARE,
+             .has_zero = true},
         .y = {.title = y->axis, .low = foot, .high = y->high, .is_percent = y->is_percent},
         .points = points,
         .n_points = n,

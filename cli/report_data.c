@@ -74,10 +74,31 @@ static int add_speed(report *r, const report_speed *speed)
     return 0;
 }
 
-static int add_speed_row(report *r, const csv_row *row, const report_speed *common, bool *is_row)
+/* The run of that name, made where it is new; -1: there are too many. */
+static int run_of(report *r, const char *name, const char *host)
 {
-    report_speed speed = *common;
+    for (int i = 0; i < r->n_runs; i++)
+        if (!strcmp(r->runs[i].name, name)) return i;
+    if (r->n_runs == REPORT_MAX_RUNS) return -1;
+    report_run *run = &r->runs[r->n_runs];
+    snprintf(run->name, sizeof run->name, "%s", name);
+    snprintf(run->host, sizeof run->host, "%s", host);
+    return r->n_runs++;
+}
+
+/* What the lines above a row of speeds say of it. */
+typedef struct csv_place {
+    const char *path;
+    int part; /* joined files are parts, each a run of its own where rows name none */
+    report_speed common;
+} csv_place;
+
+static int add_speed_row(report *r, const csv_row *row, const csv_place *place, bool *is_row)
+{
+    report_speed speed = place->common;
+    char run_name[sizeof r->runs->name];
     const char *plan = text_of(row, "plan"), *model = text_of(row, "model"), *kv = text_of(row, "kv");
+    const char *run = text_of(row, "run"), *host = text_of(row, "host");
     if (plan) snprintf(speed.plan, sizeof speed.plan, "%s", plan);
     if (model) snprintf(speed.model, sizeof speed.model, "%s", model);
     if (kv) snprintf(speed.kv, sizeof speed.kv, "%s", kv);
@@ -89,7 +110,15 @@ static int add_speed_row(report *r, const csv_row *row, const report_speed *comm
     speed.kv_bytes = number_of(row, "kv_bytes");
     speed.peak_bytes = number_of(row, "peak_bytes");
     *is_row = plan && isfinite(speed.depth) && isfinite(speed.decode);
-    return *is_row ? add_speed(r, &speed) : 0;
+    if (!*is_row) return 0;
+    if (run && *run)
+        snprintf(run_name, sizeof run_name, "%s, %s", place->path, run);
+    else
+        snprintf(run_name, sizeof run_name, place->part ? "%s, part %d" : "%s", place->path, place->part + 1);
+    speed.run = run_of(r, run_name, host ? host : "");
+    if (speed.run < 0)
+        return cli_refuse("report: %s: more than %d runs of speeds", place->path, REPORT_MAX_RUNS);
+    return add_speed(r, &speed);
 }
 
 /* A row of tests/proofs/plan_quality.py as the row of `heddle eval` that has its figures: documents of 8,192
@@ -125,16 +154,17 @@ static int read_csv(report *r, const char *path, cli_text *text)
     csv_row row = {0};
     char *rest = NULL;
     int code = 0, n_line = 0;
-    report_speed common = {.kv = "f16"};
-    snprintf(common.model, sizeof common.model, "%s", path);
+    csv_place place = {.path = path, .common = {.kv = "f16"}};
+    snprintf(place.common.model, sizeof place.common.model, "%s", path);
     for (char *line = strtok_r(text->data, "\n", &rest); line && !code; line = strtok_r(NULL, "\n", &rest)) {
         bool is_row = false;
         n_line++;
         if (*line == '#') {
-            read_comment(line, &common);
+            read_comment(line, &place.common);
             continue;
         }
         if (!row.n_names || begins_csv(line)) { /* files that were joined have their names again */
+            if (row.n_names) place.part++;
             row.n_names = row.n = cut_fields(line, row.names);
             continue;
         }
@@ -142,7 +172,7 @@ static int read_csv(report *r, const char *path, cli_text *text)
         if (text_of(&row, "quarter"))
             is_row = add_quality_row(r, &row);
         else
-            code = add_speed_row(r, &row, &common, &is_row);
+            code = add_speed_row(r, &row, &place, &is_row);
         if (!is_row && !code)
             code = cli_refuse("%s: line %d is no row of 'heddle bench depth --csv', nor of plan_quality.py",
                               path, n_line);
@@ -287,10 +317,29 @@ const report_speed *report_speed_of(const report *r, const report_card *card, co
     return found;
 }
 
+static int compare_numbers(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+double report_dense_decode(const report *r, const report_card *card, int run, double depth)
+{
+    double found[16]; /* a run begins and ends with dense; more than a few say no more */
+    int n = 0;
+    for (int i = 0; i < r->n_speeds && n < (int)(sizeof found / sizeof *found); i++) {
+        const report_speed *s = &r->speeds[i];
+        bool is_dense = s->run == run && s->depth == depth && s->decode > 0 && !strcmp(s->plan, "dense") &&
+                        !strcmp(s->model, card->model) && !strcmp(s->kv, card->kv);
+        if (is_dense) found[n++] = 1 / s->decode;
+    }
+    qsort(found, (size_t)n, sizeof *found, compare_numbers);
+    return n ? 2 / (found[(n - 1) / 2] + found[n / 2]) : NAN;
+}
+
 double report_speed_over_dense(const report *r, const report_card *card, const report_speed *speed)
 {
-    const report_speed *dense = speed ? report_speed_of(r, card, "dense", speed->depth) : NULL;
-    return dense && dense->decode > 0 ? speed->decode / dense->decode : NAN;
+    return speed ? speed->decode / report_dense_decode(r, card, speed->run, speed->depth) : NAN;
 }
 
 summary_filter report_filter(const report_card *card, const char *what, const char *task, int64_t context)

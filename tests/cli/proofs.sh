@@ -54,4 +54,23 @@ sed 's/^\(.*,dense,.*\),[^,]*$/\1,another/' "$work/whole" >"$table"
     "$HEDDLE" report "$table" -o "$work/other.html" >"$work/out" 2>"$work/err" &&
     grep -q '</i>anchor</th><td>0\.6' "$work/whole.html" && ! grep -q '</i>anchor</th><td>0\.6' "$work/other.html"
 result "nor does a page of 'heddle report'" $?
+# Speeds: rows that could be set against dense of another run or host.
+cat >"$work/speeds.py" <<'PY'
+import sys
+sys.path.insert(0, sys.argv[1])
+from plan_speed import bad_runs, load
+def rows(*plans, **of):
+    return [{"plan": plan, "depth": "32768", "host": "one", "run": "a", **of} for plan in plans]
+def why(*some):
+    return "; ".join(bad_runs([row for part in some for row in part]))
+assert not why(rows("dense", "anchor", "dense"), rows("dense", "keys4", "dense", run="b", host="two"))
+assert why(rows("dense", "anchor"), rows("dense", "keys4", "dense", run="b")) == "run a at 32768 tokens: does not begin and end with dense"
+assert "run b at" in why(rows("dense", "anchor", "dense"), rows("keys4", "dense", run="b"))
+assert "does not begin" in why(rows("dense"))
+assert "names no run" in why(rows("dense", "anchor", "dense", run=""))
+assert why(rows("dense", "anchor"), rows("dense", host="two")) == "run a: is of 2 hosts: one, two"
+assert not list(bad_runs(load()))
+PY
+PYTHONDONTWRITEBYTECODE=1 python3 "$work/speeds.py" "$proofs" >"$work/out" 2>"$work/err"
+result "each run of speeds is of one host and begins and ends with dense; the committed ones" $?
 finish

@@ -24,18 +24,27 @@ result "quality and steps of 18 methods and more, one card" $?
 grep -q "times dense's speed there" "$work/methods.html" && grep -q "dense's perplexity over" "$work/methods.html"
 result "frontiers of perplexity and of speed over dense" $?
 python3 - "$quality" "$work/methods.html" "$steps" >"$work/out" 2>"$work/err" <<'PY'
-import csv, math, re, sys
+import csv, math, re, statistics, sys
 def read(path):
     return [r for r in csv.DictReader(line for line in open(path) if not line.startswith("#")) if r["model"] == "smollm2"]
-rows, step = read(sys.argv[1]), {r["plan"]: float(r["step_ms"]) for r in read(sys.argv[3])}  # of a plan the last
+rows, steps = read(sys.argv[1]), read(sys.argv[3])
 of = {(r["plan"], r["text"], r["doc"], r["run"]): float(r["quarter"]) for r in rows}
 docs = sorted(key[1:] for key in of if key[0] == "anchor" and ("dense", *key[1:]) in of)  # of one run
 total = {plan: sum(of[(plan, *doc)] for doc in docs) for plan in ("dense", "anchor", "window512")}
 r = (total["window512"] - total["anchor"]) / (total["window512"] - total["dense"])
 worst = max(of[("anchor", *doc)] - of[("dense", *doc)] for doc in docs)
-cells = re.findall(r"<td>(.*?)</td>", next(line for line in open(sys.argv[2]) if re.search(r"</i>anchor</th><td>", line)))
+page = open(sys.argv[2]).read().splitlines()
+def cells_of(plan):
+    return re.findall(r"<td>(.*?)</td>", next(line for line in page if f"</i>{plan}</th><td>" in line))
+cells = cells_of("anchor")
 print(cells, r, worst)
-assert cells[0].split("<")[0] == f"{r:.3f}" and cells[3] == f"{100 * math.expm1(worst):+.2f}" and cells[-1] == f"{step['dense'] / step['anchor']:.2f}"
+assert cells[0].split("<")[0] == f"{r:.3f}" and cells[3] == f"{100 * math.expm1(worst):+.2f}"
+runs = {s["plan"]: s["run"] for s in steps}
+assert runs["anchor"] != runs["duo"]
+for plan in ("anchor", "layered4", "minference", "duo"):
+    own = [s for s in steps if s["run"] == runs[plan]]
+    dense = statistics.median(float(s["step_ms"]) for s in own if s["plan"] == "dense")
+    assert cells_of(plan)[-1] == f"{dense / next(float(s['step_ms']) for s in own if s['plan'] == plan):.2f}", (plan, cells_of(plan))
 PY
 code=$?
 result "their R, perplexity and speed are the files' figures" $code
@@ -59,6 +68,29 @@ assert n > 150 and not over
 PY
 code=$?
 result "no label of theirs lies over another" $code
+# Speeds of two hosts: each is set against dense of its own run, wherever it stands.
+cat >"$work/runs.csv" <<'CSV'
+model,depth,plan,kv,step_ms,share_of_dense,kv_bytes,host,run
+small,4096,dense,f16,10.0,1,1000,one host,a
+small,4096,minference,f16,10.0,1,1000,one host,a
+small,4096,quest,f16,2.0,0.1,1000,one host,a
+small,4096,dense,f16,10.0,1,1000,one host,a
+small,4096,dense,f16,40.0,1,1000,another host,b
+small,4096,keys4,f16,10.0,0.2,1000,another host,b
+small,4096,dense,f16,60.0,1,1000,another host,b
+CSV
+over() { # PLAN TIMES: of the page of these runs
+    sed -n 's#.*</i>'"$1"'</th>.*<td>\([0-9.]*\)</td></tr>#\1#p' "$work/runs.html" | tee "$work/out" | grep -qx "$2"
+}
+heddle report "$work/runs.csv" -o "$work/runs.html"
+over minference 1.00 && over quest 5.00 && over keys4 5.00 && over dense 1.00
+result "a plan is set against dense of its own run" $?
+grep -q '</i>dense</th>.*100.0 <small>at 4K, run 1</small><br>20.0 <small>at 4K, run 2</small>' "$work/runs.html"
+result "dense has its speed in each" $?
+for run in $(seq 65); do echo "small,4096,dense,f16,10.0,1,1000,a host,r$run"; done |
+    sed '1i model,depth,plan,kv,step_ms,share_of_dense,kv_bytes,host,run' >"$work/many.csv"
+refused "too many runs" "many.csv: more than 64 runs" report "$work/many.csv" -o "$work/many.html"
+
 sed 's/^\(.*,dense,[0-9.]*\),[0-9.]*,/\1,,/' "$quality" >"$work/broken.csv"
 refused "a quality row without its loss" "is no row of" report "$work/broken.csv"
 

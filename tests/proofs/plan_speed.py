@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """Decode speed of every plan beside dense, at a depth whose rows are made up.
 
-    plan_speed.py [--depth TOKENS] [--host WORDS] [--check] [PLAN...]
+    plan_speed.py [--depth TOKENS] [--note WORDS] [--check] [PLAN...]
 
 One run of build/bench/bench_depth for all plans that have no row yet, dense first and last; on SmolLM2, f16 rows. Rows go
-to bench/results/plan-speed.csv; each names its plan file, so that a plan whose file changed is timed again. Left out:
+to bench/results/plan-speed.csv; each names its plan file, so that a plan whose file changed is timed again, its run and
+the host's processor: a plan is set against dense of its run alone, as other runs may be of other hosts. Left out:
 plans that evict (made-up rows are no prompt), and plans whose lists are as long as the rows' masses say (made-up rows
 have none): time those with `heddle bench depth -f TEXT`. `heddle report plan-quality.csv plan-speed.csv` draws both.
---check: whether every plan for the model has a row of its present file, between rows of dense.
+--check: whether every plan for the model has a row of its present file, and every run is of one host, between rows of dense.
 """
 import argparse
 import csv
@@ -17,9 +18,11 @@ import subprocess
 import sys
 
 from behaviour import TOP, fits, model_path, plan_hash
+from plan_quality import Documents
 
 CSV = TOP + "/bench/results/plan-speed.csv"
-FIELDS = ("plan_hash", "model", "depth", "plan", "kv", "step_ms", "p10_ms", "p90_ms", "kv_bytes_read", "share_of_dense", "kv_bytes")
+FIELDS = ("plan_hash", "model", "depth", "plan", "kv", "step_ms", "p10_ms", "p90_ms", "kv_bytes_read", "share_of_dense", "kv_bytes",
+          "host", "run")
 MODEL = "smollm2"
 UNREAD = ("powers", "none", "stride", "random")  # scores that are the same whatever the rows hold
 
@@ -52,15 +55,28 @@ def load():
         return list(csv.DictReader(line for line in file if not line.startswith("#")))
 
 
+def bad_runs(rows):
+    """Why rows, in their order, could not be set against dense: sentences."""
+    runs = {}
+    for row in rows:
+        if row.get("run") and row.get("host"):
+            runs.setdefault((row["run"], row["depth"]), []).append(row)
+        else:
+            yield f"{row['plan']}: its row names no run or no host"
+    for (run, depth), own in runs.items():
+        if own[0]["plan"] != "dense" or own[-1]["plan"] != "dense" or len(own) < 2:
+            yield f"run {run} at {depth} tokens: does not begin and end with dense"
+        if len(hosts := sorted({row["host"] for row in own})) > 1:
+            yield f"run {run}: is of {len(hosts)} hosts: {', '.join(hosts)}"
+
+
 def check(depth):
     """Whether the committed rows are whole: of every plan that made-up rows say something of, as it is now."""
-    rows, bad = [row for row in load() if int(row["depth"]) == depth], []
+    rows, bad = [row for row in load() if int(row["depth"]) == depth], list(bad_runs(load()))
     now = {row["plan"] for row in rows if row["plan_hash"] == plan_hash(row["plan"])}
     for plan in sorted(f[:-5] for f in os.listdir(TOP + "/plans")):
         if plan not in now and not why_not(plan) and fits(model_path(MODEL), plan):
             bad.append(f"{plan} at {depth} tokens has no row, or one of another plan file")
-    if not rows or rows[0]["plan"] != "dense" or rows[-1]["plan"] != "dense":
-        bad.append("a run begins and ends with dense")
     for row in rows:
         step, low, high = (float(row[key]) for key in ("step_ms", "p10_ms", "p90_ms"))
         if not 0 < low <= step <= high:
@@ -72,7 +88,7 @@ def check(depth):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--depth", type=int, default=32768)
-    parser.add_argument("--host", default="", help="what a comment above the rows says")
+    parser.add_argument("--note", default="", help="what a comment above the rows says of the run")
     parser.add_argument("plans", nargs="*")
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
@@ -97,10 +113,11 @@ def main():
         writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
         if is_new:
             writer.writeheader()
-        if options.host:
-            file.write(f"# {options.host}\n")
+        of_run = Documents(None).of_run
+        if options.note:
+            file.write(f"# {of_run['run']}: {options.note}\n")
         for row in rows:
-            writer.writerow({**row, "model": MODEL, "plan_hash": plan_hash(row["plan"])})
+            writer.writerow({**row, "model": MODEL, "plan_hash": plan_hash(row["plan"]), **of_run})
             print(f"{row['plan']:18s} {float(row['step_ms']):8.3f} ms, {100 * float(row['share_of_dense']):.1f} % of dense's bytes")
     return 0 if len(rows) > 1 else 1
 
