@@ -186,10 +186,11 @@ static heddle_status check_router(const json_t *obj, const char *path, const hdl
     if (at->is_scaled_by_length && !row->is_by_block)
         return HDL_FAIL(HEDDLE_E_INVALID, "%s.scale \"sqrt_length\": score \"%s\" is not by block", path,
                         row->name);
-    if (at->n_united && at->score != HDL_SCORE_MASS && (!row->plane || row->rule == HDL_RULE_INDEX))
-        return HDL_FAIL(HEDDLE_E_INVALID,
-                        "%s.lists \"union\": score \"%s\" is not by head; there is one list to unite", path,
-                        row->name);
+    bool is_index = row->is_scored && row->rule == HDL_RULE_INDEX;
+    if ((at->n_united && at->score != HDL_SCORE_MASS && (!row->plane || is_index)) ||
+        (at->is_per_kv_head && is_index))
+        return HDL_FAIL(HEDDLE_E_INVALID, "%s.lists \"%s\": score \"%s\" is not by head; it makes one list",
+                        path, at->n_united ? "union" : "kv_head", row->name);
     if (at->score == HDL_SCORE_MASS && json_object_get(obj, "measure"))
         return HDL_FAIL(HEDDLE_E_INVALID, "%s.measure: score \"attention_mass\" is mass already", path);
     return HEDDLE_OK;

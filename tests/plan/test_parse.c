@@ -160,6 +160,8 @@ static void test_refusals(void **state)
 #define FOUR_BITS            OF_HEADS ", \"score\": \"key_i4\", \"top_k\": 4"
     refused(BESIDE("\"window\": 1", ONE_HEAD("0", FOUR_BITS)), "router: has lists other than \"kv_head\"");
     refused(BESIDE(OF_HEADS, "[]"), "head_routers: must be a list of 1..3 routers");
+    refused(ROUTER("\"lists\": \"kv_head\", \"score\": \"index\", \"top_k\": 8"),
+            "router.lists \"kv_head\": score \"index\" is not by head"); /* such lists held chance numbers */
     refused(BESIDE(OF_HEADS, "[{\"router\": {}}]"),
             "head_routers[0].kv_heads: must be a list of at least one");
     refused(BESIDE(OF_HEADS, ONE_HEAD("-1", FOUR_BITS)), "kv_heads[0]: must be in 0..63");
