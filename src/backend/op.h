@@ -257,6 +257,9 @@ typedef struct hdl_complement_args {
  * Shared (planes only, no candidates): the rows of a sequence make one score row, score[s, l, e] = rows over
  * those that score e; the row's entries are the last row's. What only some rows score lies between the
  * first new token and the last: a window forces that.
+ * Ranges of KV heads: with first_kv_head above 0 the call's KV head 0 is that one of the plane, q, bias and candidates
+ * begin at its own, and lists are numbered (HASH, STRIDE) as among all heads. A range of whole lists has the bits that
+ * these lists have among all heads. Its n_lists and n_kv_heads are the range's.
  * Slashes (shared, rows SUM, entries of tokens): beside it the sums along distances, at the last row's entries:
  *   slash[s, l, e] = sum over rows i of score_i[e - (q_len - 1 - i)], i's own place in the sequence (absent: 0) */
 typedef enum hdl_score_rule {
@@ -287,6 +290,7 @@ typedef struct hdl_score_args {
     int32_t block_size; /* tokens of an entry */
     int32_t stride;
     int64_t seed;
+    int32_t first_kv_head; /* of the plane */
     bool has_candidates, is_shared;
     hdl_reduce rows;                 /* shared: SUM or MAX */
     float *slash;                    /* as score, or NULL */

@@ -9,7 +9,7 @@
  *   token_list + own mass router  attend into SPARE, observing, then select; attend the list
  *   token_list + other router     score a summary, [pool], select; attend the list
  *   a router of groups            score a summary, select; resolve the groups to their tokens
- *   a router and head routers     score and select for all KV heads, then again for the heads of each
+ *   a router and head routers     score and select for the KV heads of each, a range of them at a time
  *   a router with candidates      score and select the candidates first, then among them
  *   token_list, shared            attend the owner's list
  *   a list with its complement    attend the list; what it leaves out by means of blocks; merge
@@ -45,25 +45,61 @@ static void add_mapped_slot(hdl_schedule *schedule)
             .block_size = 1, .n_lists = schedule->facts->n_kv_heads, .n_ids_max = n_ids_max};
 }
 
-/* One more slot for lists on the way to others, of the KV heads, or a list and its distances, or groups: as large as
+/* KV heads that follow each other; n 0: all of them. */
+typedef struct head_range {
+    int32_t first, n;
+} head_range;
+
+/* Takes the first range out of a set of heads that is not empty. */
+static head_range take_range(uint64_t *heads)
+{
+    head_range range = {.first = __builtin_ctzll(*heads)};
+    for (int32_t h = range.first; h < 64 && *heads >> h & 1; h++) {
+        *heads &= ~((uint64_t)1 << h);
+        range.n++;
+    }
+    return range;
+}
+
+/* Lists of heads on the way to the layer's: those of the longest range of one router's. */
+static void size_ranges(const hdl_schedule *schedule, const hdl_route_plan *route, int32_t layer,
+                        int32_t *n_lists, int64_t *n_ids_max)
+{
+    const hdl_layer_plan *at = &route->layers[layer];
+    int64_t context = schedule->limits.max_context;
+    bool is_cut = at->n_head_routers && at->router.score != HDL_SCORE_MASS;
+    for (int32_t i = is_cut ? -1 : 0; i < at->n_head_routers; i++) {
+        const hdl_head_router *of_heads = &hdl_head_routers_of(route, layer)[HDL_MAX(i, 0)];
+        uint64_t heads = i < 0 ? hdl_heads_of_layer_router(route, layer, schedule->facts->n_kv_heads)
+                               : of_heads->heads;
+        *n_ids_max = HDL_MAX(*n_ids_max, hdl_router_units(i < 0 ? &at->router : &of_heads->router, context));
+        while (heads) {
+            head_range range = take_range(&heads);
+            *n_lists = HDL_MAX(*n_lists, range.n);
+        }
+    }
+}
+
+/* One more slot for lists on the way to others, of some KV heads, or a list and its distances, or groups: as large as
  * the largest. */
 static void add_united_slot(hdl_schedule *schedule)
 {
     int64_t n_ids_max = 0;
-    int32_t n_lists = schedule->facts->n_kv_heads;
+    int32_t n_lists = 0;
     for (int r = 0; r < 2; r++)
         for (int32_t layer = 0; layer < schedule->facts->n_layers; layer++) {
             const hdl_layer_plan *at = &schedule->routes[r].layers[layer];
-            for (int32_t i = 0; i < at->n_head_routers; i++)
-                n_ids_max = HDL_MAX(
-                    n_ids_max, hdl_router_units(&at->head_routers[i].router, schedule->limits.max_context));
+            size_ranges(schedule, &schedule->routes[r], layer, &n_lists, &n_ids_max);
             const hdl_router_spec *routers[] = {at->has_router ? &at->router : NULL,
                                                 at->has_candidates ? &at->candidates : NULL};
             for (int i = 0; i < 2; i++) {
                 if (!routers[i]) continue;
-                if (hdl_score_rows[routers[i]->score].is_grouped)
+                bool is_grouped = hdl_score_rows[routers[i]->score].is_grouped;
+                if (is_grouped)
                     n_ids_max = HDL_MAX(n_ids_max,
                                         hdl_router_groups(routers[i], schedule->limits.max_context));
+                if (is_grouped || routers[i]->n_united)
+                    n_lists = HDL_MAX(n_lists, schedule->facts->n_kv_heads);
                 if (!routers[i]->n_united && !routers[i]->n_slashes) continue;
                 hdl_router_spec head = *routers[i];
                 head.n_united = 0;
@@ -105,9 +141,10 @@ static void assign_slots(hdl_schedule *schedule)
                 schedule->candidates_of_layer[r][layer] = add_slot(schedule, &at->candidates);
             schedule->slot_of_layer[r][layer] = add_slot(schedule, &at->router);
             hdl_selection *slot = &schedule->slots[schedule->slot_of_layer[r][layer]];
+            const hdl_head_router *of_heads = hdl_head_routers_of(&schedule->routes[r], layer);
             for (int32_t i = 0; i < at->n_head_routers; i++)
-                slot->n_ids_max = HDL_MAX(slot->n_ids_max, hdl_router_units(&at->head_routers[i].router,
-                                                                            schedule->limits.max_context));
+                slot->n_ids_max = HDL_MAX(
+                    slot->n_ids_max, hdl_router_units(&of_heads[i].router, schedule->limits.max_context));
             if (r == HDL_ROUTE_PREFILL) schedule->has_prefill_lists = true;
             if (r == HDL_ROUTE_DECODE && schedule->refresh > 1) {
                 schedule->n_kept++;
@@ -405,7 +442,7 @@ static float length_scale(const hdl_router_spec *router, int32_t entry)
 
 /* The score row: its source, and from tokens or small blocks to the units that are chosen. */
 static void add_score(hdl_schedule *schedule, int32_t layer, hdl_attend_step *attend,
-                      const hdl_router_spec *router, const hdl_selection *list)
+                      const hdl_router_spec *router, int32_t n_lists)
 {
     const hdl_score_row *row = &hdl_score_rows[router->score];
     const hdl_model_facts *facts = schedule->facts;
@@ -418,12 +455,16 @@ static void add_score(hdl_schedule *schedule, int32_t layer, hdl_attend_step *at
          is_of_layer = is_index && facts->index.is_of_layers;
     int32_t n_queries = HDL_MAX(facts->index.n_heads, 1), n_groups = HDL_MAX(facts->index.n_groups, 1);
     int64_t group_floats = (int64_t)n_queries * facts->index.dim;
-    attend->q_offset = is_index ? facts->layers[layer].index_group * group_floats : 0;
+    int32_t first = attend->first_kv_head, n_kv_heads = attend->n_kv_heads ? n_lists : facts->n_kv_heads,
+            gqa_group = facts->n_heads / facts->n_kv_heads;
+    attend->q_offset = is_index ? facts->layers[layer].index_group * group_floats
+                                : (int64_t)first * gqa_group * facts->head_dim;
     attend->is_scoring = row->is_scored;
-    attend->score = (hdl_score_args){.n_heads = is_index ? n_queries : facts->n_heads,
-                                     .n_kv_heads = is_index ? 1 : facts->n_kv_heads,
+    attend->score = (hdl_score_args){.n_heads = is_index ? n_queries : n_kv_heads * gqa_group,
+                                     .n_kv_heads = is_index ? 1 : n_kv_heads,
+                                     .first_kv_head = first,
                                      .head_dim = is_index ? facts->index.dim : facts->head_dim,
-                                     .n_lists = list->n_lists,
+                                     .n_lists = n_lists,
                                      .q_stride = is_index ? n_groups * group_floats : attend->args.q_stride,
                                      .scale = is_of_layer ? facts->index.scale
                                               : is_index  ? 1
@@ -443,22 +484,38 @@ static void add_score(hdl_schedule *schedule, int32_t layer, hdl_attend_step *at
                                      .score_stride = stride,
                                      .is_invariant = schedule->limits.is_invariant};
     attend->is_pooling = entry < router->block && router->score != HDL_SCORE_NONE;
-    attend->pool = (hdl_pool_args){.n_lists = list->n_lists,
+    attend->pool = (hdl_pool_args){.n_lists = n_lists,
                                    .n = router->block / entry,
                                    .pad = row->rule == HDL_RULE_PAIRS && row->is_scored,
                                    .entry_size = entry,
                                    .reduce = router->pool};
     hdl_schedule_book(schedule, HDL_BUF_MASS,
-                      schedule->tile_rows * list->n_lists * stride * (router->n_slashes ? 8 : 4));
+                      schedule->tile_rows * n_lists * stride * (router->n_slashes ? 8 : 4));
 }
 
-/* Turns a step into one that makes a list. */
+/* Rows that see at most so many tokens take all of them, whatever their scores are. */
+static int64_t all_below(const hdl_router_spec *router, const head_range *range)
+{
+    int64_t least = router->top_k; /* of the heads */
+    if (router->n_slashes) least = HDL_MIN(least, router->n_slashes);
+    for (int32_t h = 0; h < router->n_head_units; h++)
+        if (!range->n || (h >= range->first && h < range->first + range->n))
+            least = HDL_MIN(least, router->head_units[h] * router->block);
+    int64_t all = router->block > 1 ? least : least + router->n_sink + router->window;
+    bool has_width = router->select == HDL_SELECT_TOP_K || router->select == HDL_SELECT_BEAM;
+    return has_width ? HDL_MAX(all, router->dense_below) : router->dense_below;
+}
+
+/* Turns a step into one that makes a list, or those of a range of KV heads. */
 static void add_router(hdl_schedule *schedule, hdl_step *step, const hdl_router_spec *router, int32_t slot,
-                       int32_t candidate_slot)
+                       int32_t candidate_slot, head_range range)
 {
     const hdl_schedule_limits *limits = &schedule->limits;
     hdl_attend_step *attend = &step->u.attend;
     hdl_selection *list = &schedule->slots[router->n_united ? schedule->united : slot];
+    int32_t n_lists = range.n ? range.n : list->n_lists;
+    attend->first_kv_head = range.first;
+    attend->n_kv_heads = range.n;
     attend->is_selecting = true;
     attend->is_uniting = router->n_united > 0 || router->n_slashes > 0;
     attend->is_resolving = hdl_score_rows[router->score].is_grouped;
@@ -467,11 +524,11 @@ static void add_router(hdl_schedule *schedule, hdl_step *step, const hdl_router_
     attend->slot = slot;
     attend->candidate_slot = candidate_slot;
     attend->args.has_mass = router->score == HDL_SCORE_MASS;
-    attend->args.n_mass_lists = list->n_lists;
+    attend->args.n_mass_lists = n_lists;
     attend->args.mass_reduce = router->heads;
-    add_score(schedule, step->layer, attend, router, list);
+    add_score(schedule, step->layer, attend, router, n_lists);
     attend->select = (hdl_select_args){.n_rows = schedule->tile_rows,
-                                       .n_lists = list->n_lists,
+                                       .n_lists = n_lists,
                                        .score_stride = limits->max_context,
                                        .max_visible = limits->max_context,
                                        .kind = router->select,
@@ -479,7 +536,8 @@ static void add_router(hdl_schedule *schedule, hdl_step *step, const hdl_router_
                                        .p = router->p,
                                        .threshold = router->threshold,
                                        .top_k = (router->top_k + router->block - 1) / router->block,
-                                       .list_top_k = router->n_head_units ? router->head_units : NULL,
+                                       .list_top_k = router->n_head_units ? router->head_units + range.first
+                                                                          : NULL,
                                        .n_sink = router->n_sink,
                                        .window = router->window,
                                        .block_size = router->block,
@@ -491,14 +549,9 @@ static void add_router(hdl_schedule *schedule, hdl_step *step, const hdl_router_
             .block_size = router->block, .n_sink = router->n_sink, .window = router->window};
         attend->select.n_sink = attend->select.window = 0;
     }
-    int64_t least = router->top_k; /* of the heads */
-    if (router->n_slashes) least = HDL_MIN(least, router->n_slashes);
-    for (int32_t h = 0; h < router->n_head_units; h++)
-        least = HDL_MIN(least, router->head_units[h] * router->block);
-    int64_t all = router->block > 1 ? least : least + router->n_sink + router->window;
-    bool has_width = router->select == HDL_SELECT_TOP_K || router->select == HDL_SELECT_BEAM;
-    attend->all_below = has_width ? HDL_MAX(all, router->dense_below) : router->dense_below;
-    if (attend->is_ordering) attend->all_below = 0; /* rows that take everything take it in an order */
+    attend->all_below = attend->is_ordering
+                            ? 0
+                            : all_below(router, &range); /* all of it in an order needs scores */
     if (router->tile > 1 && router->tile_by == HDL_TILE_BY_QUERY_MEAN)
         hdl_schedule_book(schedule, HDL_BUF_Q_TILE, schedule->tile_rows * attend->score.q_stride * 4);
     if (hdl_score_rows[router->score].rule == HDL_RULE_INDEX && attend->is_scoring)
@@ -547,24 +600,40 @@ static heddle_status add_list_attend(hdl_schedule *schedule, int32_t layer, hdl_
 
 /* A step that only makes a list, from a summary or a pattern. */
 static hdl_step list_maker(hdl_schedule *schedule, int32_t layer, hdl_route route,
-                           const hdl_router_spec *router, int32_t slot, int32_t candidate_slot, int32_t kept)
+                           const hdl_router_spec *router, int32_t slot, int32_t candidate_slot, int32_t kept,
+                           head_range range)
 {
     hdl_step step = hdl_attend_step_of(schedule, layer, route);
     step.u.attend.kept = kept;
     step.u.attend.is_attending = false;
-    add_router(schedule, &step, router, slot, candidate_slot);
+    add_router(schedule, &step, router, slot, candidate_slot, range);
     return step;
 }
 
-/* The lists of some KV heads anew, each router's after the one before. */
-static heddle_status add_head_routers(hdl_schedule *schedule, int32_t layer, hdl_route route, int32_t slot)
+/* A router's lists of some KV heads, a range of them a step; is_last: they complete the layer's. */
+static heddle_status add_heads(hdl_schedule *schedule, int32_t layer, hdl_route route,
+                               const hdl_router_spec *router, uint64_t heads, bool is_last)
 {
-    const hdl_layer_plan *at = &schedule->routes[route].layers[layer];
-    for (int32_t i = 0; i < at->n_head_routers; i++) {
-        hdl_step step = list_maker(schedule, layer, route, &at->head_routers[i].router, slot, -1, -1);
-        step.u.attend.heads = at->head_routers[i].heads;
-        step.u.attend.is_partial = i + 1 < at->n_head_routers;
+    bool is_observed = schedule->routes[route].layers[layer].router.score == HDL_SCORE_MASS;
+    while (heads) {
+        head_range range = take_range(&heads);
+        hdl_step step = list_maker(schedule, layer, route, router, schedule->slot_of_layer[route][layer], -1,
+                                   -1, range);
+        step.u.attend.is_replacing = is_observed;
+        step.u.attend.is_partial = heads || !is_last;
         HDL_TRY(hdl_schedule_add(schedule, &step));
+    }
+    return HEDDLE_OK;
+}
+
+/* The lists of the head routers' heads, each router's after the one before. */
+static heddle_status add_head_routers(hdl_schedule *schedule, int32_t layer, hdl_route route)
+{
+    const hdl_route_plan *plan = &schedule->routes[route];
+    int32_t n = plan->layers[layer].n_head_routers;
+    for (int32_t i = 0; i < n; i++) {
+        const hdl_head_router *of_heads = &hdl_head_routers_of(plan, layer)[i];
+        HDL_TRY(add_heads(schedule, layer, route, &of_heads->router, of_heads->heads, i + 1 == n));
     }
     return HEDDLE_OK;
 }
@@ -577,22 +646,26 @@ static heddle_status lower_router(hdl_schedule *schedule, int32_t layer, hdl_rou
     const int32_t *slots = schedule->slot_of_layer[route];
     int32_t candidates = schedule->candidates_of_layer[route][layer];
     bool is_dense = at->op == HDL_OPERATOR_DENSE;
+    const head_range all = {0};
     *is_done = false;
     if (at->has_candidates) {
-        hdl_step step = list_maker(schedule, layer, route, &at->candidates, candidates, -1, -1);
+        hdl_step step = list_maker(schedule, layer, route, &at->candidates, candidates, -1, -1, all);
         HDL_TRY(hdl_schedule_add(schedule, &step));
     }
     if (at->candidate_owner >= 0)
         candidates = at->is_of_pool ? schedule->candidates_of_layer[route][at->candidate_owner]
                                     : slots[at->candidate_owner];
+    if (at->router.score != HDL_SCORE_MASS && at->n_head_routers)
+        return add_heads(
+            schedule, layer, route, &at->router,
+            hdl_heads_of_layer_router(&schedule->routes[route], layer, schedule->facts->n_kv_heads), false);
     if (at->router.score != HDL_SCORE_MASS) {
-        hdl_step step = list_maker(schedule, layer, route, &at->router, slots[layer], candidates, kept);
-        step.u.attend.is_partial = at->n_head_routers > 0;
+        hdl_step step = list_maker(schedule, layer, route, &at->router, slots[layer], candidates, kept, all);
         return hdl_schedule_add(schedule, &step);
     }
     hdl_step step = hdl_attend_step_of(schedule, layer, route);
     step.u.attend.kept = kept;
-    add_router(schedule, &step, &at->router, slots[layer], -1);
+    add_router(schedule, &step, &at->router, slots[layer], -1, all);
     step.u.attend.is_partial = at->n_head_routers > 0;
     if (!is_dense) {
         step.out[0] = HDL_BUF_SPARE;
@@ -608,8 +681,7 @@ static heddle_status lower_fresh(hdl_schedule *schedule, int32_t layer, hdl_rout
     const hdl_layer_plan *at = &schedule->routes[route].layers[layer];
     bool is_done = false;
     if (at->has_router) HDL_TRY(lower_router(schedule, layer, route, kept, &is_done));
-    HDL_TRY(add_head_routers(schedule, layer, route,
-                             schedule->slot_of_layer[HDL_MIN(route, HDL_ROUTE_DECODE)][layer]));
+    HDL_TRY(add_head_routers(schedule, layer, route));
     if (is_done) return HEDDLE_OK;
     if (at->op != HDL_OPERATOR_DENSE)
         return add_list_attend(schedule, layer, route, schedule->slot_of_layer[route][at->owner], -1);

@@ -42,12 +42,12 @@ int64_t hdl_router_units(const hdl_router_spec *router, int64_t n_tokens)
     return HDL_MAX(HDL_MIN(n, all), 1);
 }
 
-/* Scores that a row's lists are chosen from, of `scored` tokens. */
-static double scores_of(const hdl_router_spec *router, const hdl_model_facts *facts, double scored)
+/* Scores that a row's lists are chosen from, of `scored` tokens; n_kv_heads: those whose lists the router makes. */
+static double scores_of(const hdl_router_spec *router, int32_t n_kv_heads, double scored)
 {
     if (router->score == HDL_SCORE_NONE || scored <= (double)router->dense_below) return 0;
     return scored / router->block * (router->n_slashes ? 2 : 1) *
-           (router->is_per_kv_head ? facts->n_kv_heads : HDL_MAX(router->n_united, 1));
+           (router->is_per_kv_head ? n_kv_heads : HDL_MAX(router->n_united, 1));
 }
 
 /* Tokens of a list that a row with `visible` tokens reads; of a union the most. */
@@ -78,12 +78,13 @@ static double list_tokens(const hdl_router_spec *router, double visible)
 }
 
 /* Tokens of its list that a row reads, the mean over the KV heads. */
-static double layer_list_tokens(const hdl_layer_plan *owner, const hdl_model_facts *facts, double visible)
+static double layer_list_tokens(const hdl_route_plan *route, int32_t owner, const hdl_model_facts *facts,
+                                double visible)
 {
     double sum = 0;
-    if (!owner->n_head_routers) return list_tokens(&owner->router, visible);
+    if (!route->layers[owner].n_head_routers) return list_tokens(&route->layers[owner].router, visible);
     for (int32_t h = 0; h < facts->n_kv_heads; h++) {
-        hdl_router_spec of_head = *hdl_router_of_head(owner, h);
+        hdl_router_spec of_head = *hdl_router_of_head(route, owner, h);
         of_head.head_units[0] = of_head.head_units[HDL_MIN(h, HDL_MAX_MAPPED_HEADS - 1)];
         of_head.n_head_units = of_head.n_head_units > 0;
         sum += list_tokens(&of_head, visible);
@@ -110,7 +111,7 @@ const char *hdl_cost_is_bound(const hdl_route_plan *route, int32_t layer)
     if (at->stop.patience) return "they are read until a stop rule ends it";
     const char *why = router_bound(&owner->router);
     for (int32_t i = 0; i < owner->n_head_routers && !why; i++)
-        why = router_bound(&owner->head_routers[i].router);
+        why = router_bound(&hdl_head_routers_of(route, at->owner)[i].router);
     return why;
 }
 
@@ -145,6 +146,15 @@ static double summary_bytes(const hdl_router_spec *router, const hdl_model_facts
     return visible / (double)block * entry_bytes(row->plane, facts) + members;
 }
 
+/* Adds what a router of lists by KV head reads and scores that makes those of some heads only. */
+static void add_heads(const hdl_router_spec *router, const hdl_model_facts *facts, uint64_t heads,
+                      double visible, hdl_cost *cost)
+{
+    int32_t n = __builtin_popcountll(heads);
+    cost->summary_bytes += summary_bytes(router, facts, visible) * n / facts->n_kv_heads;
+    cost->scores += scores_of(router, n, visible);
+}
+
 hdl_cost hdl_cost_of(const hdl_route_plan *route, const hdl_model_facts *facts, int32_t layer,
                      int64_t position)
 {
@@ -152,9 +162,8 @@ hdl_cost hdl_cost_of(const hdl_route_plan *route, const hdl_model_facts *facts, 
     double dense = hdl_cost_tokens_dense(facts, layer, position);
     bool is_dense = at->op == HDL_OPERATOR_DENSE;
     const hdl_router_spec *own = at->has_router ? &at->router : NULL;
-    double listed = !is_dense || own
-                        ? layer_list_tokens(is_dense ? at : &route->layers[at->owner], facts, dense)
-                        : dense;
+    double listed = !is_dense || own ? layer_list_tokens(route, is_dense ? layer : at->owner, facts, dense)
+                                     : dense;
     double rest_bytes = complement_bytes(at, facts, dense);
     hdl_cost fresh = {.tokens = is_dense ? dense : listed, .listed = is_dense ? 0 : listed};
     if (!own) return (hdl_cost){fresh.tokens, rest_bytes, fresh.listed, 0};
@@ -162,15 +171,18 @@ hdl_cost hdl_cost_of(const hdl_route_plan *route, const hdl_model_facts *facts, 
     double scored = dense;
     if (at->has_candidates) {
         fresh.summary_bytes += summary_bytes(&at->candidates, facts, dense);
-        fresh.scores += scores_of(&at->candidates, facts, dense);
+        fresh.scores += scores_of(&at->candidates, facts->n_kv_heads, dense);
     }
     if (hdl_candidates_of(route, layer)) scored = list_tokens(hdl_candidates_of(route, layer), dense);
-    fresh.summary_bytes += summary_bytes(own, facts, scored);
-    fresh.scores += scores_of(own, facts, scored);
-    for (int32_t i = 0; i < at->n_head_routers; i++) { /* each scores all heads */
-        fresh.summary_bytes += summary_bytes(&at->head_routers[i].router, facts, dense);
-        fresh.scores += scores_of(&at->head_routers[i].router, facts, dense);
+    if (own->score == HDL_SCORE_MASS || !at->n_head_routers) { /* observed mass is that of all heads */
+        fresh.summary_bytes += summary_bytes(own, facts, scored);
+        fresh.scores += scores_of(own, facts->n_kv_heads, scored);
+    } else {
+        add_heads(own, facts, hdl_heads_of_layer_router(route, layer, facts->n_kv_heads), dense, &fresh);
     }
+    for (int32_t i = 0; i < at->n_head_routers; i++)
+        add_heads(&hdl_head_routers_of(route, layer)[i].router, facts,
+                  hdl_head_routers_of(route, layer)[i].heads, dense, &fresh);
     int32_t n_reused = own->refresh - 1; /* steps between two refreshes read the kept list */
     return (hdl_cost){.tokens = (fresh.tokens + n_reused * listed) / own->refresh,
                       .summary_bytes = fresh.summary_bytes / own->refresh + rest_bytes,

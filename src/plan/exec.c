@@ -201,7 +201,7 @@ static void tell_tap(const hdl_attend_step *at, int32_t layer, const hdl_exec_ba
                      const row_span *span, const hdl_selection *list)
 {
     bool has_score = (at->is_scoring || at->args.has_mass) && at->candidate_slot < 0 && !at->is_uniting &&
-                     !at->is_resolving && !at->heads;
+                     !at->is_resolving && !at->n_kv_heads;
     for (int64_t r = 0; r < span->n_rows; r++)
         for (int32_t l = 0; l < list->n_lists; l++) {
             hdl_tap_row row = {.layer = layer,
@@ -383,23 +383,22 @@ static void resolve_rows(const hdl_schedule *schedule, const hdl_attend_step *at
     at->resolve_impl->launch(&launch, &args);
 }
 
-/* The rows' lists of some KV heads, beside those of the others that are there. */
-static void replace_heads(const hdl_schedule *schedule, const hdl_attend_step *at,
-                          const hdl_exec_batch *batch, const row_span *span, hdl_selection *list)
+/* The rows' lists of a range of KV heads, beside those of the others. */
+static void make_heads(const hdl_schedule *schedule, const hdl_attend_step *at, const hdl_exec_batch *batch,
+                       const row_span *span, hdl_selection *list)
 {
     hdl_selection made = slot_view(schedule, batch, schedule->united, span->first_row, span->n_rows);
     row_span own = *span;
-    own.guesses = NULL; /* they are of the lists that are replaced */
-    made.n_lists = list->n_lists;
+    if (own.guesses) own.guesses = at->is_replacing ? NULL : own.guesses + at->first_kv_head;
+    made.n_lists = at->n_kv_heads;
     made.unit = list->unit;
     made.block_size = list->block_size;
     select_rows(schedule, at, &own, NULL, &made);
     for (int64_t r = 0; r < span->n_rows; r++)
-        for (int32_t l = 0; l < list->n_lists; l++) {
-            if (!(at->heads >> l & 1)) continue;
-            int32_t n = *hdl_selection_count(&made, r, l);
-            *hdl_selection_count(list, r, l) = n;
-            memcpy(hdl_selection_ids(list, r, l), hdl_selection_ids(&made, r, l),
+        for (int32_t l = 0; l < made.n_lists; l++) {
+            int32_t n = *hdl_selection_count(&made, r, l), to = at->first_kv_head + l;
+            *hdl_selection_count(list, r, to) = n;
+            memcpy(hdl_selection_ids(list, r, to), hdl_selection_ids(&made, r, l),
                    (size_t)n * sizeof(int32_t));
         }
 }
@@ -422,14 +421,15 @@ static void make_lists(const hdl_schedule *schedule, const hdl_step *step, const
             add_slashes(schedule, at, batch, span, list);
         else if (at->is_uniting)
             unite_rows(schedule, at, batch, span, &candidates, list);
-        else if (at->heads)
-            replace_heads(schedule, at, batch, span, list);
+        else if (at->n_kv_heads)
+            make_heads(schedule, at, batch, span, list);
         else if (at->is_resolving)
             resolve_rows(schedule, at, batch, span, list);
         else
             select_rows(schedule, at, span, &candidates, list);
     }
-    if (span->hiding) hdl_hide_listed(span->hiding, list);
+    if (span->hiding && !at->is_partial)
+        hdl_hide_listed(span->hiding, list); /* of heads: when all are there */
     if (at->is_ordering) order_rows(schedule, at, span, !is_taken, list);
     if (is_final) show_lists(span, list); /* what is picked from is read by nobody */
     if (batch->tap.fn && is_final) tell_tap(at, step->layer, batch, span, list);

@@ -45,6 +45,13 @@ static void explain_router(const hdl_router_spec *router, hdl_buf *text)
         hdl_buf_printf(text, ", everything up to %lld tokens", (long long)router->dense_below);
 }
 
+static void explain_heads(uint64_t heads, hdl_buf *text)
+{
+    hdl_buf_puts(text, "; of KV heads");
+    for (int32_t h = 0; h < 64; h++)
+        if (heads >> h & 1) hdl_buf_printf(text, " %d", h);
+}
+
 static void explain_layers(const hdl_schedule *schedule, hdl_route route, const char *title, hdl_buf *text)
 {
     static const char *const operators[] = {"dense", "token_list", "block_list"};
@@ -71,10 +78,9 @@ static void explain_layers(const hdl_schedule *schedule, hdl_route route, const 
                            at->stop.tile, (double)at->stop.below);
         if (at->has_router) explain_router(&at->router, text);
         for (int32_t i = 0; i < at->n_head_routers; i++) {
-            hdl_buf_puts(text, "; of KV heads");
-            for (int32_t h = 0; h < facts->n_kv_heads; h++)
-                if (at->head_routers[i].heads >> h & 1) hdl_buf_printf(text, " %d", h);
-            explain_router(&at->head_routers[i].router, text);
+            const hdl_head_router *of_heads = &hdl_head_routers_of(&schedule->routes[route], layer)[i];
+            explain_heads(of_heads->heads, text);
+            explain_router(&of_heads->router, text);
         }
         if (at->has_candidates) {
             hdl_buf_puts(text, ", picked from");
@@ -102,7 +108,21 @@ static void explain_bounds(const hdl_schedule *schedule, hdl_route route, hdl_bu
             n, hdl_cost_is_bound(plan, first));
 }
 
-static void explain_step(const hdl_step *step, hdl_buf *text)
+/* Which kernel scores, and what it reads of a plane: of its heads those that the call is about. */
+static void explain_score(const hdl_attend_step *step, const hdl_model_facts *facts, hdl_buf *text)
+{
+    const hdl_score_args *args = &step->score;
+    hdl_buf_printf(text, " + %s", step->score_impl[0]->name);
+    if (!args->plane) return;
+    hdl_plane_shape shape = hdl_plane_shape_of(facts, args->plane);
+    int64_t bytes = hdl_plane_entry_bytes(args->plane, shape.n_heads, shape.dim) +
+                    hdl_plane_scale_bytes(args->plane, shape.n_heads);
+    hdl_buf_printf(text, " (%lld bytes for %d token%s)",
+                   (long long)(bytes * args->n_kv_heads / shape.n_heads), args->block_size,
+                   args->block_size > 1 ? "s" : "");
+}
+
+static void explain_step(const hdl_step *step, const hdl_model_facts *facts, hdl_buf *text)
 {
     static const char *const routes[] = {"prefill", "decode", "reuse"};
     hdl_buf_printf(text, "  %-7s", hdl_op_name(step->op));
@@ -122,6 +142,9 @@ static void explain_step(const hdl_step *step, hdl_buf *text)
     if (step->op == HDL_OP_ATTEND && step->u.attend.slot >= 0)
         hdl_buf_printf(text, " %s list %d", step->u.attend.is_selecting ? "makes" : "reads",
                        step->u.attend.slot);
+    if (step->op == HDL_OP_ATTEND && step->u.attend.n_kv_heads)
+        hdl_buf_printf(text, " of KV heads %d..%d", step->u.attend.first_kv_head,
+                       step->u.attend.first_kv_head + step->u.attend.n_kv_heads - 1);
     for (int cls = 0; cls < HDL_N_CLASSES; cls++)
         if (step->impl[cls] && (!cls || step->impl[1] != step->impl[0]))
             hdl_buf_printf(text, "%s%s", cls ? " | " : "  ", step->impl[cls]->name);
@@ -136,8 +159,7 @@ static void explain_step(const hdl_step *step, hdl_buf *text)
     if (step->op == HDL_OP_ATTEND && step->u.attend.is_completing)
         hdl_buf_printf(text, " + %s + %s", step->u.attend.complement_impl[0]->name,
                        step->u.attend.merge_impl->name);
-    if (step->op == HDL_OP_ATTEND && step->u.attend.is_scoring)
-        hdl_buf_printf(text, " + %s", step->u.attend.score_impl[0]->name);
+    if (step->op == HDL_OP_ATTEND && step->u.attend.is_scoring) explain_score(&step->u.attend, facts, text);
     if (step->op == HDL_OP_ATTEND && step->u.attend.is_pooling)
         hdl_buf_printf(text, " + %s", step->u.attend.pool_impl->name);
     if (step->op == HDL_OP_ATTEND && step->u.attend.select_impl)
@@ -160,7 +182,7 @@ static void explain_steps(const hdl_schedule *schedule, hdl_buf *text)
         int32_t layer = i < schedule->n_steps ? schedule->steps[i].layer : -2, begin = i;
         current.n = 0;
         for (; i < schedule->n_steps && schedule->steps[i].layer == layer; i++)
-            explain_step(&schedule->steps[i], &current);
+            explain_step(&schedule->steps[i], schedule->facts, &current);
         bool is_same = previous.n == current.n && previous.n &&
                        !memcmp(previous.data, current.data, (size_t)current.n);
         if (previous.n && !is_same) {

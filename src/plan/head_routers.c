@@ -1,13 +1,19 @@
 /* head_routers.c - KV heads of one layer whose lists are made in different ways.
  *
- * The layer's router makes a list for every KV head; each head router then makes those of its heads anew, by its own
- * score, selector and budget. Each head still reads exactly one list, so none is left out or read twice. */
+ * Each router scores its own heads alone, by its own score, selector and budget: those that no head router names are
+ * the layer's router's. (Attention mass is observed for all heads at once; head routers then replace some of its
+ * lists.) Each head reads exactly one list, so none is left out or read twice. */
 #include <string.h>
 
 #include "base/json.h"
 #include "plan/parse.h"
 
 enum { MAX_HEADS = 64 }; /* bits of `heads` */
+
+static uint64_t all_heads(int32_t n_kv_heads)
+{
+    return n_kv_heads < MAX_HEADS ? ((uint64_t)1 << n_kv_heads) - 1 : UINT64_MAX;
+}
 
 static heddle_status read_heads(const json_t *obj, const char *path, hdl_head_router *out)
 {
@@ -82,8 +88,7 @@ heddle_status hdl_head_routers_read(const json_t *rule, const char *path, const 
 heddle_status hdl_head_routers_fit(const hdl_head_router *routers, int32_t n, const hdl_model_facts *facts,
                                    const char *path)
 {
-    uint64_t named = 0,
-             all = facts->n_kv_heads < MAX_HEADS ? ((uint64_t)1 << facts->n_kv_heads) - 1 : UINT64_MAX;
+    uint64_t named = 0, all = all_heads(facts->n_kv_heads);
     for (int32_t i = 0; i < n; i++) {
         const hdl_router_spec *router = &routers[i].router;
         named |= routers[i].heads;
@@ -104,9 +109,38 @@ heddle_status hdl_head_routers_fit(const hdl_head_router *routers, int32_t n, co
     return HEDDLE_OK;
 }
 
-const hdl_router_spec *hdl_router_of_head(const hdl_layer_plan *owner, int32_t head)
+heddle_status hdl_head_routers_add(hdl_route_plan *route, const hdl_head_router *routers, int32_t n,
+                                   const char *path, int32_t *first)
 {
-    for (int32_t i = 0; i < owner->n_head_routers; i++)
-        if (owner->head_routers[i].heads >> head & 1) return &owner->head_routers[i].router;
-    return &owner->router;
+    *first = route->n_head_routers;
+    if (*first + n > HDL_MAX_ROUTE_HEAD_ROUTERS)
+        return HDL_FAIL(
+            HEDDLE_E_UNSUPPORTED,
+            "%s.head_routers: with those of the rules before them they are %d; must be at most %d", path,
+            *first + n, HDL_MAX_ROUTE_HEAD_ROUTERS);
+    memcpy(route->head_routers + *first, routers, (size_t)n * sizeof *routers);
+    route->n_head_routers += n;
+    return HEDDLE_OK;
+}
+
+const hdl_head_router *hdl_head_routers_of(const hdl_route_plan *route, int32_t layer)
+{
+    return route->head_routers + route->layers[layer].first_head_router;
+}
+
+const hdl_router_spec *hdl_router_of_head(const hdl_route_plan *route, int32_t layer, int32_t head)
+{
+    const hdl_layer_plan *at = &route->layers[layer];
+    const hdl_head_router *routers = hdl_head_routers_of(route, layer);
+    for (int32_t i = 0; i < at->n_head_routers; i++)
+        if (routers[i].heads >> head & 1) return &routers[i].router;
+    return &at->router;
+}
+
+uint64_t hdl_heads_of_layer_router(const hdl_route_plan *route, int32_t layer, int32_t n_kv_heads)
+{
+    uint64_t heads = all_heads(n_kv_heads);
+    for (int32_t i = 0; i < route->layers[layer].n_head_routers; i++)
+        heads &= ~hdl_head_routers_of(route, layer)[i].heads;
+    return heads;
 }

@@ -123,7 +123,7 @@ static heddle_status attend(uses *at)
     use *slots = at->slots[at->step->route];
     HDL_TRY(reads(at, &at->kv[step->group][step->layer_in_group], "KV rows"));
     if (step->args.has_selection && !step->is_kept) HDL_TRY(reads(at, &slots[step->slot], "a list"));
-    if (step->heads) HDL_TRY(reads(at, &slots[step->slot], "the other heads' lists"));
+    if (step->is_replacing) HDL_TRY(reads(at, &slots[step->slot], "the other heads' lists"));
     if (step->candidate_slot >= 0) HDL_TRY(reads(at, &slots[step->candidate_slot], "candidates"));
     for (int i = 0; i < 2 && step->is_completing; i++)
         HDL_TRY(reads_plane(at, step->group, step->layer_in_group, step->complement.block_size,

@@ -20,7 +20,7 @@ typedef struct rule {
     bool has_router;
     hdl_router_spec router;
     hdl_candidates candidates;
-    int32_t n_head_routers;
+    int32_t n_head_routers, first_head_router; /* in the route's table, once it is there */
     hdl_head_router head_routers[HDL_MAX_HEAD_ROUTERS];
     int32_t share;    /* HDL_SHARE_NONE, HDL_SHARE_PREVIOUS, else a layer */
     int32_t n_mapped; /* 0 = no head_map */
@@ -462,6 +462,7 @@ static void apply(const rule *one, int32_t layer, const hdl_model_facts *facts, 
                            .has_router = one->has_router,
                            .router = one->router,
                            .n_head_routers = one->n_head_routers,
+                           .first_head_router = one->first_head_router,
                            .has_candidates = one->candidates.has_router,
                            .candidates = one->candidates.router,
                            .candidate_owner = -1,
@@ -470,7 +471,6 @@ static void apply(const rule *one, int32_t layer, const hdl_model_facts *facts, 
                            .stop = one->stop,
                            .has_head_map = one->n_mapped > 0};
     memcpy(at->head_map, one->head_map, sizeof at->head_map);
-    memcpy(at->head_routers, one->head_routers, sizeof at->head_routers);
     if (at->router.n_united) at->router.n_united = facts->n_kv_heads;
     if (at->candidates.n_united) at->candidates.n_united = facts->n_kv_heads;
     wanted->share[layer] = one->share;
@@ -528,7 +528,7 @@ static heddle_status apply_word(const rule *one, const char *path, const hdl_mod
     return HEDDLE_OK;
 }
 
-static heddle_status apply_rule(const rule *one, const char *path, const hdl_model_facts *facts,
+static heddle_status apply_rule(rule *one, const char *path, const hdl_model_facts *facts,
                                 hdl_route_plan *out, hdl_wishes *wanted, int32_t index)
 {
     if (one->n_mapped && one->n_mapped != facts->n_kv_heads)
@@ -546,6 +546,7 @@ static heddle_status apply_rule(const rule *one, const char *path, const hdl_mod
                             "%s.router%s.lists \"union\": the model has %d KV heads; at most %d", path,
                             r ? ".candidates" : "", facts->n_kv_heads, HDL_MAX_UNITED);
     HDL_TRY(hdl_head_routers_fit(one->head_routers, one->n_head_routers, facts, path));
+    HDL_TRY(hdl_head_routers_add(out, one->head_routers, one->n_head_routers, path, &one->first_head_router));
     for (int32_t i = 0; i < one->n_mapped; i++)
         if (one->head_map[i] >= facts->n_kv_heads)
             return HDL_FAIL(HEDDLE_E_INVALID, "%s.head_map[%d] %d: must be in 0..%d", path, i,
@@ -600,6 +601,7 @@ heddle_status hdl_plan_resolve(const hdl_plan *plan, const hdl_model_facts *fact
     int number = 0;
     HDL_TRY(hdl_plan_variant(plan, facts, &variant, &number));
     hdl_wishes wanted;
+    out->n_head_routers = 0;
     for (int32_t layer = 0; layer < facts->n_layers; layer++) {
         out->layers[layer] = (hdl_layer_plan){.owner = -1, .candidate_owner = -1};
         wanted.share[layer] = wanted.pool[layer] = HDL_SHARE_NONE;

@@ -48,6 +48,9 @@ heddle_status hdl_head_routers_read(const json_t *rule, const char *path, const 
                                     hdl_head_router *out, int32_t *n);
 heddle_status hdl_head_routers_fit(const hdl_head_router *routers, int32_t n, const hdl_model_facts *facts,
                                    const char *path);
+/* Into the route's table; *first: where they stand. INVALID when it is full. */
+heddle_status hdl_head_routers_add(hdl_route_plan *route, const hdl_head_router *routers, int32_t n,
+                                   const char *path, int32_t *first);
 heddle_status hdl_candidates_read(const json_t *router, const char *path, hdl_candidates *out);
 heddle_status hdl_share_read(const json_t *share, const char *path, int32_t *out);
 

@@ -102,7 +102,7 @@ typedef struct hdl_router_spec {
 } hdl_router_spec;
 
 /* KV heads whose lists are made by another router than the layer's. */
-enum { HDL_MAX_HEAD_ROUTERS = 3 };
+enum { HDL_MAX_HEAD_ROUTERS = 3, HDL_MAX_ROUTE_HEAD_ROUTERS = 192 }; /* of a rule; of a route */
 typedef struct hdl_head_router {
     uint64_t heads; /* a bit each */
     hdl_router_spec router;
@@ -112,8 +112,8 @@ typedef struct hdl_layer_plan {
     hdl_operator_kind op;
     bool has_router, has_candidates;
     hdl_router_spec router;
-    int32_t n_head_routers; /* beside `router`, after it */
-    hdl_head_router head_routers[HDL_MAX_HEAD_ROUTERS];
+    int32_t n_head_routers;     /* beside `router`: those of the route's table */
+    int32_t first_head_router;  /* from this one on */
     hdl_router_spec candidates; /* makes the list that `router` picks from; or */
     int32_t candidate_owner;    /* the layer whose list it picks from; -1 = none or `candidates` */
     bool is_of_pool;            /* not its list, but what that was picked from: the owner's `candidates` */
@@ -127,6 +127,8 @@ typedef struct hdl_layer_plan {
 
 typedef struct hdl_route_plan {
     hdl_layer_plan layers[HDL_MAX_LAYERS];
+    int32_t n_head_routers;
+    hdl_head_router head_routers[HDL_MAX_ROUTE_HEAD_ROUTERS]; /* each rule's once, for all its layers */
 } hdl_route_plan;
 
 /* The retain set: which rows of the layers without a window stay in the cache at all. */
@@ -173,8 +175,12 @@ bool hdl_route_plan_equal(const hdl_route_plan *a, const hdl_route_plan *b, int3
 
 /* share.c: the router of the list that the layer picks from; NULL: it picks from everything. */
 const hdl_router_spec *hdl_candidates_of(const hdl_route_plan *route, int32_t layer);
-/* head_routers.c: what makes the list of a KV head in a layer that makes lists by KV head. */
-const hdl_router_spec *hdl_router_of_head(const hdl_layer_plan *owner, int32_t head);
+/* head_routers.c: the layer's head routers [n_head_routers]. */
+const hdl_head_router *hdl_head_routers_of(const hdl_route_plan *route, int32_t layer);
+/* What makes the list of a KV head in a layer that makes lists by KV head. */
+const hdl_router_spec *hdl_router_of_head(const hdl_route_plan *route, int32_t layer, int32_t head);
+/* The KV heads whose lists the layer's own router makes, a bit each. */
+uint64_t hdl_heads_of_layer_router(const hdl_route_plan *route, int32_t layer, int32_t n_kv_heads);
 
 /* cost.c: what one layer reads for a row at `position`: tokens whose K and V are attended to or observed,
  * and bytes of summaries. The second is dense's. */

@@ -59,7 +59,7 @@ static heddle_status add_route(hdl_schedule *schedule, const hdl_plan *plan, con
         if (at->has_router) HDL_TRY(add_need(schedule, plan, layer, need_of(&at->router)));
         if (at->has_candidates) HDL_TRY(add_need(schedule, plan, layer, need_of(&at->candidates)));
         for (int32_t i = 0; i < at->n_head_routers; i++)
-            HDL_TRY(add_need(schedule, plan, layer, need_of(&at->head_routers[i].router)));
+            HDL_TRY(add_need(schedule, plan, layer, need_of(&hdl_head_routers_of(route, layer)[i].router)));
         if (!at->complement) continue;
         HDL_TRY(add_need(schedule, plan, layer, (hdl_plane_need){HDL_PLANE_MEAN, at->complement}));
         HDL_TRY(add_need(schedule, plan, layer, (hdl_plane_need){HDL_PLANE_MEAN_V, at->complement}));

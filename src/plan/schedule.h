@@ -69,16 +69,17 @@ typedef struct hdl_attend_step {
     bool is_completing; /* COMPLEMENT of list `slot`, merged */
     bool
         is_scoring; /* SCORE fills the score row (else the pass observes it, or only the forced set counts) */
-    bool is_pooling;    /* the score row becomes one of blocks */
-    bool is_selecting;  /* makes list `slot` */
-    bool is_uniting;    /* from several lists, chosen in slot `united` */
-    bool is_resolving;  /* from lists of groups, chosen in slot `united` */
-    int32_t n_slashes;  /* of the router */
-    bool is_ordering;   /* says how list `slot` is visited */
-    bool is_partial;    /* a step after it makes the lists of some KV heads anew: */
-    uint64_t heads;     /* 0 = of all; else a bit each: the others' lists stay as a step before made them */
-    bool is_kept;       /* REUSE: list `slot` is first loaded from the sequence's kept list */
-    hdl_stop_rule stop; /* patience above 0: attends by VISIT */
+    bool is_pooling;                   /* the score row becomes one of blocks */
+    bool is_selecting;                 /* makes list `slot` */
+    bool is_uniting;                   /* from several lists, chosen in slot `united` */
+    bool is_resolving;                 /* from lists of groups, chosen in slot `united` */
+    int32_t n_slashes;                 /* of the router */
+    bool is_ordering;                  /* says how list `slot` is visited */
+    bool is_partial;                   /* a step after it makes more of the layer's lists */
+    int32_t first_kv_head, n_kv_heads; /* n above 0: scores and makes the lists of these KV heads only; */
+    bool is_replacing;                 /* a step before it made lists for all, which they replace */
+    bool is_kept;                      /* REUSE: list `slot` is first loaded from the sequence's kept list */
+    hdl_stop_rule stop;                /* patience above 0: attends by VISIT */
     hdl_complement_args complement;
     hdl_score_args score;
     hdl_pool_args pool;

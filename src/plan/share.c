@@ -58,7 +58,7 @@ static heddle_status check_complement(const hdl_route_plan *route, int32_t layer
     const hdl_router_spec *list = &route->layers[at->owner].router;
     int32_t window = list->window;
     for (int32_t i = 0; i < route->layers[at->owner].n_head_routers; i++)
-        window = HDL_MIN(window, route->layers[at->owner].head_routers[i].router.window);
+        window = HDL_MIN(window, hdl_head_routers_of(route, at->owner)[i].router.window);
     if (!at->complement || hdl_router_list_block(list) >= at->complement || window >= at->complement)
         return HEDDLE_OK;
     return HDL_FAIL(
@@ -201,10 +201,9 @@ bool hdl_route_plan_equal(const hdl_route_plan *a, const hdl_route_plan *b, int3
             return false;
         if (x->has_router && !routers_equal(&x->router, &y->router)) return false;
         if (x->n_head_routers != y->n_head_routers) return false;
+        const hdl_head_router *p = hdl_head_routers_of(a, layer), *q = hdl_head_routers_of(b, layer);
         for (int32_t i = 0; i < x->n_head_routers; i++)
-            if (x->head_routers[i].heads != y->head_routers[i].heads ||
-                !routers_equal(&x->head_routers[i].router, &y->head_routers[i].router))
-                return false;
+            if (p[i].heads != q[i].heads || !routers_equal(&p[i].router, &q[i].router)) return false;
         if (x->has_candidates && !routers_equal(&x->candidates, &y->candidates)) return false;
     }
     return true;

@@ -358,6 +358,79 @@ static void test_same_bits(void **state)
         }
 }
 
+/* The candidates of lists [first, first + n), as many as there were or one list for all; the caller frees both. */
+static hdl_selection some_candidates(const hdl_selection *all, int32_t first, int32_t n)
+{
+    hdl_selection some = *all;
+    if (all->n_lists == 1) n = 1, first = 0;
+    some.n_lists = n;
+    some.ids = must_alloc(some.n_rows * n * some.n_ids_max * 4 + 4);
+    some.counts = must_alloc(some.n_rows * n * 4 + 4);
+    for (int64_t row = 0; row < some.n_rows; row++)
+        for (int32_t l = 0; l < n; l++) {
+            *hdl_selection_count(&some, row, l) = *hdl_selection_count(all, row, first + l);
+            memcpy(hdl_selection_ids(&some, row, l), hdl_selection_ids(all, row, first + l),
+                   (size_t)some.n_ids_max * 4);
+        }
+    return some;
+}
+
+/* Lists [first, first + n) scored by themselves, compared with what they are among all: `want`. */
+static void check_range(const score_setup *setup, const score_case *c, const hdl_impl *impl, int32_t first,
+                        int32_t n, const float *want)
+{
+    const hdl_score_args *all = &setup->args;
+    int32_t heads = c->n_heads / c->n_lists, kv_heads = c->n_kv_heads / c->n_lists;
+    float *bias = must_alloc(all->n_rows * n * heads * 4);
+    score_setup range = *setup;
+    range.candidates = some_candidates(&setup->candidates, first, n);
+    range.args.candidates = all->candidates ? &range.candidates : NULL;
+    range.args.first_kv_head = first * kv_heads;
+    range.args.n_kv_heads = n * kv_heads;
+    range.args.n_heads = n * heads;
+    range.args.n_lists = n;
+    range.args.q += (int64_t)first * heads * c->head_dim;
+    for (int64_t row = 0; row < all->n_rows; row++)
+        memcpy(bias + row * n * heads, setup->bias + row * c->n_heads + first * heads,
+               (size_t)(n * heads) * 4);
+    if (all->bias) range.args.bias = bias;
+    float *got = scores_of(&range, impl, 2);
+    int64_t n_parts = n_scores(all) / (all->n_rows * all->n_lists * all->score_stride);
+    for (int64_t row = 0; row < all->n_rows * n_parts; row++)
+        if (memcmp(got + row * n * all->score_stride, want + (row * all->n_lists + first) * all->score_stride,
+                   (size_t)(n * all->score_stride) * 4) != 0)
+            fail_msg("%s, %s: lists %d..%d are others alone in row %d", c->name, impl->name, first,
+                     first + n - 1, (int)row);
+    free(got);
+    free(bias);
+    free(range.candidates.ids);
+    free(range.candidates.counts);
+}
+
+/* A range of KV heads has the bits that its lists have among all. */
+static void test_ranges_of_heads(void **state)
+{
+    (void)state;
+    const hdl_impl *impls[MAX_ROUTE_IMPLS];
+    int64_t n_impls = route_impls(HDL_OP_SCORE, impls), n_checked = 0;
+    for (int64_t k = 0; k < n_impls; k++)
+        for (int64_t i = 0; i < HDL_COUNT(cases); i++) {
+            const score_case *c = &cases[i];
+            score_setup setup;
+            if (c->n_lists == 1) continue;
+            open_setup(&setup, c);
+            if (!impls[k]->why_not || !impls[k]->why_not(&setup.args)) {
+                float *want = scores_of(&setup, impls[k], 2);
+                for (int32_t first = 0; first < c->n_lists; first++)
+                    for (int32_t n = 1; first + n <= c->n_lists; n++, n_checked++)
+                        check_range(&setup, c, impls[k], first, n, want);
+                free(want);
+            }
+            close_setup(&setup);
+        }
+    assert_true(n_checked > 60 * (n_impls - 1));
+}
+
 /* The rule BOUND: no token of the block has a larger product, beyond the rounding of the sum. */
 static void test_bound_holds(void **state)
 {
@@ -389,7 +462,8 @@ static void test_bound_holds(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_against_reference),
-                                       cmocka_unit_test(test_same_bits), cmocka_unit_test(test_bound_holds)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_against_reference), cmocka_unit_test(test_same_bits),
+        cmocka_unit_test(test_ranges_of_heads), cmocka_unit_test(test_bound_holds)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -9,13 +9,15 @@
 #include <stdio.h>
 
 #include "engine/tiny_engine.h"
+#include "tiny_model.h"
 
-enum { N_IDS = 300, CONTEXT = 320, KV_HEADS = 2 };
+enum { N_IDS = 300, CONTEXT = 320, KV_HEADS = 2, WIDE_KV_HEADS = 4 };
 #define KEYS8           "\"score\": \"key_i8\", \"lists\": \"kv_head\", \"sinks\": 2, \"window\": 4"
 #define KEYS4           "\"score\": \"key_i4\", \"lists\": \"kv_head\", \"sinks\": 1, \"window\": 8"
 #define MASS            "\"score\": \"attention_mass\", \"lists\": \"kv_head\", \"sinks\": 2, \"window\": 4"
 #define FORCED          "\"score\": \"none\", \"lists\": \"kv_head\", \"sinks\": 3, \"window\": 40"
-#define HEAD(h, router) ", \"head_routers\": [{\"kv_heads\": [" h "], \"router\": {" router "}}]"
+#define HEAD(h, router) ", \"head_routers\": [" ONE(h, router) "]"
+#define ONE(h, router)  "{\"kv_heads\": [" h "], \"router\": {" router "}}"
 
 static int32_t ids[N_IDS];
 static float dense[N_IDS], sparse[N_IDS], other[N_IDS];
@@ -55,7 +57,7 @@ static void score(heddle_engine *engine, const char *members, float *nll)
 
 /* Lists of layer 1 as the tap heard them. */
 typedef struct heard {
-    int32_t count[N_IDS][KV_HEADS], ids[N_IDS][KV_HEADS][N_IDS];
+    int32_t count[N_IDS][WIDE_KV_HEADS], ids[N_IDS][WIDE_KV_HEADS][N_IDS];
     int64_t n;
 } heard;
 
@@ -63,7 +65,6 @@ static void listen(const heddle_tap_row *row, void *user)
 {
     heard *at = user;
     assert_int_equal(row->layer, 1);
-    assert_int_equal(row->n_lists, KV_HEADS);
     at->n++;
     at->count[row->position][row->list] = (int32_t)row->n_ids;
     memcpy(at->ids[row->position][row->list], row->ids, (size_t)row->n_ids * sizeof(int32_t));
@@ -72,11 +73,13 @@ static void listen(const heddle_tap_row *row, void *user)
 static heard *lists_of(heddle_engine *engine, const char *op, const char *members)
 {
     heard *at = calloc(1, sizeof *at);
+    heddle_model_info info = {.struct_size = sizeof info};
     assert_non_null(at);
+    heddle_engine_model_info(engine, &info);
     heddle_session *session = session_of(engine, op, members, 64);
     heddle_session_set_tap(session, listen, at);
     if (heddle_session_score(session, ids, N_IDS, 0, sparse, NULL, NULL)) fail_msg("%s", heddle_last_error());
-    assert_int_equal(at->n, N_IDS * KV_HEADS); /* each list once, as it is read */
+    assert_int_equal(at->n, N_IDS * info.n_kv_heads); /* each list once, as it is read */
     heddle_session_free(session);
     return at;
 }
@@ -113,6 +116,103 @@ static void test_each_head_has_its_router_s_list(void **state)
                 "\"router\": {" FORCED "}", "\"router\": {" KEYS8 ", \"top_k\": 12}");
     check_lists(engine, "dense", "\"router\": {" MASS ", \"top_k\": 20}" HEAD("1", KEYS8 ", \"top_k\": 9"),
                 "\"router\": {" MASS ", \"top_k\": 20}", "\"router\": {" KEYS8 ", \"top_k\": 9}");
+    heddle_engine_close(engine);
+}
+
+/* Four KV heads, of which each router has some that do not follow each other. */
+static void test_heads_apart_have_their_router_s_lists(void **state)
+{
+    (void)state;
+    static const char *const routers[] = {"\"router\": {" KEYS8 ", \"top_k\": 30}",
+                                          "\"router\": {" KEYS4 ", \"top_k\": 12}",
+                                          "\"router\": {" FORCED "}"};
+    static const struct {
+        const char *members;
+        int router_of[WIDE_KV_HEADS];
+    } mixed[] = {
+        {"\"router\": {" KEYS8 ", \"top_k\": 30}" HEAD("3, 1", KEYS4 ", \"top_k\": 12"), {0, 1, 0, 1}},
+        {"\"router\": {" KEYS4 ", \"top_k\": 12}" HEAD("1, 2, 3", KEYS8 ", \"top_k\": 30"), {1, 0, 0, 0}},
+        {"\"router\": {" FORCED "}, \"head_routers\": [" ONE("3", KEYS8 ", \"top_k\": 30") ", " ONE(
+             "0", KEYS4 ", \"top_k\": 12") "]",
+         {1, 2, 2, 0}},
+    };
+    char folder[256], path[300];
+    tiny_options model = {.seed = 4, .hidden_size = 128, .n_heads = 8, .n_kv_heads = WIDE_KV_HEADS};
+    heddle_engine *engine;
+    assert_true(tiny_make_folder(folder, sizeof folder));
+    snprintf(path, sizeof path, "%s/wide.gguf", folder);
+    assert_true(tiny_write_gguf(path, &model));
+    if (heddle_engine_open(&engine, path, NULL)) fail_msg("%s", heddle_last_error());
+    heard *want[3], *got;
+    for (int i = 0; i < 3; i++) want[i] = lists_of(engine, "token_list", routers[i]);
+    for (size_t m = 0; m < sizeof mixed / sizeof *mixed; m++) {
+        got = lists_of(engine, "token_list", mixed[m].members);
+        for (int64_t r = 0; r < N_IDS; r++)
+            for (int h = 0; h < WIDE_KV_HEADS; h++) {
+                const heard *of = want[mixed[m].router_of[h]];
+                assert_int_equal(got->count[r][h], of->count[r][h]);
+                assert_memory_equal(got->ids[r][h], of->ids[r][h], (size_t)of->count[r][h] * sizeof(int32_t));
+            }
+        free(got);
+    }
+    for (int i = 0; i < 3; i++) free(want[i]);
+    heddle_engine_close(engine);
+    tiny_remove_folder(folder);
+}
+
+/* Every layer makes lists by the members given. */
+static heddle_plan *plan_of_all(const char *members)
+{
+    char json[2048];
+    heddle_plan *plan;
+    snprintf(json, sizeof json,
+             "{\"heddle_plan\": 1, \"name\": \"t\", \"variants\": [{\"decode\": [{\"layers\": \"all\", "
+             "\"operator\": \"token_list\", %s}]}]}",
+             members);
+    if (heddle_plan_parse(&plan, json, (int64_t)strlen(json), "heads")) fail_msg("%s", heddle_last_error());
+    return plan;
+}
+
+static char *explained(const heddle_engine *engine, const char *members)
+{
+    char *text = NULL;
+    heddle_plan *plan = plan_of_all(members);
+    heddle_session_options options;
+    heddle_session_options_default(&options);
+    options.context_tokens = CONTEXT;
+    options.plan_governs_all = 1;
+    if (heddle_explain(engine, plan, &options, &text)) fail_msg("%s", heddle_last_error());
+    heddle_plan_free(plan);
+    return text;
+}
+
+/* Bytes that explain books for a buffer. */
+static int64_t booked(const char *text, const char *buffer)
+{
+    char name[32];
+    snprintf(name, sizeof name, "\n  %s ", buffer);
+    const char *at = strstr(text, name);
+    assert_non_null(at);
+    return strtoll(at + strlen(name), NULL, 10);
+}
+
+/* A head router reads its own heads' summaries and books their scores: half of two heads', by what explain shows. */
+static void test_a_router_scores_its_own_heads_alone(void **state)
+{
+    (void)state;
+    heddle_engine *engine = tiny_engine("llama", 2);
+    char *mixed = explained(engine,
+                            "\"router\": {" KEYS8 ", \"top_k\": 40}" HEAD("1", KEYS4 ", \"top_k\": 16")),
+         *all = explained(engine, "\"router\": {" KEYS8 ", \"top_k\": 40}");
+    assert_non_null(strstr(all, "(40 bytes for 1 token)"));   /* 2 heads of 16 bytes and a scale */
+    assert_non_null(strstr(mixed, "(20 bytes for 1 token)")); /* one of them */
+    assert_non_null(strstr(mixed, "(12 bytes for 1 token)")); /* one of 8 bytes and a scale */
+    assert_null(strstr(mixed, "(40 bytes for 1 token)"));
+    assert_null(strstr(mixed, "(24 bytes for 1 token)"));
+    assert_non_null(strstr(mixed, "of KV heads 1..1"));
+    assert_int_equal(2 * booked(mixed, "mass"), booked(all, "mass"));
+    heddle_string_free(mixed);
+    heddle_string_free(all);
     heddle_engine_close(engine);
 }
 
@@ -180,20 +280,16 @@ static void test_the_share_is_counted_by_head(void **state)
 {
     (void)state;
     heddle_engine *engine = tiny_engine("llama", 2);
-    const char *json =
-        "{\"heddle_plan\": 1, \"name\": \"t\", \"variants\": [{\"decode\": [{\"layers\": \"all\", \"operator\": "
-        "\"token_list\", \"router\": {" FORCED
-        "}" HEAD("1", "\"score\": \"none\", \"lists\": \"kv_head\", \"window\": 6") "}]}]}";
     heddle_stats stats = {.struct_size = sizeof stats};
     heddle_session_options options;
     heddle_session *session;
-    heddle_plan *plan;
+    heddle_plan *plan = plan_of_all(
+        "\"router\": {" FORCED "}" HEAD("1", "\"score\": \"none\", \"lists\": \"kv_head\", \"window\": 6"));
     double listed = 0, all = 0, said;
     heddle_session_options_default(&options);
     options.context_tokens = CONTEXT;
     options.plan_governs_all = 1;
-    if (heddle_plan_parse(&plan, json, (int64_t)strlen(json), "heads") ||
-        heddle_session_new(&session, engine, plan, &options) ||
+    if (heddle_session_new(&session, engine, plan, &options) ||
         heddle_session_score(session, ids, N_IDS, 101, sparse, NULL, NULL) ||
         heddle_plan_share_read(engine, plan, 100, N_IDS, &said))
         fail_msg("%s", heddle_last_error());
@@ -210,16 +306,42 @@ static void test_the_share_is_counted_by_head(void **state)
     heddle_engine_close(engine);
 }
 
+static double share_read(const heddle_engine *engine, const char *members)
+{
+    heddle_plan *plan = plan_of_all(members);
+    double share;
+    if (heddle_plan_share_read(engine, plan, 100, N_IDS, &share)) fail_msg("%s", heddle_last_error());
+    heddle_plan_free(plan);
+    return share;
+}
+
+/* Two heads, a router each: the mean of what layers read that have one router, summaries with it. */
+static void test_the_summaries_are_counted_by_head(void **state)
+{
+    (void)state;
+    heddle_engine *engine = tiny_engine("llama", 2);
+    double eight = share_read(engine, "\"router\": {" KEYS8 ", \"top_k\": 40}"),
+           four = share_read(engine, "\"router\": {" KEYS4 ", \"top_k\": 16}"),
+           mixed = share_read(engine,
+                              "\"router\": {" KEYS8 ", \"top_k\": 40}" HEAD("1", KEYS4 ", \"top_k\": 16"));
+    assert_true(fabs(mixed - (eight + four) / 2) < 1e-9);
+    assert_true(eight - four > 0.05);
+    heddle_engine_close(engine);
+}
+
 int main(void)
 {
     uint32_t x = 7;
-    for (int i = 0; i < N_IDS; i++) ids[i] = (int32_t)((x = x * 1664525u + 1013904223u) >> 8) % 300;
+    for (int i = 0; i < N_IDS; i++) ids[i] = (int32_t)((x = x * 1664525u + 1013904223u) >> 8) % 260;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_each_head_has_its_router_s_list),
+        cmocka_unit_test(test_heads_apart_have_their_router_s_lists),
+        cmocka_unit_test(test_a_router_scores_its_own_heads_alone),
         cmocka_unit_test(test_two_budgets_are_head_top_k),
         cmocka_unit_test(test_everything_is_dense_and_one_less_is_not),
         cmocka_unit_test(test_chunks_forks_and_truncation),
         cmocka_unit_test(test_the_share_is_counted_by_head),
+        cmocka_unit_test(test_the_summaries_are_counted_by_head),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -43,6 +43,51 @@ static void refused(const char *text, const char *words)
 #define RULES(rules)    "{\"heddle_plan\": 1, \"name\": \"x\", \"variants\": [{\"decode\": [" rules "]}]}"
 #define ROUTER(members) RULES("{\"layers\": [0], \"router\": {" members "}}")
 
+/* A rule for each of n layers of four KV heads, three of which have a router each. */
+static char *rules_with_head_routers(int32_t n)
+{
+    hdl_buf text = {0};
+    hdl_buf_puts(&text, "{\"heddle_plan\": 1, \"name\": \"x\", \"variants\": [{\"decode\": [");
+    for (int32_t layer = 0; layer < n; layer++) {
+        hdl_buf_printf(&text,
+                       "%s{\"layers\": [%d], \"operator\": \"token_list\", \"router\": {\"score\": \"none\", "
+                       "\"lists\": \"kv_head\", \"window\": 9}, \"head_routers\": [",
+                       layer ? ", " : "", layer);
+        for (int h = 0; h < 3; h++)
+            hdl_buf_printf(&text,
+                           "%s{\"kv_heads\": [%d], \"router\": {\"score\": \"none\", \"lists\": \"kv_head\", "
+                           "\"window\": %d}}",
+                           h ? ", " : "", h, 10 + 3 * layer + h);
+        hdl_buf_puts(&text, "]}");
+    }
+    hdl_buf_puts(&text, "]}]}");
+    assert_int_equal(hdl_buf_status(&text), HEDDLE_OK);
+    return text.data;
+}
+
+/* Head routers of a route stand in one table: each layer finds its own, and a full table is refused. */
+static void test_head_routers_of_a_route(void **state)
+{
+    (void)state;
+    static hdl_route_plan route;
+    hdl_plan *plan;
+    set_facts("llama", 65, 64, 0);
+    facts.n_kv_heads = 4;
+    char *text = rules_with_head_routers(64);
+    assert_int_equal(hdl_plan_parse(&plan, text, (int64_t)strlen(text), "p.json"), HEDDLE_OK);
+    assert_int_equal(hdl_plan_resolve(plan, &facts, HDL_ROUTE_DECODE, &route), HEDDLE_OK);
+    for (int32_t layer = 0; layer < 64; layer++)
+        for (int32_t h = 0; h < 4; h++)
+            assert_int_equal(hdl_router_of_head(&route, layer, h)->window, h < 3 ? 10 + 3 * layer + h : 9);
+    assert_int_equal(hdl_heads_of_layer_router(&route, 5, 4), 8);
+    hdl_plan_free(plan);
+    hdl_free(text);
+    text = rules_with_head_routers(65);
+    refused(text,
+            "decode[64].head_routers: with those of the rules before them they are 195; must be at most 192");
+    hdl_free(text);
+}
+
 static void test_refusals(void **state)
 {
     (void)state;
@@ -115,6 +160,8 @@ static void test_refusals(void **state)
             "router.lists \"union\": score \"random\" is not by head");
     refused(ROUTER("\"lists\": \"union\", \"score\": \"index\", \"top_k\": 8"),
             "router.lists \"union\": score \"index\" is not by head");
+    refused(ROUTER("\"lists\": \"kv_head\", \"score\": \"index\", \"top_k\": 8"),
+            "router.lists \"kv_head\": score \"index\" is not by head"); /* such lists held chance numbers */
     refused(ROUTER("\"lists\": \"heads\", \"top_k\": 8"),
             "router.lists \"heads\": must be \"layer\", \"kv_head\" or \"union\"");
     facts.n_kv_heads = 65;
@@ -160,8 +207,6 @@ static void test_refusals(void **state)
 #define FOUR_BITS            OF_HEADS ", \"score\": \"key_i4\", \"top_k\": 4"
     refused(BESIDE("\"window\": 1", ONE_HEAD("0", FOUR_BITS)), "router: has lists other than \"kv_head\"");
     refused(BESIDE(OF_HEADS, "[]"), "head_routers: must be a list of 1..3 routers");
-    refused(ROUTER("\"lists\": \"kv_head\", \"score\": \"index\", \"top_k\": 8"),
-            "router.lists \"kv_head\": score \"index\" is not by head"); /* such lists held chance numbers */
     refused(BESIDE(OF_HEADS, "[{\"router\": {}}]"),
             "head_routers[0].kv_heads: must be a list of at least one");
     refused(BESIDE(OF_HEADS, ONE_HEAD("-1", FOUR_BITS)), "kv_heads[0]: must be in 0..63");
@@ -468,6 +513,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_head_routers_of_a_route),
         cmocka_unit_test(test_owners),
         cmocka_unit_test(test_layers_are_counted_from_either_end),
         cmocka_unit_test(test_sliding_layers_are_passed_over),

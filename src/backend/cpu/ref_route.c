@@ -321,7 +321,7 @@ static float integer_dot(const query *q, hdl_plane_kind kind, const uint8_t *key
     return (float)dot;
 }
 
-/* The score of entry e for one query head, scaled; see op.h for each rule. */
+/* The score of entry e for one query head of the plane's head kv_head, scaled; see op.h for each rule. */
 static float entry_score(const hdl_score_args *args, const hdl_kv_view *kv, const query *q, int32_t kv_head,
                          int64_t e)
 {
@@ -393,7 +393,7 @@ static int64_t score_row(const hdl_score_args *args, const hdl_attend_seq *seq, 
     int32_t n_heads = args->n_heads / args->n_lists;
     for (int32_t h = 0; h < n_heads; h++) {
         int32_t head = list * n_heads + h,
-                kv_head = (int32_t)((int64_t)head * args->n_kv_heads / args->n_heads);
+                kv_head = args->first_kv_head + (int32_t)((int64_t)head * args->n_kv_heads / args->n_heads);
         query q = {.q = args->q + row * args->q_stride + (int64_t)head * args->head_dim};
         q.scale = prepare_query(args, q.q, q.q8);
         float bias = args->bias ? args->bias[row * args->n_heads + head] : 0;

@@ -126,10 +126,11 @@ static inline uint32_t hash24(int64_t seed, int64_t row_block, int64_t entry, in
     return (uint32_t)(h >> 40);
 }
 
-/* The score of entry e by a rule that reads no plane; `own` is the row's own block. */
+/* The score of entry e by a rule that reads no plane; `own` is the row's own block, `list` one of the call's. */
 static inline float pattern_score(const hdl_score_args *args, int64_t own, int64_t e, int32_t list)
 {
     int64_t distance = own - e;
+    list += (int32_t)((int64_t)args->first_kv_head * args->n_lists / args->n_kv_heads);
     switch (args->rule) {
         case HDL_RULE_HASH: return (float)hash24(args->seed, own, e, list) * (1.0f / 16777216.0f);
         case HDL_RULE_STRIDE: return (e + list) % args->stride ? -INFINITY : 1;

@@ -34,7 +34,7 @@ enum {
 };
 
 /* Rows (several only without candidates) and heads that share key rows. Query (i, r, g) is
- * head g of KV head first_kv_head + i in row r: number (i * n_rows + r) * group + g. */
+ * head g of the call's KV head first_kv_head + i in row r: number (i * n_rows + r) * group + g. */
 typedef struct score_unit {
     const hdl_score_args *args;
     const hdl_kv_view *kv;
@@ -306,7 +306,7 @@ static void multiply_tile(const score_unit *unit, const tile_rows *rows, const t
     int32_t per_head = unit->n_rows * unit->group;
     bool is_turned = is_integer(args);
     for (int32_t head = 0; head < unit->n_kv_heads; head++) {
-        int64_t offset = (unit->first_kv_head + head) * unit->head_bytes;
+        int64_t offset = (args->first_kv_head + unit->first_kv_head + head) * unit->head_bytes;
         if (next) fetch_rows(next, tile_entries(unit), offset, unit->head_bytes);
         if (is_turned) gather_keys(rows, offset, n_bytes, args->plane, keys);
         for (int32_t j = 0; j < per_head; j += BATCH) {
@@ -389,7 +389,7 @@ static void score_piece(const score_unit *unit, int64_t piece, int64_t slot)
         int32_t head = query / per_head, r = query / unit->group % unit->n_rows;
         float *x = s + query * PITCH;
         if (is_integer(args) && query % per_head == 0)
-            find_scales(unit, begin, n, unit->first_kv_head + head, k_scale);
+            find_scales(unit, begin, n, args->first_kv_head + unit->first_kv_head + head, k_scale);
         int64_t n_own = n_in_piece(unit, piece, r);
         int64_t q_head = (unit->first_kv_head + head) * (int64_t)unit->group + query % unit->group;
         float bias = args->bias ? args->bias[(unit->row + r) * args->n_heads + q_head] : 0;
