@@ -20,8 +20,8 @@ static const cli_option eval_rows[] = {
     {"plans", 0, CLI_TEXT, "LIST", "anchor",
      "plans to judge beside dense and a window of 512; ';' separates where one has a ','", AT(plans), 0, 0,
      0},
-    {"tasks", 0, CLI_TEXT, "LIST", "tasks", "names below, or tasks (all twelve), loss, agreement, lists, all",
-     AT(tasks), 0, 0, 0},
+    {"tasks", 0, CLI_TEXT, "LIST", "tasks",
+     "names below, or tasks (all twelve), loss, agreement, lists, all, none", AT(tasks), 0, 0, 0},
     {"text", 0, CLI_TEXTS, "FILE", NULL,
      "a real text, for tasks in one, loss, agreement and lists; may be given several times", AT(texts), 0, 0,
      0},
@@ -151,9 +151,11 @@ static int read_tasks(eval_run *run)
     if (strlen(run->options->tasks) >= sizeof list) return cli_refuse("eval: --tasks is too long");
     snprintf(list, sizeof list, "%s", run->options->tasks);
     int code = 0;
-    char *rest = NULL;
-    for (char *name = strtok_r(list, ",", &rest); name && !code; name = strtok_r(NULL, ",", &rest))
-        code = want(run, name);
+    char *rest = NULL, *name = strtok_r(list, ",", &rest);
+    if (!name)
+        return cli_refuse("eval: --tasks '%s' names no task; 'heddle help eval' lists them",
+                          run->options->tasks);
+    for (; name && !code; name = strtok_r(NULL, ",", &rest)) code = want(run, name);
     return code;
 }
 

@@ -357,6 +357,9 @@ static void test_bad_input(void **state)
     assert_says("err", "did you mean needle_noise?");
     assert_int_equal(run_eval("x.jsonl", "--tasks zzzzzzzzz"), 2);
     assert_says("err", "unknown task 'zzzzzzzzz'");
+    assert_int_equal(run_eval("x.jsonl", "--tasks ''"), 2);
+    assert_says("err", "--tasks '' names no task");
+    assert_int_equal(run_eval("x.jsonl", "--tasks ,"), 2);
     write_all("broken.jsonl", broken, (long)strlen(broken));
     assert_int_equal(run_eval("broken.jsonl", "--tasks table"), 2);
     assert_says("err", "broken.jsonl: line 2 is no result of 'heddle eval'");
