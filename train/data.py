@@ -129,7 +129,7 @@ class Loader:
             while not self.stop:
                 a = step_rows(sources, step, seed)[rank::world].astype(np.int32)
                 t = torch.from_numpy(a)
-                if device.type == "cuda":
+                if device.type == "cuda" and len(t):
                     t = t.pin_memory()
                 while not self.stop:
                     try:

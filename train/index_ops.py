@@ -63,7 +63,8 @@ if triton is not None:
     @triton.jit
     def _topk_bits_kernel(score_ptr, bits_ptr, row0, n_keys, k, sinks, recent, words,
                           ss_b, ss_c, N, BLOCK: tl.constexpr):
-        # one query row: the k-th largest score by bisection on ordered integers, ties to low ids
+        # one query row: the first `sinks` and the last `recent` tokens, and of the others the k best: the k-th largest
+        # score by bisection on ordered integers, ties to low ids
         c, b = tl.program_id(0), tl.program_id(1)
         t = row0 + c
         i = tl.arange(0, BLOCK)
@@ -72,8 +73,9 @@ if triton is not None:
         x = x + 0.0                                     # -0.0 and 0.0 order alike
         u = x.to(tl.int32, bitcast=True)
         key = u ^ ((u >> 31) & 0x7FFFFFFF)
-        key = tl.where(((i < sinks) | (t - i < recent)) & ok, 2147483647, key)
-        key = tl.where(ok, key, -2147483647 - 1)
+        forced = ((i < sinks) | (t - i < recent)) & ok
+        free = ok & (forced == 0)
+        key = tl.where(free, key, -2147483647 - 1)
         lo = tl.full((), -2147483647 - 1, tl.int64)
         hi = tl.full((), 2147483647, tl.int64)
         for _ in range(32):
@@ -84,10 +86,11 @@ if triton is not None:
             hi = tl.where(good, hi, mid - 1)
         thr = lo.to(tl.int32)
         above = key > thr
-        tie = (key == thr) & ok
+        tie = (key == thr) & free
         room = k - tl.sum(above.to(tl.int32), axis=0)
         rank = tl.cumsum(tie.to(tl.int32), axis=0)
-        sel = (above | (tie & (rank <= room))) & ok
+        sel = (above | (tie & (rank <= room))) & free
+        sel = sel | forced
         sel = tl.where(t + 1 <= k, ok, sel)
         j = tl.arange(0, 32)
         m = tl.reshape(sel.to(tl.int32), (BLOCK // 32, 32))
@@ -140,7 +143,8 @@ def score_chunk(qi, ki, scale, row0, rows, n_keys):
 
 
 def topk_bits(score, bits, row0, k, sinks=0, recent=0):
-    """Writes rows row0.. of bits [B, N, words] from score [B, rows, n_keys] (keys s <= t only)."""
+    """Writes rows row0.. of bits [B, N, words] from score [B, rows, n_keys] (keys s <= t only): the first `sinks` and the
+    last `recent` tokens, and of the others the k best, ties to the lowest id."""
     B, rows, n_keys = score.shape
     N, words = bits.shape[1], bits.shape[2]
     if use_triton(score):
@@ -153,13 +157,13 @@ def topk_bits(score, bits, row0, k, sinks=0, recent=0):
     t = torch.arange(row0, row0 + rows, device=score.device)
     s = torch.arange(n_keys, device=score.device)
     ok = s[None, :] <= t[:, None]
-    x = score + 0.0
-    x = torch.where((s[None, :] < sinks) | (t[:, None] - s[None, :] < recent), torch.full_like(x, float("inf")), x)
-    x = x.masked_fill(~ok, float("-inf"))
+    forced = ok & ((s[None, :] < sinks) | (t[:, None] - s[None, :] < recent))
+    free = ok & ~forced
+    x = (score + 0.0).masked_fill(~free, float("-inf"))
     order = x.sort(dim=-1, descending=True, stable=True).indices[..., :k]
     m = torch.zeros(B, rows, words * 32, dtype=torch.bool, device=score.device)
     m.scatter_(2, order, True)
-    m[..., :n_keys] &= ok
+    m[..., :n_keys] = m[..., :n_keys] & free | forced
     bits[:, row0:row0 + rows] = att.pack_bits(m)
 
 
@@ -185,7 +189,8 @@ def gate_pull(score, low, free, width, go):
 
 class ConsensusKL(torch.autograd.Function):
     """-> kl + weight * left out, kl, left out (the last two for the log); the teacher is (qs, k, lse), constant. Gradients are
-    formed in forward. cover: None, or (bits of the lists that these scores make, weight, width of the gate)."""
+    formed in forward. cover: None, or (bits of the lists that these scores make, weight, width of the gate, sinks and recent tokens
+    that those lists hold in any case)."""
 
     @staticmethod
     def forward(ctx, qi, ki, qs, k, lse, scale, scale_i, bits, chunks, chunk, cover):
@@ -205,7 +210,7 @@ class ConsensusKL(torch.autograd.Function):
             l, g = kl_rows(abar, score, row0, None if bits is None else bits[:, row0:row0 + rows])
             loss += l.double()
             if cover:
-                l, g_left = left_rows(abar, score, row0, cover[0][:, row0:row0 + rows], cover[2])
+                l, g_left = left_rows(abar, score, row0, cover[0][:, row0:row0 + rows], *cover[2:])
                 left += l.double()
                 g = g + cover[1] * g_left
             if qi.dtype == torch.bfloat16:
@@ -242,16 +247,18 @@ def _kl_rows(abar, score, row0, bits):
     return loss, g
 
 
-def _left_rows(abar, score, row0, bits, width):
-    """-> summed mass outside the lists `bits` [B, rows, words], and its gradient towards the scores."""
+def _left_rows(abar, score, row0, bits, width, sinks, recent):
+    """-> summed mass outside the lists `bits` [B, rows, words], and its gradient towards the scores. Tokens that a list holds
+    in any case set no threshold and have no gate."""
     B, rows, n_keys = score.shape
     t = torch.arange(rows, device=score.device)[:, None] + row0
     s = torch.arange(n_keys, device=score.device)[None, :]
     keep = (s <= t)[None]
     listed = keep & (((bits[:, :, s[0] >> 5] >> (s & 31)) & 1) == 1)
-    low = score.masked_fill(~listed, float("inf")).amin(-1, keepdim=True)
+    free = keep & ~((s < sinks) | (t - s < recent))[None]
+    low = score.masked_fill(~(listed & free), float("inf")).amin(-1, keepdim=True)
     low = torch.where(listed.sum(-1, keepdim=True) < keep.sum(-1, keepdim=True), low, torch.full_like(low, float("-inf")))
-    return torch.where(keep & ~listed, abar, torch.zeros_like(abar)).sum(), gate_pull(score, low, keep, width, -abar)
+    return torch.where(keep & ~listed, abar, torch.zeros_like(abar)).sum(), gate_pull(score, low, free, width, -abar)
 
 
 kl_rows, left_rows = _kl_rows, _left_rows
@@ -264,7 +271,8 @@ def compile_kl():
 
 
 def consensus(qi, ki, qs, k, lse, cfg, bits=None, chunks=None, chunk=2048, cover=None):
-    """-> loss, kl, left out: see ConsensusKL"""
+    """-> loss, kl, left out: see ConsensusKL; cover: None or (bits, weight, width)"""
+    cover = (*cover, cfg.index_sinks, cfg.index_window) if cover else None
     qs = torch.stack(list(qs)) if isinstance(qs, (list, tuple)) else qs
     lse = torch.stack(list(lse)) if isinstance(lse, (list, tuple)) else lse
     with torch.autocast(qi.device.type, enabled=False):

@@ -199,16 +199,19 @@ class Shared(nn.Module):
 
 
 class Index(nn.Module):
-    """One index query and one index key per token, from the normalised H."""
+    """One index query and one index key per token, from the normalised H or from H itself (index_input)."""
 
     def __init__(self, cfg):
         super().__init__()
         self.q_proj = nn.Linear(cfg.hidden_size, cfg.index_dim, bias=False)
         self.k_proj = nn.Linear(cfg.hidden_size, cfg.index_dim, bias=False)
+        self.q_norm = RMSNorm(cfg.index_dim, cfg.norm_eps) if cfg.index_q_norm == "rms" else None
         self.k_norm = RMSNorm(cfg.index_dim, cfg.norm_eps) if cfg.index_k_norm == "rms" else None
 
-    def forward(self, hn):
-        q, k = self.q_proj(hn), self.k_proj(hn)
+    def forward(self, x):
+        q, k = self.q_proj(x), self.k_proj(x)
+        if self.q_norm is not None:
+            q = self.q_norm(q)
         if self.k_norm is not None:
             k = self.k_norm(k)
         return q, k                               # [B, N, index_dim] each
@@ -270,7 +273,8 @@ class Model(nn.Module):
             hn, k, v = self.shared(x)
             out.update(hn=hn, k=k, v=v)
             if self.index is not None and mode != "dense":
-                qi, ki = self.index(hn.detach() if self.cfg.index_detach else hn)
+                read = x if self.cfg.index_input == "state" else hn
+                qi, ki = self.index(read.detach() if self.cfg.index_detach else read)
                 out.update(qi=qi, ki=ki)
                 if mode == "sparse":
                     select(qi.detach(), ki.detach())

@@ -10,11 +10,14 @@
 Written for clarity and as the cross-check of the C engine: float32 throughout, exact top-k
 with ties to the lowest id, lists in ascending order.
 """
+import dataclasses
 import json
 import os
 
 import torch
 import torch.nn.functional as F
+
+import config
 
 
 def dequantise_q8_0(raw, cols):
@@ -49,7 +52,9 @@ class Rows:
 
 class Heddle:
     def __init__(self, cfg, weights, tokenizer=None):
-        self.c, self.w, self.tok = cfg, weights, tokenizer
+        config.check(cfg)
+        self.c = {**{f.name: f.default for f in dataclasses.fields(config.ModelConfig)}, **cfg}
+        self.w, self.tok = weights, tokenizer
         self.mounted = []
 
     def encode(self, text, document=True):
@@ -79,7 +84,7 @@ class Heddle:
     def positions(self, ids):
         """Positions and document numbers: both restart at the document token, or never (doc_reset false)."""
         i = torch.arange(len(ids))
-        if not self.c.get("doc_reset", True):
+        if not self.c["doc_reset"]:
             return i, torch.zeros_like(i)
         border = ids == self.c["doc_token"]
         start = torch.where(border, i, torch.zeros_like(i)).cummax(0).values
@@ -127,8 +132,10 @@ class Heddle:
                 x = self.mlp(x + self.delta(y, p, pos), p)
                 continue
             qn, kn = (p + "self_attn.q_norm.weight", p + "self_attn.k_norm.weight") if c["qk_norm_self"] else (None, None)
-            q = self.rope(self.heads(y, p + "self_attn.q_proj.weight", qn), pos).transpose(0, 1)
-            k = self.rope(self.heads(y, p + "self_attn.k_proj.weight", kn), pos).transpose(0, 1).repeat_interleave(rep, 0)
+            q, k = self.heads(y, p + "self_attn.q_proj.weight", qn), self.heads(y, p + "self_attn.k_proj.weight", kn)
+            if kind == "window" or c["rope_on_full"]:
+                q, k = self.rope(q, pos), self.rope(k, pos)
+            q, k = q.transpose(0, 1), k.transpose(0, 1).repeat_interleave(rep, 0)
             v = self.heads(y, p + "self_attn.v_proj.weight").transpose(0, 1).repeat_interleave(rep, 0)
             o = torch.empty_like(q)
             for r in range(0, n, W):
@@ -151,18 +158,23 @@ class Heddle:
         v = self.heads(hn, "shared.v_proj.weight").transpose(0, 1)
         if "index.k_proj.weight" not in self.w:
             return Rows(k, v, None), None
-        ki = hn @ self.w["index.k_proj.weight"].T
+        x = h if c["index_input"] == "state" else hn
+        ki = x @ self.w["index.k_proj.weight"].T
         if c["index_k_norm"] == "rms":
             ki = self.norm(ki, "index.k_norm.weight")
-        qi = [hn @ self.w["index.q_proj.weight"].T]
-        if c.get("index_group_query", "shared_state") == "shared_state":
-            qi += [hn @ self.w[self.group_query(l)].T for l in self.later_leaders()]
+        qi = [self.index_query(x, "index.q_proj.weight")]
+        if c["index_group_query"] == "shared_state":
+            qi += [self.index_query(x, self.group_query(l)) for l in self.later_leaders()]
         return Rows(k, v, ki), torch.cat(qi, -1)      # [n, groups from H * index_dim]
+
+    def index_query(self, x, name):
+        q = x @ self.w[name].T
+        return self.norm(q, "index.q_norm.weight") if self.c["index_q_norm"] == "rms" else q
 
     def later_leaders(self):
         """First cross layers of the index groups after the first: c of n_cross is in group c * groups // n_cross."""
         cross = [l for l, kind in enumerate(self.c["layer_kinds"]) if kind == "cross"]
-        group = [i * self.c.get("index_groups", 1) // len(cross) for i in range(len(cross))]
+        group = [i * self.c["index_groups"] // len(cross) for i in range(len(cross))]
         return [l for i, l in enumerate(cross) if i and group[i] != group[i - 1]]
 
     @staticmethod
@@ -170,17 +182,20 @@ class Heddle:
         return f"layers.{layer}.index.q_proj.weight"
 
     def select(self, qi, ki, n_before, top_k, never=None):
-        """Lists of rows of queries: bool [rows, keys]; row i may read keys <= n_before + i."""
+        """Lists of rows of queries: bool [rows, keys]; row i may read keys <= n_before + i: the index_sinks first tokens,
+        the index_window last ones, and of the others the top_k best."""
         n, m = len(qi), len(ki)
-        keys = torch.arange(m)
-        ok = keys[None] <= torch.arange(n)[:, None] + n_before
+        keys, row = torch.arange(m)[None], torch.arange(n)[:, None] + n_before
+        ok = keys <= row
         if never is not None:
             ok = ok & ~never[None, :m]
-        s = (qi @ ki.T * self.c["index_scale"]).masked_fill(~ok, float("-inf"))
+        forced = ok & ((keys < self.c["index_sinks"]) | (row - keys < self.c["index_window"]))
+        free = ok & ~forced
+        s = (qi @ ki.T * self.c["index_scale"]).masked_fill(~free, float("-inf"))
         order = s.sort(dim=-1, descending=True, stable=True).indices[:, :top_k]
         out = torch.zeros(n, m, dtype=torch.bool)
         out.scatter_(1, order, True)
-        return out & ok
+        return out & free | forced
 
     def cross_decoder(self, x, qi, rows, n_before, top_k, reads, never=None):
         """x [n, hidden] at positions n_before.. over rows -> logits [n, n_vocab]."""
@@ -206,8 +221,8 @@ class Heddle:
             y = self.norm(x, p + "input_layernorm.weight")
             if l in later:                             # another group: its own list
                 g, d = later.index(l) + 1, c["index_dim"]
-                own = c.get("index_group_query", "shared_state") == "own_input"
-                q = y @ self.w[self.group_query(l)].T if own else qi[:, g * d:(g + 1) * d]
+                q = qi[:, g * d:(g + 1) * d] if c["index_group_query"] == "shared_state" else \
+                    self.index_query(x if c["index_input"] == "state" else y, self.group_query(l))
                 mask = self.select(q, rows.ki, n_before, top_k, never)
             q = self.heads(y, p + "self_attn.q_proj.weight", p + "self_attn.q_norm.weight" if c["qk_norm_cross"] else None).transpose(0, 1)
             a = (q @ k.transpose(1, 2) * c["attn_scale"]).masked_fill(~mask, float("-inf")).softmax(-1)
@@ -278,7 +293,9 @@ class Heddle:
     def step(self, ids, reach):
         """H of the last token, from its receptive field; positions stay those of the document."""
         border = (ids == self.c["doc_token"]).nonzero()
-        start = int(border[-1]) if len(border) and self.c.get("doc_reset", True) else 0
+        start = int(border[-1]) if len(border) and self.c["doc_reset"] else 0
+        if "full" in self.c["layer_kinds"]:
+            return self.self_decoder(ids)[-1:]
         s = start if "delta" in self.c["layer_kinds"] else max(start, len(ids) - reach)
         return self.self_decoder(ids[s:])[-1:]         # RoPE depends on differences only
 
@@ -297,8 +314,10 @@ def read_weights(folder):
 
 
 def load(folder):
-    """The model of a folder, on torch's default device."""
-    cfg = json.load(open(os.path.join(folder, "config.json")))
+    """The model of a folder, on torch's default device. ValueError where config.json says what is not read here."""
+    with open(os.path.join(folder, "config.json")) as f:
+        text = f.read()
+    cfg = json.loads(config.ModelConfig.from_json(text).to_json())
     tok = None
     path = os.path.join(folder, "tokenizer.json")
     if os.path.exists(path):

@@ -5,8 +5,12 @@
 
 Stages: dense_short, dense_long (language-model loss), sparse_index (frozen backbone, index
 only, consensus loss; --cover adds the attention that its hard list leaves out), sparse_joint (language-model loss over the lists + 0.1 consensus).
-A run always ends with OUT/state.pt (exact resume: --resume) and OUT/log.csv. --deadline
-counts from the start of the process, compilation included.
+A run ends with OUT/state.pt (exact resume: --resume, which reads OUT/state.pt unless --init names another) and
+OUT/log.csv, also when SIGTERM or SIGINT stops it: the step is finished and saved, the exit status is 128 + the
+signal's number; a second signal ends it at once. --deadline counts from the start of the process, compilation included.
+
+Ranks take the rows of a step in turn, row r to rank r % ranks; the gradient is the sum over all rows, so that any number
+of ranks takes the same steps. Where rows do not divide, some ranks have a row less (or none).
 """
 import time
 T0 = time.time()
@@ -15,6 +19,7 @@ import csv
 import json
 import math
 import os
+import signal
 
 import numpy as np
 import torch
@@ -42,14 +47,14 @@ STAGES = {
 def arguments():
     ap = argparse.ArgumentParser()
     ap.add_argument("--stage", required=True, choices=STAGES)
-    ap.add_argument("--preset", default="small")
-    ap.add_argument("--arch", default="clsa")
-    ap.add_argument("--set", default="", help="configuration fields, as rope_base=500000,doc_reset=false")
+    ap.add_argument("--preset", choices=config.PRESETS, help="default: small, or what --init is")
+    ap.add_argument("--arch", help="default: clsa, or what --init is")
+    ap.add_argument("--set", default="", help="configuration fields, as rope_base=500000,doc_reset=false; with --init they must be its own")
     ap.add_argument("--data", required=True)
     ap.add_argument("--out", required=True)
     ap.add_argument("--init", help="weights to start from (state.pt of an earlier stage, or of this one with --resume, or an exported folder)")
     ap.add_argument("--init-optimiser", action="store_true", help="take the optimiser state from --init too")
-    ap.add_argument("--resume", action="store_true")
+    ap.add_argument("--resume", action="store_true", help="go on with the step, optimiser and schedule of --init, or of OUT/state.pt")
     ap.add_argument("--steps", type=int, default=0)
     ap.add_argument("--stop-step", type=int, default=0, help="stop here but keep the schedule of --steps")
     ap.add_argument("--deadline", type=float, default=0)
@@ -80,12 +85,45 @@ def arguments():
     args = ap.parse_args()
     if args.until:
         args.deadline = args.until - T0
+    if args.resume and not args.init:
+        args.init = os.path.join(args.out, "state.pt")
+        if not os.path.exists(args.init):
+            raise SystemExit(f"--resume: there is no {args.init}, and --init names no other")
     return args
 
 
 def fields(text):
-    """'a=1,b=false' -> {"a": 1, "b": False}"""
-    return {k: json.loads(v) for k, v in (x.split("=") for x in text.split(",") if x)}
+    """'a=1,b=false,c=rms' -> {"a": 1, "b": False, "c": "rms"}"""
+    def value(v):
+        try:
+            return json.loads(v)
+        except ValueError:
+            return v
+    return {k: value(v) for k, v in (x.split("=") for x in text.split(",") if x)}
+
+
+def check_stated(cfg, args):
+    """--preset, --arch and --set beside a checkpoint of configuration cfg must say what it is."""
+    said = fields(args.set)
+    config.check(said)
+    wanted = dict(said)
+    if args.arch:
+        wanted["arch"] = args.arch
+    if args.preset:                                    # the sizes that tell presets apart
+        sizes = {k for p in config.PRESETS.values() for k in p} - {"top_k", "max_seq_len"}
+        given = config.preset(args.preset)
+        wanted = {**{k: v for k, v in vars(given).items() if k in sizes}, **wanted}
+    for name, value in wanted.items():
+        if getattr(cfg, name) != value:
+            raise SystemExit(f"{args.init}: {name} is {getattr(cfg, name)!r} there, and --preset, --arch or --set says {value!r}")
+
+
+def check_complete(there, model, path):
+    """The weights of a checkpoint are those of the model, no more and no fewer."""
+    names = set(model.state_dict())
+    for what, odd in (("lacks", names - set(there)), ("has besides", set(there) - names)):
+        if odd:
+            raise SystemExit(f"{path}: {what} weights {', '.join(sorted(odd))}")
 
 
 def fastest_sdpa(cfg, batch, length, dev):
@@ -151,13 +189,22 @@ class Trainer:
             torch.set_float32_matmul_precision("high")
         wait = args.init and args.wait_init and not os.path.exists(args.init)
         saved = mdl.read_checkpoint(args.init) if args.init and not wait else None
-        self.cfg = config.ModelConfig.from_json(saved["config"]) if saved else config.preset(args.preset, arch=args.arch, **fields(args.set))
+        try:
+            self.cfg = config.ModelConfig.from_json(saved["config"]) if saved else \
+                config.preset(args.preset or "small", **{"arch": args.arch or "clsa", **fields(args.set)})
+            if saved:
+                check_stated(self.cfg, args)
+        except ValueError as e:
+            raise SystemExit(f"{args.init if saved else '--preset, --arch, --set'}: {e}")
+        if args.stage.startswith("sparse") and not self.cfg.has_index:
+            raise SystemExit(f"--stage {args.stage}: arch {self.cfg.arch} has no index")
+        if args.resume and (not saved or saved.get("stage") != args.stage):
+            raise SystemExit(f"--resume: {args.init} is of stage {saved.get('stage', 'none') if saved else 'none'}, not {args.stage}")
         self.model = mdl.Model(self.cfg).to(self.dev)
-        self.step, self.spent, self.tokens_seen = 0, 0.0, 0
+        self.step, self.spent, self.tokens_seen, self.signal = 0, 0.0, 0, 0
         if saved:
-            missing = self.model.load_state_dict(saved["model"], strict=False)
-            if missing.unexpected_keys:
-                raise SystemExit(f"unexpected weights: {missing.unexpected_keys}")
+            check_complete(saved["model"], self.model, args.init)
+            self.model.load_state_dict(saved["model"])
         if args.stage == "sparse_index":
             for n, p in self.model.named_parameters():
                 p.requires_grad_(n.startswith("index."))
@@ -184,8 +231,7 @@ class Trainer:
             self.lm_sum = lm_sum
         self.masks = {}
         self.rows = sum(st["mix"].values())
-        if self.rows % self.world:
-            raise SystemExit(f"{self.rows} rows a step do not divide over {self.world} ranks")
+        self.n_micro = math.ceil(math.ceil(self.rows / self.world) / st["micro"])        # of the ranks with the most rows
         if self.gpu:
             fastest_sdpa(self.cfg, st["micro"], st["length"], self.dev)
         if wait or (args.wait_file and not os.path.exists(args.wait_file)):
@@ -202,10 +248,10 @@ class Trainer:
         fully_shard(self.model, mesh=mesh, reshard_after_forward=False)
 
     def load_weights(self, saved):
+        check_complete(saved, self.model, self.args.init)
         with torch.no_grad():
             for n, p in self.model.state_dict().items():
-                if n in saved:
-                    optim.local(p).copy_(optim.part_of(saved[n], p))
+                optim.local(p).copy_(optim.part_of(saved[n], p))
 
     def compile_then_wait(self, weights):
         """One made-up step so that everything is compiled, then the data or weights when they are there."""
@@ -213,7 +259,7 @@ class Trainer:
         kept = {n: p.detach().clone() for n, p in self.model.named_parameters()}
         tokens = torch.randint(1, self.cfg.n_vocab, (self.st["micro"], self.st["length"]), device=self.dev)
         with self.autocast():
-            loss, _ = self.micro_loss(tokens, 0, 0)
+            loss, _ = self.micro_loss(tokens, 0, range(len(tokens)))
         loss.backward()
         self.opt.step(0.0, 0.0)
         self.opt.zero_grad()
@@ -254,37 +300,76 @@ class Trainer:
         k = self.args.k_min * (self.args.k_max / self.args.k_min) ** u
         return max(1, int(round(k / 32)) * 32) if k >= 64 else int(k)
 
-    def micro_loss(self, tokens, step, i):
-        """-> loss to back-propagate (sum over tokens / tokens of the whole step on this rank), logged numbers."""
-        a, n_mine = self.args, self.rows // self.world * self.st["length"]
+    def chunks_of(self, step, row):
+        """First query rows of the chunks that row `row` of the step is scored in, a function of (seed, step, row)."""
+        a = self.args
+        n = (self.st["length"] + a.kl_chunk - 1) // a.kl_chunk
+        pick = np.random.RandomState((a.seed * 104729 + step * self.rows + row) % (1 << 31)).permutation(n)[:a.kl_chunks]
+        return [int(c) * a.kl_chunk for c in sorted(pick)]
+
+    def consensus(self, out, step, rows, bits=None, cover=None):
+        """index_ops.consensus over the micro-batch that holds these rows of the step; with --kl-chunks each row has its own chunks."""
+        a = self.args
+        if not a.kl_chunks:
+            return ix.consensus(out["qi"], out["ki"], out["qs"], out["k"], out["lses"], self.cfg, bits, None, a.kl_chunk, cover)
+        parts = []
+        for b, row in enumerate(rows):
+            one = slice(b, b + 1)
+            parts.append(ix.consensus(out["qi"][one], out["ki"][one], [q[one] for q in out["qs"]], out["k"][one], [x[one] for x in out["lses"]], self.cfg,
+                                      None if bits is None else bits[one], self.chunks_of(step, row), a.kl_chunk,
+                                      cover and (cover[0][one], *cover[1:])))
+        return [sum(x) / len(parts) for x in zip(*parts)]
+
+    def micro_loss(self, tokens, step, rows):
+        """-> loss to back-propagate (sum over tokens / tokens of the whole step, all ranks), this part's share of the logged numbers;
+        rows: which rows of the step `tokens` are."""
+        a, n_all = self.args, self.rows * self.st["length"]
         masks = self.masks_for(tokens)
-        share = tokens.numel() / n_mine
+        share = tokens.numel() / n_all
         if a.stage.startswith("dense"):
             x = self.model(tokens, masks)["x"]
             with self.autocast():
-                loss = self.lm_sum(x, self.model.head_weight(), targets_of(tokens)) / n_mine
+                loss = self.lm_sum(x, self.model.head_weight(), targets_of(tokens)) / n_all
             return loss, {"lm": loss.detach()}
-        chunks = None
-        if a.kl_chunks:
-            n = (self.st["length"] + a.kl_chunk - 1) // a.kl_chunk
-            pick = np.random.RandomState((a.seed * 104729 + step * 64 + i) % (1 << 31)).permutation(n)[:a.kl_chunks]
-            chunks = [int(c) * a.kl_chunk for c in sorted(pick)]
         if a.stage == "sparse_index":
             out = self.model(tokens, masks, "dense_lse")
             cover = None
             if a.cover:
                 cover = masks.need_bits(), a.cover, a.gate_width
                 ix.select_bits(out["qi"].detach(), out["ki"].detach(), self.cfg, cover[0], self.top_k_of(step))
-            loss, kl, left = ix.consensus(out["qi"], out["ki"], out["qs"], out["k"], out["lses"], self.cfg, None, chunks, a.kl_chunk, cover)
-            return loss * share, {"kl": kl * share, "left": left * share}
+            loss, kl, left = self.consensus(out, step, rows, None, cover)
+            return loss * share, {"kl": kl.detach() * share, "left": left.detach() * share}
         bits, k = masks.need_bits(), self.top_k_of(step)
         out = self.model(tokens, masks, "sparse", select=lambda qi, ki: ix.select_bits(qi, ki, self.cfg, bits, k))
         with self.autocast():
-            lm = self.lm_sum(out["x"], self.model.head_weight(), targets_of(tokens)) / n_mine
-        kl = ix.consensus_kl(out["qi"], out["ki"], out["qs"], out["k"], out["lses"], self.cfg, bits, chunks, a.kl_chunk)
+            lm = self.lm_sum(out["x"], self.model.head_weight(), targets_of(tokens)) / n_all
+        kl = self.consensus(out, step, rows, bits)[0]
         return lm + a.lambda_kd * kl * share, {"lm": lm.detach(), "kl": kl.detach() * share}
 
-    def progress(self, now):
+    def micro_batches(self, mine):
+        """This rank's rows of a step as (tokens, their numbers in the step); the same count on every rank, as the ranks run their
+        collectives together: a rank with fewer rows gets batches of one empty document and no numbers."""
+        out = []
+        for i in range(0, len(mine), self.st["micro"]):
+            tokens = mine[i:i + self.st["micro"]]
+            out.append((tokens, [self.rank + (i + j) * self.world for j in range(len(tokens))]))
+        while len(out) < self.n_micro:
+            out.append((torch.full((1, self.st["length"]), self.cfg.doc_token, device=self.dev), []))
+        return out
+
+    def agree(self, stop, progress):
+        """The same words on every rank: stop where one of them has to, the first rank's progress."""
+        if self.world == 1:
+            return stop, progress
+        x = torch.tensor([float(stop), progress if self.rank == 0 else 0.0], dtype=torch.float64, device=self.dev)
+        dist.all_reduce(x)
+        return bool(x[0] > 0), float(x[1])
+
+    def on_signal(self, number, _):
+        self.signal = number
+        signal.signal(number, signal.SIG_DFL)
+
+    def progress(self):
         done = self.step / self.args.steps if self.args.steps else 0.0
         if not self.args.deadline or self.args.stop_step:
             return done
@@ -342,24 +427,27 @@ class Trainer:
             w.writerow(names)
         last, slowest, acc, seen, t_log = time.time(), 0.0, {}, 0, time.time()
         end = a.stop_step or a.steps or (1 << 60)
+        weight = self.world if a.shard else 1            # FSDP takes the mean over ranks where the sum is meant
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self.on_signal)
         while self.step < end:
-            if a.deadline and time.time() - T0 + 1.5 * min(slowest, 5.0) > a.deadline:
+            late = a.deadline and time.time() - T0 + 1.5 * min(slowest, 5.0) > a.deadline
+            stop, progress = self.agree(bool(self.signal or late), self.progress())
+            if stop:
                 break
             step, rows = loader.next()
             self.opt.zero_grad()
-            f = self.lr_factor(self.progress(time.time()))
-            for i in range(0, rows.shape[0], self.st["micro"]):
-                tokens = rows[i:i + self.st["micro"]]
+            f = self.lr_factor(progress)
+            for tokens, which in self.micro_batches(rows):
                 with self.autocast():
-                    loss, nums = self.micro_loss(tokens, step, i)
-                loss.backward()
+                    loss, nums = self.micro_loss(tokens, step, which or [0])
+                (loss * (weight if which else 0)).backward()
                 for k, v in nums.items():
-                    acc[k] = acc.get(k, 0) + v
+                    acc[k] = acc.get(k, 0) + (v if which else 0)
             grads = [p.grad for p in self.opt.parameters()]
             if self.world > 1 and not a.shard:
                 for g in grads:
                     dist.all_reduce(g)
-                    g /= self.world
             norm = torch.nn.utils.get_total_norm(grads)
             norm = norm.full_tensor() if a.shard else norm
             torch.nn.utils.clip_grads_with_norm_(self.opt.parameters(), 1.0, norm)
@@ -375,6 +463,10 @@ class Trainer:
             last = now
             logged = self.step % a.log_every == 0 or self.step == 1 or self.step == end
             held = self.evaluate() if logged and a.eval_every and self.step % a.eval_every == 0 else float("nan")
+            if logged and self.world > 1:                # each rank has the share of its rows
+                for k in sorted(acc):
+                    acc[k] = torch.as_tensor(acc[k], dtype=torch.float64, device=self.dev)
+                    dist.all_reduce(acc[k])
             if self.rank == 0 and logged:
                 lm, kl, left = (float(acc.get(k, float("nan"))) / seen for k in ("lm", "kl", "left"))
                 rate = seen * self.rows * self.st["length"] / (time.time() - t_log)
@@ -384,19 +476,23 @@ class Trainer:
                 if self.step % (5 * a.log_every) == 0 or self.step == 1:
                     print(f"{a.stage} step {self.step} {self.tokens_seen / 1e6:.0f}M tokens {time.time() - T0:.0f} s "
                           f"lm {lm:.4f} kl {kl:.4f} left {left:.4f} heldout {held:.4f} norm {float(norm):.3f} lr x{f:.3f} {rate / 1e6:.3f}M tokens/s", flush=True)
+            if logged:
                 acc, seen, t_log = {}, 0, time.time()
         loader.close()
         self.save()
-        held = self.evaluate()
+        told, _ = self.agree(bool(self.signal), 0.0)
+        held = float("nan") if told else self.evaluate()
         if self.rank == 0:
             peak = torch.cuda.max_memory_allocated() / 2**30 if self.gpu else 0
             print(f"{a.stage} ended at step {self.step}, {self.tokens_seen / 1e6:.1f}M tokens, held-out loss {held:.4f}, "
                   f"peak memory {peak:.1f} GiB, {time.time() - T0:.0f} s", flush=True)
-            json.dump({"stage": a.stage, "steps": self.step, "tokens": self.tokens_seen, "heldout_loss": held, "peak_gib": peak,
-                       "seconds": time.time() - T0}, open(os.path.join(a.out, "end.json"), "w"))
+            json.dump({"stage": a.stage, "steps": self.step, "tokens": self.tokens_seen, "heldout_loss": None if told else held, "peak_gib": peak,
+                       "seconds": time.time() - T0, "stopped_by": self.signal}, open(os.path.join(a.out, "end.json"), "w"))
             log.close()
         if self.world > 1:
             dist.destroy_process_group()
+        if told:
+            raise SystemExit(128 + (self.signal or signal.SIGTERM))
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ def test_topk(N=300, B=2):
                     x = (score[b, t, :t + 1] + 0.0).tolist()
                     forced = [s for s in range(t + 1) if s < sinks or t - s < recent]
                     rest = sorted((s for s in range(t + 1) if s not in forced), key=lambda s: (-x[s], s))
-                    want = sorted((forced + rest)[:k])
+                    want = sorted(forced + rest[:k])                              # forced ones beside the k
                     have = got[b, t].nonzero()[:, 0].tolist()
                     assert have == want, (k, t, have[:10], want[:10])
 
@@ -122,31 +122,41 @@ def test_finite_differences(N=48):
     assert rel(got, num) < 1e-4
 
 
-def test_left_out(N=160, B=2, d=16, k=24, width=0.5, weight=3.0):
-    """The mass outside the hard lists, and its gradient: autograd through sigmoid gates whose threshold holds their sum."""
+def test_left_out():
+    for forced in ((0, 0), (2, 5)):
+        check_left_out(*forced)
+
+
+def check_left_out(sinks, recent, N=160, B=2, d=16, k=24, width=0.5, weight=3.0):
+    """The mass outside the hard lists, and its gradient: autograd through sigmoid gates whose threshold holds their sum;
+    tokens that are read in any case have no gate."""
     qs, key, lse, abar, mask = teacher(B, N)
     g = torch.Generator().manual_seed(5)
     qi, ki = (torch.randn(B, N, d, generator=g).to(DEV).requires_grad_() for _ in range(2))
-    cfg = config.ModelConfig(attn_scale=0.25, index_scale=0.25)
+    cfg = config.ModelConfig(attn_scale=0.25, index_scale=0.25, index_sinks=sinks, index_window=recent)
     bits = torch.zeros(B, N, (N + 31) // 32, dtype=torch.int32, device=DEV)
     ix.select_bits(qi.detach(), ki.detach(), cfg, bits, k, 64)
     loss, kl, left = ix.consensus(qi, ki, qs, key, lse, cfg, None, None, 64, (bits, weight, width))
     got = torch.autograd.grad(loss, (qi, ki))
 
     score = qi @ ki.transpose(1, 2) * 0.25
-    listed = torch.zeros_like(mask)
+    s = torch.arange(N, device=DEV)
+    always = (s[None] < sinks) | (s[:, None] - s[None] < recent)
+    free, listed = mask & ~always, mask & always
     for b in range(B):
         for t in range(N):
-            listed[b, t, score[b, t, :t + 1].sort(descending=True, stable=True).indices[:k]] = True
+            x = score[b, t].detach().masked_fill(~free[b, t], float("-inf"))
+            n = min(k, int(free[b, t].sum()))
+            listed[b, t, x.sort(descending=True, stable=True).indices[:n]] = True
     assert torch.equal(att.unpack_bits(bits, N) & mask, listed)
     assert abs(float(left) - float((abar * ~listed).sum(-1).mean())) < 1e-6
     want = weight * left + dense_loss(qi, ki, abar, mask, 0.25)
     assert abs(float(loss) - float(want)) < 1e-5 and abs(float(kl) - float(want - weight * left)) < 1e-5
-    low = score.detach().masked_fill(~listed, float("inf")).amin(-1, keepdim=True)
+    low = score.detach().masked_fill(~(listed & free), float("inf")).amin(-1, keepdim=True)
     z = torch.sigmoid((score - low) / width)
-    slope = (z * (1 - z)).detach() * mask
-    moved = ((score * slope).sum(-1, keepdim=True) / slope.sum(-1, keepdim=True)) / width       # the threshold's part: its value cancels the sum
-    soft = (slope * (score / width - moved) * abar)[:, k:].sum() / (B * N)                       # rows that leave something out
+    slope = (z * (1 - z)).detach() * free
+    moved = ((score * slope).sum(-1, keepdim=True) / slope.sum(-1, keepdim=True).clamp(min=1e-30)) / width       # the threshold's part: its value cancels the sum
+    soft = (slope * (score / width - moved) * abar)[:, k + sinks + recent:].sum() / (B * N)      # rows that leave something out
     want = torch.autograd.grad(dense_loss(qi, ki, abar, mask, 0.25) - weight * soft, (qi, ki))
     err = [rel(a, b) for a, b in zip(got, want)]
     assert max(err) < 1e-4, err

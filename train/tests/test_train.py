@@ -1,13 +1,15 @@
-"""Small-size checks of the whole trainer on a CPU: exact resume, every stage, every row,
-document borders, sparse equal to dense when k covers the context.
+"""Small-size checks of the whole trainer on a CPU: exact resume, also after a signal, every stage, every row,
+document borders, every choice read as it is trained, sparse equal to dense when k covers the context.
 
   python tests/test_train.py        (writes its own tiny data under a temporary folder)
 """
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 
 import numpy as np
 import torch
@@ -31,13 +33,28 @@ def tiny_data(folder):
     rng.randint(8, 8192, (16, 128)).astype(np.uint16).tofile(os.path.join(folder, "task128.bin"))
 
 
-def train(folder, out, *extra):
-    cmd = [sys.executable, os.path.join(HERE, "..", "train.py"), "--preset", "tiny", "--device", "cpu", "--data", folder,
-           "--length", "128", "--log-every", "1", "--eval-rows", "1", "--micro", "2", "--out", os.path.join(folder, out),
-           "--k-min", "8", "--k-max", "40", "--kl-chunk", "48", *extra]
-    r = subprocess.run(cmd, capture_output=True, text=True)
-    assert r.returncode == 0, r.stderr[-2000:]
+def command(folder, out, *extra):
+    """Arguments of Python for a run of the trainer at small size."""
+    return [os.path.join(HERE, "..", "train.py"), "--preset", "tiny", "--device", "cpu", "--data", folder,
+            "--length", "128", "--log-every", "1", "--eval-rows", "1", "--micro", "2", "--out", os.path.join(folder, out),
+            "--k-min", "8", "--k-max", "40", "--kl-chunk", "48", *extra]
+
+
+def state(folder, out):
     return torch.load(os.path.join(folder, out, "state.pt"), weights_only=False)
+
+
+def train(folder, out, *extra):
+    r = subprocess.run([sys.executable, *command(folder, out, *extra)], capture_output=True, text=True)
+    assert r.returncode == 0, r.stderr[-2000:]
+    return state(folder, out)
+
+
+def refused(folder, words, *extra):
+    r = subprocess.run([sys.executable, *command(folder, "refused", "--stage", "dense_short", "--steps", "1", "--mix", "nat=3,task=1", *extra)],
+                       capture_output=True, text=True)
+    assert r.returncode == 1 and words in r.stderr and "Traceback" not in r.stderr, (words, r.returncode, r.stderr[-2000:])
+    assert not os.path.exists(os.path.join(folder, "refused", "state.pt"))
 
 
 def same(a, b):
@@ -53,32 +70,57 @@ def test_resume_and_stages():
             begin = ("--init", init) if init else ()
             whole = train(d, stage + "_a", "--stage", stage, "--steps", "4", *mix, *begin)
             train(d, stage + "_b", "--stage", stage, "--steps", "4", "--stop-step", "2", *mix, *begin)
-            cut = train(d, stage + "_b", "--stage", stage, "--steps", "4", "--resume", "--init", os.path.join(d, stage + "_b", "state.pt"), *mix)
+            cut = train(d, stage + "_b", "--stage", stage, "--steps", "4", "--resume", *mix)
             assert whole["step"] == cut["step"] == 4 and same(whole, cut), stage
             init = os.path.join(d, stage + "_a", "state.pt")
             print("resume is exact:", stage, flush=True)
-        for arch in ("transformer", "yoco", "window_hybrid"):
+        for arch in ("transformer", "yoco", "window_hybrid", "gated_delta_hybrid"):
             train(d, arch, "--stage", "dense_short", "--steps", "2", "--arch", arch, *mix)
             print("trains:", arch, flush=True)
 
 
-def test_two_ranks():
-    """Two processes on the rows of one step end where one process ends, whole or sharded weights."""
+def test_what_init_and_resume_refuse():
     with tempfile.TemporaryDirectory() as d:
         tiny_data(d)
-        mix = ("--stage", "dense_short", "--steps", "3", "--mix", "nat=3,task=1")
-        one = train(d, "one", *mix)
-        cmd = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", os.path.join(HERE, "..", "train.py"), "--preset", "tiny",
-               "--device", "cpu", "--data", d, "--length", "128", "--eval-rows", "1", "--micro", "2", "--out", os.path.join(d, "two"), *mix]
-        for extra in ([], ["--shard"]):
-            r = subprocess.run(cmd + extra, capture_output=True, text=True, env=dict(os.environ, OMP_NUM_THREADS="1"))
-            assert r.returncode == 0, r.stderr[-3000:]
-            two = torch.load(os.path.join(d, "two", "state.pt"), weights_only=False)
-            assert all(torch.allclose(one["model"][k], two["model"][k], atol=1e-6) for k in one["model"]), extra
-            assert all(torch.allclose(x, y, atol=1e-6) for k in one["optimiser"]["state"]
-                       for x, y in zip(one["optimiser"]["state"][k], two["optimiser"]["state"][k])), extra
-            print("two ranks:", extra, max(float((one["model"][k] - two["model"][k]).abs().max()) for k in one["model"]), flush=True)
-            os.remove(os.path.join(d, "two", "state.pt"))
+        train(d, "a", "--stage", "dense_short", "--steps", "1", "--mix", "nat=3,task=1", "--set", "rope_base=5000")
+        path = os.path.join(d, "a", "state.pt")
+        refused(d, "there is no " + os.path.join(d, "refused", "state.pt"), "--resume")
+        refused(d, "is of stage dense_short, not dense_long", "--resume", "--init", path, "--stage", "dense_long")
+        refused(d, "window is 16 there, and --preset, --arch or --set says 8", "--init", path, "--set", "window=8")
+        refused(d, "arch is 'clsa' there", "--init", path, "--arch", "yoco")
+        refused(d, "hidden_size is 64 there, and --preset, --arch or --set says 384", "--init", path, "--preset", "small")
+        refused(d, "windows: not a field", "--init", path, "--set", "windows=8")
+        refused(d, "index_rope True: must be False here", "--set", "index_rope=true")
+        refused(d, "arch yoco has no index", "--arch", "yoco", "--stage", "sparse_index")
+        train(d, "b", "--stage", "dense_short", "--steps", "1", "--mix", "nat=3,task=1", "--init", path, "--arch", "clsa", "--set", "rope_base=5000,window=16")
+        saved = torch.load(path, weights_only=False)
+        weight = saved["model"].pop("index.q_proj.weight")
+        torch.save(saved, path)
+        refused(d, "lacks weights index.q_proj.weight", "--init", path)
+        saved["model"].update({"index.q_proj.weight": weight, "index.bias": weight})
+        torch.save(saved, path)
+        refused(d, "has besides weights index.bias", "--init", path)
+
+
+def test_a_stopped_run_goes_on():
+    """SIGTERM and SIGINT: the step is finished and saved, and the run goes on as if nothing had been."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with tempfile.TemporaryDirectory() as d:
+            tiny_data(d)
+            mix = ("--stage", "dense_short", "--steps", "5000", "--mix", "nat=3,task=1")
+            run = subprocess.Popen([sys.executable, *command(d, "cut", *mix)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+            log, until = os.path.join(d, "cut", "log.csv"), time.time() + 120
+            while time.time() < until and not (os.path.exists(log) and open(log).read().count("\n") > 3):
+                time.sleep(0.05)
+            run.send_signal(number)
+            _, err = run.communicate(timeout=60)
+            assert run.returncode == 128 + number, (run.returncode, err[-2000:])
+            at = state(d, "cut")["step"]
+            assert 2 < at < 5000 and json.load(open(os.path.join(d, "cut", "end.json")))["stopped_by"] == number
+            whole = train(d, "whole", *mix, "--stop-step", str(at + 2))
+            cut = train(d, "cut", *mix, "--stop-step", str(at + 2), "--resume")
+            assert whole["step"] == cut["step"] == at + 2 and same(whole, cut)
+            print(f"stopped by {signal.Signals(number).name} at step {at}, resume is exact", flush=True)
 
 
 def setup(N, seed=0, **over):
@@ -121,6 +163,41 @@ def test_the_exported_reading_runs_on_without_resets():
         want = m(tokens, att.Masks(1, 120, cfg, torch.device("cpu"), "ref").update(tokens))["x"][0] @ m.head_weight().T
     h = mh.Heddle(json.loads(cfg.to_json()), {n: p.detach() for n, p in m.state_dict().items()})
     assert torch.allclose(h.logits(tokens[0], reads="dense"), want, atol=1e-4)
+
+
+CHOICES = [dict(index_input="state"), dict(index_q_norm="rms"), dict(index_k_norm="none"), dict(index_sinks=2), dict(index_window=5),
+           dict(qk_norm_cross=False, qk_norm_self=False), dict(doc_reset=False), dict(attn_scale=0.4), dict(tie_embeddings=False),
+           dict(layer_kinds=["window", "full", "cross", "cross"], rope_on_full=False), dict(arch="window_hybrid", n_self=4, n_cross=0, rope_on_full=False)]
+
+
+def test_choices_are_read_as_they_are_trained():
+    """modeling_heddle.py gives the trainer's logits under every choice, and other ones where the choice is taken back."""
+    import modeling_heddle as mh
+    for over in CHOICES:
+        cfg, m, tokens = setup(120, **over)
+        tokens[0, 70] = 0
+        masks = att.Masks(1, 120, cfg, torch.device("cpu"), "ref").update(tokens)
+        with torch.no_grad():
+            mode = ("sparse", lambda qi, ki: ix.select_bits(qi, ki, cfg, masks.need_bits(), 12)) if cfg.has_index else ("dense", None)
+            masks.need_bits()
+            want = (m(tokens, masks, *mode)["x"] @ m.head_weight().T)[0]
+        weights, c = {n: p.detach() for n, p in m.state_dict().items()}, json.loads(cfg.to_json())
+        got = mh.Heddle(c, weights).logits(tokens[0], top_k=12, chunk=50)
+        far = float((got - want).abs().max())
+        assert far < 1e-4, (over, far)
+        back = {k: getattr(config.preset("tiny"), k) for k in over if k in ("index_input", "index_sinks", "index_window", "doc_reset", "attn_scale", "rope_on_full")}
+        if back:
+            other = mh.Heddle({**c, **back}, weights).logits(tokens[0], top_k=12, chunk=50)
+            moved = float((other - want).abs().max())
+            assert moved > max(1e-4, 10 * far), (back, moved, far)
+    for over in (dict(rope_style="pairs"), dict(index_n_heads=2), dict(index_rope=True), dict(global_scope="document"), dict(index_norm="rms"), dict(doc_reset=0)):
+        try:
+            mh.Heddle({**json.loads(config.preset("tiny").to_json()), **over}, {})
+        except ValueError as e:
+            name, value = next(iter(over.items()))
+            assert name in str(e) and (repr(value) in str(e) or name == "index_norm"), e
+            continue
+        raise AssertionError(f"{over} was taken")
 
 
 def test_the_dense_control_sees_the_same_rows_and_rates():
