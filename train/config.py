@@ -166,6 +166,47 @@ PRESETS = {
 }
 
 
+def matrix_elements(cfg):
+    """-> dict part -> elements of its matrices: each is one multiplication and one addition a token forward."""
+    h, q, kv = cfg.hidden_size, cfg.n_heads * cfg.head_dim, cfg.n_kv_heads * cfg.head_dim
+    key, value = cfg.delta_n_heads * cfg.delta_k_dim, cfg.delta_n_heads * cfg.delta_v_dim
+    layer = {"window": h * (2 * q + 2 * kv), "cross": h * 2 * q, "delta": h * (2 * key + 3 * value + 2 * cfg.delta_n_heads) + cfg.delta_conv * (2 * key + value)}
+    layer["full"] = layer["window"]
+    return {"layers": sum(layer[k] + 3 * h * cfg.intermediate_size for k in cfg.layer_kinds), "shared": h * 2 * kv if cfg.has_shared else 0,
+            "index": 2 * h * cfg.index_dim if cfg.has_index else 0, "head": h * cfg.n_vocab}
+
+
+def mean_keys(length, most=None):
+    """Keys that a row of a causal sequence sees on average, `most` at most; what documents cut off is not known here and counted."""
+    most = min(most or length, length)
+    return (most * (most + 1) / 2 + (length - most) * most) / length
+
+
+def flops_per_token(cfg, stage, length, k=0, kl_share=1.0, has_cover=False):
+    """Model FLOP of one token in a stage of train.py: what the mathematics asks for, a multiplication and an addition being two. A kernel that
+    computes pairs and masks them does more; recomputation, norms, softmax and the optimiser are not counted.
+
+    dense_*        6 an element of the matrices (forward 2, backward 4), and 12 x heads x width a key that a row reads (QK and PV 4, backward 8):
+                   `window` keys in window layers, the causal mean in full and cross layers; a gated-delta state 18 an element
+    sparse_index   the backbone forward only and without the head; the teacher's attention 2 x heads x width a key and cross layer once more, index
+                   scores 6 x index_dim a key (forward, both gradients), its matrices 4 an element (nothing goes into H); `has_cover`: scores of the lists
+    sparse_joint   as dense_* with lists of k + sinks + window keys in cross layers; scores of all keys for the lists; teacher and index loss on the lists
+    kl_share is the share of query rows in the index loss (--kl-chunks); k the mean list."""
+    n, width = matrix_elements(cfg), cfg.n_heads * cfg.head_dim
+    causal = mean_keys(length)
+    listed = mean_keys(length, k + cfg.index_sinks + cfg.index_window) if stage == "sparse_joint" else causal
+    keys = {"window": mean_keys(length, cfg.window), "full": causal, "cross": listed, "delta": 0}
+    state = 6 * cfg.delta_n_heads * cfg.delta_k_dim * cfg.delta_v_dim * cfg.layer_kinds.count("delta")      # S k, the update, S q
+    forward = 2 * (n["layers"] + n["shared"]) + 4 * width * sum(keys[kind] for kind in cfg.layer_kinds) + state
+    if stage.startswith("dense"):
+        return 3 * (forward + 2 * n["head"])
+    loss = 4 * n["index"] + kl_share * listed * (2 * width * cfg.layer_kinds.count("cross") + 6 * cfg.index_dim)
+    choice = 2 * cfg.index_dim * causal
+    if stage == "sparse_index":
+        return forward + loss + (choice if has_cover else 0)
+    return 3 * (forward + 2 * n["head"]) + loss + choice
+
+
 def preset(name, **over):
     d = dict(PRESETS[name])
     d.update(over)

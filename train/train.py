@@ -82,6 +82,7 @@ def arguments():
     ap.add_argument("--eval-rows", type=int, default=16)
     ap.add_argument("--eval-every", type=int, default=0)
     ap.add_argument("--log-every", type=int, default=10)
+    ap.add_argument("--peak-tflops", type=float, default=989, help="of one GPU (bf16, dense): what end.json's share is of")
     args = ap.parse_args()
     if args.until:
         args.deadline = args.until - T0
@@ -378,6 +379,11 @@ class Trainer:
             return done
         return min(1.0, self.spent / max(1e-9, self.spent + left))
 
+    def flops_per_token(self):
+        a, n = self.args, self.st["length"]
+        k = (a.k_max - a.k_min) / math.log(a.k_max / a.k_min) if a.k_max > a.k_min else a.k_max      # the mean of top_k_of
+        return config.flops_per_token(self.cfg, a.stage, n, k, min(1.0, a.kl_chunks * a.kl_chunk / n) if a.kl_chunks else 1.0, a.cover > 0)
+
     def lr_factor(self, p):
         st = self.st
         f = st["start"] + (st["end"] - st["start"]) * p
@@ -426,7 +432,8 @@ class Trainer:
         if w and fresh:
             w.writerow(names)
         last, slowest, acc, seen, t_log = time.time(), 0.0, {}, 0, time.time()
-        end = a.stop_step or a.steps or (1 << 60)
+        begin = self.step, last                          # of the rate: after the steps that compile
+        end, first = a.stop_step or a.steps or (1 << 60), self.step
         weight = self.world if a.shard else 1            # FSDP takes the mean over ranks where the sum is meant
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self.on_signal)
@@ -461,6 +468,8 @@ class Trainer:
             self.spent += now - last
             slowest = max(slowest * 0.98, now - last)
             last = now
+            if self.step - first == 5:
+                begin = self.step, now
             logged = self.step % a.log_every == 0 or self.step == 1 or self.step == end
             held = self.evaluate() if logged and a.eval_every and self.step % a.eval_every == 0 else float("nan")
             if logged and self.world > 1:                # each rank has the share of its rows
@@ -479,6 +488,9 @@ class Trainer:
             if logged:
                 acc, seen, t_log = {}, 0, time.time()
         loader.close()
+        if self.gpu:
+            torch.cuda.synchronize()
+        rate = (self.step - begin[0]) * self.rows * self.st["length"] / max(1e-9, time.time() - begin[1])
         self.save()
         told, _ = self.agree(bool(self.signal), 0.0)
         held = float("nan") if told else self.evaluate()
@@ -487,7 +499,8 @@ class Trainer:
             print(f"{a.stage} ended at step {self.step}, {self.tokens_seen / 1e6:.1f}M tokens, held-out loss {held:.4f}, "
                   f"peak memory {peak:.1f} GiB, {time.time() - T0:.0f} s", flush=True)
             json.dump({"stage": a.stage, "steps": self.step, "tokens": self.tokens_seen, "heldout_loss": None if told else held, "peak_gib": peak,
-                       "seconds": time.time() - T0, "stopped_by": self.signal}, open(os.path.join(a.out, "end.json"), "w"))
+                       "seconds": time.time() - T0, "stopped_by": self.signal, "tokens_per_s": rate, "flops_per_token": self.flops_per_token(),
+                       "mfu": rate * self.flops_per_token() / (a.peak_tflops * 1e12 * self.world)}, open(os.path.join(a.out, "end.json"), "w"))
             log.close()
         if self.world > 1:
             dist.destroy_process_group()

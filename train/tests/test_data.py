@@ -74,6 +74,49 @@ def test_kinds_follow_from_the_architecture():
         raise AssertionError(f"{wrong} was taken")
 
 
+def test_flops_by_hand():
+    """Against sums over layers written out, and the shares of a card in docs/training.md."""
+    c, d = config.preset("small"), 384
+    layer = 3 * d * 1024 + 2 * d * d
+    elements = 6 * (layer + 2 * d * 128) + 6 * layer + 2 * d * 128 + d * 8192
+    assert sum(config.matrix_elements(c).values()) == elements + 2 * d * 64
+    seen = sum(min(t + 1, 512) for t in range(4096)) / 4096
+    assert abs(config.mean_keys(4096, 512) - seen) < 1e-9 and config.mean_keys(4096) == 2048.5
+    want = 6 * elements + 12 * d * 6 * (seen + 2048.5)
+    assert abs(config.flops_per_token(c, "dense_short", 4096) - want) < 1 and abs(1.24e6 * want / 1e12 - 246) < 1
+    t = config.preset("small", arch="transformer", intermediate_size=992)
+    assert round(0.341e6 * config.flops_per_token(t, "dense_long", 32768) / 1e12) == 353
+    index = config.flops_per_token(c, "sparse_index", 32768)
+    body = 2 * (elements - d * 8192) + 4 * d * 6 * (config.mean_keys(32768, 512) + 16384.5)
+    assert abs(index - body - 4 * 2 * d * 64 - 16384.5 * (2 * d * 6 + 6 * 64)) < 1
+    assert config.flops_per_token(c, "sparse_index", 32768, has_cover=True) - index == 2 * 64 * 16384.5
+    joint = [config.flops_per_token(c, "sparse_joint", 32768, k, share) for k, share in ((800, 1), (800, 0.25), (32768, 1))]
+    assert joint[1] < joint[0] < joint[2]
+    assert abs(joint[2] - config.flops_per_token(c, "dense_more", 32768) - 4 * 2 * d * 64 - 16384.5 * (2 * d * 6 + 8 * 64)) < 1
+
+
+def test_every_field_is_checked():
+    for wrong in (dict(index_n_heads=2), dict(index_rope=True), dict(rope_style="pairs"), dict(global_scope="document"), dict(doc_reset=1), dict(top_k=2.5),
+                  dict(index_input="h"), dict(index_k_norm="l2"), dict(index_sinks=-1), dict(attn_scale=0), dict(layer_kinds=["window", "cross", "window"]),
+                  dict(layer_kinds=["window", "full"]), dict(layer_kinds=["gru"])):
+        try:
+            config.preset("small", **wrong)
+        except ValueError as e:
+            assert next(iter(wrong)) in str(e), (wrong, e)
+            continue
+        raise AssertionError(f"{wrong} was taken")
+    c = config.preset("small", head_dim=32, index_dim=16)
+    assert c.attn_scale == 32 ** -0.5 and c.index_scale == 0.25 and config.preset("small", index_dim=16, index_scale=0.3).index_scale == 0.3
+    d = json.loads(c.to_json())
+    for text, word in ((dict(d, window_size=3), "window_size"), ({k: v for k, v in d.items() if k != "doc_reset"}, "doc_reset"), (dict(d, n_layers=3), "n_layers")):
+        try:
+            config.ModelConfig.from_json(json.dumps(text))
+        except ValueError as e:
+            assert word in str(e), e
+            continue
+        raise AssertionError(f"{word} was taken")
+
+
 def test_the_shipped_configuration_is_the_preset():
     with open(os.path.join(HERE, "..", "..", "models", "warp-21m", "config.json")) as f:
         text = f.read()
