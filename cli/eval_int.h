@@ -62,7 +62,7 @@ void eval_base_name(const char *path, char *name, size_t n); /* without folder a
 
 /* eval_tasks.c: the generated documents; eval_ruler.c: those of files. */
 int eval_check_tasks(const eval_run *run); /* before anything is read: a refusal, or 0 */
-int eval_check_rulers(const eval_run *run);
+int eval_check_rulers(eval_run *run);
 int eval_run_tasks(eval_run *run);
 int eval_run_rulers(eval_run *run);
 /* eval_loss.c: loss by position, recovery, agreement. */

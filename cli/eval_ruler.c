@@ -1,9 +1,10 @@
 /* eval_ruler.c - samples of RULER's own files: one JSON object a line with `input` and `outputs`.
  *
- * The file's name is the task's. A sample's text is split at the last line end that leaves at least
- * LEAST_QUESTION bytes behind it: what stands before is the document, read densely, what follows is
- * read in the plan's decode route. The answer is the outputs, joined by ", ". Samples carry the
- * template they were prepared with, so no chat template is put around them. */
+ * The file's name is the task's. A sample's text is split before its last line: what stands there is
+ * the document, read densely, the last line is read in the plan's decode route. The answer is the
+ * outputs, joined by ", ". Samples carry the template they were prepared with, so no chat template is
+ * put around them. All samples that are asked for are checked before anything is read. */
+#include <ctype.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -11,8 +12,6 @@
 
 #include "eval_int.h"
 #include "term.h"
-
-enum { LEAST_QUESTION = 120 };
 
 typedef struct ruler_sample {
     eval_run *run;
@@ -41,18 +40,19 @@ static int answer_text(const ruler_sample *s, eval_buf *answer)
     size_t i;
     json_array_foreach(outputs, i, item)
     {
-        const char *text = json_string_value(item);
-        if (text) eval_buf_printf(answer, "%s %s", i ? "," : "", text);
+        eval_buf_printf(answer, "%s %s", i ? "," : "", json_string_value(item));
     }
     return answer->is_failed ? eval_no_memory() : 0;
 }
 
-/* Where the question begins. */
-static int64_t split_at(const char *input, int64_t n)
+/* Where the last line that says something begins, with the line end before it; 0: before it nothing is said. */
+static int64_t split_at(const char *input)
 {
-    int64_t at = n - LEAST_QUESTION;
-    while (at > 0 && input[at] != '\n') at--;
-    return at > 0 ? at : 0;
+    int64_t at = (int64_t)strlen(input), first = 0;
+    while (isspace((unsigned char)input[first])) first++;
+    while (at > 0 && isspace((unsigned char)input[at - 1])) at--;
+    while (at > first && input[at] != '\n') at--;
+    return at > first ? at : 0;
 }
 
 static int ask_sample(ruler_sample *s, const heddle_session *dense, const eval_ids *document,
@@ -71,7 +71,8 @@ static int ask_sample(ruler_sample *s, const heddle_session *dense, const eval_i
     json_object_set_new(row, "right", json_integer(score.n_right));
     json_object_set_new(row, "nll", json_real(score.nll));
     json_object_set_new(row, "document_tokens", json_integer(document->n));
-    code = eval_add_share(s->run, plan, s->run->context - 1, s->run->context, &score.reads, row);
+    int64_t n = document->n + ids->n; /* the share is that of the sample's last row, whatever -c says */
+    code = eval_add_share(s->run, plan, n - 1, n, &score.reads, row);
     if (!code) return results_add(&s->run->results, row);
     json_decref(row);
     return code;
@@ -81,7 +82,7 @@ static int ask_sample(ruler_sample *s, const heddle_session *dense, const eval_i
 static int sample_ids(const ruler_sample *s, eval_ids *document, eval_ids *question, int64_t *n_answer)
 {
     const char *input = row_text(s->sample, "input"), *prefix = row_text(s->sample, "answer_prefix");
-    int64_t n = (int64_t)strlen(input), at = split_at(input, n);
+    int64_t n = (int64_t)strlen(input), at = split_at(input);
     int32_t bos = -1;
     eval_buf answer = {0};
     int code = cli_bos(s->run->setup.engine, &bos);
@@ -97,10 +98,26 @@ static int sample_ids(const ruler_sample *s, eval_ids *document, eval_ids *quest
     return code;
 }
 
-static bool is_whole_sample(const json_t *sample)
+/* 0, or a refusal of this line of the file. */
+static int check_sample(const char *path, int64_t line, const json_t *sample)
 {
-    const json_t *outputs = json_object_get(sample, "outputs");
-    return *row_text(sample, "input") && json_is_array(outputs) && json_array_size(outputs);
+    const json_t *outputs = json_object_get(sample, "outputs"), *item;
+    size_t i;
+    if (!*row_text(sample, "input") || !json_is_array(outputs) || !json_array_size(outputs))
+        return cli_refuse("%s: line %" PRId64 " is no sample of RULER: it needs \"input\" and \"outputs\"",
+                          path, line);
+    json_array_foreach(outputs, i, item)
+    {
+        if (!json_string_length(item))
+            return cli_refuse("%s: line %" PRId64 ": outputs[%zu]: must be a text that is not empty", path,
+                              line, i);
+    }
+    if (!split_at(row_text(sample, "input")))
+        return cli_refuse("%s: line %" PRId64
+                          ": input: has one line; what stands before the last line is read "
+                          "densely, and must be something",
+                          path, line);
+    return 0;
 }
 
 static int run_sample(ruler_sample *s)
@@ -131,7 +148,8 @@ static int run_sample(ruler_sample *s)
     return code;
 }
 
-static int run_file(eval_run *run, const char *path)
+/* Checks every line of a file, or runs the samples that are wanted. */
+static int each_sample(eval_run *run, const char *path, bool is_check)
 {
     cli_text text = {0};
     char task[64], hash[20];
@@ -146,13 +164,11 @@ static int run_file(eval_run *run, const char *path)
         json_error_t error;
         json_t *sample = n ? json_loadb(text.data + at, (size_t)n, 0, &error) : NULL;
         ruler_sample s = {.run = run, .task = task, .file_hash = hash, .index = index, .sample = sample};
-        if (n && !is_whole_sample(sample))
-            code = cli_refuse(
-                "%s: line %" PRId64 " is no sample of RULER: it needs \"input\" and \"outputs\"", path, line);
-        else if (n) {
-            bool is_wanted = index >= run->options->first;
-            if (is_wanted) code = run_sample(&s);
-            if (is_wanted && !code) cli_note("%s sample %" PRId64, task, index + 1);
+        if (n) {
+            bool is_run = !is_check && index >= run->options->first;
+            if (is_check) code = check_sample(path, line, sample);
+            if (is_run) code = run_sample(&s);
+            if (is_run && !code) cli_note("%s sample %" PRId64, task, index + 1);
             index++;
         }
         json_decref(sample);
@@ -162,23 +178,25 @@ static int run_file(eval_run *run, const char *path)
     return code;
 }
 
-int eval_check_rulers(const eval_run *run)
+int eval_check_rulers(eval_run *run)
 {
-    for (int i = 0; i < run->options->rulers.n; i++) {
+    int code = 0;
+    for (int i = 0; i < run->options->rulers.n && !code; i++) {
         const char *path = run->options->rulers.items[i];
         FILE *file = fopen(path, "rb");
         int first = file ? fgetc(file) : EOF;
         if (!file) return cli_refuse("eval: --ruler %s: cannot be read: %s", path, strerror(errno));
         fclose(file);
         if (first == EOF) return cli_refuse("eval: --ruler %s: is empty", path);
+        code = each_sample(run, path, true);
     }
-    return 0;
+    return code;
 }
 
 int eval_run_rulers(eval_run *run)
 {
     int code = 0;
     for (int i = 0; i < run->options->rulers.n && !code; i++)
-        code = run_file(run, run->options->rulers.items[i]);
+        code = each_sample(run, run->options->rulers.items[i], false);
     return code;
 }

@@ -349,6 +349,66 @@ static void test_rulers_own_samples(void **state)
     assert_says("err", "line 3 is no sample of RULER");
 }
 
+/* The number behind a member, in the first row of this plan. */
+static double number_in(const char *rows, const char *plan, const char *member)
+{
+    const char *row = strstr(rows, plan), *at = row ? strstr(row, member) : NULL;
+    if (!at) fail_msg("no %s of %s in: %s", member, plan, rows);
+    return strtod(at + strlen(member), NULL);
+}
+
+/* A short question is read under the plan, not the line before it; the share is that of the sample's length. */
+static void test_rulers_short_question(void **state)
+{
+    (void)state;
+    char path[700], more[800];
+    snprintf(path, sizeof path, "%s/short.jsonl", folder);
+    FILE *file = fopen(path, "w");
+    fputs("{\"input\": \"First line.\\n", file);
+    for (int j = 0; j < 40; j++) fputs("The grass is green. ", file);
+    fputs("\\nWho?\\n\", \"outputs\": [\"ab\", \"c\"]}\n", file);
+    fclose(file);
+    snprintf(more, sizeof more, "--tasks none --ruler %s", path);
+    assert_int_equal(run_eval("short_rows.jsonl", more), 0);
+    char *rows = read_all("short_rows.jsonl", NULL);
+    assert_true(number_in(rows, "\"plan\":\"dense\"", "\"document_tokens\":") > 400); /* the long line too */
+    snprintf(more, sizeof more, "--tasks none -c 4096 --ruler %s", path);
+    double share = number_in(rows, "\"plan\":\"window:", "\"share_read\":");
+    assert_int_equal(run_eval("long_rows.jsonl", more), 0);
+    char *again = read_all("long_rows.jsonl", NULL);
+    assert_true(fabs(number_in(again, "\"plan\":\"window:", "\"share_read\":") - share) < 1e-9);
+    free(rows);
+    free(again);
+}
+
+/* Lines that cannot be asked, each refused with its number before anything is read. */
+static void test_rulers_bad_lines(void **state)
+{
+    (void)state;
+    static const char *const lines[][2] = {
+        {"{\"input\": \"one line, and a question?\", \"outputs\": [\"a\"]}", "line 2: input: has one line"},
+        {"{\"input\": \"\\n \\nand a question?\", \"outputs\": [\"a\"]}", "line 2: input: has one line"},
+        {"{\"input\": \"a\\nb\", \"outputs\": [4711]}", "line 2: outputs[0]: must be a text"},
+        {"{\"input\": \"a\\nb\", \"outputs\": [\"a\", null]}", "line 2: outputs[1]: must be a text"},
+        {"{\"input\": \"a\\nb\", \"outputs\": [\"\"]}", "line 2: outputs[0]: must be a text"},
+        {"{\"input\": \"a\\nb\", \"outputs\": []}", "line 2 is no sample of RULER"},
+        {"{\"input\": 3, \"outputs\": [\"a\"]}", "line 2 is no sample of RULER"},
+        {"[1]", "line 2 is no sample of RULER"},
+    };
+    for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) {
+        char path[700], bytes[512], more[800];
+        int n = snprintf(bytes, sizeof bytes, "{\"input\": \"a\\nb\", \"outputs\": [\"c\"]}\n%s\n",
+                         lines[i][0]);
+        write_all("bad.jsonl", bytes, n);
+        snprintf(path, sizeof path, "%s/bad.jsonl", folder);
+        snprintf(more, sizeof more, "--tasks none --documents 2 --ruler %s", path);
+        assert_int_equal(run_eval("bad_rows.jsonl", more), 2);
+        assert_says("err", lines[i][1]);
+        char *rows = read_all("bad_rows.jsonl", NULL);
+        assert_string_equal(rows, "");
+    }
+}
+
 static void test_bad_input(void **state)
 {
     (void)state;
@@ -391,6 +451,8 @@ int main(void)
         cmocka_unit_test(test_a_list_of_everything_holds_everything),
         cmocka_unit_test(test_loss_is_perplexity),
         cmocka_unit_test(test_rulers_own_samples),
+        cmocka_unit_test(test_rulers_short_question),
+        cmocka_unit_test(test_rulers_bad_lines),
         cmocka_unit_test(test_bad_input),
     };
     return cmocka_run_group_tests(tests, make_files, remove_files);
