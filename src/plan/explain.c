@@ -77,6 +77,8 @@ static void explain_layers(const hdl_schedule *schedule, hdl_route route, const 
             hdl_buf_printf(text, ", by score until %d tiles of %d gain less than %g", at->stop.patience,
                            at->stop.tile, (double)at->stop.below);
         if (at->has_router) explain_router(&at->router, text);
+        if (at->has_router && !hdl_list_is_read(&schedule->routes[route], facts->n_layers, layer))
+            hdl_buf_puts(text, ", which no layer reads");
         for (int32_t i = 0; i < at->n_head_routers; i++) {
             const hdl_head_router *of_heads = &hdl_head_routers_of(&schedule->routes[route], layer)[i];
             explain_heads(of_heads->heads, text);

@@ -90,7 +90,7 @@ static heddle_status read_stop(const json_t *obj, const char *path, rule *out)
     HDL_TRY(hdl_json_num(obj, at, "below", &below));
     HDL_TRY(hdl_json_int(obj, at, "tile", 1, 1 << 16, &tile));
     HDL_TRY(hdl_json_int(obj, at, "patience", 1, 1 << 16, &patience));
-    if (!(below >= 0 && below < 1))
+    if (!(below >= 0 && (float)below < 1))
         return HDL_FAIL(HEDDLE_E_INVALID, "%s.below %g: must be at least 0 and below 1", at, below);
     if (out->op == HDL_OPERATOR_DENSE)
         return HDL_FAIL(HEDDLE_E_INVALID, "%s: a dense layer reads no list", at);
@@ -195,6 +195,58 @@ static heddle_status check_variant(const json_t *variant, const char *path)
     return hdl_retain_read(json_object_get(variant, "retain"), at, &retain);
 }
 
+/* Whether every model that `later` fits is fitted by `earlier`, which comes first and is taken. */
+static bool is_shadowed(const json_t *earlier, const json_t *later)
+{
+    const json_t *asked = json_object_get(earlier, "when"), *given = json_object_get(later, "when");
+    const char *key;
+    json_t *value;
+    json_object_foreach((json_t *)(uintptr_t)asked, key,
+                        value) if (!json_equal(value, json_object_get(given, key))) return false;
+    return true;
+}
+
+static heddle_status check_variants(const json_t *variants)
+{
+    if (!json_is_array(variants) || !json_array_size(variants))
+        return HDL_FAIL(HEDDLE_E_INVALID, "variants: must be a list of at least one variant");
+    for (size_t i = 0; i < json_array_size(variants); i++) {
+        const json_t *variant = json_array_get(variants, i);
+        char path[64];
+        snprintf(path, sizeof path, "variants[%zu]", i);
+        HDL_TRY(check_variant(variant, path));
+        for (size_t j = 0; j < i; j++)
+            if (is_shadowed(json_array_get(variants, j), variant))
+                return HDL_FAIL(HEDDLE_E_INVALID,
+                                "%s.when: variants[%zu], which comes first, fits every model that this fits",
+                                path, j);
+    }
+    return HEDDLE_OK;
+}
+
+/* A line for people. */
+static heddle_status check_text(const char *text, const char *path)
+{
+    if (!text) return HDL_FAIL(HEDDLE_E_INVALID, "%s: must be a text", path);
+    if (!*text) return HDL_FAIL(HEDDLE_E_INVALID, "%s \"\": must have at least one character", path);
+    for (int64_t i = 0; text[i]; i++)
+        if ((unsigned char)text[i] < ' ' || text[i] == 127)
+            return HDL_FAIL(HEDDLE_E_INVALID, "%s: has control character %d at byte %lld; must have none",
+                            path, text[i], (long long)i);
+    return HEDDLE_OK;
+}
+
+static heddle_status check_cites(const json_t *cites)
+{
+    if (cites && !json_is_array(cites)) return HDL_FAIL(HEDDLE_E_INVALID, "cites: must be a list of texts");
+    for (size_t i = 0; i < json_array_size(cites); i++) {
+        char path[64];
+        snprintf(path, sizeof path, "cites[%zu]", i);
+        HDL_TRY(check_text(json_string_value(json_array_get(cites, i)), path));
+    }
+    return HEDDLE_OK;
+}
+
 static heddle_status check_doc(const json_t *doc, const char *source)
 {
     static const char *const keys[] = {"heddle_plan", "name", "about", "cites", "variants", NULL};
@@ -207,15 +259,9 @@ static heddle_status check_doc(const json_t *doc, const char *source)
     HDL_TRY(hdl_json_str(doc, "", "name", &name));
     HDL_TRY(hdl_json_str(doc, "", "about", &about));
     if (!name) return HDL_FAIL(HEDDLE_E_INVALID, "name: is missing");
-    const json_t *variants = json_object_get(doc, "variants");
-    if (!json_is_array(variants) || !json_array_size(variants))
-        return HDL_FAIL(HEDDLE_E_INVALID, "variants: must be a list of at least one variant");
-    for (size_t i = 0; i < json_array_size(variants); i++) {
-        char path[64];
-        snprintf(path, sizeof path, "variants[%zu]", i);
-        HDL_TRY(check_variant(json_array_get(variants, i), path));
-    }
-    return HEDDLE_OK;
+    HDL_TRY(check_text(name, "name"));
+    HDL_TRY(check_cites(json_object_get(doc, "cites")));
+    return check_variants(json_object_get(doc, "variants"));
 }
 
 /* Prefixes the thread's sentence with the plan's source, so that it names the file. */
@@ -421,6 +467,7 @@ heddle_status hdl_plan_named(hdl_plan **out, const char *spec)
         status = blame(status, spec);
     }
     if (!status) status = adopt(out, doc, spec);
+    if (!status) (*out)->is_named = true;
     hdl_buf_deinit(&text);
     return status;
 }
@@ -618,5 +665,6 @@ heddle_status hdl_plan_resolve(const hdl_plan *plan, const hdl_model_facts *fact
     }
     snprintf(path, sizeof path, "variants[%d].%s", number, route_keys[route]);
     heddle_status status = hdl_share_owners(out, facts, &wanted, path);
+    if (!status && plan->is_named) status = hdl_share_unread(out, facts, &wanted, path);
     return status ? blame(status, plan->source) : HEDDLE_OK;
 }

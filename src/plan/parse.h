@@ -31,6 +31,9 @@ typedef struct hdl_wishes {
 /* share.c: fills owners and candidate owners; path: the list of rules, for messages. */
 heddle_status hdl_share_owners(hdl_route_plan *route, const hdl_model_facts *facts, const hdl_wishes *wanted,
                                const char *path);
+/* share.c: INVALID where a rule makes lists of which none is read. */
+heddle_status hdl_share_unread(const hdl_route_plan *route, const hdl_model_facts *facts,
+                               const hdl_wishes *wanted, const char *path);
 
 /* retain.c */
 heddle_status hdl_retain_read(const json_t *obj, const char *path, hdl_retain_spec *out);

@@ -156,6 +156,9 @@ typedef struct hdl_plan {
     const char *name; /* inside doc */
     const char *about;
     char *source; /* the file, or the name with its overrides: what messages name; owned */
+    /* A named plan is for reading by. One that a program parses may also make lists to be watched only
+     * (heddle_lists, taps), which in a file is a slip. */
+    bool is_named;
 } hdl_plan;
 
 heddle_status hdl_plan_parse(hdl_plan **out, const char *text, int64_t n_bytes, const char *name);
@@ -173,6 +176,8 @@ double hdl_retain_observed(const hdl_retain_spec *spec, int64_t n_held);
 bool hdl_retain_equal(const hdl_retain_spec *a, const hdl_retain_spec *b);
 bool hdl_route_plan_equal(const hdl_route_plan *a, const hdl_route_plan *b, int32_t n_layers);
 
+/* share.c: whether any layer, itself among them, reads the layer's list or picks from it. */
+bool hdl_list_is_read(const hdl_route_plan *route, int32_t n_layers, int32_t layer);
 /* share.c: the router of the list that the layer picks from; NULL: it picks from everything. */
 const hdl_router_spec *hdl_candidates_of(const hdl_route_plan *route, int32_t layer);
 /* head_routers.c: the layer's head routers [n_head_routers]. */

@@ -1,6 +1,8 @@
 /* router.c - the table of scores, and a router object of a plan file read against it.
  *
  * A new way to score is a row here (and, when no rule of op SCORE computes it, one in the backend). */
+#include <float.h>
+#include <math.h>
 #include <string.h>
 
 #include "base/json.h"
@@ -40,6 +42,8 @@ const hdl_score_row hdl_score_rows[HDL_N_SCORE_KINDS] = {
     [HDL_SCORE_INDEX_MEAN] = {"index_mean", "mean index keys of blocks", HDL_PLANE_INDEX_MEAN, HDL_RULE_INDEX,
                               HDL_MEASURE_LOGIT, true, true, .entries_per_block = 1},
 };
+
+static const char *const selects[] = {"top_k", "top_p", "threshold", "beam", NULL}; /* hdl_select_kind */
 
 /* The integer members of a router: one table for parse, overrides and messages. */
 const hdl_router_int hdl_router_ints[] = {
@@ -92,8 +96,11 @@ static heddle_status read_numbers(const json_t *obj, const char *path, hdl_route
     double p = out->p, threshold = out->threshold;
     HDL_TRY(hdl_json_num(obj, path, "p", &p));
     HDL_TRY(hdl_json_num(obj, path, "threshold", &threshold));
-    if (!(p > 0 && p <= 1))
+    if (!((float)p > 0 && p <= 1))
         return HDL_FAIL(HEDDLE_E_INVALID, "%s.p %g: must be above 0 and at most 1", path, p);
+    if (!(fabs(threshold) <= (double)FLT_MAX))
+        return HDL_FAIL(HEDDLE_E_INVALID, "%s.threshold %g: must be in -%g..%g", path, threshold,
+                        (double)FLT_MAX, (double)FLT_MAX);
     out->p = (float)p;
     out->threshold = (float)threshold;
     return HEDDLE_OK;
@@ -146,6 +153,11 @@ static heddle_status check_router(const json_t *obj, const char *path, const hdl
         return HDL_FAIL(HEDDLE_E_INVALID, "%s.select: must be \"top_k\" when score is \"none\"", path);
     if (at->select == HDL_SELECT_TOP_K && at->top_k + at->n_sink + at->window < 1)
         return HDL_FAIL(HEDDLE_E_INVALID, "%s: sinks + window + top_k is 0: a row could read nothing", path);
+    if (at->select == HDL_SELECT_TOP_K && at->score != HDL_SCORE_NONE && !at->top_k && !at->n_slashes)
+        return HDL_FAIL(HEDDLE_E_INVALID,
+                        "%s.top_k 0: score \"%s\" would score everything and choose nothing; must be at "
+                        "least 1 (forced tokens alone: score \"none\")",
+                        path, row->name);
     if (at->select == HDL_SELECT_BEAM && at->top_k < 1)
         return HDL_FAIL(HEDDLE_E_INVALID, "%s.top_k 0: a beam needs a width of at least 1", path);
     if (at->refresh > 1 && at->window < 1)
@@ -193,6 +205,40 @@ static heddle_status check_router(const json_t *obj, const char *path, const hdl
                         path, at->n_united ? "union" : "kv_head", row->name);
     if (at->score == HDL_SCORE_MASS && json_object_get(obj, "measure"))
         return HDL_FAIL(HEDDLE_E_INVALID, "%s.measure: score \"attention_mass\" is mass already", path);
+    return HEDDLE_OK;
+}
+
+/* Members that the chosen score or select does not read: they would be passed over without a word. */
+static heddle_status check_unread(const json_t *obj, const char *path, const hdl_router_spec *at)
+{
+    const hdl_score_row *row = &hdl_score_rows[at->score];
+    bool has_heads = row->plane || at->score == HDL_SCORE_MASS;
+    const struct {
+        const char *key;
+        bool is_read, is_of_select;
+        const char *reader;
+    } members[] = {
+        {"p", at->select == HDL_SELECT_TOP_P, true, "select \"top_p\""},
+        {"p_rule", at->select == HDL_SELECT_TOP_P, true, "select \"top_p\""},
+        {"threshold", at->select == HDL_SELECT_THRESHOLD, true, "select \"threshold\""},
+        {"stride", at->score == HDL_SCORE_STRIDE, false, "score \"stride\""},
+        {"seed", at->score == HDL_SCORE_RANDOM, false, "score \"random\""},
+        {"measure", has_heads, false, "scores that read a summary"},
+        {"heads", has_heads, false, "scores of heads"},
+        {"pool", has_heads && !row->is_by_block && at->block > 1, false,
+         "scores of tokens where \"block\" is above 1"},
+    };
+    for (size_t i = 0; i < HDL_COUNT(members); i++) {
+        const json_t *value = json_object_get(obj, members[i].key);
+        char shown[64] = "";
+        if (!value || members[i].is_read) continue;
+        size_t n = json_dumpb(value, shown, sizeof shown - 1, JSON_ENCODE_ANY | JSON_REAL_PRECISION(6));
+        shown[n < sizeof shown ? n : 0] = 0;
+        return HDL_FAIL(HEDDLE_E_INVALID, "%s.%s %s: is read by %s only, but %s is \"%s\"", path,
+                        members[i].key, shown, members[i].reader,
+                        members[i].is_of_select ? "select" : "score",
+                        members[i].is_of_select ? selects[at->select] : row->name);
+    }
     return HEDDLE_OK;
 }
 
@@ -247,7 +293,6 @@ heddle_status hdl_router_read(const json_t *obj, const char *path, bool is_candi
         "seed",       "dense_below", "candidates", "tile",  "scale", "tile_by", "slashes", NULL};
     static const char *const measures[] = {"logit", "mass", NULL};
     static const char *const reduces[] = {"mean", "sum", "max", NULL};
-    static const char *const selects[] = {"top_k", "top_p", "threshold", "beam", NULL};
     static const char *const p_rules[] = {"inclusive", "strict", "plus_one", "exclusive", NULL};
     static const char *const scales[] = {"none", "sqrt_length", NULL};
     static const char *const lists[] = {"layer", "kv_head", "union", NULL};
@@ -288,6 +333,7 @@ heddle_status hdl_router_read(const json_t *obj, const char *path, bool is_candi
                         path);
     HDL_TRY(check_tile(obj, path, out));
     HDL_TRY(check_slashes(path, out));
+    HDL_TRY(check_unread(obj, path, out));
     return check_router(obj, path, out);
 }
 

@@ -122,6 +122,20 @@ static heddle_status find_candidates(hdl_route_plan *route, int32_t layer, const
     return HEDDLE_OK;
 }
 
+/* Tokens of the candidates that the router does not force itself; as many as there are where only scores limit
+ * them. */
+static int64_t most_candidates(const hdl_router_spec *router, const hdl_router_spec *from)
+{
+    bool is_limited = from->select == HDL_SELECT_TOP_K || from->select == HDL_SELECT_BEAM || from->top_k;
+    if (!is_limited || router->n_head_units) return INT64_MAX;
+    int64_t block = HDL_MAX(from->block, 1);
+    int64_t chosen = HDL_ALIGN_UP(from->top_k, block) * HDL_MAX(from->n_united, 1);
+    /* whole blocks are forced where the sinks or the window touch them */
+    int64_t forced = HDL_ALIGN_UP((int64_t)from->n_sink, block) + HDL_ALIGN_UP((int64_t)from->window, block) +
+                     (block > 1 ? block : 0);
+    return chosen + HDL_MAX(forced - router->n_sink - router->window, 0);
+}
+
 /* A router that picks from candidates: tokens out of a list of tokens or blocks, scored by a summary. */
 static heddle_status check_candidates(const hdl_route_plan *route, int32_t layer, const char *path)
 {
@@ -142,10 +156,41 @@ static heddle_status check_candidates(const hdl_route_plan *route, int32_t layer
         return HDL_FAIL(HEDDLE_E_INVALID,
                         "%s.router.lists: layer %d makes one list from candidates that are per KV head", path,
                         layer);
+    if (at->router.top_k > most_candidates(&at->router, from))
+        return HDL_FAIL(
+            HEDDLE_E_INVALID,
+            "%s.router.top_k %lld: layer %d picks from candidates that hold at most %lld tokens which "
+            "it does not force",
+            path, (long long)at->router.top_k, layer, (long long)most_candidates(&at->router, from));
     if (from->n_sink < at->router.n_sink || from->window < at->router.window)
         return HDL_FAIL(HEDDLE_E_INVALID,
                         "%s.router: layer %d forces sinks %d and window %d, its candidates only %d and %d",
                         path, layer, at->router.n_sink, at->router.window, from->n_sink, from->window);
+    return HEDDLE_OK;
+}
+
+bool hdl_list_is_read(const hdl_route_plan *route, int32_t n_layers, int32_t layer)
+{
+    for (int32_t i = 0; i < n_layers; i++)
+        if (route->layers[i].owner == layer || route->layers[i].candidate_owner == layer) return true;
+    return false;
+}
+
+/* Of a rule of many layers some may make a list in vain, where the next makes one as well. */
+heddle_status hdl_share_unread(const hdl_route_plan *route, const hdl_model_facts *facts,
+                               const hdl_wishes *wanted, const char *path)
+{
+    for (int32_t layer = 0; layer < facts->n_layers; layer++) {
+        bool is_read = !route->layers[layer].has_router;
+        for (int32_t i = 0; i < facts->n_layers && !is_read; i++)
+            is_read = wanted->rule[i] == wanted->rule[layer] && hdl_list_is_read(route, facts->n_layers, i);
+        if (!is_read)
+            return HDL_FAIL(
+                HEDDLE_E_INVALID,
+                "%s[%d].router: no layer reads or picks from the list of layer %d, nor from another of "
+                "this rule",
+                path, wanted->rule[layer], layer);
+    }
     return HEDDLE_OK;
 }
 

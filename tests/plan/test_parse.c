@@ -285,6 +285,154 @@ static void test_refusals(void **state)
     refused(ROUTER("\"top_k\": 4"), "the model gives this layer a window of 512 tokens");
 }
 
+/* The sentence for a plan by name, or of a file of this text, that must be refused. */
+static void named_refused(const char *spec, const char *words)
+{
+    static hdl_route_plan route;
+    hdl_plan *plan;
+    heddle_status status = hdl_plan_named(&plan, spec);
+    if (!status) {
+        status = hdl_plan_resolve(plan, &facts, HDL_ROUTE_DECODE, &route);
+        hdl_plan_free(plan);
+    }
+    if (!status || !strstr(hdl_last_error(), words))
+        fail_msg("%s\n  gave: %s\n  wanted: %s", spec, status ? hdl_last_error() : "a plan", words);
+}
+
+/* They had scored everything and read a window, or had been passed over without a word. */
+static void test_members_that_would_do_nothing_are_refused(void **state)
+{
+    (void)state;
+    static const char *const chooses[] = {"keys4:top_k=0", "anchor:top_k=0", "kascade:top_k=0",
+                                          "hisa:top_k=0"};
+    static const char *const unread[][3] = {
+        {"\"p\": 0.9", "router.p 0.9", "select \"top_p\" only, but select is \"top_k\""},
+        {"\"p_rule\": \"strict\"", "router.p_rule \"strict\"", "select \"top_p\" only"},
+        {"\"threshold\": 0.5", "router.threshold 0.5", "select \"threshold\" only"},
+        {"\"stride\": 3", "router.stride 3", "score \"stride\" only, but score is \"key_i4\""},
+        {"\"seed\": 3", "router.seed 3", "score \"random\" only"},
+        {"\"pool\": \"max\"", "router.pool \"max\"", "\"block\" is above 1"}};
+    char text[512], words[128];
+    set_facts("llama", 30, 576, 0);
+    facts.n_kv_heads = 3;
+    for (size_t i = 0; i < HDL_COUNT(chooses); i++)
+        named_refused(chooses[i], "would score everything and choose nothing; must be at least 1");
+    for (size_t i = 0; i < HDL_COUNT(unread); i++) {
+        snprintf(text, sizeof text, ROUTER("\"score\": \"key_i4\", \"top_k\": 8, %s"), unread[i][0]);
+        snprintf(words, sizeof words, "%s: is read by ", unread[i][1]);
+        refused(text, words);
+        refused(text, unread[i][2]);
+    }
+    refused(ROUTER("\"score\": \"key_i4\", \"window\": 8, \"p\": 0.9"), "router.p 0.9: is read by");
+    refused(ROUTER("\"score\": \"random\", \"top_k\": 8, \"heads\": \"max\""),
+            "router.heads \"max\": is read by scores of heads only, but score is \"random\"");
+    refused(ROUTER("\"score\": \"none\", \"window\": 8, \"measure\": \"mass\""), "router.measure \"mass\"");
+    refused(ROUTER("\"score\": \"key_i4\", \"lists\": \"kv_head\", \"window\": 4, \"head_top_k\": [0, 0, 0]"),
+            "router.top_k 0: score \"key_i4\" would score everything");
+    named_refused("keys4:seed=3", "router.seed 3: is read by score \"random\" only");
+}
+
+static void test_numbers_beyond_a_float_are_refused(void **state)
+{
+    (void)state;
+    set_facts("llama", 4, 64, 0);
+    refused(ROUTER("\"score\": \"key_i4\", \"select\": \"threshold\", \"threshold\": 1e39, \"window\": 4"),
+            "router.threshold 1e+39: must be in -3.40282e+38..3.40282e+38");
+    refused(ROUTER("\"score\": \"key_i4\", \"select\": \"top_p\", \"p\": 1e-60, \"window\": 4"),
+            "router.p 1e-60: must be above 0");
+    refused(STOPPED("{\"below\": 0.99999999999}", "\"score\": \"key_i4\", \"top_k\": 8"),
+            "stop.below 1: must be at least 0 and below 1");
+}
+
+static void test_more_than_the_candidates_hold_is_refused(void **state)
+{
+    (void)state;
+    static hdl_route_plan route;
+    hdl_plan *plan;
+    char text[512];
+#define PICKED(top_k, forced, candidates)                                                                       \
+    RULES(                                                                                                      \
+        "{\"layers\": [0], \"operator\": \"token_list\", \"router\": {\"score\": \"key_i4\", \"top_k\": " top_k \
+        ", " forced ", \"candidates\": {" candidates "}}}")
+#define FROM(top_k) "\"score\": \"key_i8\", \"window\": 4, \"top_k\": " top_k
+    set_facts("llama", 4, 64, 0);
+    facts.n_kv_heads = 2;
+    refused(
+        PICKED("16", "\"window\": 4", FROM("8")),
+        "router.top_k 16: layer 0 picks from candidates that hold at most 8 tokens which it does not force");
+    refused(PICKED("13", "\"window\": 0", FROM("8")), "candidates that hold at most 12 tokens");
+    refused(PICKED("17", "\"window\": 4", FROM("8") ", \"lists\": \"union\""), "at most 16 tokens");
+    static const char *const kept[] = {
+        PICKED("8", "\"window\": 4", FROM("8")), PICKED("12", "\"window\": 0", FROM("8")),
+        PICKED("16", "\"window\": 4", FROM("8") ", \"lists\": \"union\""),
+        PICKED("99", "\"window\": 4", FROM("0") ", \"select\": \"threshold\", \"threshold\": 0.1")};
+    for (size_t i = 0; i < HDL_COUNT(kept); i++) {
+        snprintf(text, sizeof text, "%s", kept[i]);
+        if (hdl_plan_parse(&plan, text, (int64_t)strlen(text), "t") ||
+            hdl_plan_resolve(plan, &facts, HDL_ROUTE_DECODE, &route))
+            fail_msg("%s: %s", text, hdl_last_error());
+        hdl_plan_free(plan);
+    }
+}
+
+static void test_texts_and_variants(void **state)
+{
+    (void)state;
+#define DOC(members, variants) "{\"heddle_plan\": 1, " members ", \"variants\": [" variants "]}"
+#define NAMED                  "\"name\": \"x\""
+    refused(DOC("\"name\": \"\"", "{}"), "name \"\": must have at least one character");
+    refused(DOC("\"name\": \"a\\nb\"", "{}"), "name: has control character 10 at byte 1");
+    refused(DOC(NAMED ", \"cites\": {\"a\": 1}", "{}"), "cites: must be a list of texts");
+    refused(DOC(NAMED ", \"cites\": \"a\"", "{}"), "cites: must be a list of texts");
+    refused(DOC(NAMED ", \"cites\": [1]", "{}"), "cites[0]: must be a text");
+    refused(DOC(NAMED ", \"cites\": [\"\"]", "{}"), "cites[0] \"\": must have at least one character");
+    refused(DOC(NAMED, "{}, {}"), "variants[1].when: variants[0], which comes first, fits every model");
+    refused(
+        DOC(NAMED, "{\"when\": {\"arch\": \"llama\"}}, {\"when\": {\"n_layers\": 4, \"arch\": \"llama\"}}"),
+        "variants[1].when: variants[0], which comes first");
+    hdl_plan *plan;
+    const char *text = DOC(NAMED,
+                           "{\"when\": {\"n_layers\": 4, \"arch\": \"llama\"}}, {\"when\": {\"n_layers\": 4, "
+                           "\"hidden_size\": 8}}, {\"when\": {\"arch\": \"llama\"}}, {}");
+    assert_int_equal(hdl_plan_parse(&plan, text, (int64_t)strlen(text), "t"), HEDDLE_OK);
+    hdl_plan_free(plan);
+}
+
+static void write_file(const char *path, const char *text)
+{
+    FILE *file = fopen(path, "w");
+    assert_non_null(file);
+    fputs(text, file);
+    fclose(file);
+}
+
+/* In a file: a program may parse a plan whose lists it only watches. */
+static void test_lists_that_no_layer_reads_are_refused(void **state)
+{
+    (void)state;
+    static hdl_route_plan route;
+    char path[] = "/tmp/heddle-plan-XXXXXX.json";
+    hdl_plan *plan;
+    int fd = mkstemps(path, 5);
+    assert_true(fd >= 0);
+    close(fd);
+    set_facts("llama", 4, 64, 0);
+    const char *text = RULES("{\"layers\": [1, 2], \"router\": {\"top_k\": 8}}");
+    write_file(path, text);
+    named_refused(path, "variants[0].decode[0].router: no layer reads or picks from the list of layer 1");
+    assert_int_equal(hdl_plan_parse(&plan, text, (int64_t)strlen(text), "t"), HEDDLE_OK);
+    assert_int_equal(hdl_plan_resolve(plan, &facts, HDL_ROUTE_DECODE, &route), HEDDLE_OK);
+    hdl_plan_free(plan);
+    /* layer 1 makes one in vain, of a rule whose other list is read */
+    write_file(path,
+               RULES("{\"layers\": [1, 2], \"router\": {\"top_k\": 8}}, {\"layers\": [3], \"operator\": "
+                     "\"token_list\", \"share\": \"previous\"}"));
+    if (hdl_plan_named(&plan, path) || hdl_plan_resolve(plan, &facts, HDL_ROUTE_DECODE, &route))
+        fail_msg("%s", hdl_last_error());
+    hdl_plan_free(plan);
+    unlink(path);
+}
+
 static void test_owners(void **state)
 {
     (void)state;
@@ -410,14 +558,6 @@ static void test_overrides(void **state)
     }
 }
 
-static void write_file(const char *path, const char *text)
-{
-    FILE *file = fopen(path, "w");
-    assert_non_null(file);
-    fputs(text, file);
-    fclose(file);
-}
-
 static void test_a_plan_path_may_hold_colons(void **state)
 {
     (void)state;
@@ -429,7 +569,8 @@ static void test_a_plan_path_may_hold_colons(void **state)
     assert_int_equal(mkdir(inner, 0700), 0);
     for (int is_json = 0; is_json < 2; is_json++) {
         snprintf(path, sizeof path, "%s/%s", inner, is_json ? "p:q.json" : "plan");
-        write_file(path, RULES("{\"layers\": [0], \"router\": {\"top_k\": 8}}"));
+        write_file(path,
+                   RULES("{\"layers\": [0], \"operator\": \"token_list\", \"router\": {\"top_k\": 8}}"));
         for (int i = 0; i < 2; i++) {
             static hdl_route_plan route;
             snprintf(spec, sizeof spec, "%s%s", path, whole[i]);
@@ -514,6 +655,11 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_head_routers_of_a_route),
+        cmocka_unit_test(test_members_that_would_do_nothing_are_refused),
+        cmocka_unit_test(test_numbers_beyond_a_float_are_refused),
+        cmocka_unit_test(test_more_than_the_candidates_hold_is_refused),
+        cmocka_unit_test(test_texts_and_variants),
+        cmocka_unit_test(test_lists_that_no_layer_reads_are_refused),
         cmocka_unit_test(test_owners),
         cmocka_unit_test(test_layers_are_counted_from_either_end),
         cmocka_unit_test(test_sliding_layers_are_passed_over),
