@@ -2,8 +2,9 @@
  *
  * The last ROWS tokens of a document are read one by one by two forks at once: an observer, dense in
  * every layer, which tells each layer's attention mass by KV head; and the plan, which tells its lists.
- * A layer reads the list of the nearest layer below it that makes one, or of its own. Its recall is the
- * mass that this list holds over the mass that the best list of the same length holds (the oracle).
+ * A KV head's recall is the mass that the list which it reads holds over the mass that the best list of
+ * the same length holds (the oracle): the list of the layer and head that the plan names. Layers that
+ * read everything or the model's own window are left out, those that make a list for others too.
  *
  * From the observer alone: how much the K tokens of largest mass (sinks and recent ones left out)
  * overlap from layer to layer and from step to step. */
@@ -35,10 +36,11 @@ typedef struct lists_run {
     int64_t top;               /* K of the overlaps */
     eval_ids ids;
     heddle_plan *observer;
-    float *mass;       /* [n_layers, n_heads, n] of the present row */
-    bool *is_observed; /* [n_layers] the layer attends to everything and told its mass */
-    list_of *lists;    /* [n_layers, n_heads] of the plan in the present row */
-    int32_t *n_lists;  /* [n_layers] 0 = it makes none */
+    int32_t *owners, *read; /* [n_layers, n_heads] whose list, and which, the plan reads; -1 = none */
+    float *mass;            /* [n_layers, n_heads, n] of the present row */
+    bool *is_observed;      /* [n_layers] the layer attends to everything and told its mass */
+    list_of *lists;         /* [n_layers, n_heads] of the plan in the present row */
+    int32_t *n_lists;       /* [n_layers] 0 = it makes none */
     bool is_failed;
     /* sums over rows */
     double *captured, *best;            /* [n_layers, n_heads] */
@@ -109,16 +111,12 @@ static double overlap_of(lists_run *l, const list_of *a, const list_of *b)
 
 static void add_recall(lists_run *l, int64_t n_visible)
 {
-    int32_t maker = -1;
-    for (int32_t layer = 0; layer < l->n_layers; layer++) {
-        if (l->n_lists[layer]) maker = layer;
-        if (maker < 0 || !l->is_observed[layer]) continue;
-        for (int32_t h = 0; h < l->n_heads; h++) {
-            const float *mass = l->mass + ((int64_t)layer * l->n_heads + h) * l->n;
-            const list_of *list = &l->lists[maker * l->n_heads + (h < l->n_lists[maker] ? h : 0)];
-            for (int64_t i = 0; i < list->n; i++) l->captured[layer * l->n_heads + h] += mass[list->ids[i]];
-            l->best[layer * l->n_heads + h] += best_mass(l, mass, n_visible, list->n);
-        }
+    for (int32_t at = 0; at < l->n_layers * l->n_heads; at++) {
+        if (l->owners[at] < 0 || !l->is_observed[at / l->n_heads]) continue;
+        const float *mass = l->mass + (int64_t)at * l->n;
+        const list_of *list = &l->lists[l->owners[at] * l->n_heads + l->read[at]];
+        for (int64_t i = 0; i < list->n; i++) l->captured[at] += mass[list->ids[i]];
+        l->best[at] += best_mass(l, mass, n_visible, list->n);
     }
 }
 
@@ -349,7 +347,8 @@ static int run_plan(lists_run *l, const heddle_session *document, const eval_pla
     memset(l->n_lists, 0, (size_t)l->n_layers * sizeof *l->n_lists);
     memset(l->reads, 0, (size_t)l->n * sizeof *l->reads);
     for (int32_t layer = 0; layer < l->n_layers; layer++) l->before[layer].n = 0;
-    heddle_status status = heddle_session_fork_as(&observer, document, l->observer, 1);
+    heddle_status status = heddle_plan_lists_read(l->run->setup.engine, plan->plan, l->owners, l->read);
+    if (!status) status = heddle_session_fork_as(&observer, document, l->observer, 1);
     if (!status) status = heddle_session_fork_as(&session, document, plan->plan, 1);
     int code = status ? cli_fail(status) : 0;
     if (!code) {
@@ -428,6 +427,8 @@ static void lists_free(lists_run *l)
     for (int64_t i = 0; l->lists && i < (int64_t)l->n_layers * l->n_heads; i++) free(l->lists[i].ids);
     for (int32_t i = 0; l->before && i < l->n_layers; i++) free(l->before[i].ids);
     free(l->lists);
+    free(l->owners);
+    free(l->read);
     free(l->before);
     free(l->mass);
     free(l->is_observed);
@@ -456,6 +457,8 @@ static int lists_new(lists_run *l, eval_run *run)
                      .mass = calloc(n_lists * n, sizeof *l->mass),
                      .is_observed = calloc(n_layers, sizeof *l->is_observed),
                      .lists = calloc(n_lists, sizeof *l->lists),
+                     .owners = calloc(n_lists, sizeof *l->owners),
+                     .read = calloc(n_lists, sizeof *l->read),
                      .n_lists = calloc(n_layers, sizeof *l->n_lists),
                      .captured = calloc(n_lists, sizeof *l->captured),
                      .best = calloc(n_lists, sizeof *l->best),
@@ -466,9 +469,9 @@ static int lists_new(lists_run *l, eval_run *run)
                      .mark = calloc(n, sizeof *l->mark),
                      .reads = calloc(n, sizeof *l->reads),
                      .scratch = calloc(n, sizeof *l->scratch)};
-    bool is_whole = l->mass && l->is_observed && l->lists && l->n_lists && l->captured && l->best &&
-                    l->step_overlap && l->list_tokens && l->n_steps && l->before && l->mark && l->reads &&
-                    l->scratch;
+    bool is_whole = l->mass && l->is_observed && l->lists && l->owners && l->read && l->n_lists &&
+                    l->captured && l->best && l->step_overlap && l->list_tokens && l->n_steps && l->before &&
+                    l->mark && l->reads && l->scratch;
     if (!is_whole) return eval_no_memory();
     heddle_status status = heddle_plan_parse(&l->observer, observer_text, (int64_t)sizeof observer_text - 1,
                                              "observer");

@@ -189,8 +189,8 @@ static void draw_recall(eval_buf *out, const report *r, const report_card *card)
     eval_buf_text(
         out,
         "<section><h2>Mass held, by layer and head</h2>\n<p>Dense attention that lies on the tokens of the list that a "
-        "layer reads (its own, or that of the layer below which made one), over what the best list of the "
-        "same length would hold.</p>\n<div class=\"figure\">\n");
+        "layer reads (its own, or that of the layer it shares), over what the best list of the same length would "
+        "hold. Layers that read everything are left out.</p>\n<div class=\"figure\">\n");
     svg_draw_lines(out, &chart);
     eval_buf_text(out,
                   "</div>\n<p>The same by KV head: full colour is all of it.</p>\n<div class=\"maps\">\n");

@@ -369,6 +369,12 @@ typedef struct heddle_plan_reads {
 heddle_status heddle_plan_count_reads(const heddle_engine *engine, const heddle_plan *plan,
                                       const char *kv_type, int64_t position, heddle_plan_reads *reads);
 
+/* Whose list each KV head of each layer reads in the plan's decode route: owners, lists [n_layers, n_kv_heads] are
+ * the layer that makes it and which of that layer's lists it is (heddle_tap_row.list); -1 and -1 where it reads
+ * none: everything, the model's own window, or a state. */
+heddle_status heddle_plan_lists_read(const heddle_engine *engine, const heddle_plan *plan, int32_t *owners,
+                                     int32_t *lists);
+
 /* ---- batches --------------------------------------------------------------------------------- */
 
 typedef struct heddle_batch heddle_batch;

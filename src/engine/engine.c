@@ -439,3 +439,24 @@ heddle_status heddle_plan_count_reads(const heddle_engine *engine, const heddle_
     if (!status) memcpy(reads, &sum, HDL_MIN(reads->struct_size, sizeof sum));
     return status;
 }
+
+heddle_status heddle_plan_lists_read(const heddle_engine *engine, const heddle_plan *plan, int32_t *owners,
+                                     int32_t *lists)
+{
+    hdl_route_plan *routes;
+    HDL_GIVEN(engine, plan, owners, lists);
+    HDL_TRY(resolve_both(plan, engine, &routes));
+    const hdl_model_facts *facts = &engine->model->facts;
+    const hdl_layer_plan *layers = routes[HDL_ROUTE_DECODE].layers;
+    for (int32_t layer = 0; layer < facts->n_layers; layer++)
+        for (int32_t h = 0; h < facts->n_kv_heads; h++) {
+            const hdl_layer_plan *at = &layers[layer];
+            bool has_list = at->op != HDL_OPERATOR_DENSE;
+            bool is_by_head = has_list && layers[at->owner].router.is_per_kv_head;
+            int32_t list = !is_by_head ? 0 : at->has_head_map ? at->head_map[h] : h;
+            owners[layer * facts->n_kv_heads + h] = has_list ? at->owner : -1;
+            lists[layer * facts->n_kv_heads + h] = has_list ? list : -1;
+        }
+    hdl_free(routes);
+    return HEDDLE_OK;
+}

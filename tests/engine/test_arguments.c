@@ -99,6 +99,11 @@ static void test_plans(void **state)
     REFUSED(heddle_plan_share_read(NULL, plan, 0, 1, &share), "engine");
     REFUSED(heddle_plan_share_read(engine, NULL, 0, 1, &share), "plan");
     REFUSED(heddle_plan_share_read(engine, plan, 0, 1, NULL), "share");
+    int32_t owners[64], which[64];
+    REFUSED(heddle_plan_lists_read(NULL, plan, owners, which), "engine");
+    REFUSED(heddle_plan_lists_read(engine, NULL, owners, which), "plan");
+    REFUSED(heddle_plan_lists_read(engine, plan, NULL, which), "owners");
+    REFUSED(heddle_plan_lists_read(engine, plan, owners, NULL), "lists");
     heddle_plan_reads reads = {.struct_size = sizeof reads};
     REFUSED(heddle_plan_count_reads(NULL, plan, NULL, 0, &reads), "engine");
     REFUSED(heddle_plan_count_reads(engine, plan, NULL, 0, NULL), "reads");

@@ -285,6 +285,63 @@ static void test_a_list_of_everything_holds_everything(void **state)
     free(rows);
 }
 
+/* The "captured" or "oracle" of a plan's row of lists, up to its end; the caller frees it. */
+static char *list_masses(const char *rows, const char *plan)
+{
+    char name[128];
+    snprintf(name, sizeof name, "\"what\":\"lists\"");
+    for (const char *at = rows; (at = strstr(at, name)); at++) {
+        const char *own = strstr(at, "\"plan\":\""), *from = strstr(at, "\"layers\":");
+        if (!own || !from || !strstr(own, plan) || strstr(own, plan) > from) continue;
+        return strndup(from, (size_t)(strstr(from, ",\"makers\"") - from));
+    }
+    fail_msg("no lists of %s in: %s", plan, rows);
+    return NULL;
+}
+
+/* What a layer reads is by its share and its head map, not the list of the nearest layer below. */
+static void test_lists_are_those_that_are_read(void **state)
+{
+    (void)state;
+    static const char *const readers[] = {
+        "{\"layers\": [1], \"operator\": \"token_list\", \"share\": 0, \"head_map\": [0, 1]}",
+        "{\"layers\": [1], \"operator\": \"token_list\", \"share\": 0, \"head_map\": [1, 1]}",
+        "{\"layers\": [1], \"operator\": \"dense\"}"};
+    char *masses[3], plans[2048] = "", more[3200];
+    for (int i = 0; i < 3; i++) {
+        char name[32], file[1024];
+        int n = snprintf(
+            file, sizeof file,
+            "{\"heddle_plan\": 1, \"name\": \"readers%d\", \"variants\": [{\"decode\": [{\"layers\": "
+            "[0], \"operator\": \"dense\", \"router\": {\"score\": \"attention_mass\", \"lists\": "
+            "\"kv_head\", \"top_k\": 16, \"sinks\": 0, \"window\": 1}}, %s]}]}",
+            i, readers[i]);
+        snprintf(name, sizeof name, "readers%d.json", i);
+        write_all(name, file, n);
+        snprintf(plans + strlen(plans), sizeof plans - strlen(plans), "%s/%s;", folder, name);
+    }
+    snprintf(more, sizeof more, "--tasks lists --plans '%s'", plans);
+    assert_int_equal(run_eval("readers.jsonl", more), 0);
+    char *rows = read_all("readers.jsonl", NULL);
+    for (int i = 0; i < 3; i++) {
+        char name[32];
+        snprintf(name, sizeof name, "readers%d.json", i);
+        masses[i] = list_masses(rows, name);
+    }
+    double first[2][2], best[2][2]; /* of the maps: layer 1's two heads */
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(sscanf(masses[i], "\"layers\":[1],\"captured\":[[%lf,%lf]],\"oracle\":[[%lf,%lf]]",
+                                &first[i][0], &first[i][1], &best[i][0], &best[i][1]),
+                         4);
+        for (int h = 0; h < 2; h++) assert_true(first[i][h] > 0 && first[i][h] < best[i][h]);
+    }
+    assert_true(first[0][0] != first[1][0]); /* head 0 reads list 0 of the one plan, list 1 of the other */
+    assert_true(first[0][1] == first[1][1]); /* head 1 reads list 1 of both */
+    assert_string_equal(masses[2], "\"layers\":[],\"captured\":[],\"oracle\":[]"); /* everything is read */
+    for (int i = 0; i < 3; i++) free(masses[i]);
+    free(rows);
+}
+
 /* The loss of the last quarter is what `heddle perplexity` says of these tokens. */
 static void test_loss_is_perplexity(void **state)
 {
@@ -449,6 +506,7 @@ int main(void)
         cmocka_unit_test(test_keeping_everything_is_dense),
         cmocka_unit_test(test_plans_that_evict),
         cmocka_unit_test(test_a_list_of_everything_holds_everything),
+        cmocka_unit_test(test_lists_are_those_that_are_read),
         cmocka_unit_test(test_loss_is_perplexity),
         cmocka_unit_test(test_rulers_own_samples),
         cmocka_unit_test(test_rulers_short_question),
