@@ -16,8 +16,10 @@ enum {
 
 /* Speeds that were measured together, on one host: only these are set against each other. */
 typedef struct report_run {
-    char name[320]; /* the file and, where it has several, the run's name in it */
-    char host[192]; /* as the file says; empty where it does not */
+    char path[256];  /* of the file */
+    char name[64];   /* of the run in it; empty where it is one */
+    char host[320];  /* as the file says in a column or in comments above the rows; empty where it does not */
+    bool is_made_up; /* of build/bench/bench_depth: no text was read, the rows are random numbers */
 } report_run;
 
 typedef struct report_speed { /* a line of `heddle bench depth --csv`, or of build/bench/bench_depth */
@@ -55,6 +57,8 @@ typedef struct report {
 int report_read(report *r, const char *path);
 void report_sort(report *r); /* makes the cards; after all files */
 void report_free(report *r);
+/* A paragraph: which files and hosts the speeds of run `only` of a card (-1: of all its runs) are from, how measured. */
+void report_runs(eval_buf *out, const report *r, const report_card *card, int only);
 /* The speed of a plan at a depth (< 0 = the deepest that is there), of several runs that of the last; NULL = not
  * measured. */
 const report_speed *report_speed_of(const report *r, const report_card *card, const char *plan, double depth);

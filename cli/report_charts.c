@@ -164,17 +164,29 @@ static double value_of(const report_speed *speed, int which)
     return which == 0 ? speed->decode : which == 1 ? speed->prefill : speed->kv_bytes / 1048576;
 }
 
-static int depth_series(svg_series *series, const report *r, const report_card *card, int which)
+static bool is_of_plan(const report_speed *speed, const report_card *card, const char *plan)
 {
-    int n = 0;
+    return !strcmp(speed->model, card->model) && !strcmp(speed->kv, card->kv) && !strcmp(speed->plan, plan);
+}
+
+/* Of one run; a plan that has several rows of a depth, as dense has, is drawn by the last. */
+static int depth_series(svg_series *series, const report *r, const report_card *card, int run, int which)
+{
+    int n = 0, n_most = 0;
     for (int p = 0; p < card->n_plans && n < SVG_MAX_SERIES; p++) {
         svg_series *s = &series[n];
         *s = (svg_series){.label = card->plans[p].spec, .colour = card->plans[p].colour};
         for (int i = 0; i < r->n_speeds && s->n < SVG_MAX_POINTS; i++) {
             const report_speed *speed = &r->speeds[i];
-            bool is_wanted = report_speed_of(r, card, s->label, speed->depth) == speed && speed->depth > 0;
+            bool is_wanted = speed->run == run && is_of_plan(speed, card, s->label) && speed->depth > 0;
             if (!is_wanted || isnan(value_of(speed, which))) continue;
-            int at = s->n++;
+            int at = 0;
+            while (at < s->n && s->x[at] != speed->depth) at++;
+            if (at < s->n) {
+                s->y[at] = value_of(speed, which);
+                continue;
+            }
+            s->n++;
             for (; at > 0 && s->x[at - 1] > speed->depth; at--) {
                 s->x[at] = s->x[at - 1];
                 s->y[at] = s->y[at - 1];
@@ -182,9 +194,10 @@ static int depth_series(svg_series *series, const report *r, const report_card *
             s->x[at] = speed->depth;
             s->y[at] = value_of(speed, which);
         }
+        if (s->n > n_most) n_most = s->n;
         if (s->n) n++;
     }
-    return n;
+    return n_most > 1 ? n : 0; /* of one depth, the table has the figures */
 }
 
 void report_depths(eval_buf *out, const report *r, const report_card *card)
@@ -194,16 +207,17 @@ void report_depths(eval_buf *out, const report *r, const report_card *card)
     static const char *const units[] = {"tokens a second, one at a time", "tokens a second, 512 at once",
                                         "keys and values held, MiB"};
     static svg_series series[SVG_MAX_SERIES];
-    for (int which = 0; which < 3; which++) {
-        int n = depth_series(series, r, card, which);
+    for (int at = 0; at < 3 * r->n_runs; at++) {
+        int which = at / r->n_runs, run = at % r->n_runs, n = depth_series(series, r, card, run, which);
         if (!n) continue;
         svg_lines chart = {.title = headings[which],
                            .x = {.title = "tokens already there", .is_log = true, .is_count = true},
                            .y = {.title = units[which], .has_zero = true},
                            .series = series,
                            .n_series = n};
-        open_figure(out, headings[which],
-                    "From <code>heddle bench depth</code>; at depth 0 there is nothing to choose.");
+        eval_buf_printf(out, "<section><h2>%s</h2>\n", headings[which]);
+        report_runs(out, r, card, run);
+        eval_buf_text(out, "<div class=\"figure\">\n");
         svg_draw_lines(out, &chart);
         close_figure(out);
     }

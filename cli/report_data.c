@@ -74,31 +74,46 @@ static int add_speed(report *r, const report_speed *speed)
     return 0;
 }
 
-/* The run of that name, made where it is new; -1: there are too many. */
-static int run_of(report *r, const char *name, const char *host)
-{
-    for (int i = 0; i < r->n_runs; i++)
-        if (!strcmp(r->runs[i].name, name)) return i;
-    if (r->n_runs == REPORT_MAX_RUNS) return -1;
-    report_run *run = &r->runs[r->n_runs];
-    snprintf(run->name, sizeof run->name, "%s", name);
-    snprintf(run->host, sizeof run->host, "%s", host);
-    return r->n_runs++;
-}
-
 /* What the lines above a row of speeds say of it. */
 typedef struct csv_place {
     const char *path;
     int part; /* joined files are parts, each a run of its own where rows name none */
+    bool is_in_rows;
+    char comments[320]; /* above the rows */
     report_speed common;
 } csv_place;
+
+static void add_comment(csv_place *place, const char *line)
+{
+    if (place->is_in_rows) place->comments[0] = 0; /* those of another part */
+    place->is_in_rows = false;
+    size_t n = strlen(place->comments), skip = 1 + strspn(line + 1, " ");
+    snprintf(place->comments + n, sizeof place->comments - n, "%s%s", n ? "; " : "", line + skip);
+    read_comment(line, &place->common);
+}
+
+/* The run of a row, made where it is new; -1: there are too many. */
+static int run_of(report *r, const csv_row *row, const csv_place *place)
+{
+    const char *name = text_of(row, "run"), *host = text_of(row, "host");
+    report_run wanted = {.is_made_up = text_of(row, "step_ms") != NULL};
+    snprintf(wanted.path, sizeof wanted.path, "%s", place->path);
+    if (name && *name)
+        snprintf(wanted.name, sizeof wanted.name, "%s", name);
+    else if (place->part)
+        snprintf(wanted.name, sizeof wanted.name, "part %d", place->part + 1);
+    for (int i = 0; i < r->n_runs; i++)
+        if (!strcmp(r->runs[i].path, wanted.path) && !strcmp(r->runs[i].name, wanted.name)) return i;
+    if (r->n_runs == REPORT_MAX_RUNS) return -1;
+    snprintf(wanted.host, sizeof wanted.host, "%s", host && *host ? host : place->comments);
+    r->runs[r->n_runs] = wanted;
+    return r->n_runs++;
+}
 
 static int add_speed_row(report *r, const csv_row *row, const csv_place *place, bool *is_row)
 {
     report_speed speed = place->common;
-    char run_name[sizeof r->runs->name];
     const char *plan = text_of(row, "plan"), *model = text_of(row, "model"), *kv = text_of(row, "kv");
-    const char *run = text_of(row, "run"), *host = text_of(row, "host");
     if (plan) snprintf(speed.plan, sizeof speed.plan, "%s", plan);
     if (model) snprintf(speed.model, sizeof speed.model, "%s", model);
     if (kv) snprintf(speed.kv, sizeof speed.kv, "%s", kv);
@@ -111,11 +126,7 @@ static int add_speed_row(report *r, const csv_row *row, const csv_place *place, 
     speed.peak_bytes = number_of(row, "peak_bytes");
     *is_row = plan && isfinite(speed.depth) && isfinite(speed.decode);
     if (!*is_row) return 0;
-    if (run && *run)
-        snprintf(run_name, sizeof run_name, "%s, %s", place->path, run);
-    else
-        snprintf(run_name, sizeof run_name, place->part ? "%s, part %d" : "%s", place->path, place->part + 1);
-    speed.run = run_of(r, run_name, host ? host : "");
+    speed.run = run_of(r, row, place);
     if (speed.run < 0)
         return cli_refuse("report: %s: more than %d runs of speeds", place->path, REPORT_MAX_RUNS);
     return add_speed(r, &speed);
@@ -160,7 +171,7 @@ static int read_csv(report *r, const char *path, cli_text *text)
         bool is_row = false;
         n_line++;
         if (*line == '#') {
-            read_comment(line, &place.common);
+            add_comment(&place, line);
             continue;
         }
         if (!row.n_names || begins_csv(line)) { /* files that were joined have their names again */
@@ -168,6 +179,7 @@ static int read_csv(report *r, const char *path, cli_text *text)
             row.n_names = row.n = cut_fields(line, row.names);
             continue;
         }
+        place.is_in_rows = true;
         row.n = cut_fields(line, row.fields);
         if (text_of(&row, "quarter"))
             is_row = add_quality_row(r, &row);

@@ -40,7 +40,7 @@ static void name_cell(eval_buf *out, const report_plan *plan)
 static void speed_cells(eval_buf *out, const report *r, const report_card *card, const report_speed *speed)
 {
     if (!speed) {
-        eval_buf_text(out, "<td></td><td></td><td></td>");
+        eval_buf_text(out, "<td></td><td></td><td></td><td></td>");
         return;
     }
     bool is_dense = !strcmp(speed->plan, "dense");
@@ -57,6 +57,7 @@ static void speed_cells(eval_buf *out, const report *r, const report_card *card,
     eval_buf_text(out, "</td>");
     cell(out, is_dense ? NAN : report_dense_decode(r, card, speed->run, speed->depth), "%.1f");
     cell(out, is_dense ? 1 : report_speed_over_dense(r, card, speed), "%.2f");
+    cell(out, speed->kv_bytes / 1048576, "%.0f");
 }
 
 void report_table(eval_buf *out, const report *r, const report_card *card)
@@ -67,12 +68,12 @@ void report_table(eval_buf *out, const report *r, const report_card *card)
         "in the last quarter. Perplexity there, against dense. Points: answer tokens right against dense, over "
         "the tasks that decide on this model. Small: 95 % by document. Decode: at the "
         "greatest depth that was timed; what "
-        "was timed together is a run, and a plan is set against dense of its run alone.</p>\n"
+        "was timed together is a run, and a plan is set against dense of its run alone. Held: keys, values and summaries there.</p>\n"
         "<div class=\"wide\"><table class=\"tasks\"><thead>"
         "<tr><th>plan</th><th>R</th><th>worst text</th><th>perplexity, %</th><th>worst text</th>"
         "<th>tasks, mean</th><th>worst task</th>"
         "<th>agreement, %</th><th>read, %</th><th>decode, tokens/s</th><th>dense in that run</th>"
-        "<th>over dense</th></tr></thead><tbody>\n");
+        "<th>over dense</th><th>held, MiB</th></tr></thead><tbody>\n");
     for (int p = 0; p < card->n_plans; p++) {
         const report_plan *plan = &card->plans[p];
         report_quality q = report_quality_of(r, card, plan);
@@ -94,7 +95,40 @@ void report_table(eval_buf *out, const report *r, const report_card *card)
         speed_cells(out, r, card, speed);
         eval_buf_text(out, "</tr>\n");
     }
-    eval_buf_text(out, "</tbody></table></div></section>\n");
+    eval_buf_text(out, "</tbody></table></div>\n");
+    report_runs(out, r, card, -1);
+    eval_buf_text(out, "</section>\n");
+}
+
+static bool has_run(const report *r, const report_card *card, int run)
+{
+    for (int i = 0; i < r->n_speeds; i++)
+        if (r->speeds[i].run == run && !strcmp(r->speeds[i].model, card->model) &&
+            !strcmp(r->speeds[i].kv, card->kv))
+            return true;
+    return false;
+}
+
+void report_runs(eval_buf *out, const report *r, const report_card *card, int only)
+{
+    const char *before = "<p>";
+    for (int i = 0; i < r->n_runs; i++) {
+        const report_run *run = &r->runs[i];
+        const char *slash = strrchr(run->path, '/');
+        if ((only >= 0 && i != only) || !has_run(r, card, i)) continue;
+        eval_buf_printf(out, "%sRun %d: ", before, i + 1);
+        svg_escape(out, slash ? slash + 1 : run->path);
+        eval_buf_text(out, *run->name ? ", " : "");
+        svg_escape(out, run->name);
+        eval_buf_text(out, "; ");
+        svg_escape(out, *run->host ? run->host : "the file does not say on which host");
+        eval_buf_text(out, run->is_made_up
+                               ? "; by <code>build/bench/bench_depth</code>: the keys and values are "
+                                 "made up, no text was read."
+                               : "; by <code>heddle bench depth</code>, over a text.");
+        before = "<br>";
+    }
+    if (!strcmp(before, "<br>")) eval_buf_text(out, "</p>\n");
 }
 
 /* ---- tasks ---- */

@@ -3,7 +3,7 @@
 . "$(dirname "$0")/tap.sh"
 top=$(cd "$(dirname "$0")/../.." && pwd)
 results=$top/tests/golden/report/results.jsonl
-speeds=$(ls "$top"/bench/results/*ours-q4_1.csv | head -n 1)
+speeds=$top/bench/results/2026-11-26-emerald-rapids-ours-f16.csv
 
 refused "no results" "no results are given" report
 refused "a missing file" "No such file" report "$work/none"
@@ -44,7 +44,7 @@ assert runs["anchor"] != runs["duo"]
 for plan in ("anchor", "layered4", "minference", "duo"):
     own = [s for s in steps if s["run"] == runs[plan]]
     dense = statistics.median(float(s["step_ms"]) for s in own if s["plan"] == "dense")
-    assert cells_of(plan)[-1] == f"{dense / next(float(s['step_ms']) for s in own if s['plan'] == plan):.2f}", (plan, cells_of(plan))
+    assert cells_of(plan)[-2] == f"{dense / next(float(s['step_ms']) for s in own if s['plan'] == plan):.2f}", (plan, cells_of(plan))
 PY
 code=$?
 result "their R, perplexity and speed are the files' figures" $code
@@ -80,13 +80,20 @@ small,4096,keys4,f16,10.0,0.2,1000,another host,b
 small,4096,dense,f16,60.0,1,1000,another host,b
 CSV
 over() { # PLAN TIMES: of the page of these runs
-    sed -n 's#.*</i>'"$1"'</th>.*<td>\([0-9.]*\)</td></tr>#\1#p' "$work/runs.html" | tee "$work/out" | grep -qx "$2"
+    sed -n 's#.*</i>'"$1"'</th>.*<td>\([0-9.]*\)</td><td>[0-9]*</td></tr>#\1#p' "$work/runs.html" | tee "$work/out" | grep -qx "$2"
 }
 heddle report "$work/runs.csv" -o "$work/runs.html"
 over minference 1.00 && over quest 5.00 && over keys4 5.00 && over dense 1.00
 result "a plan is set against dense of its own run" $?
 grep -q '</i>dense</th>.*100.0 <small>at 4K, run 1</small><br>20.0 <small>at 4K, run 2</small>' "$work/runs.html"
 result "dense has its speed in each" $?
+grep -q 'Run 2: runs.csv, b; another host; by <code>build/bench/bench_depth</code>: the keys and values are made up' "$work/runs.html" &&
+    ! grep -q 'heddle bench depth' "$work/runs.html"
+result "the page says of whom the speeds are, and that rows were made up" $?
+sed 's/,4096,/,8192,/' "$work/runs.csv" | sed 1d | cat "$work/runs.csv" - >"$work/depths.csv"
+heddle report "$work/depths.csv" -o "$work/depths.html"
+[ "$(grep -c '<h2>Decode speed by depth' "$work/depths.html")" = 2 ] && ! grep -q '<h2>Decode speed' "$work/runs.html"
+result "each run has its chart of depths, where it has several" $?
 for run in $(seq 65); do echo "small,4096,dense,f16,10.0,1,1000,a host,r$run"; done |
     sed '1i model,depth,plan,kv,step_ms,share_of_dense,kv_bytes,host,run' >"$work/many.csv"
 refused "too many runs" "many.csv: more than 64 runs" report "$work/many.csv" -o "$work/many.html"
@@ -99,6 +106,8 @@ heddle report "$results" "$speeds" -o "$work/page.html"
 result "results and speeds make a page" $?
 ! grep -qE '<script|<link|https?://|@import|url\(' "$work/page.html"
 result "the page loads nothing and runs nothing" $?
+grep -q 'Run 1: .*csv; heddle 0.1.0, model .*, KV f16, 2 threads.*; by <code>heddle bench depth</code>, over a text' "$work/page.html"
+result "the comments above the speeds are under them" $?
 for heading in "Quality beside" "Every plan" "Every task" "Loss by position" "Decode speed" "Memory by depth" "Needles by" \
     "Overlap of lists" "Mass held" "What was read under anchor"; do
     grep -q "<h2>$heading" "$work/page.html"
