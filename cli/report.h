@@ -57,7 +57,7 @@ typedef struct report {
 int report_read(report *r, const char *path);
 void report_sort(report *r); /* makes the cards; after all files */
 void report_free(report *r);
-/* A paragraph: which files and hosts the speeds of run `only` of a card (-1: of all its runs) are from, how measured. */
+/* A paragraph: of which file and host the speeds of run `only` of a card are, and how measured; -1 = of all runs. */
 void report_runs(eval_buf *out, const report *r, const report_card *card, int only);
 /* The speed of a plan at a depth (< 0 = the deepest that is there), of several runs that of the last; NULL = not
  * measured. */
