@@ -27,13 +27,13 @@ import modeling_heddle as mh
 TOP_K, N, STRIDE = gg.TOP_K, gg.N, gg.STRIDE
 SIZE = dict(n_vocab=128, hidden_size=64, intermediate_size=32, n_heads=2, n_kv_heads=1, top_k=TOP_K)
 MODELS = {
-    "clsa": dict(layer_kinds=["window", "full", "cross", "cross"], index_input="state", index_q_norm="rms", index_k_norm="none", index_sinks=2,
-                 index_window=5, qk_norm_self=False, qk_norm_cross=False, rope_on_full=False, attn_scale=0.3, index_scale=0.2, tie_embeddings=False),
+    "clsa": dict(index_input="state", index_q_norm="rms", index_k_norm="none", index_sinks=2,
+                 index_window=5, qk_norm_self=False, qk_norm_cross=False, attn_scale=0.3, index_scale=0.2, tie_embeddings=False),
     "yoco": dict(arch="yoco", doc_reset=False, rope_base=500.0, norm_eps=1e-5, embed_scale=4.0),
     "window_hybrid": dict(arch="window_hybrid", n_self=4, n_cross=0, window=11, rope_on_full=False, qk_norm_self=False),
 }
 # choices that change no shape: taken back one at a time, the logits move
-BACK = {"clsa": dict(index_input="kv_norm", index_sinks=0, index_window=0, rope_on_full=True, attn_scale=0.25),
+BACK = {"clsa": dict(index_input="kv_norm", index_sinks=0, index_window=0, attn_scale=0.25),
         "yoco": dict(doc_reset=True, rope_base=10000.0, embed_scale=16.0), "window_hybrid": dict(rope_on_full=True, window=16, doc_reset=False)}
 
 
