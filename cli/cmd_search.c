@@ -16,7 +16,7 @@
 typedef struct search_options {
     cli_common common;
     cli_texts fit, check;
-    const char *score, *out, *name, *method, *cost;
+    const char *score, *out, *name, *method, *cost, *list_layers;
     double budget_ms;
     int64_t n_rows, n_lists, n_full_heads, fit_top_k, top_k, n_sink, window, budget_bytes, depth;
 } search_options;
@@ -26,7 +26,7 @@ static const cli_option search_rows[] = {
     {"file", 'f', CLI_TEXTS, "FILE", NULL, "a text to fit on (again for more)", AT(fit), 0, 0, 0},
     {"check", 0, CLI_TEXTS, "FILE", NULL, "a text to judge on, never fitted on", AT(check), 0, 0, 0},
     {"score", 0, CLI_TEXT, "SCORE", "attention_mass",
-     "attention_mass (list layers stay dense), key_i8 or key_i4", AT(score), 0, 0, 0},
+     "attention_mass (list layers stay dense), key_i8, key_i4, key_pq2 or key_pq4", AT(score), 0, 0, 0},
     {"by", 0, CLI_TEXT, "METHOD", "loss",
      "loss: greedily; mass: captured mass, by DP; heads: the same with a list and a map a KV head; "
      "hylra: overlap of lists, by DP; budgets: every KV head its own list, tokens split by captured mass "
@@ -34,8 +34,11 @@ static const cli_option search_rows[] = {
      "and window",
      AT(method), 0, 0, 0},
     {"lists", 0, CLI_INT, "N", "6", "layers that make a list", AT(n_lists), 1, SEARCH_MAX_LAYERS, 0},
+    {"list-layers", 0, CLI_TEXT, "L,L,...", NULL,
+     "with --by budgets: only these layers make lists, the others read the nearest one's below",
+     AT(list_layers), 0, 0, 0},
     {"full-heads", 0, CLI_INT, "N", NULL,
-     "with --by duo: KV heads of all layers that go on reading everything", AT(n_full_heads), 1,
+     "with --by duo: KV heads of all layers that go on reading everything, at most", AT(n_full_heads), 1,
      SEARCH_MAX_LAYERS *SEARCH_MAX_HEADS, 0},
     {"rows", 0, CLI_INT, "N", "256", "last tokens of each text that are scored", AT(n_rows), 16, 1 << 16, 0},
     {"fit-top-k", 0, CLI_INT, "K", "256", "top_k while searching: small enough to hurt", AT(fit_top_k), 1,
@@ -65,11 +68,12 @@ static void print_set(const search *at, const search_set *set, char *text, size_
     if (set->heads && !set->heads->captured)
         snprintf(text, size, "%d of %d KV heads read everything",
                  set->heads->n_heads - set->heads->n_streaming, set->heads->n_heads);
-    else if (set->heads || (set->is_mapped && set->n == at->n_open))
+    else if (set->n == at->n_open && (set->heads || set->is_mapped))
         snprintf(text, size, "a list for each KV head");
     if (*text) return;
     for (int32_t i = 0; i < at->n_layers && n < size; i++)
         if (set->has[i]) n += (size_t)snprintf(text + n, size - n, "%s%d", n ? ", " : "", i);
+    if (set->heads && n < size) snprintf(text + n, size - n, ", a list for each KV head");
 }
 
 /* Loss of a set on the texts it was not fitted on, against dense: perplexity in percent. */
@@ -102,7 +106,9 @@ static int write_plan(const search *at, const search_options *options, const sea
 {
     char about[512], what[64];
     snprintf(what, sizeof what, "%d list layers", set->n);
-    if (set->heads) print_set(at, set, what, sizeof what);
+    if (set->heads && set->n == at->n_open) print_set(at, set, what, sizeof what);
+    if (set->heads && set->n < at->n_open)
+        snprintf(what, sizeof what, "%d layers' lists for each KV head", set->n);
     snprintf(about, sizeof about,
              "%s found by %s (plan search: %" PRId64 " evaluations of %" PRId64 " rows, %" PRId64 " s)", what,
              options->method, at->n_evaluations, at->n_rows, seconds);
@@ -187,11 +193,13 @@ static int finish_search(search *at, const search_options *options, search_set *
     static search_set chosen; /* a few hundred KiB */
     search_router router = at->router;
     int64_t seconds = (int64_t)(time(NULL) - start);
-    bool has_budget = budget->ms > 0 || budget->bytes > 0;
+    bool has_budget = budget->ms > 0 || budget->bytes > 0, has_top_k = strcmp(router.score, "none") != 0;
     int code = 0;
     router.top_k = options->top_k;
     cli_note("fitted in %" PRId64 " s, %" PRId64 " evaluations", seconds, at->n_evaluations);
-    if (has_budget) {
+    if (has_budget && !has_top_k && budget->model.weight_bytes)
+        code = search_find_crossover(at, set, budget, &router);
+    if (has_budget && has_top_k) {
         code = search_within_budget(at, options->fit.n, set, dropped, budget, &chosen, &router);
         if (!code) *set = chosen;
     }
@@ -228,50 +236,111 @@ static int search_layers(search *at, const search_options *options, const search
                          is_by_loss ? dropped : NULL, sets, 3, budget, start);
 }
 
-static int search_by_head(search *at, const search_options *options, const search_budget *budget)
+static int refuse_list_layers(const char *text, int64_t layer, const char *why)
+{
+    return cli_refuse("plan search: --list-layers %s: layer %" PRId64 " %s", text, layer, why);
+}
+
+/* The layers of a text like "0,3,7", ascending; NULL: all open ones. */
+static int read_list_layers(const search *at, const char *text, bool *is_list)
+{
+    memset(is_list, 0, SEARCH_MAX_LAYERS * sizeof *is_list);
+    if (!text) memcpy(is_list, at->is_open, SEARCH_MAX_LAYERS * sizeof *is_list);
+    int64_t last = -1, first = 0;
+    while (!at->is_open[first]) first++;
+    for (const char *next = text; next && *next;) {
+        char *end;
+        long long layer = strtoll(next, &end, 10);
+        if (end == next || (*end && (*end != ',' || !end[1])))
+            return cli_refuse("plan search: --list-layers %s: must be layer numbers with commas between them",
+                              text);
+        if (layer < 0 || layer >= at->n_layers || !at->is_open[layer])
+            return refuse_list_layers(text, layer, "is none that can make a list");
+        if (layer <= last) return refuse_list_layers(text, layer, "does not come after the one before it");
+        if (last < 0 && layer != first)
+            return cli_refuse("plan search: --list-layers %s: layer %" PRId64
+                              " must be the first of them: nothing below it makes a list that it could read",
+                              text, first);
+        is_list[last = layer] = true;
+        next = *end ? end + 1 : end;
+    }
+    return text && last < 0 ? cli_refuse("plan search: --list-layers: names no layer") : 0;
+}
+
+/* The same number for every head; or, under list layers, one list for all heads, which reads as much. */
+static void make_others(const search *at, const search_set *set, search_set *by_head, search_set *by_layer)
+{
+    *by_layer = (search_set){.n = set->n};
+    memcpy(by_layer->has, set->has, sizeof set->has);
+    *by_head = *by_layer;
+    by_head->is_mapped = true;
+    for (int32_t i = 0; i < at->n_layers; i++)
+        for (int32_t h = 0; h < at->info.n_kv_heads && h < SEARCH_MAX_HEADS; h++)
+            by_head->map[i][h] = (int16_t)h;
+}
+
+static int search_budgets_of_heads(search *at, const search_options *options, const search_budget *budget)
+{
+    static search_set set, by_head, by_layer;
+    bool is_list[SEARCH_MAX_LAYERS];
+    search_heads heads = {0};
+    time_t start = time(NULL);
+    int code = read_list_layers(at, options->list_layers, is_list);
+    if (!code) code = search_budgets(at, options->fit.n, is_list, &heads, &set);
+    if (!code) {
+        make_others(at, &set, &by_head, &by_layer);
+        const found sets[] = {{&set, "split among heads"},
+                              {&by_head, "the same for every head"},
+                              {options->list_layers ? &by_layer : NULL, "one list for all heads"}};
+        code = finish_search(at, options, &set, NULL, sets, 3, budget, start);
+    }
+    search_heads_free(&heads);
+    return code;
+}
+
+static int search_full_heads(search *at, const search_options *options, const search_budget *budget)
 {
     static search_set set, other;
     search_heads heads = {0}, control = {0};
-    bool is_duo = !strcmp(options->method, "duo");
     time_t start = time(NULL);
-    int code = is_duo ? search_duo(at, options->fit.n, (int32_t)options->n_full_heads, &heads, &set, &control,
-                                   &other)
-                      : search_budgets(at, options->fit.n, &heads, &set);
-    if (!is_duo) { /* the same number for every head */
-        other = (search_set){.n = at->n_open, .is_mapped = true};
-        memcpy(other.has, at->is_open, sizeof other.has);
-    }
-    const found sets[] = {{&set, is_duo ? "by deviation" : "split among heads"},
-                          {&other, is_duo ? "as many, at random" : "the same for every head"}};
+    int code = search_duo(at, options->fit.n, (int32_t)options->n_full_heads, budget, &heads, &set, &control,
+                          &other);
+    const found sets[] = {{&set, "by deviation"}, {&other, "as many, at random"}};
     if (!code) code = finish_search(at, options, &set, NULL, sets, 2, budget, start);
     search_heads_free(&heads);
     search_heads_free(&control);
     return code;
 }
 
+static bool is_among(const char *const *words, const char *word)
+{
+    while (*words && strcmp(*words, word)) words++;
+    return *words != NULL;
+}
+
 /* What goes not together, before anything is read. */
 static int check_method(const search_options *options)
 {
-    static const char *const methods[] = {"loss", "mass", "heads", "hylra", "budgets", "duo"};
-    bool is_known = false, is_duo = !strcmp(options->method, "duo"),
-         is_mass = !strcmp(options->score, "attention_mass");
-    for (int i = 0; i < (int)(sizeof methods / sizeof *methods); i++)
-        is_known |= !strcmp(options->method, methods[i]);
-    if (!is_known)
+    static const char *const methods[] = {"loss", "mass", "heads", "hylra", "budgets", "duo", NULL};
+    bool is_duo = !strcmp(options->method, "duo"), is_budgets = !strcmp(options->method, "budgets"),
+         has_budget = options->budget_ms > 0 || options->budget_bytes > 0;
+    if (!is_among(methods, options->method))
         return cli_refuse("plan search: --by %s: must be loss, mass, heads, hylra, budgets or duo",
                           options->method);
-    if (!is_mass && strcmp(options->score, "key_i8") && strcmp(options->score, "key_i4"))
-        return cli_refuse("plan search: --score %s: must be attention_mass, key_i8 or key_i4",
-                          options->score);
-    if (!strcmp(options->method, "budgets") && is_mass)
+    if (!is_among(search_scores, options->score))
         return cli_refuse(
-            "plan search: --by budgets needs --score key_i8 or key_i4: where attention mass is the "
-            "score, heads read everything");
-    if (is_duo != (options->n_full_heads > 0))
-        return cli_refuse("plan search: --by duo and --full-heads N go together");
-    if (is_duo && (options->budget_ms > 0 || options->budget_bytes > 0))
-        return cli_refuse("plan search: --by duo takes its budget as --full-heads, not as %s",
-                          options->budget_ms > 0 ? "--budget-ms" : "--budget-bytes");
+            "plan search: --score %s: must be attention_mass, key_i8, key_i4, key_pq2 or key_pq4: the "
+            "plans it tries choose single tokens, by what every model's keys give",
+            options->score);
+    if (is_budgets && !strcmp(options->score, "attention_mass"))
+        return cli_refuse(
+            "plan search: --by budgets needs --score key_i8, key_i4, key_pq2 or key_pq4: where attention "
+            "mass is the score, heads read everything");
+    if (options->list_layers && !is_budgets)
+        return cli_refuse("plan search: --list-layers goes with --by budgets: the others find such layers");
+    if (is_duo && !options->n_full_heads && !has_budget)
+        return cli_refuse("plan search: --by duo needs --full-heads N, --budget-ms MS or --budget-bytes N");
+    if (!is_duo && options->n_full_heads) return cli_refuse("plan search: --full-heads goes with --by duo");
     if (strlen(options->name) > 64 || strpbrk(options->name, "\"\\"))
         return cli_refuse("plan search: --name %.80s: must have at most 64 characters, no \" and no \\",
                           options->name);
@@ -307,7 +376,10 @@ static int plan_search(const void *command_options)
     at.info = setup.info;
     code = load_budget(&at, options, &setup.session_options, &budget);
     if (!code) code = load_texts(&at, options);
-    if (!code) code = (is_by_head(options) ? search_by_head : search_layers)(&at, options, &budget);
+    if (!code)
+        code = (!is_by_head(options)              ? search_layers
+                : !strcmp(options->method, "duo") ? search_full_heads
+                                                  : search_budgets_of_heads)(&at, options, &budget);
     search_free(&at);
     cli_close(&setup);
     return code ? code : cli_finish_output();

@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+const char *const search_scores[] = {"attention_mass", "key_i8", "key_i4", "key_pq2", "key_pq4", NULL};
+
 /* The rules of the layers that read lists: one for all, or one a layer with its head map. */
 static void add_readers(const search *at, const search_set *set, cli_text *text)
 {
@@ -43,24 +45,24 @@ static void add_head_top_k(cli_text *text, const int64_t *top_k, int32_t n)
     }
 }
 
-/* One rule for all open layers whose heads read the same numbers of tokens. */
-static void add_head_rules(const search *at, const search_router *router, const int64_t *top_k,
-                           cli_text *text)
+/* One rule for all layers of the set whose heads read the same numbers of tokens, then those of their readers. A layer
+ * whose heads all read everything is dense, unless others read its lists. */
+static void add_head_rules(const search *at, const search_set *set, const search_router *router,
+                           const int64_t *top_k, cli_text *text)
 {
     int32_t n = at->info.n_kv_heads, at_layer = 0;
     bool is_written[SEARCH_MAX_LAYERS] = {0};
     char line[256];
     const int64_t *rows[SEARCH_MAX_LAYERS];
-    for (int32_t i = 0; i < at->n_layers; i++)
-        rows[i] = top_k + (int64_t)n * (at->is_open[i] ? at_layer++ : 0);
+    for (int32_t i = 0; i < at->n_layers; i++) rows[i] = top_k + (int64_t)n * (set->has[i] ? at_layer++ : 0);
     for (int32_t i = 0, n_rules = 0; i < at->n_layers; i++) {
-        bool is_dense = true;
-        if (!at->is_open[i] || is_written[i]) continue;
+        bool is_dense = set->n == at->n_open;
+        if (!set->has[i] || is_written[i]) continue;
         for (int32_t h = 0; h < n; h++) is_dense &= rows[i][h] < 0;
         cli_text_add(text, line,
                      snprintf(line, sizeof line, "%s        {\"layers\": [", n_rules++ ? ",\n" : ""));
         for (int32_t j = i, n_listed = 0; j < at->n_layers; j++) {
-            if (!at->is_open[j] || memcmp(rows[i], rows[j], (size_t)n * sizeof **rows)) continue;
+            if (!set->has[j] || memcmp(rows[i], rows[j], (size_t)n * sizeof **rows)) continue;
             cli_text_add(text, line, snprintf(line, sizeof line, "%s%d", n_listed++ ? ", " : "", j));
             is_written[j] = true;
         }
@@ -77,6 +79,7 @@ static void add_head_rules(const search *at, const search_router *router, const 
                         router->n_sink, router->window, router->dense_below);
         cli_text_add(text, line, size);
     }
+    add_readers(at, set, text);
 }
 
 /* The rules of layers that make a list, then of those that read one. */
@@ -121,7 +124,7 @@ char *search_plan_text(const search *at, const search_set *set, const search_rou
                      name, about, at->info.arch, at->info.n_layers, at->info.hidden_size);
     cli_text_add(&text, head, n);
     if (set->heads)
-        add_head_rules(at, router, top_k, &text);
+        add_head_rules(at, set, router, top_k, &text);
     else
         add_layer_rules(at, set, router, &text);
     free(top_k);

@@ -13,7 +13,7 @@
 enum { SEARCH_MAX_LAYERS = 512, SEARCH_MAX_TEXTS = 16, SEARCH_MAX_HEADS = 64 };
 
 typedef struct search_router { /* what every list-making layer does */
-    const char *score;         /* "attention_mass" (these layers stay dense), "key_i8", "key_i4", "none" */
+    const char *score; /* one of search_scores (under "attention_mass" these layers stay dense), or "none" */
     int64_t top_k, n_sink, window, dense_below;
 } search_router;
 
@@ -38,9 +38,11 @@ typedef struct search {
     int64_t written_top_k; /* of the plan that is written */
 } search;
 
-/* search_heads.c: what each KV head of each open layer reads; it has a list of its own. */
+/* search_heads.c: what each KV head of each layer that makes lists reads; it has a list of its own, which the same
+ * head of the layers after it reads up to the next such layer. */
 typedef struct search_heads {
-    int32_t n_heads;     /* open layers * KV heads, layer by layer */
+    int32_t n_heads;     /* these layers * KV heads, layer by layer */
+    int32_t *n_readers;  /* [n_heads] layers that read the head's list, its own among them */
     int32_t n_steps;     /* of a curve, SEARCH_STEP tokens each */
     double *captured;    /* [n_heads, n_steps + 1] mass by list length; NULL: each reads all or a window */
     bool *is_streaming;  /* [n_heads] reads sinks and window only */
@@ -54,8 +56,11 @@ typedef struct search_set { /* layers that make a list, or one for each KV head 
     bool is_mapped; /* one list for each KV head; KV head h of a reader reads list map[layer][h] */
     int16_t map[SEARCH_MAX_LAYERS][SEARCH_MAX_HEADS];
     const search_heads
-        *heads; /* borrowed; NULL: the members above hold. Then every open layer reads by heads */
+        *heads; /* borrowed: of the layers that `has` names; NULL: one list, or the maps above */
 } search_set;
+
+/* The scores that a search can be for: they choose single tokens and need no further member. NULL-terminated. */
+extern const char *const search_scores[];
 
 /* Reads a text for the search: at most n_tokens of the file. 0, or an exit code. */
 int search_add_text(search *at, const char *path, int64_t n_tokens);
@@ -93,21 +98,16 @@ int search_descending(const void *a, const void *b); /* of floats, for qsort */
 /* search_heads.c */
 enum { SEARCH_STEP = 32 }; /* tokens */
 void search_heads_free(search_heads *heads);
-/* The tokens of each list: router->top_k a head in the mean over all heads, where the set's heads have curves split by
- * what they capture, a fifth of it for every head at least, the length of the texts at most; else 0 for a streaming
- * head, -1 (everything) for another.
+/* The tokens of each list: router->top_k a head in the mean over all heads of all layers that read them, where the
+ * set's heads have curves split by what they capture, a fifth of it for every head at least, the length of the texts at
+ * most; else 0 for a streaming head, -1 (everything) for another.
  * top_k [n_heads]. 0, or an exit code. */
 int search_head_top_k(const search_heads *heads, int64_t mean_top_k, int64_t *top_k);
 /* In the manner of Ada-KV (2024), layers compared too: the curves of mass by list length of the texts' last rows, each
  * weighed by what the head's streaming alone costs (the deviation), so that a head of flat attention which does
- * nothing is given little. */
-int search_budgets(search *at, int n_fit, search_heads *heads, search_set *set);
-/* In the manner of DuoAttention (2024), heads found by the deviation from dense, not by training gates: all heads but
- * n_full read sinks and window only. The heads are tried one by one, the quarter of those left whose loss deviates
- * least goes, and again.
- * control: as many heads, chosen at random (seed 1). */
-int search_duo(search *at, int n_fit, int32_t n_full, search_heads *heads, search_set *set,
-               search_heads *control, search_set *control_set);
+ * nothing is given little. is_list [n_layers]: the layers that make lists, the first open one among them; the curve of
+ * such a head's list counts what its tokens, in that head's order, capture in every layer that reads them. */
+int search_budgets(search *at, int n_fit, const bool *is_list, search_heads *heads, search_set *set);
 
 /* search_budget.c: what a decode step may cost after `depth` tokens. */
 typedef struct search_budget {
@@ -117,6 +117,12 @@ typedef struct search_budget {
     int64_t depth;
     const char *kv_type;
 } search_budget;
+/* Whether the set is within the budget; what it costs: a sentence's part of size bytes, or NULL. */
+int search_is_within(const search *at, const search_set *set, const search_router *router,
+                     const search_budget *budget, bool *is_within, char *cost, size_t size);
+/* Sets the router's dense_below: the most tokens with which dense is still no slower, by the cost model. */
+int search_find_crossover(const search *at, const search_set *set, const search_budget *budget,
+                          search_router *router);
 /* The largest top_k (a multiple of 32, at most `depth`) with which the set is within the budget; 0 = none is. */
 int search_largest_top_k(const search *at, const search_set *set, const search_budget *budget,
                          int64_t *top_k);
@@ -125,6 +131,13 @@ int search_largest_top_k(const search *at, const search_set *set, const search_b
  * when none is within the budget. */
 int search_within_budget(search *at, int n_fit, const search_set *smallest, const int32_t *dropped,
                          const search_budget *budget, search_set *set, search_router *router);
+/* search_heads.c, in the manner of DuoAttention (2024), heads found by the deviation from dense, not by training gates:
+ * heads read sinks and window only, until no more than n_full (0: whatever number) read everything and the set is
+ * within the budget (ms and bytes 0: any). The heads are tried one by one, the quarter of those left whose loss
+ * deviates least goes, and again. Refused where no set of heads is within the budget.
+ * control: as many heads, chosen at random (seed 1). */
+int search_duo(search *at, int n_fit, int32_t n_full, const search_budget *budget, search_heads *heads,
+               search_set *set, search_heads *control, search_set *control_set);
 /* Says what the plan is expected to cost, and what a decode step costs when it is timed, dense beside it. */
 int search_say_cost(search *at, const search_set *set, const search_router *router,
                     const search_budget *budget);

@@ -19,6 +19,23 @@ static int terms_of(const search *at, const search_set *set, const search_router
     return status ? cli_fail(status) : 0;
 }
 
+int search_is_within(const search *at, const search_set *set, const search_router *router,
+                     const search_budget *budget, bool *is_within, char *cost, size_t size)
+{
+    double terms[COST_N_TERMS];
+    int code = terms_of(at, set, router, budget, budget->depth, terms);
+    if (code) return code;
+    *is_within = (!budget->ms || cost_of_terms(&budget->model, terms) <= budget->ms) &&
+                 (!budget->bytes || cost_bytes(terms) <= (double)budget->bytes);
+    char ms[64] = "";
+    if (budget->model.weight_bytes)
+        snprintf(ms, sizeof ms, "%.2f ms and ", cost_of_terms(&budget->model, terms));
+    if (cost)
+        snprintf(cost, size, "take %s%.2f MB after %" PRId64 " tokens", ms, cost_bytes(terms) / 1e6,
+                 budget->depth);
+    return 0;
+}
+
 int search_largest_top_k(const search *at, const search_set *set, const search_budget *budget, int64_t *top_k)
 {
     enum { STEP = 32 };
@@ -26,12 +43,10 @@ int search_largest_top_k(const search *at, const search_set *set, const search_b
     int64_t fits = 0, too_many = budget->depth / STEP + 1; /* in steps */
     while (too_many - fits > 1) {
         int64_t middle = (fits + too_many) / 2;
-        double terms[COST_N_TERMS];
+        bool is_within;
         router.top_k = middle * STEP;
-        int code = terms_of(at, set, &router, budget, budget->depth, terms);
+        int code = search_is_within(at, set, &router, budget, &is_within, NULL, 0);
         if (code) return code;
-        bool is_within = (!budget->ms || cost_of_terms(&budget->model, terms) <= budget->ms) &&
-                         (!budget->bytes || cost_bytes(terms) <= (double)budget->bytes);
         if (is_within)
             fits = middle;
         else
@@ -41,8 +56,7 @@ int search_largest_top_k(const search *at, const search_set *set, const search_b
     return 0;
 }
 
-/* The most tokens with which dense is still no slower than the plan, by the cost model. */
-static int find_crossover(const search *at, const search_set *set, const search_budget *budget,
+int search_find_crossover(const search *at, const search_set *set, const search_budget *budget,
                           search_router *router)
 {
     int64_t dense_to = 0, plan_from = budget->depth;
@@ -96,19 +110,16 @@ int search_within_budget(search *at, int n_fit, const search_set *smallest, cons
     }
     free(now);
     if (!code && least == INFINITY) {
-        double terms[COST_N_TERMS];
         search_router tried = at->router;
+        bool is_within;
+        char cost[160];
         tried.top_k = 32;
-        code = terms_of(at, smallest, &tried, budget, budget->depth, terms);
-        char ms[64] = "";
-        if (budget->model.weight_bytes)
-            snprintf(ms, sizeof ms, "%.2f ms and ", cost_of_terms(&budget->model, terms));
+        code = search_is_within(at, smallest, &tried, budget, &is_within, cost, sizeof cost);
         if (!code)
-            code = cli_refuse("plan search: no plan is within the budget: %d lists and top_k 32 take %s"
-                              "%.2f MB after %" PRId64 " tokens",
-                              smallest->n, ms, cost_bytes(terms) / 1e6, budget->depth);
+            code = cli_refuse("plan search: no plan is within the budget: %d lists and top_k 32 %s",
+                              smallest->n, cost);
     }
-    return code ? code : budget->model.weight_bytes ? find_crossover(at, set, budget, router) : 0;
+    return code ? code : budget->model.weight_bytes ? search_find_crossover(at, set, budget, router) : 0;
 }
 
 static int compare_doubles(const void *a, const void *b)

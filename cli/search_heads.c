@@ -8,6 +8,7 @@
 void search_heads_free(search_heads *heads)
 {
     free(heads->captured);
+    free(heads->n_readers);
     free(heads->is_streaming);
     *heads = (search_heads){0};
 }
@@ -20,7 +21,9 @@ int search_head_top_k(const search_heads *heads, int64_t mean_top_k, int64_t *to
     int32_t *steps = malloc((size_t)n * sizeof *steps);
     if (!steps) return cli_refuse("plan search: no memory for the budgets of %d heads", n);
     int64_t mean = mean_top_k / SEARCH_STEP < heads->n_steps ? mean_top_k / SEARCH_STEP : heads->n_steps;
-    budgets_split(heads->captured, n, heads->n_steps, n * mean, (int32_t)(mean / 5), steps);
+    int64_t n_total = 0;
+    for (int32_t i = 0; i < n; i++) n_total += mean * heads->n_readers[i];
+    budgets_split(heads->captured, heads->n_readers, n, heads->n_steps, n_total, (int32_t)(mean / 5), steps);
     for (int32_t i = 0; i < n; i++) top_k[i] = (int64_t)steps[i] * SEARCH_STEP;
     free(steps);
     return 0;
@@ -40,13 +43,25 @@ static int by_deviation(const void *a, const void *b)
     return x->head - y->head;
 }
 
-static int new_heads(search *at, search_heads *heads, search_set *set)
+/* Heads of the layers is_list, none streaming yet, and the set that reads by them. */
+static int new_heads(search *at, const bool *is_list, search_heads *heads, search_set *set)
 {
-    int32_t n = at->n_open * at->info.n_kv_heads;
-    *heads = (search_heads){.n_heads = n, .is_streaming = calloc((size_t)n, sizeof *heads->is_streaming)};
-    *set = (search_set){.n = at->n_open, .heads = heads};
-    memcpy(set->has, at->is_open, sizeof set->has);
-    return heads->is_streaming ? 0 : cli_refuse("plan search: no memory for %d heads", n);
+    int32_t n_kv_heads = at->info.n_kv_heads, n = 0, last = 0;
+    *set = (search_set){.heads = heads};
+    memcpy(set->has, is_list, sizeof set->has);
+    for (int32_t i = 0; i < at->n_layers; i++) set->n += set->has[i];
+    n = set->n * n_kv_heads;
+    *heads = (search_heads){.n_heads = n,
+                            .n_readers = calloc((size_t)n, sizeof *heads->n_readers),
+                            .is_streaming = calloc((size_t)n, sizeof *heads->is_streaming)};
+    if (!heads->is_streaming || !heads->n_readers)
+        return cli_refuse("plan search: no memory for %d heads", n);
+    for (int32_t i = 0; i < at->n_layers; i++) {
+        if (!at->is_open[i]) continue;
+        last += set->has[i];
+        for (int32_t h = 0; h < n_kv_heads; h++) heads->n_readers[(last - 1) * n_kv_heads + h]++;
+    }
+    return 0;
 }
 
 /* The deviation of each head that still reads everything, were it a streaming one. */
@@ -66,14 +81,30 @@ static int try_heads(search *at, int n_fit, search_heads *heads, const search_se
 
 /* ---- captured mass ----------------------------------------------------------------------------- */
 
-typedef struct curves { /* of the tap */
+typedef struct scored_unit {
+    float score;
+    int32_t unit;
+} scored_unit;
+
+typedef struct curves { /* of the tap: rows come layer by layer, several rows a layer */
     const search *at;
     search_heads *heads;
-    int32_t first_head[SEARCH_MAX_LAYERS]; /* -1: the layer has a window of its own */
-    float *sorted;                         /* [max_tokens] */
+    int32_t
+        first_head[SEARCH_MAX_LAYERS]; /* of the layer whose lists it reads; -1: it has a window of its own */
+    bool is_list[SEARCH_MAX_LAYERS];
+    scored_unit *sorted; /* [rows, KV heads, max_tokens] by the list's own head, the best first */
+    int64_t first_position, max_tokens;
 } curves;
 
-/* Adds a row's curve: the mass of sinks and window, then of that and of the best 32, 64, ... of the others. */
+static int by_score(const void *a, const void *b)
+{
+    const scored_unit *x = a, *y = b;
+    if (x->score != y->score) return x->score < y->score ? 1 : -1;
+    return (x->unit > y->unit) - (x->unit < y->unit);
+}
+
+/* Adds a row's curve: the mass of sinks and window, then of that and of the first 32, 64, ... of the others in the
+ * order of the head whose list it reads. */
 static void add_curve(const heddle_tap_row *row, void *user)
 {
     curves *into = user;
@@ -83,39 +114,45 @@ static void add_curve(const heddle_tap_row *row, void *user)
     int64_t window_from = row->position + 1 - router->n_sink > router->window
                               ? row->position + 1 - router->window
                               : router->n_sink,
-            n = 0;
+            n = window_from > router->n_sink ? window_from - router->n_sink : 0;
     if (head < 0 || !row->score) return;
     double *curve = &heads->captured[(int64_t)(head + row->list) * (heads->n_steps + 1)];
+    scored_unit *sorted = into->sorted +
+                          ((row->position - into->first_position) * into->at->info.n_kv_heads + row->list) *
+                              into->max_tokens;
     double mass = 0;
     for (int64_t i = 0; i < row->n_units; i++)
-        if (i >= router->n_sink && i < window_from)
-            into->sorted[n++] = row->score[i];
-        else
-            mass += (double)row->score[i];
-    qsort(into->sorted, (size_t)n, sizeof *into->sorted, search_descending);
+        if (i < router->n_sink || i >= window_from) mass += (double)row->score[i];
+    for (int64_t i = 0; i < n && into->is_list[row->layer]; i++)
+        sorted[i] = (scored_unit){row->score[router->n_sink + i], (int32_t)(router->n_sink + i)};
+    if (into->is_list[row->layer]) qsort(sorted, (size_t)n, sizeof *sorted, by_score);
     for (int64_t s = 0, i = 0; s <= heads->n_steps; s++) {
         curve[s] += mass;
-        for (; i < n && i < (s + 1) * SEARCH_STEP; i++) mass += (double)into->sorted[i];
+        for (; i < n && i < (s + 1) * SEARCH_STEP; i++) mass += (double)row->score[sorted[i].unit];
     }
 }
 
-static int add_curves(search *at, int n_fit, search_heads *heads)
+static int add_curves(search *at, int n_fit, const search_set *set, search_heads *heads)
 {
-    curves into = {.at = at, .heads = heads};
-    int64_t max_tokens = 1;
+    curves into = {.at = at, .heads = heads, .max_tokens = 1};
     for (int32_t i = 0, n = 0; i < at->n_layers; i++) {
-        into.first_head[i] = at->is_open[i] ? n : -1;
-        n += at->is_open[i] ? at->info.n_kv_heads : 0;
+        into.is_list[i] = set->has[i];
+        n += set->has[i];
+        into.first_head[i] = at->is_open[i] ? (n - 1) * at->info.n_kv_heads : -1;
     }
     for (int i = 0; i < n_fit; i++)
-        if (at->texts[i].n_ids > max_tokens) max_tokens = at->texts[i].n_ids;
-    heads->n_steps = (int32_t)((max_tokens + SEARCH_STEP - 1) / SEARCH_STEP);
+        if (at->texts[i].n_ids > into.max_tokens) into.max_tokens = at->texts[i].n_ids;
+    heads->n_steps = (int32_t)((into.max_tokens + SEARCH_STEP - 1) / SEARCH_STEP);
     heads->captured = calloc((size_t)heads->n_heads * (size_t)(heads->n_steps + 1), sizeof *heads->captured);
-    into.sorted = malloc((size_t)max_tokens * sizeof *into.sorted);
+    into.sorted = malloc((size_t)(search_observed_rows(at) * at->info.n_kv_heads * into.max_tokens) *
+                         sizeof *into.sorted);
     int code = heads->captured && into.sorted
                    ? 0
                    : cli_refuse("plan search: no memory for the curves of %d heads", heads->n_heads);
-    for (int i = 0; i < n_fit && !code; i++) code = search_observe(at, &at->texts[i], true, add_curve, &into);
+    for (int i = 0; i < n_fit && !code; i++) {
+        into.first_position = at->texts[i].n_ids - at->n_rows;
+        code = search_observe(at, &at->texts[i], true, add_curve, &into);
+    }
     free(into.sorted);
     return code;
 }
@@ -131,13 +168,13 @@ static void weigh_curves(search_heads *heads, const candidate *tried)
     }
 }
 
-int search_budgets(search *at, int n_fit, search_heads *heads, search_set *set)
+int search_budgets(search *at, int n_fit, const bool *is_list, search_heads *heads, search_set *set)
 {
-    int code = new_heads(at, heads, set);
+    int code = new_heads(at, is_list, heads, set);
     candidate *tried = malloc((size_t)heads->n_heads * sizeof *tried);
     if (!code && !tried) code = cli_refuse("plan search: no memory for %d heads", heads->n_heads);
     if (!code) code = try_heads(at, n_fit, heads, set, tried);
-    if (!code) code = add_curves(at, n_fit, heads);
+    if (!code) code = add_curves(at, n_fit, set, heads);
     if (!code) weigh_curves(heads, tried);
     free(tried);
     return code;
@@ -145,30 +182,60 @@ int search_budgets(search *at, int n_fit, search_heads *heads, search_set *set)
 
 /* ---- retrieval heads --------------------------------------------------------------------------- */
 
-int search_duo(search *at, int n_fit, int32_t n_full, search_heads *heads, search_set *set,
-               search_heads *control, search_set *control_set)
+typedef struct duo { /* what ends the search */
+    int32_t n_full;  /* the most heads that may read everything; 0 = whatever number */
+    const search_budget *budget;
+    char cost[160]; /* of the set when it was last priced */
+} duo;
+
+static int is_done(search *at, duo *wanted, const search_heads *heads, const search_set *set, bool *is_over)
 {
-    int code = new_heads(at, heads, set);
-    if (!code) code = new_heads(at, control, control_set);
+    bool has_budget = wanted->budget->ms > 0 || wanted->budget->bytes > 0;
+    *is_over = !wanted->n_full || heads->n_heads - heads->n_streaming <= wanted->n_full;
+    return *is_over && has_budget ? search_is_within(at, set, &at->router, wanted->budget, is_over,
+                                                     wanted->cost, sizeof wanted->cost)
+                                  : 0;
+}
+
+/* The quarter of the heads that deviates least goes, or less where that is enough. */
+static int drop_heads(search *at, duo *wanted, int n_fit, search_heads *heads, const search_set *set,
+                      candidate *tried, bool *is_over)
+{
+    int32_t left = heads->n_heads - heads->n_streaming, take = (left + 3) / 4;
+    double nll, deviation;
+    int code = try_heads(at, n_fit, heads, set, tried);
+    if (code) return code;
+    qsort(tried, (size_t)left, sizeof *tried, by_deviation);
+    for (int32_t i = 0; i < take && !*is_over && !code; i++) {
+        heads->is_streaming[tried[i].head] = true;
+        heads->n_streaming++;
+        code = is_done(at, wanted, heads, set, is_over);
+    }
+    if (!code) code = search_deviation(at, set, &at->router, 0, n_fit, &nll, &deviation);
+    if (!code)
+        cli_note("%2d heads read everything: a token's loss is off by %.4f in the mean",
+                 heads->n_heads - heads->n_streaming, deviation);
+    return code;
+}
+
+int search_duo(search *at, int n_fit, int32_t n_full, const search_budget *budget, search_heads *heads,
+               search_set *set, search_heads *control, search_set *control_set)
+{
+    duo wanted = {.n_full = n_full, .budget = budget};
+    bool is_over = false;
+    int code = new_heads(at, at->is_open, heads, set);
+    if (!code) code = new_heads(at, at->is_open, control, control_set);
     if (code) return code;
     int32_t n = heads->n_heads;
     candidate *tried = malloc((size_t)n * sizeof *tried);
     if (!tried) return cli_refuse("plan search: no memory for %d heads", n);
-    while (n - heads->n_streaming > n_full && !code) {
-        int32_t left = n - heads->n_streaming, take = (left + 3) / 4;
-        if (take > left - n_full) take = left - n_full;
-        code = try_heads(at, n_fit, heads, set, tried);
-        if (code) break;
-        qsort(tried, (size_t)left, sizeof *tried, by_deviation);
-        for (int32_t i = 0; i < take; i++) heads->is_streaming[tried[i].head] = true;
-        heads->n_streaming += take;
-        double nll, deviation;
-        code = search_deviation(at, set, &at->router, 0, n_fit, &nll, &deviation);
-        if (!code)
-            cli_note("%2d heads read everything: a token's loss is off by %.4f in the mean", left - take,
-                     deviation);
-    }
+    code = is_done(at, &wanted, heads, set, &is_over);
+    while (!is_over && heads->n_streaming < n && !code)
+        code = drop_heads(at, &wanted, n_fit, heads, set, tried, &is_over);
     free(tried);
+    if (!code && !is_over)
+        code = cli_refuse("plan search: no plan is within the budget: sinks and window of all %d heads %s", n,
+                          wanted.cost);
     uint64_t random = 1;
     while (!code && control->n_streaming < heads->n_streaming) {
         random = random * 6364136223846793005u + 1442695040888963407u;

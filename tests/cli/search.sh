@@ -20,7 +20,13 @@ result "head maps are written" $?
 says "and taken" 'heads mapped' explain -m "$model" --plan "$work/heads.json"
 refused "no text" 'no text is given' plan search -m "$model"
 refused "as many lists as layers" 'must be fewer' plan search -m "$gemma" -f "$text" -c 400 --rows 32 --lists 3
-refused "an unknown score" 'must be attention_mass, key_i8 or key_i4' plan search -m "$model" -f "$text" --score best
+for score in best block_mean index; do
+    refused "the score $score" "score $score: must be attention_mass, key_i8, key_i4, key_pq2 or key_pq4: .*single tokens" \
+        plan search -m "$model" -f "$text" --score "$score"
+done
+heddle plan search -m "$gemma" -f "$text" -c 400 --rows 16 --lists 1 --fit-top-k 32 --score key_pq4 -o "$work/codes.json"
+[ "$code" = 0 ]
+says "a search for coded keys, and its plan is taken" 'makes a list by product-quantised keys, 1 bit' explain -m "$gemma" --plan "$work/codes.json"
 refused "a text that is too short" 'at least twice --rows' plan search -m "$model" -f "$text" -c 400 --rows 256
 
 heddle bench calibrate -m "$gemma" --depth 512 --tokens 4 -o "$work/cost.json"
@@ -70,6 +76,22 @@ result "budgets by head: 96 tokens in the mean over 90 heads" $?
 [ "$(grep -o '"head_top_k": \[[^]]*\]' "$work/budgets.json" | sort -u | wc -l)" -gt 5 ]
 result "and not the same for every head" $?
 says "and taken" 'top_k [0-9]*, [0-9]*, [0-9]* by KV head' explain -m "$model" --plan "$work/budgets.json"
+# what each list head's tokens cost is counted for every layer that reads them: 18 heads, layers 0-6 read the first three
+heddle "${by_head[@]}" --by budgets --score key_i4 --top-k 96 --list-layers 0,7,8,17,20,29 -o "$work/shared.json"
+[ "$code" = 0 ] && [ "$(grep -c '"head_top_k"' "$work/shared.json")" = 6 ] && grep -q '"layers": "rest", "operator": "token_list", "share": "previous"' "$work/shared.json" &&
+    grep -q '6 layers. lists for each KV head' "$work/shared.json" && grep -q 'one list for all heads' "$work/err"
+result "budgets of six layers' heads, whose lists the others read" $?
+# readers of layers 0, 7, 8, 17, 20, 29: 7, 1, 9, 3, 9 and 1
+spent=$(awk 'BEGIN { split("7 1 9 3 9 1", w, " ") } /"head_top_k"/ { sub(/.*head_top_k": \[/, ""); sub(/\].*/, ""); n++
+    k = split($0, of, ", "); for (i = 1; i <= k; i++) sum += w[n] * of[i] } END { print sum }' "$work/shared.json")
+[ "$spent" -le $((90 * 96)) ] && [ "$spent" -gt $((90 * 96 - 9 * 32)) ]
+result "96 tokens in the mean over all layers that read ($spent)" $?
+says "and taken" 'token_list of layer 8' explain -m "$model" --plan "$work/shared.json"
+refused "list layers of another method" 'list-layers goes with --by budgets' "${by_head[@]}" --list-layers 0,3
+refused "list layers without the first" 'layer 0 must be the first of them' "${by_head[@]}" --by budgets --score key_i4 --list-layers 3,7
+refused "list layers out of order" 'layer 3 does not come after' "${by_head[@]}" --by budgets --score key_i4 --list-layers 0,7,3
+refused "a list layer that is none" 'layer 30 is none that can make a list' "${by_head[@]}" --by budgets --score key_i4 --list-layers 0,30
+refused "list layers that are no numbers" 'must be layer numbers with commas' "${by_head[@]}" --by budgets --score key_i4 --list-layers 0,x
 few=(plan search -m "$gemma" -f "$text" -c 400 --rows 32 --window 32 --fit-top-k 32) # three open layers of one KV head
 heddle "${few[@]}" --by budgets --score key_i4 --budget-bytes 10000000 --at 4K -o "$work/fits.json"
 [ "$code" = 0 ] && [ "$(sum_of_heads "$work/fits.json")" -gt 0 ] && grep -q 'expected [89]\.[0-9]* MB a step' "$work/err"
@@ -79,11 +101,22 @@ heddle "${few[@]}" --by duo --full-heads 1 -o "$work/duo.json"
     grep -q 'as many, at random' "$work/err"
 result "a head that reads everything, beside one at random" $?
 says "and taken" 'top_k 0 by KV head' explain -m "$gemma" --plan "$work/duo.json"
-refused "budgets without a score" 'needs --score key_i8 or key_i4' "${by_head[@]}" --by budgets
-refused "duo without a number of heads" 'go together' "${by_head[@]}" --by duo
+refused "budgets without a score" 'needs --score key_i8, key_i4' "${by_head[@]}" --by budgets
+refused "duo without a number of heads" 'needs --full-heads N, --budget-ms MS or --budget-bytes N' "${by_head[@]}" --by duo
+refused "heads of another method" 'full-heads goes with --by duo' "${by_head[@]}" --full-heads 3
 refused "more heads than there are" 'must be fewer than all' "${by_head[@]}" --by duo --full-heads 90
-refused "duo under a budget" 'takes its budget as --full-heads, not as --budget-bytes' \
-    "${by_head[@]}" --by duo --full-heads 9 --budget-bytes 1000
+# one of three heads that reads everything of 4K: what fits when two do not
+full_heads() { grep -o '[0-9] of 3 KV heads read everything' "$work/duo.json" | head -c 1; }
+for budget in 13000000:1 1000000000:3; do
+    heddle "${few[@]}" --by duo --budget-bytes "${budget%:*}" --at 4K -o "$work/duo.json"
+    [ "$code" = 0 ] && echo "# $(full_heads) heads: $(grep 'the plan after 4096' "$work/err")" && [ "$(full_heads)" = "${budget#*:}" ]
+    result "heads under a budget of ${budget%:*} bytes" $?
+done
+heddle "${few[@]}" --by duo --budget-bytes 1000000000 --full-heads 2 --at 4K -o "$work/duo.json"
+[ "$code" = 0 ] && [ "$(full_heads)" = 2 ]
+result "of a budget and a number of heads both hold" $?
+refused "a budget that no heads fit" 'no plan is within the budget: sinks and window of all 3 heads take [0-9.]+ MB after 4096' \
+    "${few[@]}" --by duo --budget-bytes 1000 --at 4K
 refused "a method that is none" 'must be loss, mass, heads, hylra, budgets or duo' "${by_head[@]}" --by magic
 refused "a name that breaks the file" 'must have at most 64 characters' "${by_head[@]}" --name 'a"b'
 finish

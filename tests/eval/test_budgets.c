@@ -65,7 +65,7 @@ static void test_split_is_the_best(void **state)
             for (int64_t total = N * floor; total <= N * STEPS; total++) {
                 int32_t steps[N];
                 int64_t sum = 0;
-                budgets_split(captured, N, STEPS, total, floor, steps);
+                budgets_split(captured, NULL, N, STEPS, total, floor, steps);
                 for (int i = 0; i < N; i++) {
                     assert_in_range(steps[i], floor, STEPS);
                     sum += steps[i];
@@ -77,17 +77,48 @@ static void test_split_is_the_best(void **state)
     }
 }
 
+/* A dear head's step is paid by so many steps of a cheap one, what cannot be paid is passed over, and a price that is
+ * the same for all changes nothing. */
+static void test_prices(void **state)
+{
+    (void)state;
+    double captured[2 * WIDTH];
+    int32_t steps[2], prices[2] = {1, 3};
+    for (int s = 0; s < WIDTH; s++) {
+        captured[s] = s;               /* 1 for 1 */
+        captured[WIDTH + s] = 2.5 * s; /* 2.5 for 3 */
+    }
+    budgets_split(captured, prices, 2, STEPS, 7, 0, steps);
+    assert_int_equal(steps[0],
+                     STEPS); /* the better for its price first; 2 are left, which buy no step of 3 */
+    assert_int_equal(steps[1], 0);
+    budgets_split(captured, prices, 2, STEPS, 9, 0, steps);
+    assert_int_equal(steps[0], STEPS);
+    assert_int_equal(steps[1], 1);
+    budgets_split(captured, prices, 2, STEPS, 8, 1, steps); /* a floor of one each costs 4 */
+    assert_int_equal(steps[0], STEPS);
+    assert_int_equal(steps[1], 1);
+    for (int i = 0; i < N; i++) {
+        double curves[N * WIDTH];
+        int32_t same[N], free_of[N], threes[N] = {3, 3, 3, 3};
+        for (int j = 0; j < N; j++) make_curve(curves + j * WIDTH);
+        budgets_split(curves, threes, N, STEPS, 3 * 9, 1, same);
+        budgets_split(curves, NULL, N, STEPS, 9, 1, free_of);
+        assert_memory_equal(same, free_of, sizeof same);
+    }
+}
+
 static void test_ties_go_to_the_lowest(void **state)
 {
     (void)state;
     double captured[N * WIDTH];
     int32_t steps[N];
     for (int i = 0; i < N * WIDTH; i++) captured[i] = i % WIDTH;
-    budgets_split(captured, N, STEPS, 7, 0, steps);
+    budgets_split(captured, NULL, N, STEPS, 7, 0, steps);
     assert_int_equal(steps[0], STEPS);
     assert_int_equal(steps[1], 2);
     assert_int_equal(steps[2] + steps[3], 0);
-    budgets_split(captured, N, STEPS, 1000, 0, steps); /* more than there is: everything */
+    budgets_split(captured, NULL, N, STEPS, 1000, 0, steps); /* more than there is: everything */
     for (int i = 0; i < N; i++) assert_int_equal(steps[i], STEPS);
 }
 
@@ -95,6 +126,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_split_is_the_best),
+        cmocka_unit_test(test_prices),
         cmocka_unit_test(test_ties_go_to_the_lowest),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
