@@ -82,6 +82,8 @@ static void write_card(eval_buf *out, const report *r, const report_card *card)
     eval_buf_printf(out, " <small>%s keys and values</small></h1>\n", card->kv);
     report_frontier(out, r, card);
     report_table(out, r, card);
+    report_prompts(out, r, card);
+    report_evictions(out, r, card);
     report_tasks(out, r, card);
     report_position(out, r, card);
     report_depths(out, r, card);
@@ -148,8 +150,8 @@ const cli_command cmd_report = {
     .usage = "[RESULTS...] [--record FILE -m MODEL] [-o FILE]",
     .summary = "Results as one page: speed beside quality",
     .about =
-        "Files of 'heddle eval', of 'heddle bench depth --csv', and plan-quality.csv and plan-speed.csv of\n"
-        "bench/results, in any order. The page needs no network.",
+        "Files of 'heddle eval', of 'heddle bench depth --csv', and of bench/results plan-quality.csv,\n"
+        "prefill-quality.csv, eviction-quality.csv and plan-speed.csv, in any order. The page needs no network.",
     .groups = CLI_GROUP_MODEL,
     .options = report_rows,
     .options_size = sizeof(report_options),

@@ -69,7 +69,8 @@ double report_speed_over_dense(const report *r, const report_card *card, const r
 
 typedef struct report_quality {        /* of one plan, against dense; NaN where it was not measured */
     eval_interval recovery, loss;      /* loss: nats a token over the last quarter */
-    const char *governs;               /* which rows of the losses: "all", "last"; NULL = none */
+    const char *governs;               /* which rows of the losses: "all", "last", a part; NULL = none */
+    int64_t n_documents;               /* of the losses */
     double worst_recovery, worst_loss; /* of the worst text each */
     double share;                      /* of dense's K, V (and summary) bytes read there */
     double mean, worst;                /* points over the deciding tasks of the longest context, 0..1 */
@@ -78,6 +79,9 @@ typedef struct report_quality {        /* of one plan, against dense; NaN where 
     double agreement;
 } report_quality;
 report_quality report_quality_of(const report *r, const report_card *card, const report_plan *plan);
+/* The losses after a prompt of which the plan read a part: "prompt", or "both" the prompt and what comes after. */
+report_quality report_quality_of_part(const report *r, const report_card *card, const report_plan *plan,
+                                      const char *part);
 summary_filter report_filter(const report_card *card, const char *what, const char *task, int64_t context);
 
 bool report_is_window(const char *spec); /* the 512 recent tokens that R is measured from */
@@ -85,6 +89,8 @@ bool report_is_window(const char *spec); /* the 512 recent tokens that R is meas
 /* Each writes one section, or nothing where nothing was measured. */
 void report_frontier(eval_buf *out, const report *r, const report_card *card);
 void report_table(eval_buf *out, const report *r, const report_card *card);
+void report_prompts(eval_buf *out, const report *r, const report_card *card);
+void report_evictions(eval_buf *out, const report *r, const report_card *card);
 void report_tasks(eval_buf *out, const report *r, const report_card *card);
 void report_position(eval_buf *out, const report *r, const report_card *card);
 void report_depths(eval_buf *out, const report *r, const report_card *card);

@@ -132,27 +132,56 @@ static int add_speed_row(report *r, const csv_row *row, const csv_place *place, 
     return add_speed(r, &speed);
 }
 
-/* A row of tests/proofs/plan_quality.py as the row of `heddle eval` that has its figures: documents of 8,192
- * tokens, `quarter` the mean loss of the last 2,047. Its models and plans have their own short hashes. Plans are
- * set against others of the same run: a document of another one counts as another document. */
+/* What prefill_quality.py and eviction_quality.py measure, which have no column for it. */
+static const char proved_model[] = "smollm2";
+
+/* A row of tests/proofs/plan_quality.py, or of prefill_quality.py, as the row of `heddle eval` that has its
+ * figures: documents of 8,192 tokens, `quarter` the mean loss of the last 2,047; `part`: which rows the plan read.
+ * Its models and plans have their own short hashes. Plans are set against others of the same run: a document of
+ * another one counts as another document. */
 static bool add_quality_row(report *r, const csv_row *row)
 {
-    const char *plan = text_of(row, "plan"), *model = text_of(row, "model"), *text = text_of(row, "text");
-    const char *hash = text_of(row, "plan_hash"), *doc = text_of(row, "doc"),
-               *doc_hash = text_of(row, "doc_sha256");
+    const char *part = text_of(row, "part"), *model = part ? proved_model : text_of(row, "model");
+    const char *plan = text_of(row, "plan"), *hash = text_of(row, "plan_hash"), *text = text_of(row, "text");
+    const char *doc = text_of(row, "doc"), *doc_hash = text_of(row, "doc_sha256");
     double quarter = number_of(row, "quarter"), share = number_of(row, "share");
-    if (!plan || !model || !text || !hash || !doc || !doc_hash || !isfinite(quarter) || !isfinite(share))
+    if (!plan || !model || !text || !hash || !doc || !doc_hash || !isfinite(quarter) ||
+        (!part && !isfinite(share)))
         return false;
     const char *run = text_of(row, "run"); /* NULL in older files */
     char source[128], source_hash[128];
     snprintf(source, sizeof source, "%s-%s", text, doc);
     snprintf(source_hash, sizeof source_hash, "%s%s", doc_hash, run ? run : "");
-    return results_keep(&r->results,
-                        json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:i, s:s, s:s, s:s, s:f, s:i, s:f}", "what",
-                                  "loss", "model", model, "model_hash", model, "kv", "f16", "plan", plan,
-                                  "plan_hash", hash, "context", 8192, "source", source, "source_hash",
-                                  source_hash, "governs", "all", "last_nll", quarter * 2047, "last_tokens",
-                                  2047, "share_read", share / 100));
+    json_t *made = json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:i, s:s, s:s, s:s, s:f, s:i}", "what", "loss",
+                             "model", model, "model_hash", model, "kv", "f16", "plan", plan, "plan_hash",
+                             hash, "context", 8192, "source", source, "source_hash", source_hash, "governs",
+                             part ? part : "all", "last_nll", quarter * 2047, "last_tokens", 2047);
+    if (made && !part) json_object_set_new(made, "share_read", json_real(share / 100));
+    if (made && part && r->results.by_key && results_find(&r->results, made)) { /* dense, in both files */
+        json_decref(made);
+        return true;
+    }
+    return results_keep(&r->results, made);
+}
+
+/* A row of tests/proofs/eviction_quality.py. */
+static bool add_eviction_row(report *r, const csv_row *row)
+{
+    const char *plan = text_of(row, "plan"), *hash = text_of(row, "plan_hash"), *keep = text_of(row, "keep");
+    double loss = number_of(row, "loss"), held = number_of(row, "kv_percent"), n = number_of(row, "n_tokens");
+    char spec[128];
+    if (!plan || !hash || !isfinite(loss) || !isfinite(held) || !(n > 0)) return false;
+    snprintf(spec, sizeof spec, *keep ? "%s:keep=%s" : "%s", plan, keep);
+    json_t *made = json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:i, s:f, s:f, s:f}", "what", "eviction",
+                             "model", proved_model, "model_hash", proved_model, "kv", "f16", "plan", spec,
+                             "plan_hash", hash, "context", 4096, "loss", loss, "n_tokens", n, "held",
+                             held / 100);
+    static const char *const differences[] = {"minus_dense", "low95", "high95"};
+    for (int i = 0; i < 3 && made; i++) { /* dense has no interval: its difference is 0 */
+        double value = number_of(row, differences[i]);
+        if (isfinite(value)) json_object_set_new(made, differences[i], json_real(value));
+    }
+    return results_keep(&r->results, made);
 }
 
 static bool begins_csv(const char *line)
@@ -169,6 +198,8 @@ static int read_csv(report *r, const char *path, cli_text *text)
     snprintf(place.common.model, sizeof place.common.model, "%s", path);
     for (char *line = strtok_r(text->data, "\n", &rest); line && !code; line = strtok_r(NULL, "\n", &rest)) {
         bool is_row = false;
+        size_t n = strlen(line);
+        if (n && line[n - 1] == '\r') line[n - 1] = 0;
         n_line++;
         if (*line == '#') {
             add_comment(&place, line);
@@ -181,12 +212,15 @@ static int read_csv(report *r, const char *path, cli_text *text)
         }
         place.is_in_rows = true;
         row.n = cut_fields(line, row.fields);
-        if (text_of(&row, "quarter"))
+        if (text_of(&row, "keep"))
+            is_row = add_eviction_row(r, &row);
+        else if (text_of(&row, "quarter"))
             is_row = add_quality_row(r, &row);
         else
             code = add_speed_row(r, &row, &place, &is_row);
         if (!is_row && !code)
-            code = cli_refuse("%s: line %d is no row of 'heddle bench depth --csv', nor of plan_quality.py",
+            code = cli_refuse("%s: line %d is no row of 'heddle bench depth --csv', nor of the programs in "
+                              "tests/proofs that measure quality",
                               path, n_line);
     }
     return code;
@@ -234,8 +268,12 @@ static report_card *card_of(report *r, const char *model, const char *model_hash
 static bool is_control(const char *spec)
 {
     heddle_plan *plan = NULL;
+    char name[128];
     bool is_one = !strcmp(spec, "dense");
-    if (!heddle_plan_named(&plan, spec)) is_one |= !strncmp(heddle_plan_about(plan), "control", 7);
+    snprintf(name, sizeof name, "%.*s", (int)strcspn(spec, ":"), spec);
+    if (!heddle_plan_named(&plan, spec) ||
+        !heddle_plan_named(&plan, name)) /* a row may not say every member */
+        is_one |= !strncmp(heddle_plan_about(plan), "control", 7);
     heddle_plan_free(plan);
     return is_one;
 }
@@ -282,10 +320,39 @@ static int compare_plans(const void *a, const void *b)
     return rank_of(x) != rank_of(y) ? rank_of(x) - rank_of(y) : strcmp(x->spec, y->spec);
 }
 
+/* Rows of a prompt's part are set against dense and the window over the same tokens, where all rows are governed:
+ * gives these a copy under the part's name, which pairs them. */
+static void pair_parts(report *r)
+{
+    const char *key, *other;
+    json_t *row, *base, *copies = json_array();
+    json_object_foreach(r->results.by_key, key, row)
+    {
+        const char *part = row_text(row, "governs");
+        if (strcmp(part, "prompt") != 0 && strcmp(part, "both") != 0) continue;
+        json_object_foreach(r->results.by_key, other, base)
+        {
+            const char *plan = row_text(base, "plan");
+            bool is_pair = (!strcmp(plan, "dense") || report_is_window(plan)) &&
+                           !strcmp(row_text(base, "governs"), "all") &&
+                           !strcmp(row_text(base, "what"), row_text(row, "what")) &&
+                           !strcmp(row_text(base, "model_hash"), row_text(row, "model_hash")) &&
+                           !strcmp(row_text(base, "source_hash"), row_text(row, "source_hash"));
+            json_t *copy = is_pair ? json_copy(base) : NULL;
+            if (copy) json_object_set(copy, "governs", json_object_get(row, "governs"));
+            if (copy) json_array_append_new(copies, copy);
+        }
+    }
+    for (size_t i = 0; i < json_array_size(copies); i++)
+        results_keep(&r->results, json_incref(json_array_get(copies, i)));
+    json_decref(copies);
+}
+
 void report_sort(report *r)
 {
     const char *key;
     json_t *row;
+    if (r->results.by_key) pair_parts(r);
     if (r->results.by_key) json_object_foreach(r->results.by_key, key, row)
         {
             report_card *card = card_of(r, row_text(row, "model"), row_text(row, "model_hash"),
@@ -375,22 +442,21 @@ static const char *window_hash(const report_card *card)
     return *hash ? hash : hash_of(card, "window512");
 }
 
-static void add_losses(const report *r, const report_card *card, const report_plan *plan, report_quality *q)
+static void add_losses(const report *r, const report_card *card, const report_plan *plan, const char *governs,
+                       report_quality *q)
 {
-    static const char *const governs[] = {"all", "last"}; /* never mixed: the first that is there */
-    for (int g = 0; g < 2 && isnan(q->loss.value); g++) {
-        summary_filter filter = report_filter(card, "loss", NULL, card->loss_context);
-        const char *three[] = {window_hash(card), plan->hash, hash_of(card, "dense")};
-        summary s;
-        filter.governs = governs[g];
-        if (!summary_align(&s, &r->results, &filter, three, 3, "last_nll", "last_tokens") && s.n) {
-            q->recovery = eval_recovery(s.num[0], s.num[1], s.num[2], s.den[0], s.n, 1);
-            q->loss = eval_difference(s.num[1], s.den[1], s.num[2], s.den[2], s.n, 1);
-            q->governs = governs[g];
-        }
-        summary_free(&s);
-        if (isnan(q->share)) q->share = summary_share(&r->results, &filter, plan->hash, NULL);
+    summary_filter filter = report_filter(card, "loss", NULL, card->loss_context);
+    const char *three[] = {window_hash(card), plan->hash, hash_of(card, "dense")};
+    summary s;
+    filter.governs = governs;
+    if (!summary_align(&s, &r->results, &filter, three, 3, "last_nll", "last_tokens") && s.n) {
+        q->recovery = eval_recovery(s.num[0], s.num[1], s.num[2], s.den[0], s.n, 1);
+        q->loss = eval_difference(s.num[1], s.den[1], s.num[2], s.den[2], s.n, 1);
+        q->governs = governs;
+        q->n_documents = s.n;
     }
+    summary_free(&s);
+    if (isnan(q->share)) q->share = summary_share(&r->results, &filter, plan->hash, NULL);
 }
 
 /* The texts whose losses were measured on this card, each once. */
@@ -460,18 +526,31 @@ static void add_tasks(const report *r, const report_card *card, const report_pla
     q->share = summary_share(&r->results, &filter, plan->hash, NULL);
 }
 
+static const report_quality not_measured = {.recovery = {NAN, NAN, NAN},
+                                            .loss = {NAN, NAN, NAN},
+                                            .worst_recovery = NAN,
+                                            .worst_loss = NAN,
+                                            .share = NAN,
+                                            .mean = NAN,
+                                            .worst = NAN,
+                                            .agreement = NAN};
+
+report_quality report_quality_of_part(const report *r, const report_card *card, const report_plan *plan,
+                                      const char *part)
+{
+    report_quality q = not_measured;
+    if (!r->results.by_key || !*plan->hash) return q;
+    add_losses(r, card, plan, part, &q);
+    if (q.governs) add_worst_text(r, card, plan, &q);
+    return q;
+}
+
 report_quality report_quality_of(const report *r, const report_card *card, const report_plan *plan)
 {
-    report_quality q = {.recovery = {NAN, NAN, NAN},
-                        .loss = {NAN, NAN, NAN},
-                        .worst_recovery = NAN,
-                        .worst_loss = NAN,
-                        .share = NAN,
-                        .mean = NAN,
-                        .worst = NAN,
-                        .agreement = NAN};
+    report_quality q = not_measured;
     if (!r->results.by_key || !*plan->hash) return q;
-    add_losses(r, card, plan, &q);
+    add_losses(r, card, plan, "all", &q); /* never mixed: the first that is there */
+    if (!q.governs) add_losses(r, card, plan, "last", &q);
     if (q.governs) add_worst_text(r, card, plan, &q);
     add_tasks(r, card, plan, &q);
     summary_filter filter = report_filter(card, "agreement", NULL, 0);

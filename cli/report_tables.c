@@ -27,6 +27,16 @@ static void range_cell(eval_buf *out, const eval_interval *i, double unit, const
     eval_buf_text(out, "</td>");
 }
 
+/* R, perplexity against dense in percent, and the worst text of each. */
+static void loss_cells(eval_buf *out, const report_quality *q)
+{
+    eval_interval perplexity = {expm1(q->loss.value), expm1(q->loss.low), expm1(q->loss.high)};
+    range_cell(out, &q->recovery, 1, "%.3f");
+    cell(out, q->worst_recovery, "%.3f");
+    range_cell(out, &perplexity, 100, "%+.2f");
+    cell(out, 100 * expm1(q->worst_loss), "%+.2f");
+}
+
 static void name_cell(eval_buf *out, const report_plan *plan)
 {
     eval_buf_printf(out, "<tr%s><th scope=\"row\"><i class=\"key %s%d\"></i>",
@@ -79,12 +89,8 @@ void report_table(eval_buf *out, const report *r, const report_card *card)
         report_quality q = report_quality_of(r, card, plan);
         const report_speed *speed = report_speed_of(r, card, plan->spec, -1);
         if (isnan(q.loss.value) && isnan(q.mean) && isnan(q.agreement) && !speed) continue;
-        eval_interval perplexity = {expm1(q.loss.value), expm1(q.loss.low), expm1(q.loss.high)};
         name_cell(out, plan);
-        range_cell(out, &q.recovery, 1, "%.3f");
-        cell(out, q.worst_recovery, "%.3f");
-        range_cell(out, &perplexity, 100, "%+.2f");
-        cell(out, 100 * expm1(q.worst_loss), "%+.2f");
+        loss_cells(out, &q);
         cell(out, 100 * q.mean, "%+.1f");
         if (isnan(q.worst))
             eval_buf_text(out, "<td></td>");
@@ -129,6 +135,74 @@ void report_runs(eval_buf *out, const report *r, const report_card *card, int on
         before = "<br>";
     }
     if (!strcmp(before, "<br>")) eval_buf_text(out, "</p>\n");
+}
+
+/* ---- what comes after a prompt ---- */
+
+void report_prompts(eval_buf *out, const report *r, const report_card *card)
+{
+    static const char *const parts[] = {"prompt", "both"}, *const names[] = {"the prompt", "all"};
+    bool is_open = false;
+    for (int i = 0; i < 2 * card->n_plans; i++) {
+        const report_plan *plan = &card->plans[i / 2];
+        if (!strcmp(plan->spec, "dense") || report_is_window(plan->spec)) continue;
+        report_quality q = report_quality_of_part(r, card, plan, parts[i % 2]);
+        if (!q.governs) continue;
+        if (!is_open)
+            eval_buf_text(
+                out,
+                "<section><h2>Prompts read by lists</h2>\n<p>Tokens after a prompt of 6,144 that the plan read by "
+                "its prefill route, and dense or the plan itself the rest; R and perplexity against dense over the "
+                "same tokens. Rows of a prompt that share a list have it from each other's queries, so their own "
+                "loss would know of what is to come.</p>\n<div class=\"wide\"><table class=\"tasks\"><thead>"
+                "<tr><th>plan</th><th>read by it</th><th>R</th><th>worst text</th><th>perplexity, %</th>"
+                "<th>worst text</th><th>documents</th></tr></thead><tbody>\n");
+        is_open = true;
+        name_cell(out, plan);
+        eval_buf_printf(out, "<td>%s</td>", names[i % 2]);
+        loss_cells(out, &q);
+        eval_buf_printf(out, "<td>%lld</td></tr>\n", (long long)q.n_documents);
+    }
+    if (is_open) eval_buf_text(out, "</tbody></table></div></section>\n");
+}
+
+static const json_t *eviction_of(const report *r, const report_card *card, const report_plan *plan)
+{
+    summary_filter filter = report_filter(card, "eviction", NULL, 0);
+    const char *key;
+    json_t *row;
+    if (r->results.by_key && *plan->hash)
+        json_object_foreach(r->results.by_key, key,
+                            row) if (summary_fits(&filter, row) &&
+                                     !strcmp(row_text(row, "plan_hash"), plan->hash)) return row;
+    return NULL;
+}
+
+void report_evictions(eval_buf *out, const report *r, const report_card *card)
+{
+    bool is_open = false;
+    for (int p = 0; p < card->n_plans; p++) {
+        const json_t *row = eviction_of(r, card, &card->plans[p]);
+        if (!row) continue;
+        eval_interval difference = {row_number(row, "minus_dense"), row_number(row, "low95"),
+                                    row_number(row, "high95")};
+        if (!is_open)
+            eval_buf_printf(
+                out,
+                "<section><h2>Rows evicted at the end of a prompt</h2>\n<p>The loss of %.0f tokens, each decoded, "
+                "that come after prompts of 4,096 tokens at whose end the plan evicted rows; small: 95 %% over the "
+                "tokens. Another measure than that of plans which evict nothing: no prompt row sees an eviction.</p>\n"
+                "<div class=\"wide\"><table class=\"tasks\"><thead><tr><th>plan</th><th>loss, nats a token</th>"
+                "<th>against dense</th><th>keys and values held, %%</th></tr></thead><tbody>\n",
+                row_number(row, "n_tokens"));
+        is_open = true;
+        name_cell(out, &card->plans[p]);
+        cell(out, row_number(row, "loss"), "%.3f");
+        range_cell(out, &difference, 1, "%+.3f");
+        cell(out, 100 * row_number(row, "held"), "%.0f");
+        eval_buf_text(out, "</tr>\n");
+    }
+    if (is_open) eval_buf_text(out, "</tbody></table></div></section>\n");
 }
 
 /* ---- tasks ---- */

@@ -18,7 +18,8 @@ printf 'plan,depth\n"dense",1\n' >"$work/short.csv"
 refused "a CSV of something else" "line 2 is no row" report "$work/short.csv"
 
 quality=$top/bench/results/plan-quality.csv steps=$top/bench/results/plan-speed.csv
-heddle report "$quality" "$steps" -o "$work/methods.html"
+prompts=$top/bench/results/prefill-quality.csv evictions=$top/bench/results/eviction-quality.csv
+heddle report "$quality" "$prompts" "$evictions" "$steps" -o "$work/methods.html"
 [ "$code" = 0 ] && [ "$(grep -o '<td>[^<]*<small>at 32K' "$work/methods.html" | wc -l)" -ge 18 ]
 result "quality and steps of 18 methods and more, one card" $?
 grep -q "times dense's speed there" "$work/methods.html" && grep -q "dense's perplexity over" "$work/methods.html"
@@ -48,6 +49,40 @@ for plan in ("anchor", "layered4", "minference", "duo"):
 PY
 code=$?
 result "their R, perplexity and speed are the files' figures" $code
+python3 - "$work/methods.html" "$quality" "$steps" "$prompts" "$evictions" "$top/plans" >"$work/out" 2>"$work/err" <<'PY'
+import csv, math, os, re, sys
+page = open(sys.argv[1]).read().split('<h1 class="model">')[1]
+def read(path):
+    return list(csv.DictReader(line for line in open(path) if not line.startswith("#")))
+def cells(section, plan, second=""):
+    rows = re.search(f"<h2>{section}.*?</section>", page, re.S).group(0).splitlines()
+    return re.findall(r"<td>(.*?)</td>", next(line for line in rows if f"</i>{plan}</th><td>{second}" in line))
+shown = set(re.findall(r'</i>([^<]*)</th>', page))
+files = [read(path) for path in sys.argv[2:6]]
+missing = {r["plan"] for rows in files for r in rows if r.get("model", "smollm2") == "smollm2"} - {s.split(":keep")[0] for s in shown}
+plans = {name[:-5] for name in os.listdir(sys.argv[6])} - {s.split(":")[0] for s in shown}
+print("missing", missing, "not of this model", plans)
+assert not missing and plans <= {"clsa", "clsa_blocks", "clsa_pools", "distilled"}
+base = {(r["plan"], r["doc_sha256"], r.get("run") or ""): float(r["quarter"]) for r in files[0] + files[2] if r.get("part", "all") == "all" and r.get("model", "smollm2") == "smollm2"}
+for part, name in (("prompt", "the prompt"), ("both", "all")):
+    own = [r for r in files[2] if r["plan"] == "tiles" and r["part"] == part]
+    dense, window = (sum(base[p, r["doc_sha256"], r.get("run") or ""] for r in own) / len(own) for p in ("dense", "window512"))
+    mean = sum(float(r["quarter"]) for r in own) / len(own)
+    row = cells("Prompts read by lists", "tiles", name + "<")
+    print(row)
+    assert row[1].startswith(f"{(window - mean) / (window - dense):.3f}") and row[3].startswith(f"{100 * math.expm1(mean - dense):+.2f}") and row[5] == str(len(own))
+for r in files[3]:
+    row = cells("Rows evicted", r["plan"] + (f":keep={r['keep']}" if r["keep"] else ""))
+    assert abs(float(row[0]) - float(r["loss"])) < 6e-4 and row[2] == r["kv_percent"], (r, row)
+    assert not r["low95"] or f"{float(r['minus_dense']):+.3f}<br><small>" in row[1], (r, row)
+assert all(f'<tr class="quiet"><th scope="row"><i class="key control0"></i>recent:keep={keep}<' in page for keep in (512, 1024, 2048))
+PY
+code=$?
+result "every plan that was measured has a row, with its own measure" $code
+sed 's/,both,[0-9.]*/,both,/' "$prompts" >"$work/broken.csv"
+refused "a prompt's row without its loss" "is no row of" report "$work/broken.csv"
+sed 's/,384,[0-9.]*/,384,/' "$evictions" >"$work/broken.csv"
+refused "an eviction's row without its loss" "is no row of" report "$work/broken.csv"
 # Where labels lie, by their places and an upper bound of a letter's width.
 python3 - "$work/methods.html" >"$work/out" 2>"$work/err" <<'PY'
 import re, sys
