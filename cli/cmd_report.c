@@ -54,7 +54,7 @@ static const char page_head[] =
     ".s4{--c:var(--c4)}.s5{--c:var(--c5)}.s6{--c:var(--c6)}.s7{--c:var(--c7)}\n"
     "svg .t-s0{fill:var(--c0)}svg .t-s1{fill:var(--c1)}svg .t-s2{fill:var(--c2)}svg .t-s3{fill:var(--c3)}\n"
     "svg .t-s4{fill:var(--c4)}svg .t-s5{fill:var(--c5)}svg .t-s6{fill:var(--c6)}svg .t-s7{fill:var(--c7)}\n"
-    ".wide{overflow-x:auto}table{border-collapse:collapse;font-size:.9rem;"
+    ".wide{overflow-x:auto}.wide+p{margin-top:.75rem}table{border-collapse:collapse;font-size:.9rem;"
     "font-variant-numeric:tabular-nums}\n"
     "th,td{padding:.3rem .7rem .3rem 0;text-align:right;white-space:nowrap;border-bottom:1px solid "
     "var(--grid);\n"
@@ -89,6 +89,17 @@ static void write_card(eval_buf *out, const report *r, const report_card *card)
     report_depths(out, r, card);
     report_needles(out, r, card);
     report_lists(out, r, card);
+}
+
+static void write_sources(eval_buf *out, const cli_texts *files)
+{
+    eval_buf_printf(out, "<p>heddle %s. Every figure is from ", heddle_version());
+    for (int i = 0; i < files->n; i++) {
+        const char *slash = strrchr(files->items[i], '/');
+        eval_buf_text(out, !i ? "" : i + 1 < files->n ? ", " : " and ");
+        svg_escape(out, slash ? slash + 1 : files->items[i]);
+    }
+    eval_buf_text(out, files->n ? ". Controls are grey.</p>\n" : "a record.</p>\n");
 }
 
 static int write_page(const eval_buf *page, const char *path)
@@ -127,11 +138,7 @@ static int make_report(const void *command_options)
     if (!code) {
         report_sort(r);
         eval_buf_text(&page, page_head);
-        eval_buf_printf(
-            &page,
-            "<p>heddle %s. Every figure is from the files named when this page was made; controls are "
-            "grey.</p>\n",
-            heddle_version());
+        write_sources(&page, &options->common.words);
         for (int c = 0; c < r->n_cards; c++) write_card(&page, r, &r->cards[c]);
         if (options->record) code = add_record(&page, options);
         eval_buf_text(&page, "</body></html>\n");

@@ -94,8 +94,9 @@ void report_frontier(eval_buf *out, const report *r, const report_card *card)
     if (charts.n) {
         open_figure(
             out, "Quality beside speed and what is read",
-            "Filled points: no other plan is better on both axes. Grey: controls. A triangle at the foot is below "
-            "the scale. Bars: 95 % by document.");
+            "Each plan's quality where it was measured and its decode speed where that was, which may be at another "
+            "length: the table below says both. Filled points: no other plan is better on both axes. Grey: controls. A "
+            "triangle at the foot is below the scale. Bars: 95 % by document.");
         eval_buf_add(out, charts.data, charts.n);
         close_figure(out);
     }

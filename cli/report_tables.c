@@ -70,37 +70,103 @@ static void speed_cells(eval_buf *out, const report *r, const report_card *card,
     cell(out, speed->kv_bytes / 1048576, "%.0f");
 }
 
-void report_table(eval_buf *out, const report *r, const report_card *card)
+/* Of what every plan's row tells; what no plan of a card has, has no column. */
+typedef struct table_columns {
+    bool has_losses, has_tasks, has_agreement, has_speeds;
+} table_columns;
+
+static void table_head(eval_buf *out, const report_card *card, const table_columns *columns)
 {
-    eval_buf_text(
+    eval_buf_text(out, "<section><h2>Every plan</h2>\n<p>");
+    if (columns->has_losses)
+        eval_buf_printf(
+            out,
+            "Over documents of %lld tokens. R: what a plan keeps of dense's gain over a window of 512 tokens, in the "
+            "last quarter. Perplexity there, against dense. Small: 95 %% by document. Read: of dense's bytes there. ",
+            (long long)card->loss_context);
+    if (columns->has_tasks)
+        eval_buf_printf(
+            out,
+            "Points: answer tokens right against dense, over the tasks of %lld tokens that decide on "
+            "this model. ",
+            (long long)card->contexts[card->n_contexts - 1]);
+    if (columns->has_speeds)
+        eval_buf_text(
+            out,
+            "Decode: at the greatest depth that was timed; what was timed together is a run, and a plan is "
+            "set against dense of its run alone. Held: keys, values and summaries there.");
+    eval_buf_printf(
         out,
-        "<section><h2>Every plan</h2>\n<p>R: what a plan keeps of dense's gain over a window of 512 tokens, "
-        "in the last quarter. Perplexity there, against dense. Points: answer tokens right against dense, over "
-        "the tasks that decide on this model. Small: 95 % by document. Decode: at the "
-        "greatest depth that was timed; what was timed together is a run, and a plan is set against dense of its "
-        "run alone. Held: keys, values and summaries there.</p>\n"
-        "<div class=\"wide\"><table class=\"tasks\"><thead>"
-        "<tr><th>plan</th><th>R</th><th>worst text</th><th>perplexity, %</th><th>worst text</th>"
-        "<th>tasks, mean</th><th>worst task</th>"
-        "<th>agreement, %</th><th>read, %</th><th>decode, tokens/s</th><th>dense in that run</th>"
-        "<th>over dense</th><th>held, MiB</th></tr></thead><tbody>\n");
-    for (int p = 0; p < card->n_plans; p++) {
-        const report_plan *plan = &card->plans[p];
-        report_quality q = report_quality_of(r, card, plan);
-        const report_speed *speed = report_speed_of(r, card, plan->spec, -1);
-        if (isnan(q.loss.value) && isnan(q.mean) && isnan(q.agreement) && !speed) continue;
-        name_cell(out, plan);
-        loss_cells(out, &q);
-        cell(out, 100 * q.mean, "%+.1f");
-        if (isnan(q.worst))
+        "</p>\n<div class=\"wide\"><table class=\"tasks\"><thead><tr><th>plan</th>%s%s%s<th>read, %%</th>"
+        "%s</tr></thead><tbody>\n",
+        columns->has_losses ? "<th>R</th><th>worst text</th><th>perplexity, %</th><th>worst text</th>"
+                              "<th>documents</th>"
+                            : "",
+        columns->has_tasks ? "<th>tasks, mean</th><th>worst task</th>" : "",
+        columns->has_agreement ? "<th>agreement, %</th>" : "",
+        columns->has_speeds ? "<th>decode, tokens/s</th><th>dense in that run</th><th>over dense</th>"
+                              "<th>held, MiB</th>"
+                            : "");
+}
+
+/* Of documents, or, where nothing else is known, of the row that was timed at a depth of its own. */
+static void share_cell(eval_buf *out, const report_quality *q, const report_speed *speed)
+{
+    bool is_timed = isnan(q->share) && speed && !isnan(speed->share);
+    if (is_timed)
+        eval_buf_printf(out, "<td>%.1f <small>at %.0fK</small></td>", 100 * speed->share,
+                        speed->depth / 1024);
+    else
+        cell(out, 100 * q->share, "%.1f");
+}
+
+static void table_row(eval_buf *out, const report *r, const report_card *card, const report_plan *plan,
+                      const report_quality *q, const table_columns *columns)
+{
+    const report_speed *speed = report_speed_of(r, card, plan->spec, -1);
+    name_cell(out, plan);
+    if (columns->has_losses && isnan(q->loss.value) && report_quality_of_part(r, card, plan, "both").governs)
+        eval_buf_text(out, "<td colspan=\"5\"><small>reads prompts by lists: see below</small></td>");
+    else if (columns->has_losses) {
+        loss_cells(out, q);
+        cell(out, q->governs ? (double)q->n_documents : NAN, "%.0f");
+    }
+    if (columns->has_tasks) {
+        cell(out, 100 * q->mean, "%+.1f");
+        if (isnan(q->worst))
             eval_buf_text(out, "<td></td>");
         else
-            eval_buf_printf(out, "<td>%+.1f <small>%s</small></td>", 100 * q.worst, q.worst_task);
-        cell(out, 100 * q.agreement, "%.1f");
-        cell(out, 100 * (isnan(q.share) && speed ? speed->share : q.share), "%.1f");
-        speed_cells(out, r, card, speed);
-        eval_buf_text(out, "</tr>\n");
+            eval_buf_printf(out, "<td>%+.1f <small>%s</small></td>", 100 * q->worst, q->worst_task);
     }
+    if (columns->has_agreement) cell(out, 100 * q->agreement, "%.1f");
+    share_cell(out, q, speed);
+    if (columns->has_speeds) speed_cells(out, r, card, speed);
+    eval_buf_text(out, "</tr>\n");
+}
+
+static bool is_in_table(const report *r, const report_card *card, const report_plan *plan,
+                        const report_quality *q)
+{
+    return !isnan(q->loss.value) || !isnan(q->mean) || !isnan(q->agreement) ||
+           report_speed_of(r, card, plan->spec, -1);
+}
+
+void report_table(eval_buf *out, const report *r, const report_card *card)
+{
+    static report_quality qualities[REPORT_MAX_PLANS];
+    table_columns columns = {false};
+    for (int p = 0; p < card->n_plans; p++) {
+        report_quality *q = &qualities[p];
+        *q = report_quality_of(r, card, &card->plans[p]);
+        columns.has_losses |= !isnan(q->loss.value);
+        columns.has_tasks |= !isnan(q->mean);
+        columns.has_agreement |= !isnan(q->agreement);
+        columns.has_speeds |= report_speed_of(r, card, card->plans[p].spec, -1) != NULL;
+    }
+    table_head(out, card, &columns);
+    for (int p = 0; p < card->n_plans; p++)
+        if (is_in_table(r, card, &card->plans[p], &qualities[p]))
+            table_row(out, r, card, &card->plans[p], &qualities[p], &columns);
     eval_buf_text(out, "</tbody></table></div>\n");
     report_runs(out, r, card, -1);
     eval_buf_text(out, "</section>\n");

@@ -36,7 +36,7 @@ r = (total["window512"] - total["anchor"]) / (total["window512"] - total["dense"
 worst = max(of[("anchor", *doc)] - of[("dense", *doc)] for doc in docs)
 page = open(sys.argv[2]).read().splitlines()
 def cells_of(plan):
-    return re.findall(r"<td>(.*?)</td>", next(line for line in page if f"</i>{plan}</th><td>" in line))
+    return re.findall(r"<td[^>]*>(.*?)</td>", next(line for line in page if f"</i>{plan}</th><td" in line))
 cells = cells_of("anchor")
 print(cells, r, worst)
 assert cells[0].split("<")[0] == f"{r:.3f}" and cells[3] == f"{100 * math.expm1(worst):+.2f}"
@@ -103,6 +103,12 @@ assert n > 150 and not over
 PY
 code=$?
 result "no label of theirs lies over another" $code
+grep -q 'Every figure is from plan-quality.csv, prefill-quality.csv, eviction-quality.csv and plan-speed.csv' "$work/methods.html"
+result "the page names its files" $?
+grep -q '<th>over dense</th>' "$work/methods.html" && ! grep -qE '<th>(tasks, mean|agreement, %)</th>' "$work/methods.html"
+result "what no plan has, has no column" $?
+grep -q '</i>tiles</th><td colspan="5"><small>reads prompts by lists: see below</small></td><td>7.0 <small>at 32K</small></td>' "$work/methods.html"
+result "a share at another length says so" $?
 # Speeds of two hosts: each is set against dense of its own run, wherever it stands.
 cat >"$work/runs.csv" <<'CSV'
 model,depth,plan,kv,step_ms,share_of_dense,kv_bytes,host,run
@@ -143,6 +149,8 @@ result "results and speeds make a page" $?
 result "the page loads nothing and runs nothing" $?
 grep -q 'Run 1: .*csv; heddle 0.1.0, model .*, KV f16, 2 threads.*; by <code>heddle bench depth</code>, over a text' "$work/page.html"
 result "the comments above the speeds are under them" $?
+grep -q '<th>tasks, mean</th>' "$work/page.html" && grep -q 'over the tasks of [0-9]* tokens that decide' "$work/page.html"
+result "and what a plan has, has one" $?
 for heading in "Quality beside" "Every plan" "Every task" "Loss by position" "Decode speed" "Memory by depth" "Needles by" \
     "Overlap of lists" "Mass held" "What was read under anchor"; do
     grep -q "<h2>$heading" "$work/page.html"
