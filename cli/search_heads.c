@@ -81,27 +81,15 @@ static int try_heads(search *at, int n_fit, search_heads *heads, const search_se
 
 /* ---- captured mass ----------------------------------------------------------------------------- */
 
-typedef struct scored_unit {
-    float score;
-    int32_t unit;
-} scored_unit;
-
 typedef struct curves { /* of the tap: rows come layer by layer, several rows a layer */
     const search *at;
     search_heads *heads;
     int32_t
         first_head[SEARCH_MAX_LAYERS]; /* of the layer whose lists it reads; -1: it has a window of its own */
     bool is_list[SEARCH_MAX_LAYERS];
-    scored_unit *sorted; /* [rows, KV heads, max_tokens] by the list's own head, the best first */
+    budgets_unit *order; /* [rows, KV heads, max_tokens] by the list's own head, the best first */
     int64_t first_position, max_tokens;
 } curves;
-
-static int by_score(const void *a, const void *b)
-{
-    const scored_unit *x = a, *y = b;
-    if (x->score != y->score) return x->score < y->score ? 1 : -1;
-    return (x->unit > y->unit) - (x->unit < y->unit);
-}
 
 /* Adds a row's curve: the mass of sinks and window, then of that and of the first 32, 64, ... of the others in the
  * order of the head whose list it reads. */
@@ -117,19 +105,14 @@ static void add_curve(const heddle_tap_row *row, void *user)
             n = window_from > router->n_sink ? window_from - router->n_sink : 0;
     if (head < 0 || !row->score) return;
     double *curve = &heads->captured[(int64_t)(head + row->list) * (heads->n_steps + 1)];
-    scored_unit *sorted = into->sorted +
+    budgets_unit *order = into->order +
                           ((row->position - into->first_position) * into->at->info.n_kv_heads + row->list) *
                               into->max_tokens;
-    double mass = 0;
+    double forced = 0;
     for (int64_t i = 0; i < row->n_units; i++)
-        if (i < router->n_sink || i >= window_from) mass += (double)row->score[i];
-    for (int64_t i = 0; i < n && into->is_list[row->layer]; i++)
-        sorted[i] = (scored_unit){row->score[router->n_sink + i], (int32_t)(router->n_sink + i)};
-    if (into->is_list[row->layer]) qsort(sorted, (size_t)n, sizeof *sorted, by_score);
-    for (int64_t s = 0, i = 0; s <= heads->n_steps; s++) {
-        curve[s] += mass;
-        for (; i < n && i < (s + 1) * SEARCH_STEP; i++) mass += (double)row->score[sorted[i].unit];
-    }
+        if (i < router->n_sink || i >= window_from) forced += (double)row->score[i];
+    if (into->is_list[row->layer]) budgets_order(row->score, router->n_sink, n, order);
+    budgets_add_curve(row->score, order, n, forced, SEARCH_STEP, heads->n_steps, curve);
 }
 
 static int add_curves(search *at, int n_fit, const search_set *set, search_heads *heads)
@@ -144,16 +127,16 @@ static int add_curves(search *at, int n_fit, const search_set *set, search_heads
         if (at->texts[i].n_ids > into.max_tokens) into.max_tokens = at->texts[i].n_ids;
     heads->n_steps = (int32_t)((into.max_tokens + SEARCH_STEP - 1) / SEARCH_STEP);
     heads->captured = calloc((size_t)heads->n_heads * (size_t)(heads->n_steps + 1), sizeof *heads->captured);
-    into.sorted = malloc((size_t)(search_observed_rows(at) * at->info.n_kv_heads * into.max_tokens) *
-                         sizeof *into.sorted);
-    int code = heads->captured && into.sorted
+    into.order = malloc((size_t)(search_observed_rows(at) * at->info.n_kv_heads * into.max_tokens) *
+                        sizeof *into.order);
+    int code = heads->captured && into.order
                    ? 0
                    : cli_refuse("plan search: no memory for the curves of %d heads", heads->n_heads);
     for (int i = 0; i < n_fit && !code; i++) {
         into.first_position = at->texts[i].n_ids - at->n_rows;
         code = search_observe(at, &at->texts[i], true, add_curve, &into);
     }
-    free(into.sorted);
+    free(into.order);
     return code;
 }
 

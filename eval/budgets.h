@@ -13,4 +13,16 @@
 void budgets_split(const double *captured, const int32_t *price, int32_t n, int32_t n_steps, int64_t n_total,
                    int32_t floor, int32_t *steps);
 
+/* A unit of a row, and its place in the order of a list. */
+typedef struct budgets_unit {
+    float score;
+    int32_t unit;
+} budgets_unit;
+/* order [n]: units first, first + 1, ... of score, the best first, ties to the lowest. */
+void budgets_order(const float *score, int64_t first, int64_t n, budgets_unit *order);
+/* Adds to curve [n_steps + 1] what a row captures of its own `score`: `forced` alone, then with the first `step`,
+ * 2 * step, ... units of the order [n], which may be another head's. */
+void budgets_add_curve(const float *score, const budgets_unit *order, int64_t n, double forced, int32_t step,
+                       int32_t n_steps, double *curve);
+
 #endif

@@ -122,11 +122,34 @@ static void test_ties_go_to_the_lowest(void **state)
     for (int i = 0; i < N; i++) assert_int_equal(steps[i], STEPS);
 }
 
+/* A head that reads another's list captures its own mass in the other's order. */
+static void test_curves_follow_the_list_s_order(void **state)
+{
+    (void)state;
+    static const float owner[8] = {9, 0.1f, 0.4f, 0.2f, 0.4f, 0.3f, 9, 9}, /* 0, 6 and 7 are forced */
+        reader[8] = {1, 8, 2, 4, 1, 16, 1, 1};
+    static const double own_want[4] = {27, 27.8, 28.3, 28.4}, want[4] = {3, 6, 26, 34};
+    static const int32_t order_want[5] = {2, 4, 5, 3, 1};
+    budgets_unit order[5];
+    double own[4] = {0}, other[4] = {0};
+    budgets_order(owner, 1, 5, order);
+    for (int i = 0; i < 5; i++) assert_int_equal(order[i].unit, order_want[i]);
+    for (int twice = 0; twice < 2; twice++) { /* rows add up */
+        budgets_add_curve(owner, order, 5, 27, 2, 3, own);
+        budgets_add_curve(reader, order, 5, 3, 2, 3, other);
+    }
+    for (int s = 0; s < 4; s++) {
+        assert_true(own[s] - 2 * own_want[s] < 1e-5 && 2 * own_want[s] - own[s] < 1e-5);
+        assert_true(other[s] == 2 * want[s]);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_split_is_the_best),
         cmocka_unit_test(test_prices),
+        cmocka_unit_test(test_curves_follow_the_list_s_order),
         cmocka_unit_test(test_ties_go_to_the_lowest),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
