@@ -33,6 +33,13 @@ SISTERS += [(("clsa joint", "learned"), (n, "dense")) for n in ("yoco more", "hy
 SISTER_TAILS = [(a, plan, b) for (a, plan), (b, _) in SISTERS[:-2]] + [("clsa joint", "learned k=1024", n) for n in ("yoco more", "hybrid more")]
 SISTER_ASKS = [(("clsa joint", "learned k=1024"), ("transformer more", "dense")), (("hybrid more", "dense"), ("transformer more", "dense")), (("yoco more", "dense"), ("transformer more", "dense")),
                (("clsa joint", "learned k=1024"), ("hybrid more", "dense")), (("clsa joint", "learned k=1024"), ("yoco more", "dense"))]
+# changes of one thing, chains.sh's `wide` and `deep`, and YOCO without resets run again
+VARIANT_ROWS = [(f"{n} {stage}", plan) for n in ("wide", "deep", "plain") for stage, plan in (("long", "dense"), ("joint", "learned"))]
+VARIANTS = [((f"{a} {stage}", plan), (f"{b} {stage if b == 'clsa' else stage.replace('joint', 'more')}", plan if b == "clsa" else "dense"))
+            for stage, plan in (("long", "dense"), ("joint", "learned")) for a in ("wide", "deep") for b in ("transformer", "clsa")]
+VARIANTS += [(("plain long", "dense"), (n, "dense")) for n in ("transformer long", "yoco long")]
+VARIANT_TAILS = [(a, plan.replace("learned", "learned k=1024"), b) for (a, plan), (b, _) in VARIANTS if b != "clsa joint"]
+VARIANT_ASKS = [((a, pa.replace("learned", "learned k=1024")), (b, pb.replace("learned", "learned k=1024"))) for (a, pa), (b, pb) in VARIANTS]
 OTHER_TEXT = {2}                    # seeds whose other rows read another build of the corpus than their Transformer and CLSA, see docs/training.md
 
 
@@ -192,4 +199,7 @@ if __name__ == "__main__":
     for seed in sorted({s for n, s in results if n.startswith(("hybrid", "yoco"))}):
         print(f"\nother rows of seed {seed}" + (" (trained on another build of the corpus: text and architecture both differ)" if seed in OTHER_TEXT else ", trained on the text of its Transformer and CLSA"))
         whole({k: x for k, x in results.items() if k[1] == seed}, SISTER_ROWS, SISTERS, SISTER_TAILS, SISTER_ASKS)
+    for seed in sorted({s for n, s in results if n.startswith(("wide", "deep", "plain"))}):
+        print(f"\nvariants of seed {seed}")
+        whole({k: x for k, x in results.items() if k[1] == seed}, VARIANT_ROWS, VARIANTS, VARIANT_TAILS, VARIANT_ASKS)
     cover(sys.argv[1])
