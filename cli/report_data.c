@@ -138,7 +138,7 @@ static const char proved_model[] = "smollm2";
 /* A row of tests/proofs/plan_quality.py, or of prefill_quality.py, as the row of `heddle eval` that has its
  * figures: documents of 8,192 tokens, `quarter` the mean loss of the last 2,047; `part`: which rows the plan read.
  * Its models and plans have their own short hashes. Plans are set against others of the same run: a document of
- * another one counts as another document. */
+ * another one counts as another document (keep_one_run leaves one of a plan). */
 static bool add_quality_row(report *r, const csv_row *row)
 {
     const char *part = text_of(row, "part"), *model = part ? proved_model : text_of(row, "model");
@@ -156,6 +156,7 @@ static bool add_quality_row(report *r, const csv_row *row)
                              "model", model, "model_hash", model, "kv", "f16", "plan", plan, "plan_hash",
                              hash, "context", 8192, "source", source, "source_hash", source_hash, "governs",
                              part ? part : "all", "last_nll", quarter * 2047, "last_tokens", 2047);
+    if (made) json_object_set_new(made, "run", json_string(run ? run : ""));
     if (made && !part) json_object_set_new(made, "share_read", json_real(share / 100));
     if (made && part && r->results.by_key && results_find(&r->results, made)) { /* dense, in both files */
         json_decref(made);
@@ -320,6 +321,43 @@ static int compare_plans(const void *a, const void *b)
     return rank_of(x) != rank_of(y) ? rank_of(x) - rank_of(y) : strcmp(x->spec, y->spec);
 }
 
+static bool is_base(const json_t *row) /* what every run measures beside its plans */
+{
+    return !strcmp(row_text(row, "plan"), "dense") || report_is_window(row_text(row, "plan"));
+}
+
+/* Where a plan was measured in several runs, the rows of that with the most documents, of these the newest, are kept:
+ * a document that two runs have would count twice. */
+static void keep_one_run(report *r)
+{
+    const char *key;
+    json_t *row, *counts = json_object(), *best = json_object();
+    void *next;
+    char of_plan[256], of_run[384];
+    for (int pass = 0; pass < 2; pass++) json_object_foreach_safe(r->results.by_key, next, key, row)
+        {
+            const char *run = json_string_value(json_object_get(row, "run"));
+            if (!run || is_base(row)) continue;
+            snprintf(of_plan, sizeof of_plan, "%s|%s|%s", row_text(row, "plan_hash"), row_text(row, "model"),
+                     row_text(row, "governs"));
+            snprintf(of_run, sizeof of_run, "%s|%s", of_plan, run);
+            const char *kept = row_text(best, of_plan);
+            if (pass) {
+                if (strcmp(kept, run) != 0) json_object_del(r->results.by_key, key);
+                continue;
+            }
+            double n = row_number(counts, of_run);
+            n = isnan(n) ? 1 : n + 1;
+            json_object_set_new(counts, of_run, json_real(n));
+            snprintf(of_run, sizeof of_run, "%s|%s", of_plan, kept);
+            double most = row_number(counts, of_run);
+            if (isnan(most) || n > most || (n == most && strcmp(run, kept) > 0))
+                json_object_set_new(best, of_plan, json_string(run));
+        }
+    json_decref(counts);
+    json_decref(best);
+}
+
 /* Rows of a prompt's part are set against dense and the window over the same tokens, where all rows are governed:
  * gives these a copy under the part's name, which pairs them. */
 static void pair_parts(report *r)
@@ -332,9 +370,7 @@ static void pair_parts(report *r)
         if (strcmp(part, "prompt") != 0 && strcmp(part, "both") != 0) continue;
         json_object_foreach(r->results.by_key, other, base)
         {
-            const char *plan = row_text(base, "plan");
-            bool is_pair = (!strcmp(plan, "dense") || report_is_window(plan)) &&
-                           !strcmp(row_text(base, "governs"), "all") &&
+            bool is_pair = is_base(base) && !strcmp(row_text(base, "governs"), "all") &&
                            !strcmp(row_text(base, "what"), row_text(row, "what")) &&
                            !strcmp(row_text(base, "model_hash"), row_text(row, "model_hash")) &&
                            !strcmp(row_text(base, "source_hash"), row_text(row, "source_hash"));
@@ -352,7 +388,10 @@ void report_sort(report *r)
 {
     const char *key;
     json_t *row;
-    if (r->results.by_key) pair_parts(r);
+    if (r->results.by_key) {
+        keep_one_run(r);
+        pair_parts(r);
+    }
     if (r->results.by_key) json_object_foreach(r->results.by_key, key, row)
         {
             report_card *card = card_of(r, row_text(row, "model"), row_text(row, "model_hash"),
@@ -442,6 +481,23 @@ static const char *window_hash(const report_card *card)
     return *hash ? hash : hash_of(card, "window512");
 }
 
+/* Documents of the plan's losses, each once: those of dense and of the window were read in several runs. */
+static int64_t count_documents(const report *r, const summary_filter *filter, const char *hash)
+{
+    const char *key;
+    json_t *row, *seen = json_object();
+    json_object_foreach(r->results.by_key, key, row)
+    {
+        char name[256];
+        if (strcmp(row_text(row, "plan_hash"), hash) != 0 || !summary_fits(filter, row)) continue;
+        snprintf(name, sizeof name, "%s|%.0f", row_text(row, "source"), row_number(row, "document"));
+        json_object_set_new(seen, name, json_true());
+    }
+    int64_t n = (int64_t)json_object_size(seen);
+    json_decref(seen);
+    return n;
+}
+
 static void add_losses(const report *r, const report_card *card, const report_plan *plan, const char *governs,
                        report_quality *q)
 {
@@ -453,7 +509,7 @@ static void add_losses(const report *r, const report_card *card, const report_pl
         q->recovery = eval_recovery(s.num[0], s.num[1], s.num[2], s.den[0], s.n, 1);
         q->loss = eval_difference(s.num[1], s.den[1], s.num[2], s.den[2], s.n, 1);
         q->governs = governs;
-        q->n_documents = s.n;
+        q->n_documents = count_documents(r, &filter, plan->hash);
     }
     summary_free(&s);
     if (isnan(q->share)) q->share = summary_share(&r->results, &filter, plan->hash, NULL);
