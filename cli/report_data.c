@@ -318,7 +318,8 @@ static int rank_of(const report_plan *plan)
 static int compare_plans(const void *a, const void *b)
 {
     const report_plan *x = a, *y = b;
-    return rank_of(x) != rank_of(y) ? rank_of(x) - rank_of(y) : strcmp(x->spec, y->spec);
+    return rank_of(x) != rank_of(y) ? rank_of(x) - rank_of(y)
+                                    : strverscmp(x->spec, y->spec); /* 512 before 1024 */
 }
 
 static bool is_base(const json_t *row) /* what every run measures beside its plans */

@@ -78,6 +78,7 @@ for r in files[3]:
     row = cells("Rows evicted", r["plan"] + (f":keep={r['keep']}" if r["keep"] else ""))
     assert abs(float(row[0]) - float(r["loss"])) < 6e-4 and row[2] == r["kv_percent"], (r, row)
     assert not r["low95"] or f"{float(r['minus_dense']):+.3f}<br><small>" in row[1], (r, row)
+assert [p for p in re.findall(r"</i>(h2o:[^<]*)<", page)] == [f"h2o:keep={keep}" for keep in (512, 1024, 2048)]
 assert all(f'<tr class="quiet"><th scope="row"><i class="key control0"></i>recent:keep={keep}<' in page for keep in (512, 1024, 2048))
 PY
 code=$?
