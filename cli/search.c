@@ -45,6 +45,14 @@ static void add_head_top_k(cli_text *text, const int64_t *top_k, int32_t n)
     }
 }
 
+/* Whether a head of the n has a list of its own choice: 0 and everything (-1) need no score. */
+static bool chooses(const int64_t *top_k, int32_t n)
+{
+    bool any = false;
+    for (int32_t h = 0; h < n; h++) any |= top_k[h] > 0;
+    return any;
+}
+
 /* One rule for all layers of the set whose heads read the same numbers of tokens, then those of their readers. A layer
  * whose heads all read everything is dense, unless others read its lists. */
 static void add_head_rules(const search *at, const search_set *set, const search_router *router,
@@ -70,7 +78,7 @@ static void add_head_rules(const search *at, const search_set *set, const search
                             : snprintf(line, sizeof line,
                                        "], \"operator\": \"token_list\",\n         \"router\": {\"score\": "
                                        "\"%s\", \"lists\": \"kv_head\", \"head_top_k\": [",
-                                       router->score);
+                                       chooses(rows[i], n) ? router->score : "none");
         cli_text_add(text, line, size);
         if (is_dense) continue;
         add_head_top_k(text, rows[i], n);
