@@ -197,12 +197,11 @@ static int finish_search(search *at, const search_options *options, search_set *
     int code = 0;
     router.top_k = options->top_k;
     cli_note("fitted in %" PRId64 " s, %" PRId64 " evaluations", seconds, at->n_evaluations);
-    if (has_budget && !has_top_k && budget->model.weight_bytes)
-        code = search_find_crossover(at, set, budget, &router);
     if (has_budget && has_top_k) {
         code = search_within_budget(at, options->fit.n, set, dropped, budget, &chosen, &router);
         if (!code) *set = chosen;
     }
+    if (!code && options->cost) code = search_find_crossover(at, set, budget, &router);
     at->written_top_k = router.top_k;
     if (set->heads && set->heads->captured && router.top_k > (int64_t)set->heads->n_steps * SEARCH_STEP)
         cli_note("top_k %" PRId64 " in the mean: no head is given more than the %d tokens of the texts",

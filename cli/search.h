@@ -127,8 +127,7 @@ int search_find_crossover(const search *at, const search_set *set, const search_
 int search_largest_top_k(const search *at, const search_set *set, const search_budget *budget,
                          int64_t *top_k);
 /* Of the sets that the greedy search came by, each with its largest top_k, the one of least loss on the texts
- * fitted on; the router's top_k and dense_below (the crossover with dense by the cost model) are set. Refused
- * when none is within the budget. */
+ * fitted on; the router's top_k is set. Refused when none is within the budget. */
 int search_within_budget(search *at, int n_fit, const search_set *smallest, const int32_t *dropped,
                          const search_budget *budget, search_set *set, search_router *router);
 /* search_heads.c, in the manner of DuoAttention (2024), heads found by the deviation from dense, not by training gates:

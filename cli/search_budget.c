@@ -119,7 +119,7 @@ int search_within_budget(search *at, int n_fit, const search_set *smallest, cons
             code = cli_refuse("plan search: no plan is within the budget: %d lists and top_k 32 %s",
                               smallest->n, cost);
     }
-    return code ? code : budget->model.weight_bytes ? search_find_crossover(at, set, budget, router) : 0;
+    return code;
 }
 
 static int compare_doubles(const void *a, const void *b)

@@ -51,6 +51,9 @@ result "of two budgets the tighter one decides, whichever it is" $?
 grep -q '"dense_below": [1-9]' "$work/budget.json"
 result "the crossover with dense is in the plan" $?
 says "and the plan is taken" 'makes a list by 4-bit keys' explain -m "$gemma" --plan "$work/budget.json"
+heddle "${search[@]}" --cost "$work/plain.json" -o "$work/priced.json" # it had printed prices and written 0
+[ "$code" = 0 ] && grep -q '"dense_below": [1-9]' "$work/priced.json" && grep -q 'below that dense is no slower' "$work/err"
+result "and where prices come without a budget" $?
 refused "a budget that nothing fits" 'no plan is within the budget: 1 lists and top_k 32 take 8\.[0-9]+ MB' \
     "${search[@]}" --budget-bytes 2000000
 refused "a budget in ms without prices" '\-\-budget-ms needs --cost' "${search[@]}" --budget-ms 5
