@@ -35,6 +35,11 @@ bool cli_text_add(cli_text *text, const void *bytes, int64_t n);
 void cli_text_free(cli_text *text);
 /* Reads a whole file, "-" = standard input; 0 or an exit code after its sentence. */
 int cli_read_file(cli_text *text, const char *path);
+/* A file of n bytes, all of it or the one that was there: they go to "PATH.part" beside it, which is then renamed. What
+ * is no file (a pipe, /dev/stdout) takes them itself. 0, or an exit code after a message. */
+int cli_write_file(const char *path, const void *bytes, int64_t n);
+/* Whether that can be, before long work; leaves everything as it was. 0, or an exit code after a message. */
+int cli_check_file(const char *path);
 /* The first eight bytes of the files that heddle writes; whether a file begins so. */
 #define CLI_SESSION_MAGIC  "heddle\x1a\n"
 #define CLI_DOCUMENT_MAGIC "HDLDOCKV"

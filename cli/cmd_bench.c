@@ -299,11 +299,10 @@ static int write_csv(const bench_state *state)
 {
     const bench_options *options = state->options;
     if (!options->csv) return 0;
-    FILE *file = fopen(options->csv, "w");
-    if (!file) {
-        cli_note("heddle: %s: cannot be written", options->csv);
-        return EXIT_RUNTIME;
-    }
+    char *text = NULL;
+    size_t n = 0;
+    FILE *file = open_memstream(&text, &n);
+    if (!file) return cli_refuse("%s: no memory for the figures", options->csv);
     const heddle_device_peaks *peaks = &state->peaks;
     fprintf(file, "# heddle %s, model %s, KV %s, %d threads, %s\n", heddle_version(), state->model_name,
             options->common.kv_type, peaks->n_threads, peaks->isa);
@@ -323,9 +322,10 @@ static int write_csv(const bench_state *state)
                 row->decode_least, row->decode_most, state->info.weight_bytes, row->kv_bytes_per_token,
                 row->share, row->tokens_read, row->kv_bytes, row->peak_bytes, options->reps, options->tokens);
     }
-    if (!fclose(file)) return 0;
-    cli_note("heddle: %s: could not all be written", options->csv);
-    return EXIT_RUNTIME;
+    int code = fclose(file) ? cli_refuse("%s: no memory for the figures", options->csv)
+                            : cli_write_file(options->csv, text, (int64_t)n);
+    free(text);
+    return code;
 }
 
 static int print_peaks(bench_state *state)

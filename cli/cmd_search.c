@@ -2,14 +2,13 @@
  *
  * Fits on -f texts, judges on --check texts, which it never fitted on; writes the plan file of the greedy search
  * by loss, and says beside it what the dynamic programme on captured mass would have given. */
-#include <errno.h>
 #include <inttypes.h>
+#include <jansson.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "search.h"
 
@@ -53,7 +52,7 @@ static const cli_option search_rows[] = {
      AT(budget_ms), 1e-6, 1e9, 0},
     {"budget-bytes", 0, CLI_INT, "N", NULL, "it may read so many bytes of keys, values and summaries",
      AT(budget_bytes), 1, 1e15, 0},
-    {"at", 0, CLI_INT, "TOKENS", NULL, "the context that a budget is for (default: -c)", AT(depth), 0,
+    {"at", 0, CLI_INT, "TOKENS", NULL, "the context that a budget is for (default: -c)", AT(depth), 1,
      1 << 28, 0},
     {"name", 0, CLI_TEXT, "NAME", "found", "the plan's name", AT(name), 0, 0, 0},
     {"out", 'o', CLI_TEXT, "FILE", NULL, "write the plan here; default: standard output", AT(out), 0, 0, 0},
@@ -114,13 +113,8 @@ static int write_plan(const search *at, const search_options *options, const sea
              options->method, at->n_evaluations, at->n_rows, seconds);
     char *text = search_plan_text(at, set, router, options->name, about);
     if (!text) return cli_refuse("plan search: no memory for the plan");
-    FILE *file = options->out ? fopen(options->out, "w") : stdout;
-    int code = 0;
-    if (!file)
-        code = cli_refuse("plan search: %s: cannot be written", options->out);
-    else if (fputs(text, file) < 0 || (options->out && fclose(file)))
-        code = cli_refuse("plan search: %s: not everything could be written",
-                          options->out ? options->out : "-");
+    int code = options->out ? cli_write_file(options->out, text, (int64_t)strlen(text)) : 0;
+    if (!options->out) fputs(text, stdout); /* cli_finish_output looks whether it could */
     free(text);
     return code;
 }
@@ -317,6 +311,23 @@ static bool is_among(const char *const *words, const char *word)
     return *words != NULL;
 }
 
+/* The name stands in the plan file as it is. */
+static int check_name(const char *name)
+{
+    size_t n = strlen(name);
+    if (!n || n > 64) return cli_refuse("plan search: --name: has %zu bytes; must have 1..64", n);
+    for (size_t i = 0; i < n; i++)
+        if ((unsigned char)name[i] < ' ' || name[i] == 127 || strchr("\"\\", name[i]))
+            return cli_refuse(
+                "plan search: --name: has character %d at byte %zu; must have no control character, "
+                "no \" and no \\",
+                name[i], i);
+    json_t *text = json_string(name); /* NULL: not UTF-8 */
+    if (!text) return cli_refuse("plan search: --name: must be UTF-8");
+    json_decref(text);
+    return 0;
+}
+
 /* What goes not together, before anything is read. */
 static int check_method(const search_options *options)
 {
@@ -340,22 +351,7 @@ static int check_method(const search_options *options)
     if (is_duo && !options->n_full_heads && !has_budget)
         return cli_refuse("plan search: --by duo needs --full-heads N, --budget-ms MS or --budget-bytes N");
     if (!is_duo && options->n_full_heads) return cli_refuse("plan search: --full-heads goes with --by duo");
-    if (strlen(options->name) > 64 || strpbrk(options->name, "\"\\"))
-        return cli_refuse("plan search: --name %.80s: must have at most 64 characters, no \" and no \\",
-                          options->name);
-    return 0;
-}
-
-/* Before a search of half an hour: whether what it finds can be written. A file that is there is not touched. */
-static int check_out(const char *path)
-{
-    if (!path) return 0;
-    bool was_there = !access(path, F_OK);
-    FILE *file = fopen(path, "a");
-    if (!file) return cli_refuse("plan search: %s: cannot be written: %s", path, strerror(errno));
-    fclose(file);
-    if (!was_there) remove(path);
-    return 0;
+    return check_name(options->name);
 }
 
 static int plan_search(const void *command_options)
@@ -367,7 +363,7 @@ static int plan_search(const void *command_options)
                  .n_rows = options->n_rows};
     if (!options->fit.n) return cli_refuse("plan search: no text is given: -f FILE");
     int code = check_method(options);
-    if (!code) code = check_out(options->out);
+    if (!code && options->out) code = cli_check_file(options->out); /* before a search of half an hour */
     if (!code && !strcmp(options->method, "duo")) at.router.score = "none";
     if (!code) code = cli_open(&setup, &options->common);
     if (code) return code;

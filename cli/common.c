@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "cli.h"
 #include "term.h"
@@ -87,6 +88,69 @@ bool cli_file_is(const char *path, const char magic[8])
     size_t n = file ? fread(first, 1, sizeof first, file) : 0;
     if (file) fclose(file);
     return n == sizeof first && !memcmp(first, magic, sizeof first);
+}
+
+typedef struct new_file {
+    char *target, *part; /* NULL: it is no file, and written to itself */
+    FILE *to;
+} new_file;
+
+static void close_new(new_file *file)
+{
+    if (file->to) fclose(file->to);
+    if (file->to && file->part) remove(file->part);
+    free(file->target);
+    free(file->part);
+}
+
+/* A file that is a link stays one: what it names is replaced, with its permissions. */
+static int open_new(new_file *file, const char *path)
+{
+    struct stat facts;
+    bool is_there = !stat(path, &facts);
+    *file = (new_file){0};
+    if (is_there && !S_ISREG(facts.st_mode)) {
+        file->to = fopen(path, "wb");
+    } else {
+        file->target = is_there ? realpath(path, NULL) : strdup(path);
+        if (file->target && asprintf(&file->part, "%s.part", file->target) < 0) file->part = NULL;
+        if (file->part) file->to = fopen(file->part, "wb");
+        if (file->to && is_there && fchmod(fileno(file->to), facts.st_mode & 07777))
+            errno = 0; /* its own, then */
+    }
+    if (file->to) return 0;
+    int code = cli_refuse("%s: cannot be written: %s", path, strerror(errno));
+    close_new(file);
+    return code;
+}
+
+int cli_write_file(const char *path, const void *bytes, int64_t n)
+{
+    new_file file;
+    int code = open_new(&file, path);
+    if (code) return code;
+    bool is_written = fwrite(bytes, 1, (size_t)n, file.to) == (size_t)n && !fflush(file.to) &&
+                      (!file.part || (!fsync(fileno(file.to)) && !rename(file.part, file.target)));
+    if (!is_written) {
+        cli_note("heddle: %s: could not all be written: %s", path, strerror(errno));
+        code = EXIT_RUNTIME;
+    } else {
+        free(file.part); /* it has the file's name now */
+        file.part = NULL;
+    }
+    close_new(&file);
+    return code;
+}
+
+int cli_check_file(const char *path)
+{
+    struct stat facts;
+    new_file file;
+    if (!stat(path, &facts) && !S_ISREG(facts.st_mode) && !S_ISDIR(facts.st_mode)) /* a pipe may wait */
+        return access(path, W_OK) ? cli_refuse("%s: cannot be written: %s", path, strerror(errno)) : 0;
+    int code = open_new(&file, path);
+    if (!code) close_new(&file);
+    return code;
 }
 
 int cli_read_file(cli_text *text, const char *path)

@@ -110,9 +110,10 @@ int cost_save(const cost_model *model, const cost_point *points, int n, const ch
                              model->model, "weight_bytes", (json_int_t)model->weight_bytes, "kv_type",
                              model->kv_type, "isa", model->isa, "n_threads", (int)model->n_threads, "terms",
                              terms, "worst_error", model->worst_error, "points", rows);
-    int code = 0;
-    if (!root || json_dump_file(root, path, JSON_INDENT(2) | JSON_REAL_PRECISION(6)))
-        code = cli_refuse("%s: cannot be written", path);
+    char *text = root ? json_dumps(root, JSON_INDENT(2) | JSON_REAL_PRECISION(6)) : NULL;
+    int code = text ? cli_write_file(path, text, (int64_t)strlen(text))
+                    : cli_refuse("%s: no memory for the cost model", path);
+    free(text);
     json_decref(root);
     return code;
 }

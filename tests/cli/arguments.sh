@@ -26,7 +26,7 @@ refused "flag with a value" "takes no value" run --chat=yes
 refused "--session in no folder: before anything is read" "/nosuch/x.kv: cannot be written: No such file" \
     run -m x -p hello --session /nosuch/x.kv
 refused "--record in no folder" "/nosuch/x: cannot be written: No such file" run -m x -p hello --record /nosuch/x
-refused "plan search -o in no folder" "plan search: /nosuch/x.json: cannot be written: No such file" \
+refused "plan search -o in no folder" "/nosuch/x.json: cannot be written: No such file" \
     plan search -m x -f y -o /nosuch/x.json
 refused "plan search with a budget of no bytes" "--budget-bytes 0: must be in 1" plan search -m x -f y --budget-bytes 0
 refused "plan search with a budget of no time" "--budget-ms 0: must be in" plan search -m x -f y --budget-ms 0

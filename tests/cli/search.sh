@@ -14,6 +14,11 @@ heddle plan search -m "$gemma" -f "$text" -c 400 --rows 32 --lists 1 --fit-top-k
 result "one list for three global layers is the first one's" $?
 says "the plan that was written is taken" 'token_list, its own; makes a list by 4-bit keys' \
     explain -m "$gemma" --plan "$work/one.json"
+cp "$work/one.json" "$work/old.json" && ln "$work/old.json" "$work/kept.json" && chmod 640 "$work/old.json"
+heddle plan search -m "$gemma" -f "$text" -c 400 --rows 32 --lists 1 --fit-top-k 32 --score key_i4 --name new -o "$work/old.json"
+[ "$code" = 0 ] && grep -q '"name": "new"' "$work/old.json" && cmp -s "$work/one.json" "$work/kept.json" &&
+    [ "$(stat -c %a "$work/old.json")" = 640 ] && [ ! -e "$work/old.json.part" ]
+result "the new file takes the old one's place, which nothing was written into" $?
 heddle plan search -m "$model" -f "$text" -c 400 --rows 16 --lists 4 --fit-top-k 16 --by heads -o "$work/heads.json"
 [ "$code" = 0 ] && grep -q '"head_map"' "$work/heads.json"
 result "head maps are written" $?
@@ -121,5 +126,11 @@ result "of a budget and a number of heads both hold" $?
 refused "a budget that no heads fit" 'no plan is within the budget: sinks and window of all 3 heads take [0-9.]+ MB after 4096' \
     "${few[@]}" --by duo --budget-bytes 1000 --at 4K
 refused "a method that is none" 'must be loss, mass, heads, hylra, budgets or duo' "${by_head[@]}" --by magic
-refused "a name that breaks the file" 'must have at most 64 characters' "${by_head[@]}" --name 'a"b'
+refused "a name that breaks the file" 'has character 34 at byte 1; must have no control character' "${by_head[@]}" --name 'a"b'
+refused "a name of two lines" 'has character 10 at byte 1' "${by_head[@]}" --name $'a\nb' # the plan could not be read
+refused "a name that is no text" 'must be UTF-8' "${by_head[@]}" --name $'a\xff'
+refused "no name" 'has 0 bytes; must have 1..64' "${by_head[@]}" --name ''
+refused "a name of 65 bytes" 'has 65 bytes; must have 1..64' "${by_head[@]}" --name "$(printf 'x%.0s' {1..65})"
+refused "a plan for no context" '\-\-at 0: must be in 1' "${few[@]}" --at 0
+refused "a folder that is not there" 'cannot be written: No such file' "${by_head[@]}" -o "$work/none/plan.json"
 finish
