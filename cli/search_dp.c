@@ -2,14 +2,14 @@
  *
  * One dense pass observes every layer: for the last rows of a text, the mass of each list of layer j (one, or one
  * a KV head) and the ids that it would choose. captured[i, g, j, h] = sum over rows of (mass of list h of layer j on
- * the ids of list g of layer i) / (on its own ids), i <= j; a reader's head takes the best g: the head map. With
- * anchors a_1 < a_2 < ... a layer reads the lists of the nearest anchor below, and what is maximised is the sum over
- * layers of the mean over heads: V[a][i] = max_l V[a-1][l] + sum_{j=l}^{i-1} S[l][j]. */
+ * the ids of list g of layer i) / (on its own ids), i <= j; a reader's head takes the best g: the head map. What is
+ * maximised over the anchors is the sum over layers of the mean over heads (eval/anchors.h). */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "eval/anchors.h"
 #include "eval/reuse.h"
 #include "search.h"
 
@@ -148,38 +148,17 @@ static int observe_text(search *at, const search_text *text, observer *into)
 static int solve(const search *at, const observer *seen, int32_t n_lists, search_set *set)
 {
     int32_t n = 0, open[SEARCH_MAX_LAYERS];
+    bool is_anchor[SEARCH_MAX_LAYERS];
     for (int32_t i = 0; i < at->n_layers; i++)
         if (at->is_open[i]) open[n++] = i;
-    double *best = malloc((size_t)(n_lists + 1) * (size_t)(n + 1) * sizeof *best);
-    int32_t *from = malloc((size_t)(n_lists + 1) * (size_t)(n + 1) * sizeof *from);
-    if (!best || !from) {
-        free(best);
-        free(from);
-        return cli_refuse("plan search: no memory for a table of %d layers", n);
-    }
-    /* best[a, i]: layers before i are served by a anchors; i is where the next anchor stands (n: the end) */
-    for (int32_t a = 0; a <= n_lists; a++)
-        for (int32_t i = 0; i <= n; i++) {
-            double *value = &best[a * (n + 1) + i];
-            *value = a == 0 && i == 0 ? 0 : -1;
-            from[a * (n + 1) + i] = -1;
-            for (int32_t l = 0; a > 0 && l < i; l++) {
-                double before = best[(a - 1) * (n + 1) + l], sum = before;
-                if (before < 0) continue;
-                for (int32_t j = l; j < i; j++) sum += served(seen, open[l], open[j], NULL);
-                if (sum > *value) {
-                    *value = sum;
-                    from[a * (n + 1) + i] = l;
-                }
-            }
-        }
+    double *by = malloc((size_t)n * (size_t)n * sizeof *by);
+    for (int32_t l = 0; l < n && by; l++)
+        for (int32_t j = l; j < n; j++) by[l * n + j] = served(seen, open[l], open[j], NULL);
+    bool is_solved = by && anchors_solve(by, n, n_lists, is_anchor);
+    free(by);
+    if (!is_solved) return cli_refuse("plan search: no memory for a table of %d layers", n);
     *set = (search_set){.n = n_lists};
-    for (int32_t a = n_lists, i = n; a > 0; a--) {
-        i = from[a * (n + 1) + i];
-        set->has[open[i]] = true;
-    }
-    free(best);
-    free(from);
+    for (int32_t i = 0; i < n; i++) set->has[open[i]] = is_anchor[i];
     return 0;
 }
 
