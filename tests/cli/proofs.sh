@@ -37,7 +37,12 @@ quality anchor
 second=$(fields 13 anchor)
 [ -n "$second" ] && [ "$second" != "$first" ] && [ "$(fields 13 dense | wc -l)" = 2 ] && [ "$(grep -c ",dense,.*$second" "$table")" = 3 ]
 result "a later run measures them again" $?
+for text in prose code lexicon; do echo "$text again" >"$work/texts/$text-1.txt"; done
 cp "$table" "$work/whole"
+quality --documents 2 keys4
+[ "$(grep -c ',keys4,' "$table")" = 6 ] && grep -q '`keys4` | 50.0 % .* | 1 |$' "$work/results/plan-quality.md"
+result "documents of two runs do not make one line" $?
+cp "$work/whole" "$table"
 sed -i '/,dense,.*'"$second"'/s/,2.000000,2.000000,/,2.200000,2.200000,/' "$table"
 quality keys4
 grep -q '`keys4` | 50.0 % | +10.52 %' "$work/results/plan-quality.md" && grep -q '`anchor` | 50.0 % | +0.00 %' "$work/results/plan-quality.md"
@@ -73,4 +78,17 @@ assert not list(bad_runs(load()))
 PY
 PYTHONDONTWRITEBYTECODE=1 python3 "$work/speeds.py" "$proofs" >"$work/out" 2>"$work/err"
 result "each run of speeds is of one host and begins and ends with dense; the committed ones" $?
+PYTHONPATH=$proofs python3 - >"$work/out" 2>"$work/err" <<'PY'
+from intervals import bootstrap, unexpected, verdict
+from task_quality import in_points
+some = [(right, 10) for right in (-1, 0, 0, 0, 0, 0, 0, 0, 0, 1)]
+(low, high), = bootstrap(some, in_points)
+assert bootstrap(some, in_points) == [(low, high)] and -6 <= low < 0 < high <= 6 and bootstrap(some[:1], in_points) is None
+assert bootstrap([(1, 10), (1, 10)], in_points) == [(10, 10)]
+assert verdict(-1, (-3, 0), -2, True) == "met, but the interval straddles it" and verdict(-1, (-1.5, 0), -2, True) == "holds"
+assert verdict(1.2, (0.8, 1.5), 1, False) == "DOES NOT HOLD, and the interval straddles it" and verdict(1.2, None, 1, False) == "DOES NOT HOLD"
+assert not unexpected({"a": "holds", "b": "DOES NOT HOLD"}, ["b"]) and unexpected({"a": "DOES NOT HOLD"}, []) and unexpected({"a": "holds"}, ["a"])
+PY
+code=$?
+result "an interval is by document, and a bound that it straddles is said to be so" $code
 finish

@@ -18,7 +18,7 @@ import subprocess
 import sys
 
 from behaviour import TOP, fits, model_path, plan_hash
-from plan_quality import Documents
+from plan_quality import this_run
 
 CSV = TOP + "/bench/results/plan-speed.csv"
 FIELDS = ("plan_hash", "model", "depth", "plan", "kv", "step_ms", "p10_ms", "p90_ms", "kv_bytes_read", "share_of_dense", "kv_bytes",
@@ -113,7 +113,7 @@ def main():
         writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
         if is_new:
             writer.writeheader()
-        of_run = Documents(None).of_run
+        of_run = this_run()
         if options.note:
             file.write(f"# {of_run['run']}: {options.note}\n")
         for row in rows:

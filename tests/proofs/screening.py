@@ -10,12 +10,14 @@ and it goes on where it was stopped. --jobs N: N processes share the documents; 
 are put together at the end of each part, and nothing of a stopped part is lost. The tables stand beside
 it as text, the page of all results is build/NAME.html. It has no bound to hold: it exits 0 when every
 row is there. --check: whether screening.md has the table that the rows give, of the plans as they are now, and the
-plans with full counts (task_quality.py) among them.
+plans with full counts (task_quality.py) among them. Rows of a later
+session may stand in a file of their own, NAME-MODEL-2.jsonl: it is a run, and its plans are set against its dense.
 """
 import argparse
 import collections
 import glob
 import json
+import math
 import os
 import re
 import subprocess
@@ -23,10 +25,12 @@ import sys
 import tempfile
 
 from behaviour import MODELS, TOP, eval_hash, fits, heddle
+from intervals import bootstrap
 from shards import share
-from task_quality import METHODS
+from task_quality import METHODS, cell, in_points
 
 TEXTS = ("prose", "code", "lexicon")
+NO_METHOD = ("oracle", "minference", "tiles", "window:window=512")  # a control that reads everything; prompts only; the window
 WINDOW = "window:window=512"
 AT_ONCE = 4  # plans over one reading of a document: its rows carry no more than eight summaries
 
@@ -49,48 +53,84 @@ def run_part(command, plans, rows, documents, shards):
     return out.returncode, out.stdout
 
 
-def points_of_all(path):
-    """Points against dense of every plan on the tasks that decide, each over the documents that both answered."""
-    found = collections.defaultdict(dict)
-    for line in open(path):
-        row = json.loads(line)
-        if row.get("what") == "task":
-            found[row["task"], row["document"]].setdefault(row["plan"], row)
+def right(documents, plan):
+    return 100 * sum(d[plan]["right"] for d in documents) / sum(d[plan]["tokens"] for d in documents)
 
-    def documents(task, plan):
-        return [plans for (name, _), plans in found.items() if name == task and "dense" in plans and plan in plans]
 
-    def right(some, plan):
-        return 100 * sum(d[plan]["right"] for d in some) / sum(d[plan]["tokens"] for d in some)
-    deciding = [t for t in sorted({t for t, _ in found}) if (d := documents(t, WINDOW)) and right(d, "dense") >= 60
-                and right(d, "dense") - right(d, WINDOW) >= 20]
-    lines = []
-    for plan in {p for plans in found.values() for p in plans} - {"dense", "window512"}:
-        on = {t: documents(t, plan) for t in deciding}
-        if all(on.values()):
-            delta = {t: right(d, plan) - right(d, "dense") for t, d in on.items()}
-            worst = min(delta, key=delta.get)
-            n = [len(d) for d in on.values()]
-            lines.append((-delta[worst], f"| `{plan}` | {sum(delta.values()) / len(delta):+.2f} | {delta[worst]:+.2f} ({worst}) | {min(n)}-{max(n)} |"))
-    return f"Deciding: {', '.join(deciding)}.\n\n| plan | mean | worst | documents a task |\n|---|---|---|---|\n" + "\n".join(l for _, l in sorted(lines))
+class Run:
+    """The task rows of one file: {(task, document): {plan: row}}."""
+
+    def __init__(self, path):
+        self.found = collections.defaultdict(dict)
+        for line in open(path):
+            row = json.loads(line)
+            if row.get("what") == "task":
+                self.found[row["task"], row["document"]].setdefault(row["plan"], row)
+        tasks = sorted({task for task, _ in self.found})
+        self.deciding = [t for t in tasks if (d := self.documents(t, WINDOW)) and right(d, "dense") >= 60 and right(d, "dense") - right(d, WINDOW) >= 20]
+        self.plans = {plan for plans in self.found.values() for plan in plans} - {"dense", "window512"}
+
+    def documents(self, task, plan):
+        return [plans for (name, _), plans in self.found.items() if name == task and "dense" in plans and plan in plans]
+
+
+def runs_of(options, model):
+    """The files of a model's rows, the newest last; each is a run, which asked dense and the window beside its plans."""
+    name = f"{TOP}/bench/results/{options.out}-{model}"
+    return [Run(path) for path in glob.glob(name + ".jsonl") + sorted(glob.glob(name + "-*.jsonl"))]
+
+
+Points = collections.namedtuple("Points", "worst plan task interval mean share n_least n_most")
+
+
+def points_of_all(runs):
+    """Points of each plan against dense of the newest run that has it, on tasks that decide in the first run; worst last."""
+    deciding, found = runs[0].deciding, {}
+    for run in runs:
+        for plan in run.plans:
+            on = {task: run.documents(task, plan) for task in deciding}
+            if not all(on.values()):
+                continue
+            delta = {task: right(d, plan) - right(d, "dense") for task, d in on.items()}
+            shares = [d[plan]["share_read"] for some in on.values() for d in some if "share_read" in d[plan]]
+            worst, n = min(delta, key=delta.get), [len(d) for d in on.values()]
+            (interval,) = bootstrap([(d[plan]["right"] - d["dense"]["right"], d["dense"]["tokens"]) for d in on[worst]], in_points) or [(math.nan, math.nan)]
+            found[plan] = Points(delta[worst], plan, worst, interval, sum(delta.values()) / len(delta), 100 * sum(shares) / max(len(shares), 1), min(n), max(n))
+    return sorted(found.values(), key=lambda points: (-points.worst, points.plan))
+
+
+def best_of(points):
+    """The five that lose least on their worst task, of plans to use: they choose what decoding reads, and read less than half."""
+    return [p.plan for p in points if p.plan not in NO_METHOD and p.share < 50][:5]
+
+
+def table_of(runs):
+    points = points_of_all(runs)
+    lines = [f"Deciding: {', '.join(runs[0].deciding)}.", "", "| plan | reads | mean | worst task | documents a task |", "|---|---|---|---|---|"]
+    lines += [f"| `{p.plan}` | {p.share:.0f} % | {p.mean:+.2f} | {cell(p.worst, p.interval)} {p.task} | {p.n_least}-{p.n_most} |" for p in points]
+    best, full = best_of(points), METHODS["smollm2"]
+    lines += ["", "The best five by their worst task, of plans that choose what decoding reads and read less than half: "
+              f"{', '.join(f'`{plan}`' for plan in best)}. Full counts (tasks-8k-smollm2.md) have {', '.join(f'`{plan}`' for plan in best if plan in full) or 'none'} "
+              f"of them, and {', '.join(f'`{plan}`' for plan in full if plan not in best)}.", ""]
+    return "\n".join(lines)
 
 
 def check(options):
     """Whether the committed table is there and of the plans as they are."""
-    path, page = (f"{TOP}/bench/results/{options.out}{ending}" for ending in ("-smollm2.jsonl", ".md"))
-    if not os.path.exists(path) or not os.path.exists(page):
-        print(f"{options.out}: {path} or {page} is not there")
+    page = f"{TOP}/bench/results/{options.out}.md"
+    runs = runs_of(options, "smollm2")
+    if not runs or not os.path.exists(page):
+        print(f"{options.out}: its rows or {page} are not there")
         return 1
-    bad, hashes, table = [], collections.defaultdict(set), points_of_all(path)
-    for line in open(path):
-        row = json.loads(line)
-        hashes[row["plan"]].add(row["plan_hash"])
-    if table not in open(page).read():
+    bad, points = [], points_of_all(runs)
+    if table_of(runs) not in open(page).read():
         bad.append(f"{page[len(TOP) + 1:]} does not have the table that its rows give (--table)")
-    listed = re.findall(r"^\| `(.+?)` \|", table, re.M)
-    bad += [f"{plan}: the rows are of another plan than there is now" for plan in ["dense", *listed] if hashes[plan] != {eval_hash(plan)}]
-    bad += [f"{plan} has full counts and no row here" for plan in METHODS["smollm2"] if plan not in listed]
-    print("\n".join(f"screening: {why}" for why in bad) or f"screening: {len(listed)} plans, as they are now")
+    for plan in ["dense"] + [p.plan for p in points]:
+        hashes = {plans[plan]["plan_hash"] for run in runs for plans in run.found.values() if plan in plans}
+        if hashes != {eval_hash(plan)}:
+            bad.append(f"{plan}: the rows are of another plan than there is now")
+    bad += [f"{plan} has full counts and no row here" for plan in METHODS["smollm2"] if plan not in [p.plan for p in points]]
+    print("\n".join(f"screening: {why}" for why in bad) or f"screening: {len(points)} plans, as they are now")
     return 1 if bad else 0
 
 
@@ -114,8 +154,8 @@ def main():
         return check(options)
     if options.table:
         for name in options.models.split(","):
-            if os.path.exists(path := f"{TOP}/bench/results/{options.out}-{name}.jsonl"):
-                print(points_of_all(path))
+            if runs := runs_of(options, name):
+                print(table_of(runs))
         return 0
     folder = os.environ.get("HEDDLE_TEST_MODELS", os.path.expanduser("~/.cache/heddle"))
     threads = options.threads or max(1, (os.cpu_count() or 1) // options.jobs)
