@@ -10,7 +10,7 @@ run() {
         skip "$name" "needs Python with $2"
         return
     fi
-    timeout 300 python3 "$root/$name" >"$work/out" 2>"$work/err" </dev/null
+    timeout 900 python3 "$root/$name" >"$work/out" 2>"$work/err" </dev/null
     code=$?
     result "$name" $code
 }
