@@ -221,7 +221,7 @@ class Model(nn.Module):
     def __init__(self, cfg):
         super().__init__()
         if cfg.index_groups != 1:
-            raise ValueError("index_groups other than 1 can be read (modeling_heddle.py, the engine) but not trained here")
+            raise ValueError(f"index_groups {cfg.index_groups}: must be 1 to be trained; modeling_heddle.py and the engine read more")
         self.cfg = cfg
         self.embed_tokens = nn.Embedding(cfg.n_vocab, cfg.hidden_size)
         self.layers = nn.ModuleList(Block(cfg, kind) for kind in cfg.layer_kinds)

@@ -195,13 +195,14 @@ class Trainer:
                 config.preset(args.preset or "small", **{"arch": args.arch or "clsa", **fields(args.set)})
             if saved:
                 check_stated(self.cfg, args)
+            model = mdl.Model(self.cfg)
         except ValueError as e:
             raise SystemExit(f"{args.init if saved else '--preset, --arch, --set'}: {e}")
         if args.stage.startswith("sparse") and not self.cfg.has_index:
             raise SystemExit(f"--stage {args.stage}: arch {self.cfg.arch} has no index")
         if args.resume and (not saved or saved.get("stage") != args.stage):
             raise SystemExit(f"--resume: {args.init} is of stage {saved.get('stage', 'none') if saved else 'none'}, not {args.stage}")
-        self.model = mdl.Model(self.cfg).to(self.dev)
+        self.model = model.to(self.dev)
         self.step, self.spent, self.tokens_seen, self.signal = 0, 0.0, 0, 0
         if saved:
             check_complete(saved["model"], self.model, args.init)

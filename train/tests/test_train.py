@@ -91,6 +91,7 @@ def test_what_init_and_resume_refuse():
         refused(d, "hidden_size is 64 there, and --preset, --arch or --set says 384", "--init", path, "--preset", "small")
         refused(d, "windows: not a field", "--init", path, "--set", "windows=8")
         refused(d, "index_rope True: must be False here", "--set", "index_rope=true")
+        refused(d, "index_groups 2: must be 1 to be trained", "--set", "index_groups=2")
         refused(d, "arch yoco has no index", "--arch", "yoco", "--stage", "sparse_index")
         train(d, "b", "--stage", "dense_short", "--steps", "1", "--mix", "nat=3,task=1", "--init", path, "--arch", "clsa", "--set", "rope_base=5000,window=16")
         saved = torch.load(path, weights_only=False)
