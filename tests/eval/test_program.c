@@ -313,9 +313,9 @@ static void test_lists_are_those_that_are_read(void **state)
         int n = snprintf(
             file, sizeof file,
             "{\"heddle_plan\": 1, \"name\": \"readers%d\", \"variants\": [{\"decode\": [{\"layers\": "
-            "[0], \"operator\": \"dense\", \"router\": {\"score\": \"attention_mass\", \"lists\": "
+            "[0], \"operator\": \"%s\", \"router\": {\"score\": \"attention_mass\", \"lists\": "
             "\"kv_head\", \"top_k\": 16, \"sinks\": 0, \"window\": 1}}, %s]}]}",
-            i, readers[i]);
+            i, i == 2 ? "token_list" : "dense", readers[i]); /* some layer has to read a list that is made */
         snprintf(name, sizeof name, "readers%d.json", i);
         write_all(name, file, n);
         snprintf(plans + strlen(plans), sizeof plans - strlen(plans), "%s/%s;", folder, name);
@@ -337,7 +337,8 @@ static void test_lists_are_those_that_are_read(void **state)
     }
     assert_true(first[0][0] != first[1][0]); /* head 0 reads list 0 of the one plan, list 1 of the other */
     assert_true(first[0][1] == first[1][1]); /* head 1 reads list 1 of both */
-    assert_string_equal(masses[2], "\"layers\":[],\"captured\":[],\"oracle\":[]"); /* everything is read */
+    if (strncmp(masses[2], "\"layers\":[0],", 13) != 0)
+        fail_msg("%s", masses[2]); /* layer 1 reads everything */
     for (int i = 0; i < 3; i++) free(masses[i]);
     free(rows);
 }
