@@ -125,6 +125,8 @@ static const score_bench score_benches[] = {
     {"score pairs smol 32K", HDL_RULE_PAIRS, HDL_PLANE_MEAN, HDL_MEASURE_MASS, 9, 3, 64, 1, 16, 1, 32768, 0},
     {"score keys4 smol 64 rows of 8K", HDL_RULE_DOT, HDL_PLANE_KEY_I4, HDL_MEASURE_MASS, 9, 3, 64, 1, 1, 64,
      8192, 0},
+    {"score keys4 smol 16 rows of 64K", HDL_RULE_DOT, HDL_PLANE_KEY_I4, HDL_MEASURE_MASS, 9, 3, 64, 1, 1, 16,
+     65536, 0},
     {"score index 256 blocks of 128K", HDL_RULE_INDEX, HDL_PLANE_INDEX, HDL_MEASURE_LOGIT, 1, 1, 64, 1, 1, 1,
      131072, 256},
     {"score index means 128K", HDL_RULE_INDEX, HDL_PLANE_INDEX_MEAN, HDL_MEASURE_LOGIT, 1, 1, 64, 1,

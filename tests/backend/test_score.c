@@ -358,6 +358,66 @@ static void test_same_bits(void **state)
         }
 }
 
+enum { LONG_ENTRIES = 40000 }; /* more than a thread keeps scores of for itself */
+
+/* Where rows are long, threads score them together: the same bits, but for sums along distances, to which rows come
+ * in another order. */
+static void test_long_rows_have_the_same_bits(void **state)
+{
+    (void)state;
+    const hdl_impl *impls[MAX_ROUTE_IMPLS];
+    int64_t n_impls = route_impls(HDL_OP_SCORE, impls);
+    for (int64_t k = 0; k < n_impls; k++)
+        for (int64_t i = 0; i < HDL_COUNT(cases); i++) {
+            const score_case *c = &cases[i];
+            score_setup setup;
+            open_setup(&setup, c);
+            hdl_score_args *args = &setup.args;
+            int64_t n_own = args->n_rows * args->n_lists * args->score_stride;
+            if (!impls[k]->why_not || !impls[k]->why_not(args)) {
+                float *want = scores_of(&setup, impls[k], 1);
+                args->max_kv_len = (int64_t)LONG_ENTRIES * c->block_size;
+                float *got = scores_of(&setup, impls[k], 3);
+                if (memcmp(got, want, (size_t)n_own * 4) != 0)
+                    fail_msg("%s, %s: other bits where rows are long", c->name, impls[k]->name);
+                for (int64_t e = n_own; e < n_scores(args); e++) assert_true(is_close(c, got[e], want[e]));
+                free(want);
+                free(got);
+            }
+            close_setup(&setup);
+        }
+}
+
+/* Masses need one score row [n_heads, kv_len], however many threads there are; what a thread keeps for itself does
+ * not grow. It had been 16 heads' rows a thread: 1 GB for 1M tokens and 16 threads. */
+static void test_scratch_is_one_score_row(void **state)
+{
+    (void)state;
+    enum { K = 1024, PER_THREAD = 3 << 20, FIXED = 1 << 16 };
+    const hdl_impl *impls[MAX_ROUTE_IMPLS];
+    int64_t n_impls = route_impls(HDL_OP_SCORE, impls);
+    for (int64_t k = 1; k < n_impls; k++) /* the reference takes the room that it likes */
+        for (int64_t i = 0; i < HDL_COUNT(cases); i++) {
+            const score_case *c = &cases[i];
+            score_setup setup;
+            open_setup(&setup, c);
+            hdl_score_args *args = &setup.args;
+            for (int n_threads = 1; n_threads <= 16 && impls[k]->workspace; n_threads += 15)
+                for (int64_t n = 8 * K; n <= K * K; n *= 128) {
+                    args->max_kv_len = n;
+                    int64_t entries = n / (c->candidate_block ? 1 : c->block_size);
+                    int64_t row = args->measure == HDL_MEASURE_MASS ? entries * args->n_heads * 4 : 0;
+                    int64_t most = HDL_MAX(row + row / 8 + entries / 2, (int64_t)n_threads * PER_THREAD) +
+                                   FIXED;
+                    int64_t has = impls[k]->workspace(args, n_threads);
+                    if (has > most)
+                        fail_msg("%s, %s: %lld bytes for %lld tokens and %d threads, more than %lld", c->name,
+                                 impls[k]->name, (long long)has, (long long)n, n_threads, (long long)most);
+                }
+            close_setup(&setup);
+        }
+}
+
 /* The candidates of lists [first, first + n), as many as there were or one list for all; the caller frees both. */
 static hdl_selection some_candidates(const hdl_selection *all, int32_t first, int32_t n)
 {
@@ -462,8 +522,11 @@ static void test_bound_holds(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_against_reference), cmocka_unit_test(test_same_bits),
-        cmocka_unit_test(test_ranges_of_heads), cmocka_unit_test(test_bound_holds)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_against_reference),
+                                       cmocka_unit_test(test_same_bits),
+                                       cmocka_unit_test(test_long_rows_have_the_same_bits),
+                                       cmocka_unit_test(test_scratch_is_one_score_row),
+                                       cmocka_unit_test(test_ranges_of_heads),
+                                       cmocka_unit_test(test_bound_holds)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -145,4 +145,13 @@ result "Ctrl-C while reading in a chat: the next turn is answered" $?
 code=$?
 [ $code = 1 ] && grep -q 'cannot be written' "$work/err"
 result "a full disk: exit code 1" $?
+# scratch: one f32 score row of 9 heads, an eighth on top at most, and what threads keep for themselves
+work_of() {
+    heddle explain -m "$model" --plan keys4 -c "$1" -t "$2"
+    awk '$1 == "work" { print $2 }' "$work/out"
+}
+long=$(work_of 1M 16)
+[ "${long:-0}" -gt 0 ] && [ "$long" -le $((36 * 1048576 * 9 / 8)) ] && [ "$long" = "$(work_of 1M 1)" ] &&
+    [ "$(work_of 8K 16)" -le $((16 * (36 * 8192 * 2))) ]
+result "the scratch of 1M tokens is one score row, with 1 thread as with 16" $?
 finish

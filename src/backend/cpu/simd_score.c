@@ -8,7 +8,9 @@
  *
  *   one row per sequence    threads take pieces; scratch [pieces][n_heads][PIECE], the score row of op.h
  *   many rows               threads take a few rows, a KV head at a time, so that the turned keys serve
- *                           about MANY_QUERIES heads; scratch [pieces][rows * group][PIECE] a thread
+ *                           about MANY_QUERIES heads; scratch [pieces][rows * group][PIECE] a thread, which
+ *                           masses of rows of at most KEPT_PIECES have. Longer ones are scored as one row is, by
+ *                           all threads together, with as many rows at a time as the score row has room for
  *
  * Bytes and operations for one token of 9 heads and 3 KV heads of 64 in 4 bits: 108 bytes; with 16 lanes
  * and VNNI 9 multiply-adds, 8 loads and shuffles and 3 masks to turn, 7 for the exponentials: about 30. As codes
@@ -28,6 +30,7 @@ enum {
     ROWS = 8,
     MANY_QUERIES = 16,
     TASK_PIECES = 4,
+    KEPT_PIECES = 128, /* of which a thread keeps the scores for itself */
     LANES = 16,
     LINE = 64,
     AHEAD_BYTES = 12288
@@ -123,11 +126,23 @@ static unit_layout many_layout(const hdl_score_args *args, int64_t n_pieces)
                    n_pieces);
 }
 
-/* Pieces of the longest row, at least 1. */
+/* Pieces of the longest row whose maxima and sums are kept, at least 1: logits need none. */
 static int64_t most_pieces(const hdl_score_args *args)
 {
     int64_t size = args->has_candidates ? 1 : args->block_size;
-    return HDL_MAX(count_pieces((args->max_kv_len + size - 1) / size), 1);
+    return is_mass(args) ? HDL_MAX(count_pieces((args->max_kv_len + size - 1) / size), 1) : 1;
+}
+
+/* Of rows that a thread scores for itself. */
+static int64_t own_pieces(const hdl_score_args *args)
+{
+    return HDL_MIN(most_pieces(args), (int64_t)KEPT_PIECES);
+}
+
+/* Whether the longest of many rows are too long for that. */
+static bool are_rows_long(const hdl_score_args *args)
+{
+    return most_pieces(args) > KEPT_PIECES;
 }
 
 static int64_t score_workspace(const void *op, int n_threads)
@@ -138,7 +153,7 @@ static int64_t score_workspace(const void *op, int n_threads)
     if (args->plane == HDL_PLANE_NONE) return 0;
     return args->max_q_len == 1 && !args->is_shared
                ? one
-               : HDL_MAX(one, n_threads * many_layout(args, n_pieces).bytes);
+               : HDL_MAX(one, n_threads * many_layout(args, own_pieces(args)).bytes);
 }
 
 static void place_unit(score_unit *unit, const unit_layout *at, uint8_t *memory)
@@ -557,21 +572,38 @@ static void reduce_task(void *arg, int64_t task, int thread)
     for (int64_t piece = task * TASK_PIECES; piece < end; piece++) reduce_piece(unit, piece, piece);
 }
 
+static void reduce_shared_task(void *arg, int64_t task, int thread)
+{
+    (void)thread;
+    const score_unit *unit = arg;
+    int64_t n_pieces = count_pieces(unit->n_most), end = HDL_MIN((task + 1) * TASK_PIECES, n_pieces);
+    for (int64_t piece = task * TASK_PIECES; piece < end; piece++)
+        reduce_shared(unit, piece, unit->s + piece * unit->n_queries * PITCH);
+}
+
+/* The unit's rows and heads, at most n_heads queries, by all threads. */
+static void score_together(const hdl_launch *launch, const hdl_score_args *args, const hdl_attend_seq *seq,
+                           score_unit *unit)
+{
+    unit_layout at = one_layout(args, launch->n_threads, most_pieces(args));
+    place_unit(unit, &at, launch->workspace);
+    open_unit(unit, args, seq);
+    int64_t n_tasks = (count_pieces(unit->n_most) + TASK_PIECES - 1) / TASK_PIECES;
+    hdl_parallel_for(launch->n_threads, n_tasks, score_task, unit);
+    if (!is_mass(args)) return;
+    merge_pieces(unit);
+    /* rows of other places in the sequence share distances */
+    hdl_parallel_for(args->slash ? 1 : launch->n_threads, n_tasks,
+                     args->is_shared ? reduce_shared_task : reduce_task, unit);
+}
+
 /* Row `row` alone, KV heads [first, first + n). */
 static void score_one(const hdl_launch *launch, const hdl_score_args *args, int64_t row, int32_t first,
                       int32_t n)
 {
     const hdl_attend_seq *seq = seq_of_row(args->seqs, row);
-    unit_layout at = one_layout(args, launch->n_threads, most_pieces(args));
     score_unit unit = {.row = row, .out_row = row, .n_rows = 1, .first_kv_head = first, .n_kv_heads = n};
-    place_unit(&unit, &at, launch->workspace);
-    open_unit(&unit, args, seq);
-    int64_t n_tasks = (count_pieces(unit.n_most) + TASK_PIECES - 1) / TASK_PIECES;
-    hdl_parallel_for(launch->n_threads, n_tasks, score_task, &unit);
-    if (is_mass(args)) {
-        merge_pieces(&unit);
-        hdl_parallel_for(launch->n_threads, n_tasks, reduce_task, &unit);
-    }
+    score_together(launch, args, seq, &unit);
     close_unit(&unit, seq);
 }
 
@@ -623,6 +655,18 @@ static void score_rows(void *arg, int64_t task, int thread)
     }
 }
 
+/* The score row of (sequence, list) `task` before its rows are added. */
+static void open_shared(const hdl_score_args *args, int64_t task)
+{
+    const hdl_attend_seq *seq = &args->seqs[task / args->n_lists];
+    float *out = args->score + task * args->score_stride, none = args->rows == HDL_REDUCE_MAX ? -INFINITY : 0;
+    int64_t n = HDL_MAX(
+        whole_entries(args->plane, seq->kv_len, args->block_size) - (args->rule == HDL_RULE_PAIRS), 0);
+    for (int64_t e = 0; e < n; e++) out[e] = none;
+    if (args->slash) memset(args->slash + task * args->score_stride, 0, (size_t)n * sizeof(float));
+    close_row(args, task / args->n_lists, (int32_t)(task % args->n_lists), seq->kv_len, n);
+}
+
 /* Task (sequence, list): its rows a few at a time. */
 static void score_shared(void *arg, int64_t task, int thread)
 {
@@ -630,12 +674,7 @@ static void score_shared(void *arg, int64_t task, int thread)
     const hdl_score_args *args = call->args;
     const hdl_attend_seq *seq = &args->seqs[task / args->n_lists];
     int32_t list = (int32_t)(task % args->n_lists);
-    float *out = args->score + task * args->score_stride, none = args->rows == HDL_REDUCE_MAX ? -INFINITY : 0;
-    int64_t n = HDL_MAX(
-        whole_entries(args->plane, seq->kv_len, args->block_size) - (args->rule == HDL_RULE_PAIRS), 0);
-    for (int64_t e = 0; e < n; e++) out[e] = none;
-    if (args->slash) memset(args->slash + task * args->score_stride, 0, (size_t)n * sizeof(float));
-    close_row(args, task / args->n_lists, list, seq->kv_len, n);
+    open_shared(args, task);
     score_unit unit = {.out_row = task / args->n_lists, .n_kv_heads = heads_at_once(args)};
     unit.first_kv_head = list * unit.n_kv_heads;
     place_unit(&unit, &call->at, call->memory + thread * call->at.bytes);
@@ -655,10 +694,36 @@ static void score_shared(void *arg, int64_t task, int thread)
     }
 }
 
+/* Masses of long rows. A row's bits are those that it has where a thread scores it; of distances, to which fewer rows
+ * come at a time, nearly. */
+static void score_long(const hdl_launch *launch, const hdl_score_args *args)
+{
+    int32_t n_heads = heads_at_once(args), group = args->n_heads / args->n_kv_heads;
+    int32_t rows = HDL_MIN(rows_at_once(args), args->n_heads / (n_heads * group));
+    for (int64_t task = 0; task < args->n_seqs * (int64_t)args->n_lists && args->is_shared; task++)
+        open_shared(args, task);
+    for (int32_t s = 0; s < args->n_seqs; s++)
+        for (int32_t head = 0; head < args->n_kv_heads; head += n_heads) {
+            const hdl_attend_seq *seq = &args->seqs[s];
+            score_unit unit = {.first_kv_head = head, .n_kv_heads = n_heads};
+            for (int64_t row = 0; row < seq->q_len; row += rows) {
+                unit.row = seq->first_row + row;
+                unit.out_row = args->is_shared ? s : unit.row;
+                unit.n_rows = (int32_t)HDL_MIN((int64_t)rows, seq->q_len - row);
+                score_together(launch, args, seq, &unit);
+                if (!args->is_shared) close_unit(&unit, seq);
+            }
+        }
+}
+
 static void score_many(const hdl_launch *launch, const hdl_score_args *args)
 {
-    many_call call = {args, launch->workspace, many_layout(args, most_pieces(args)), rows_at_once(args)};
+    many_call call = {args, launch->workspace, many_layout(args, own_pieces(args)), rows_at_once(args)};
     int64_t n_tasks = 0;
+    if (are_rows_long(args)) {
+        score_long(launch, args);
+        return;
+    }
     if (args->is_shared) {
         hdl_parallel_for(launch->n_threads, args->n_seqs * (int64_t)args->n_lists, score_shared, &call);
         return;
