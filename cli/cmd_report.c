@@ -31,7 +31,7 @@ static const char page_head[] =
     "--grid:#2c3033;--heat:#56b6d6;\n"
     "--c0:#6cb4ee;--c1:#fb923c;--c2:#7ccf80;--c3:#d08be0;--c4:#e3b341;--c5:#4fd1c0;--c6:#f472b6;"
     "--c7:#9aa5ff}}\n"
-    "body{margin:0 auto;padding:2rem 1.25rem 4rem;max-width:80rem;background:var(--paper);color:var(--ink);\n"
+    "body{margin:0 auto;padding:2rem 1.25rem 4rem;max-width:88rem;background:var(--paper);color:var(--ink);\n"
     "font:16px/1.55 system-ui,-apple-system,'Segoe UI','Liberation Sans',sans-serif}\n"
     "h1{font-size:1.6rem;margin:0 0 .25rem;letter-spacing:-.01em}h2{font-size:1.15rem;margin:0 0 .25rem}\n"
     ".model{margin-top:3rem;border-top:2px solid var(--ink);padding-top:.75rem;font-size:1.35rem}\n"

@@ -136,7 +136,7 @@ static void table_row(eval_buf *out, const report *r, const report_card *card, c
         if (isnan(q->worst))
             eval_buf_text(out, "<td></td>");
         else
-            eval_buf_printf(out, "<td>%+.1f <small>%s</small></td>", 100 * q->worst, q->worst_task);
+            eval_buf_printf(out, "<td>%+.1f<br><small>%s</small></td>", 100 * q->worst, q->worst_task);
     }
     if (columns->has_agreement) cell(out, 100 * q->agreement, "%.1f");
     share_cell(out, q, speed);
