@@ -372,17 +372,19 @@ def static(plan, n_lists, keeps, block, sinks, window):
     return {"plan": plan, "lists": lists(n_lists, row)}
 
 
-def drawn(plan, seed, block, **select):
-    """BigBird: beside the forced blocks some that a hash of (seed, the row's block, block, list) draws."""
+def draw(seed, own, unit, lst):
+    """Uniform in [0, 1): a hash of (seed, the row's own unit, unit, list)."""
     def mixed(h, shift, factor):
         return (h ^ h >> shift) * factor % 2**64
 
+    h = seed * 0x9E3779B97F4A7C15 ^ (own + 1) * 0xD1B54A32D192ED03 ^ (unit * 131 + lst) * 0x2545F4914F6CDD1D
+    return (mixed(mixed(h % 2**64, 31, 0xBF58476D1CE4E5B9), 27, 0x94D049BB133111EB) >> 40) / 2**24
+
+
+def drawn(plan, seed, block, **select):
+    """BigBird: beside the forced blocks some that a hash draws."""
     def row(t, lst):
-        own, score = t // block, []
-        for b in range((t + 1) // block):
-            h = seed * 0x9E3779B97F4A7C15 ^ (own + 1) * 0xD1B54A32D192ED03 ^ (b * 131 + lst) * 0x2545F4914F6CDD1D
-            score.append((mixed(mixed(h % 2**64, 31, 0xBF58476D1CE4E5B9), 27, 0x94D049BB133111EB) >> 40) / 2**24)
-        return pick(score, t, block=block, **select)
+        return pick([draw(seed, t // block, b, lst) for b in range((t + 1) // block)], t, block=block, **select)
     return {"plan": plan, "lists": lists(KV, row)}
 
 

@@ -7,14 +7,15 @@ Thirty layers of 9 query heads over 3 KV heads of width 64, as the plans' varian
 numbers of a hash, so that the test makes the same ones. For every plan: the tokens of each list that a layer makes, a
 bit a token, for every row; and of two rows what every head of every layer puts out, as one number a head (the elements
 summed with the signs of a hash). The layers, their operators and head maps are read from the plan file, of which the
-rest is written down here: 4-bit and exact masses, the mean of a list's heads, top_k, forced tokens, whose list is read.
+rest is written down here: 4-bit and exact masses, what a hash draws, the mean of a list's heads, top_k, forced tokens,
+whose list is read.
 Ties cannot occur (checked): no key has a quotient that rounds either way, no two masses are nearly equal.
 """
 import json
 import math
 import os
 
-from methods import dot, in_levels, murmur, pick, reduce_heads, softmax
+from methods import dot, draw, in_levels, murmur, pick, reduce_heads, softmax
 
 PLANS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "plans")
 N, LAYERS, HEADS, KV, DIM = 64, 30, 9, 3, 64
@@ -58,7 +59,10 @@ def masses(layer, score):
 def lists_of(layer, router):
     """[row][list] tokens."""
     n = {"layer": 1, "kv_head": KV}[router.get("lists", "layer")]
-    assert not set(router) - {"score", "lists", "top_k", "sinks", "window"}, router
+    assert not set(router) - {"score", "lists", "top_k", "sinks", "window", "seed"}, router
+    if router["score"] == "random":
+        return [[pick([draw(router["seed"], t, j, g) for j in range(t + 1)], t, block=1, **NUMBERS) for g in range(n)]
+                for t in range(N)]
     return [[pick(reduce_heads(mass[g * HEADS // n:(g + 1) * HEADS // n], "mean"), t, block=1, **NUMBERS) for g in range(n)]
             for t, mass in enumerate(masses(layer, router["score"]))]
 
@@ -98,5 +102,5 @@ def case(name):
 
 if __name__ == "__main__":
     print(json.dumps({"arch": "llama", "n_tokens": N, "n_layers": LAYERS, "n_heads": HEADS, "n_kv_heads": KV, "head_dim": DIM,
-                      "scale": SCALE, "seed": SEED, "cases": [case(name) for name in ("indexcache", "hylra", "kascade", "tidal")]},
+                      "scale": SCALE, "seed": SEED, "cases": [case(name) for name in ("indexcache", "hylra", "kascade", "tidal", "random")]},
                      separators=(",", ":")))
