@@ -15,13 +15,25 @@ static void explain_head_top_k(const hdl_router_spec *router, hdl_buf *text)
     hdl_buf_puts(text, " by KV head");
 }
 
-static void explain_router(const hdl_router_spec *router, hdl_buf *text)
+/* "(mass, mean of heads)": what the scores are, and how those of several heads, or queries of an index, become one. */
+static void explain_measure(const hdl_router_spec *router, const hdl_model_facts *facts, hdl_buf *text)
 {
     static const char *const reduces[] = {"mean", "sum", "largest"};
+    bool is_index = hdl_score_rows[router->score].rule == HDL_RULE_INDEX;
+    hdl_buf_printf(text, " (%s", router->measure == HDL_MEASURE_MASS ? "mass" : "logit");
+    if (!is_index || facts->index.n_heads > 1)
+        hdl_buf_printf(text, ", %s of %s",
+                       reduces[is_index && facts->index.is_of_layers ? HDL_REDUCE_MAX : router->heads],
+                       is_index ? "queries" : "heads");
+    hdl_buf_puts(text, ")");
+}
+
+static void explain_router(const hdl_router_spec *router, const hdl_model_facts *facts, hdl_buf *text)
+{
+    static const char *const tiles[] = {"their mean query", "their scores summed",
+                                        "the largest of their scores"};
     hdl_buf_printf(text, "; makes a list by %s", hdl_score_rows[router->score].about);
-    if (hdl_score_rows[router->score].plane)
-        hdl_buf_printf(text, " (%s, %s of heads)", router->measure == HDL_MEASURE_MASS ? "mass" : "logit",
-                       reduces[router->heads]);
+    if (hdl_score_rows[router->score].plane) explain_measure(router, facts, text);
     if (router->is_scaled_by_length) hdl_buf_puts(text, " times sqrt(length)");
     if (router->select == HDL_SELECT_TOP_P) hdl_buf_printf(text, ": top_p %g", (double)router->p);
     if (router->select == HDL_SELECT_BEAM) hdl_buf_printf(text, ": beam");
@@ -39,7 +51,8 @@ static void explain_router(const hdl_router_spec *router, hdl_buf *text)
     if (router->is_per_kv_head) hdl_buf_puts(text, ", one per KV head");
     if (router->n_united) hdl_buf_printf(text, ", the union of %d KV heads' (top_k each)", router->n_united);
     if (router->n_slashes) hdl_buf_printf(text, " + %d distances", router->n_slashes);
-    if (router->tile > 1) hdl_buf_printf(text, ", one for %d rows (their mean query)", router->tile);
+    if (router->tile > 1)
+        hdl_buf_printf(text, ", one for %d rows (%s)", router->tile, tiles[router->tile_by]);
     if (router->refresh > 1) hdl_buf_printf(text, ", every %d steps", router->refresh);
     if (router->dense_below)
         hdl_buf_printf(text, ", everything up to %lld tokens", (long long)router->dense_below);
@@ -76,17 +89,17 @@ static void explain_layers(const hdl_schedule *schedule, hdl_route route, const 
         if (at->stop.patience)
             hdl_buf_printf(text, ", by score until %d tiles of %d gain less than %g", at->stop.patience,
                            at->stop.tile, (double)at->stop.below);
-        if (at->has_router) explain_router(&at->router, text);
+        if (at->has_router) explain_router(&at->router, facts, text);
         if (at->has_router && !hdl_list_is_read(&schedule->routes[route], facts->n_layers, layer))
             hdl_buf_puts(text, ", which no layer reads");
         for (int32_t i = 0; i < at->n_head_routers; i++) {
             const hdl_head_router *of_heads = &hdl_head_routers_of(&schedule->routes[route], layer)[i];
             explain_heads(of_heads->heads, text);
-            explain_router(&of_heads->router, text);
+            explain_router(&of_heads->router, facts, text);
         }
         if (at->has_candidates) {
             hdl_buf_puts(text, ", picked from");
-            explain_router(&at->candidates, text);
+            explain_router(&at->candidates, facts, text);
         }
         if (at->candidate_owner >= 0)
             hdl_buf_printf(text, ", picked from the %s of layer %d", at->is_of_pool ? "candidates" : "list",

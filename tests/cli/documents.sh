@@ -123,4 +123,6 @@ heddle "${ask[@]}" --mount "$work/flipped.kv" --plan dense
 result "reading a flipped page" $?
 head -c 100000 "$work/a.kv" >"$work/cut.kv"
 refused "a file cut short" 'its header says' verify "$work/cut.kv"
+says "explain: an index of one query a token has no mean of heads" "the model's index \\(logit\\): top_k" explain -m "$model" --plan clsa
+says "explain: how a tile's rows make one list" 'one for 64 rows \(their scores summed\)' explain -m "$model" --plan tiles
 finish
