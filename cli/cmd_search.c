@@ -261,15 +261,13 @@ static int read_list_layers(const search *at, const char *text, bool *is_list)
 }
 
 /* The same number for every head; or, under list layers, one list for all heads, which reads as much. */
-static void make_others(const search *at, const search_set *set, search_set *by_head, search_set *by_layer)
+static void make_others(const search_set *set, search_set *by_head, search_set *by_layer)
 {
     *by_layer = (search_set){.n = set->n};
     memcpy(by_layer->has, set->has, sizeof set->has);
     *by_head = *by_layer;
     by_head->is_mapped = true;
-    for (int32_t i = 0; i < at->n_layers; i++)
-        for (int32_t h = 0; h < at->info.n_kv_heads && h < SEARCH_MAX_HEADS; h++)
-            by_head->map[i][h] = (int16_t)h;
+    memcpy(by_head->map, set->map, sizeof set->map);
 }
 
 static int search_budgets_of_heads(search *at, const search_options *options, const search_budget *budget)
@@ -281,7 +279,7 @@ static int search_budgets_of_heads(search *at, const search_options *options, co
     int code = read_list_layers(at, options->list_layers, is_list);
     if (!code) code = search_budgets(at, options->fit.n, is_list, &heads, &set);
     if (!code) {
-        make_others(at, &set, &by_head, &by_layer);
+        make_others(&set, &by_head, &by_layer);
         const found sets[] = {{&set, "split among heads"},
                               {&by_head, "the same for every head"},
                               {options->list_layers ? &by_layer : NULL, "one list for all heads"}};

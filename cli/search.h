@@ -38,8 +38,8 @@ typedef struct search {
     int64_t written_top_k; /* of the plan that is written */
 } search;
 
-/* search_heads.c: what each KV head of each layer that makes lists reads; it has a list of its own, which the same
- * head of the layers after it reads up to the next such layer. */
+/* search_heads.c: what each KV head of each layer that makes lists reads; it has a list of its own, which heads
+ * of the layers after it read up to the next such layer, by the set's map. */
 typedef struct search_heads {
     int32_t n_heads;     /* these layers * KV heads, layer by layer */
     int32_t *n_readers;  /* [n_heads] layers that read the head's list, its own among them */
@@ -55,8 +55,7 @@ typedef struct search_set { /* layers that make a list, or one for each KV head 
     int32_t n;
     bool is_mapped; /* one list for each KV head; KV head h of a reader reads list map[layer][h] */
     int16_t map[SEARCH_MAX_LAYERS][SEARCH_MAX_HEADS];
-    const search_heads
-        *heads; /* borrowed: of the layers that `has` names; NULL: one list, or the maps above */
+    const search_heads *heads; /* borrowed: of the layers that `has` names; NULL: all lists are made alike */
 } search_set;
 
 /* The scores that a search can be for: they choose single tokens and need no further member. NULL-terminated. */
@@ -84,6 +83,9 @@ int search_greedy(search *at, int n_fit, int32_t n_lists, search_set *set, doubl
  * reader's head takes the list that captures most of its own mass. */
 int search_dp(search *at, int n_fit, int32_t n_lists, bool is_mapped, search_set *set);
 
+/* The maps alone, of the layers that the set has. */
+int search_map(search *at, int n_fit, search_set *set);
+
 /* As HyLRA (2026; the exact form of its public code, mended): the 9 % of the layers whose mass is least concentrated
  * stay dense; of the others about n_lists make a list for each KV head, so that the least overlap between a
  * reader's own list and the one it reads is largest, then the sum of the overlaps (eval/reuse.h). */
@@ -105,8 +107,9 @@ void search_heads_free(search_heads *heads);
 int search_head_top_k(const search_heads *heads, int64_t mean_top_k, int64_t *top_k);
 /* In the manner of Ada-KV (2024), layers compared too: the curves of mass by list length of the texts' last rows, each
  * weighed by what the head's streaming alone costs (the deviation), so that a head of flat attention which does
- * nothing is given little. is_list [n_layers]: the layers that make lists, the first open one among them; the curve of
- * such a head's list counts what its tokens, in that head's order, capture in every layer that reads them. */
+ * nothing is given little. is_list [n_layers]: the layers that make lists, the first open one among them. Where they
+ * are not all, each head of the others reads the list that captures most of its mass (search_map); the curve of a list
+ * counts what its tokens, in its own head's order, capture in every head that reads them. */
 int search_budgets(search *at, int n_fit, const bool *is_list, search_heads *heads, search_set *set);
 
 /* search_budget.c: what a decode step may cost after `depth` tokens. */

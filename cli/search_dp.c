@@ -162,29 +162,53 @@ static int solve(const search *at, const observer *seen, int32_t n_lists, search
     return 0;
 }
 
-int search_dp(search *at, int n_fit, int32_t n_lists, bool is_mapped, search_set *set)
+/* Observes the texts fitted on; the observer's memory is the caller's to free, refused or not. */
+static int watch(search *at, int n_fit, bool is_by_head, observer *into)
 {
-    observer into = {.n_layers = at->n_layers,
-                     .n_lists = is_mapped ? at->info.n_kv_heads : 1,
-                     .max_ids = at->router.top_k + at->router.n_sink + at->router.window + 1};
-    if (into.n_lists > SEARCH_MAX_HEADS)
-        return cli_refuse("plan search: %d KV heads: at most %d can be mapped", into.n_lists,
+    *into = (observer){.n_layers = at->n_layers,
+                       .n_lists = is_by_head ? at->info.n_kv_heads : 1,
+                       .max_ids = at->router.top_k + at->router.n_sink + at->router.window + 1};
+    if (into->n_lists > SEARCH_MAX_HEADS)
+        return cli_refuse("plan search: %d KV heads: at most %d can be mapped", into->n_lists,
                           SEARCH_MAX_HEADS);
-    size_t n = (size_t)(at->n_layers * into.n_lists);
-    into.ids = malloc(SEARCH_OBSERVED_ROWS * n * (size_t)(into.max_ids + 1) * sizeof *into.ids);
-    into.captured = calloc(n * n, sizeof *into.captured);
-    int code = into.ids && into.captured
+    size_t n = (size_t)(at->n_layers * into->n_lists);
+    into->ids = malloc(SEARCH_OBSERVED_ROWS * n * (size_t)(into->max_ids + 1) * sizeof *into->ids);
+    into->captured = calloc(n * n, sizeof *into->captured);
+    int code = into->ids && into->captured
                    ? 0
                    : cli_refuse("plan search: no memory for the lists of %d layers", at->n_layers);
-    for (int i = 0; i < n_fit && !code; i++) code = observe_text(at, &at->texts[i], &into);
-    if (!code) code = solve(at, &into, n_lists, set);
-    set->is_mapped = is_mapped;
-    for (int32_t layer = 0, owner = -1; layer < at->n_layers && !code; layer++) {
+    for (int i = 0; i < n_fit && !code; i++) code = observe_text(at, &at->texts[i], into);
+    return code;
+}
+
+/* Each head of a layer takes the list of the nearest list layer below that captures most of its mass. */
+static void map_heads(const search *at, const observer *seen, search_set *set)
+{
+    set->is_mapped = true;
+    for (int32_t layer = 0, owner = -1; layer < at->n_layers; layer++) {
         if (set->has[layer]) owner = layer;
-        if (is_mapped && owner >= 0 && at->is_open[layer]) served(&into, owner, layer, set->map[layer]);
+        if (owner >= 0 && at->is_open[layer]) served(seen, owner, layer, set->map[layer]);
     }
-    free(into.ids);
-    free(into.captured);
+}
+
+int search_dp(search *at, int n_fit, int32_t n_lists, bool is_mapped, search_set *set)
+{
+    observer seen;
+    int code = watch(at, n_fit, is_mapped, &seen);
+    if (!code) code = solve(at, &seen, n_lists, set);
+    if (!code && is_mapped) map_heads(at, &seen, set);
+    free(seen.ids);
+    free(seen.captured);
+    return code;
+}
+
+int search_map(search *at, int n_fit, search_set *set)
+{
+    observer seen;
+    int code = watch(at, n_fit, true, &seen);
+    if (!code) map_heads(at, &seen, set);
+    free(seen.ids);
+    free(seen.captured);
     return code;
 }
 

@@ -44,9 +44,10 @@ static int by_deviation(const void *a, const void *b)
 }
 
 /* Heads of the layers is_list, none streaming yet, and the set that reads by them. */
-static int new_heads(search *at, const bool *is_list, search_heads *heads, search_set *set)
+static int new_heads(search *at, int n_fit, const bool *is_list, search_heads *heads, search_set *set)
 {
-    int32_t n_kv_heads = at->info.n_kv_heads, n = 0, last = 0;
+    int32_t n_kv_heads = at->info.n_kv_heads, n = 0;
+    int code = 0;
     *set = (search_set){.heads = heads};
     memcpy(set->has, is_list, sizeof set->has);
     for (int32_t i = 0; i < at->n_layers; i++) set->n += set->has[i];
@@ -56,12 +57,16 @@ static int new_heads(search *at, const bool *is_list, search_heads *heads, searc
                             .is_streaming = calloc((size_t)n, sizeof *heads->is_streaming)};
     if (!heads->is_streaming || !heads->n_readers)
         return cli_refuse("plan search: no memory for %d heads", n);
-    for (int32_t i = 0; i < at->n_layers; i++) {
+    for (int32_t i = 0; i < at->n_layers; i++)
+        for (int32_t h = 0; h < n_kv_heads && h < SEARCH_MAX_HEADS; h++) set->map[i][h] = (int16_t)h;
+    if (set->n < at->n_open) code = search_map(at, n_fit, set);
+    for (int32_t i = 0, last = 0; i < at->n_layers && !code; i++) {
         if (!at->is_open[i]) continue;
         last += set->has[i];
-        for (int32_t h = 0; h < n_kv_heads; h++) heads->n_readers[(last - 1) * n_kv_heads + h]++;
+        for (int32_t h = 0; h < n_kv_heads; h++)
+            heads->n_readers[(last - 1) * n_kv_heads + (set->has[i] ? h : set->map[i][h])]++;
     }
-    return 0;
+    return code;
 }
 
 /* The deviation of each head that still reads everything, were it a streaming one. */
@@ -86,7 +91,7 @@ typedef struct curves { /* of the tap: rows come layer by layer, several rows a 
     search_heads *heads;
     int32_t
         first_head[SEARCH_MAX_LAYERS]; /* of the layer whose lists it reads; -1: it has a window of its own */
-    bool is_list[SEARCH_MAX_LAYERS];
+    const search_set *set;
     budgets_unit *order; /* [rows, KV heads, max_tokens] by the list's own head, the best first */
     int64_t first_position, max_tokens;
 } curves;
@@ -104,22 +109,22 @@ static void add_curve(const heddle_tap_row *row, void *user)
                               : router->n_sink,
             n = window_from > router->n_sink ? window_from - router->n_sink : 0;
     if (head < 0 || !row->score) return;
-    double *curve = &heads->captured[(int64_t)(head + row->list) * (heads->n_steps + 1)];
+    int32_t list = into->set->has[row->layer] ? row->list : into->set->map[row->layer][row->list];
+    double *curve = &heads->captured[(int64_t)(head + list) * (heads->n_steps + 1)];
     budgets_unit *order = into->order +
-                          ((row->position - into->first_position) * into->at->info.n_kv_heads + row->list) *
+                          ((row->position - into->first_position) * into->at->info.n_kv_heads + list) *
                               into->max_tokens;
     double forced = 0;
     for (int64_t i = 0; i < row->n_units; i++)
         if (i < router->n_sink || i >= window_from) forced += (double)row->score[i];
-    if (into->is_list[row->layer]) budgets_order(row->score, router->n_sink, n, order);
+    if (into->set->has[row->layer]) budgets_order(row->score, router->n_sink, n, order);
     budgets_add_curve(row->score, order, n, forced, SEARCH_STEP, heads->n_steps, curve);
 }
 
 static int add_curves(search *at, int n_fit, const search_set *set, search_heads *heads)
 {
-    curves into = {.at = at, .heads = heads, .max_tokens = 1};
+    curves into = {.at = at, .heads = heads, .set = set, .max_tokens = 1};
     for (int32_t i = 0, n = 0; i < at->n_layers; i++) {
-        into.is_list[i] = set->has[i];
         n += set->has[i];
         into.first_head[i] = at->is_open[i] ? (n - 1) * at->info.n_kv_heads : -1;
     }
@@ -153,7 +158,7 @@ static void weigh_curves(search_heads *heads, const candidate *tried)
 
 int search_budgets(search *at, int n_fit, const bool *is_list, search_heads *heads, search_set *set)
 {
-    int code = new_heads(at, is_list, heads, set);
+    int code = new_heads(at, n_fit, is_list, heads, set);
     candidate *tried = malloc((size_t)heads->n_heads * sizeof *tried);
     if (!code && !tried) code = cli_refuse("plan search: no memory for %d heads", heads->n_heads);
     if (!code) code = try_heads(at, n_fit, heads, set, tried);
@@ -206,8 +211,8 @@ int search_duo(search *at, int n_fit, int32_t n_full, const search_budget *budge
 {
     duo wanted = {.n_full = n_full, .budget = budget};
     bool is_over = false;
-    int code = new_heads(at, at->is_open, heads, set);
-    if (!code) code = new_heads(at, at->is_open, control, control_set);
+    int code = new_heads(at, n_fit, at->is_open, heads, set);
+    if (!code) code = new_heads(at, n_fit, at->is_open, control, control_set);
     if (code) return code;
     int32_t n = heads->n_heads;
     candidate *tried = malloc((size_t)n * sizeof *tried);
