@@ -45,7 +45,7 @@ ONE_LIST = (PROVED, "anchor")  # plans that share one list among Gemma's three g
 LEAST_DOCUMENTS = 5  # a text, for what is claimed
 LIMITS = ((0, 1, False), (1, 0.95, True))  # which of `figures`, and what it may not exceed or (True) not fall below
 CONTROLS = ("dense", "oracle", "random", "window", "window512")
-MISSED = ("R, prose", "Gemma R, anchor, prose")  # bounds that do not hold, as docs/quality.md says
+MISSED = ("R, prose", "Gemma R, layered4, prose", "Gemma R, layered4, code", "Gemma R, layered4, lexicon", "Gemma R, anchor, prose")  # bounds that do not hold, as docs/quality.md says
 FIELDS = ("plan_hash", "model", "text", "doc", "doc_sha256", "plan", "nll", "quarter", "gain", "n_gain", "share", "host", "run")
 
 
