@@ -15,7 +15,8 @@ static double now_s(void)
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
-/* A document that is mounted twice counts twice in every softmax, and --never would leave one of the two. */
+/* A document that is mounted twice, be it from files of two machines, counts twice in every softmax, and --never
+ * would leave one of the two. */
 static int refuse_twice(const cli_mounts *mounts, const cli_texts *paths)
 {
     int last = mounts->n - 1;

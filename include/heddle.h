@@ -320,12 +320,14 @@ heddle_status heddle_document_encode(heddle_engine *engine, const heddle_session
 heddle_status heddle_document_open(heddle_document **out, const heddle_engine *engine, const char *path);
 void heddle_document_close(heddle_document *document);        /* sessions that mounted it keep the mapping */
 int64_t heddle_document_len(const heddle_document *document); /* tokens */
-/* Of the whole document, through the sums in its file: equal for copies of it, whatever their names. 0: NULL. */
+/* Of its tokens: equal for all files of one text, whatever they are called and whichever machine or mode made their
+ * rows. 0: NULL. */
 uint64_t heddle_document_sum(const heddle_document *document);
 /* Every checksum of the file; needs no model. */
 heddle_status heddle_document_verify(const char *path, int64_t *n_tokens, int64_t *n_pages);
 /* The document's tokens follow the session's, from the next KV page on; *first_token is the first's number.
- * What is read next must begin a document. There are no logits until then. */
+ * What is read next must begin a document. There are no logits until then. A document may be mounted several times, and
+ * then counts so often in every softmax; to unmount or forbid one of them leaves the others. */
 heddle_status heddle_session_mount(heddle_session *session, const heddle_document *document,
                                    int64_t *first_token);
 /* No row reads the document again; tokens after it keep their numbers, and what they are made of never

@@ -84,7 +84,7 @@ class ModelConfig:
     index_groups: int = 1              # lists per token over the cross layers
     index_group_query: str = "shared_state"
     index_detach: bool = True          # the index does not send gradients into H
-    top_k: int = 2048                  # keys chosen per token by the shipped model; sinks and window come on top
+    top_k: int = 2048                  # keys chosen per token (export.py --top-k: 1,024 in the shipped model); sinks and window come on top
     # gated-delta layers (arXiv 2412.06464): no position encoding; as many parameters as the attention they replace
     delta_n_heads: int = 2
     delta_k_dim: int = 64

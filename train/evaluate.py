@@ -76,7 +76,7 @@ class Evaluator:
     def scored_bits(self, masks, fn, k):
         bits = masks.need_bits()
         for r, n in self.chunks(masks.N):
-            ix.topk_bits(fn(r, n), bits, r, k)
+            ix.topk_bits(fn(r, n), bits, r, k, self.cfg.index_sinks, self.cfg.index_window)
 
     def forward(self, tokens, plan, k=0, dense_out=None, seed=0):
         """-> nll, hit, out of one plan."""

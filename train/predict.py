@@ -70,7 +70,7 @@ class Frozen:
                     x = layer(x, cos, sin, None, None, masks, "dense")
                     streams.append(x)
             hn, _, _ = self.model.shared(x)
-            qi, ki = self.model.index(hn)
+            qi, ki = self.model.index(x if self.cfg.index_input == "state" else hn)
         return [rms(s[0]) for s in streams], hn[0].float(), qi[0].float(), ki[0].float()
 
 

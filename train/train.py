@@ -202,6 +202,11 @@ class Trainer:
             raise SystemExit(f"--stage {args.stage}: arch {self.cfg.arch} has no index")
         if args.resume and (not saved or saved.get("stage") != args.stage):
             raise SystemExit(f"--resume: {args.init} is of stage {saved.get('stage', 'none') if saved else 'none'}, not {args.stage}")
+        if args.resume:                                # another order of the data, or another mix, is another run
+            then = saved.get("args") or {}
+            for name in ("seed", "mix", "length"):
+                if name in then and then[name] != getattr(args, name):
+                    raise SystemExit(f"--resume: {args.init} was run with --{name} {then[name]}, not {getattr(args, name)}")
         self.model = model.to(self.dev)
         self.step, self.spent, self.tokens_seen, self.signal = 0, 0.0, 0, 0
         if saved:

@@ -95,7 +95,7 @@ int64_t heddle_document_len(const heddle_document *document)
 
 uint64_t heddle_document_sum(const heddle_document *document)
 {
-    return document ? hdl_docfile_sum(document->file) : 0;
+    return document ? hdl_docfile_ids_sum(document->file) : 0;
 }
 
 heddle_status heddle_document_verify(const char *path, int64_t *n_tokens, int64_t *n_pages)

@@ -237,6 +237,11 @@ const char *hdl_docfile_path(const hdl_docfile *file)
     return file->path;
 }
 
+uint64_t hdl_docfile_ids_sum(const hdl_docfile *file)
+{
+    return file->header.ids_sum | !file->header.ids_sum;
+}
+
 uint64_t hdl_docfile_sum(const hdl_docfile *file)
 {
     return file->header.header_sum | !file->header.header_sum;

@@ -39,6 +39,8 @@ const hdl_docfile_facts *hdl_docfile_facts_of(const hdl_docfile *file);
 const char *hdl_docfile_path(const hdl_docfile *file);
 /* Of the whole document: tokens, rows, index keys and the model that made them, through their sums. Not 0. */
 uint64_t hdl_docfile_sum(const hdl_docfile *file);
+/* Of its tokens alone: of one text whatever made the rows. Not 0. */
+uint64_t hdl_docfile_ids_sum(const hdl_docfile *file);
 const int32_t *hdl_docfile_ids(const hdl_docfile *file); /* [n_tokens] */
 int64_t hdl_docfile_n_pages(const hdl_docfile *file);
 /* Read-only memory; writing to it ends the program. */

@@ -44,7 +44,7 @@ static const member members[] = {
     {"embed_scale", MEMBER_NUM, true, 1e-9, 1e9, STATED(own.embed_scale)},
     {"tie_embeddings", MEMBER_BOOL, true, 0, 0, STATED(has_tied_output)},
     {"doc_token", MEMBER_INT, false, -1, INT32_MAX, STATED(own.doc_token)},
-    {"doc_reset", MEMBER_BOOL, false, 0, 0, STATED(own.has_doc_resets)},
+    {"doc_reset", MEMBER_BOOL, true, 0, 0, STATED(own.has_doc_resets)},
     {"index_dim", MEMBER_INT32, false, 1, MAX_INDEX_DIM, STATED(own.index.dim)},
     {"index_groups", MEMBER_INT32, false, 1, HDL_MAX_LAYERS, STATED(own.index.n_groups)},
     {"index_scale", MEMBER_F32, false, 1e-9, 1e9, STATED(own.index.scale)},
