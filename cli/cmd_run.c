@@ -629,12 +629,13 @@ static int check_options(const run_options *options)
     return 0;
 }
 
-/* A file that is written at the end: its folder is there and takes files, which is better said before reading. */
+/* A file that is written at the end: its folder is there and takes files, and what stands in its place begins with
+ * magic (NULL: reading it says so), which is better said before all the work. */
 static int check_writable(const char *path, const char magic[8])
 {
     if (!path) return 0;
     struct stat facts;
-    if (!stat(path, &facts) && facts.st_size && !cli_file_is(path, magic)) /* not after all the work */
+    if (magic && !stat(path, &facts) && facts.st_size && !cli_file_is(path, magic))
         return cli_refuse(
             "%s: is there and is no file of the kind that would replace it: name another, or remove it",
             path);
@@ -732,7 +733,7 @@ static int run(const void *command_options)
     run_state state = {.options = command_options};
     cli_text documents = {0};
     int code = check_options(state.options);
-    if (!code) code = check_writable(state.options->session_path, CLI_SESSION_MAGIC);
+    if (!code) code = check_writable(state.options->session_path, NULL);
     if (!code) code = check_writable(state.options->record_path, CLI_LISTS_MAGIC);
     if (!code) code = read_documents(state.options, &documents);
     if (!code) code = cli_open(&state.setup, &state.options->common);
