@@ -191,6 +191,8 @@ def check():
     ]
     missed = 0
     for name, value, way, bound in claims:
+        if value != value:
+            continue  # its rows are missing, which is said below
         holds = value >= bound if way == ">=" else value <= bound
         missed += not holds
         print(f"native speed: {name}: {value:.3g} (asked {way} {bound}){'' if holds else ': MISSED'}")
