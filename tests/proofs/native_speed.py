@@ -4,7 +4,7 @@
     native_speed.py [--check] [decode] [prefill] [mount] [demo]        (default: all, about ten minutes)
 
 Each part is one run on a machine with nothing else to do; its rows take the place of the part's older ones in
-bench/results/native-speed.csv. A row names the processor and what it did in the same minutes (reads from memory and
+bench/results/native-speed.csv. A row names date, commit, the processor and what it did in the same minutes (reads from memory and
 within 16 MiB in GB/s, GFLOP/s f32, GOP/s int8), so that times are read as shares of that, and ratios are of one run.
   decode   ms a step, rows made up (build/bench/bench_depth), the models by turns; bytes of K, V and index a step
   prefill  seconds to read 16,384 and 65,536 tokens (heddle bench depth)
@@ -141,7 +141,8 @@ def load():
 
 
 def measure(parts):
-    of_run = {"host": processor(), "run": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+    commit = run("git", "-C", TOP, "rev-parse", "--short", "HEAD").stdout.strip()
+    of_run = {"host": processor(), "run": time.strftime("%Y-%m-%dT%H:%M:%SZ ", time.gmtime()) + commit}
     with tempfile.TemporaryDirectory() as other:
         run(sys.executable, TOP + "/bench/same_size_transformer.py", MODEL, other)
         for part in parts:
