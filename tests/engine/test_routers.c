@@ -66,6 +66,14 @@ static const router_case routers[] = {
      "\"score\": \"key_i8\", \"window\": 4, \"candidates\": {\"score\": \"block_mean\", \"block\": 16, "
      "\"window\": 4, \"top_k\": CANDIDATES}",
      0},
+    {"a share of bounded blocks", "token_list",
+     "\"score\": \"key_i4\", \"select\": \"top_p\", \"p\": 1, \"window\": 4, \"lists\": \"kv_head\", \"candidates\": "
+     "{\"score\": \"block_bounds\", \"heads\": \"max\", \"block\": 16, \"window\": 4, \"lists\": \"kv_head\", "
+     "\"top_k\": CANDIDATES}",
+     0},
+    {"pooled blocks, dense below", "block_list",
+     "\"score\": \"block_pooled\", \"heads\": \"sum\", \"block\": 16, \"window\": 4, \"dense_below\": 100",
+     0},
     {"8-bit keys and complement", "token_list", "\"score\": \"key_i8\", \"window\": 16, \"sinks\": 2", 16},
     {"per KV head and complement", "token_list",
      "\"score\": \"key_i4\", \"window\": 32, \"lists\": \"kv_head\"", 32},

@@ -341,25 +341,54 @@ def delta(plan, block, how, **select):
     return {"plan": plan, "lists": lists(1, row)}
 
 
-def hisa(plan, block, candidate_k, top_k, sinks, window):
-    """Blocks by the largest head's mean-key score, then tokens inside them by 4-bit mass over the candidates."""
+def staged(plan, n_lists, coarse, block, candidate_k, fine, n_of, sinks, window):
+    """Blocks by the largest head's coarse score, then tokens inside them by the fine one: n_of says how many."""
     def row(t, lst):
-        coarse = reduce_heads([block_mean(t, h, block) for h in range(HEADS)], "max")
-        blocks = pick(coarse, t, block=block, top_k=candidate_k, sinks=sinks, window=window)
+        heads = heads_of(lst, n_lists)
+        best = reduce_heads([coarse(t, h, block) for h in heads], "max")
+        blocks = pick(best, t, block=block, top_k=candidate_k, sinks=sinks, window=window)
         tokens = [j for b in blocks for j in range(b * block, min((b + 1) * block, t + 1))]
-        rows = []
-        for h in range(HEADS):
-            q, qs = quantised_query(t, h)
-            s = []
-            for j in tokens:
-                k, ks = quantised(h // GROUP, j, 7)
-                s.append(sum(a * b for a, b in zip(q, k)) * ks * qs * SCALE)
-            rows.append(softmax(s))
-        mass = dict(zip(tokens, reduce_heads(rows, "mean")))
+        score = dict(zip(tokens, fine(t, heads, tokens)))
         forced = set(tokens[:sinks]) | set(tokens[len(tokens) - window:] if window else [])
-        order = sorted((j for j in tokens if j not in forced), key=lambda j: (-mass[j], j))
-        return sorted(forced | set(order[:top_k]))
-    return {"plan": plan, "lists": lists(1, row)}
+        order = sorted((j for j in tokens if j not in forced), key=lambda j: (-score[j], j))
+        n = n_of(score, forced, order)
+        assert not 0 < n < len(order) or score[order[n - 1]] - score[order[n]] > 1e-6, t
+        return sorted(forced | set(order[:n]))
+    return {"plan": plan, "lists": lists(n_lists, row)}
+
+
+def mass_inside(t, heads, tokens):
+    """4-bit mass over these tokens, the mean of the heads."""
+    rows = [key_logits(t, h, 7) for h in heads]
+    return reduce_heads([softmax([row[j] for j in tokens]) for row in rows], "mean")
+
+
+def loudest_inside(t, heads, tokens):
+    rows = [key_logits(t, h, 127) for h in heads]
+    return [max(row[j] for row in rows) for j in tokens]
+
+
+def until_share(p):
+    """The fewest that hold a share p together with the forced ones."""
+    def n_of(score, forced, order):
+        total, share, n = math.fsum(score.values()), math.fsum(score[j] for j in forced), 0
+        while n < len(order) and share / total < p:
+            share += score[order[n]]
+            n += 1
+            assert abs(share / total - p) > 1e-6
+        return n
+    return n_of
+
+
+def hisa(plan, block, candidate_k, top_k, sinks, window):
+    return staged(plan, 1, block_mean, block, candidate_k, mass_inside, lambda *_: top_k, sinks, window)
+
+
+def dense_to(dense_below, block, golden):
+    """The case, but a row that sees at most so many tokens reads all blocks."""
+    for t in range(dense_below):
+        golden["lists"][t] = [list(range(t // block + 1)) for _ in golden["lists"][t]]
+    return golden
 
 
 def static(plan, n_lists, keeps, block, sinks, window):
@@ -448,6 +477,9 @@ CASES = [
     hip("hip:block=2,top_k=12,sinks=2,window=5", KV, 2, 12, 2, 5),
     infllm("infllm:block=8,top_k=16,sinks=8,window=9", KV, 8, top_k=16, sinks=8, window=9),
     hisa("hisa:block=8,top_k=10,sinks=2,window=5", 8, 10, 10, 2, 5),
+    staged("twilight:block=4,top_k=24,sinks=2,window=5", KV, block_bounds, 4, 24, mass_inside, until_share(f32(0.95)), 2, 5),
+    staged("infinitehip_small.json", 1, block_middle, 4, 24, loudest_inside, lambda *_: 12, 2, 5),
+    dense_to(40, 8, infllm("infllm_switch:block=8,top_k=16,sinks=8,window=9,dense_below=40", KV, 8, top_k=16, sinks=8, window=9)),
     delta("delta:block=4,top_k=12,window=8", 4, "max", top_k=12, sinks=0, window=8),
     tiles("tiles:tile=8,top_k=12,sinks=2,window=5", 8, 12, 2, 5),
     vertical_slash("minference:tile=8,top_k=5,slashes=2,sinks=2,window=3", KV, 8, 5, 2, 2, 3),
@@ -466,6 +498,7 @@ CASES = [
 ]
 
 if __name__ == "__main__":
+    check_small("infinitehip_small.json", "infinitehip.json")
     print(json.dumps({"n_tokens": N, "n_heads": HEADS, "n_kv_heads": KV, "head_dim": DIM, "scale": SCALE,
                       "q": [x for row in Q for h in row for x in h], "k": [x for row in K for h in row for x in h],
                       "cases": CASES}, separators=(",", ":")))

@@ -7,6 +7,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <cmocka.h>
@@ -133,6 +134,11 @@ static void run_steps(layer_run *run, int32_t first, int32_t end, void (*tap)(co
     hdl_exec_seq seq = {.kv = run->kv, .q_len = n, .kv_len = n, .route = run->route};
     hdl_attend_seq attend[2 * MAX_TOKENS];
     hdl_schedule part = *run->schedule;
+    int64_t kept_ints = part.n_kept * (part.kept_ids_max + part.facts->n_kv_heads); /* ids, then counts */
+    int32_t *kept = calloc((size_t)(kept_ints + 1), sizeof *kept);
+    assert_non_null(kept);
+    seq.kept_ids = kept;
+    seq.kept_counts = kept + part.n_kept * part.kept_ids_max;
     for (int64_t t = 0; t < n; t++) n_visible[t] = t + 1;
     hdl_exec_batch batch = {.n_seqs = 1,
                             .n_rows = n,
@@ -145,6 +151,7 @@ static void run_steps(layer_run *run, int32_t first, int32_t end, void (*tap)(co
     part.steps += first;
     part.n_lower_steps = end - first;
     hdl_exec_lower(&part, &batch);
+    free(kept);
 }
 
 static void free_layers(layer_run *run)
