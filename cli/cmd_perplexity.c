@@ -105,7 +105,7 @@ static heddle_status score_generated(heddle_session *session, const int32_t *ids
 
 /* n_prompt -1: every row by the decode route. */
 static int score_chunk(heddle_session *session, const int32_t *ids, int64_t n, int64_t from, int64_t n_prompt,
-                       int32_t n_vocab, running_mean *mean, FILE *out)
+                       int32_t n_vocab, running_mean *mean, cli_text *out)
 {
     float *nll = malloc((size_t)n * sizeof *nll);
     if (!nll) {
@@ -122,10 +122,12 @@ static int score_chunk(heddle_session *session, const int32_t *ids, int64_t n, i
     if (!status && n_read < n) status = score_generated(session, ids, n_read, n, n_vocab, nll, &progress);
     term_clear_progress();
     for (int64_t i = from + 1; i < n && !status; i++) add_nll(mean, nll[i]);
-    bool is_short = out && !status && fwrite(nll, sizeof *nll, (size_t)n, out) != (size_t)n;
+    bool is_kept = !out || status || cli_text_add(out, nll, n * (int64_t)sizeof *nll);
     free(nll);
-    if (is_short) return cli_refuse("perplexity: --nll: not everything could be written");
-    return status ? cli_fail(status) : 0;
+    if (status) return cli_fail(status);
+    if (is_kept) return 0;
+    cli_note("heddle: no memory for the scores of %" PRId64 " tokens", n);
+    return EXIT_RUNTIME;
 }
 
 /* ---- against another file ---- */
@@ -235,7 +237,7 @@ static int load_ids(const cli_setup *setup, const cli_text *text, int32_t **ids,
 
 /* What score_text writes to and compares with, where asked. */
 typedef struct score_extras {
-    FILE *nll;
+    cli_text nll; /* float32 of every row so far; used with --nll */
     comparison against;
 } score_extras;
 
@@ -287,7 +289,7 @@ static int score_text(cli_setup *setup, const perplexity_options *options, score
         code = extras->against.session
                    ? compare_chunk(setup->session, &extras->against, chunk, context, from, &mean)
                    : score_chunk(setup->session, chunk, context, from, options->n_prompt, setup->info.n_vocab,
-                                 &mean, extras->nll);
+                                 &mean, options->nll_file ? &extras->nll : NULL);
         if (!code) cli_note("[%" PRId64 "/%" PRId64 "] %.4f", i + 1, n_chunks, perplexity_of(&mean));
     }
     if (code) return code;
@@ -326,15 +328,14 @@ static int perplexity(const void *command_options)
     if (code) goto done;
     setup.session_options.plan_governs_all = options->n_prompt < 0;
     cli_warn_trained(&setup, context);
-    if (options->nll_file && !(extras.nll = fopen(options->nll_file, "wb")))
-        code = cli_refuse("perplexity: --nll %s: cannot be written", options->nll_file);
+    if (options->nll_file) code = cli_check_file(options->nll_file); /* before the scoring, not after it */
     if (!code) code = load_ids(&setup, &text, &ids, &n_ids);
     if (!code) code = cli_open_session(&setup, context);
     if (!code && options->against) code = open_comparison(&extras.against, &setup, options, context);
     if (!code) code = score_text(&setup, options, &extras, ids, n_ids, context);
-    if (extras.nll && fclose(extras.nll) && !code)
-        code = cli_refuse("perplexity: --nll: not everything could be written");
+    if (!code && options->nll_file) code = cli_write_file(options->nll_file, extras.nll.data, extras.nll.n);
 done:
+    cli_text_free(&extras.nll);
     close_comparison(&extras.against);
     heddle_ids_free(ids);
     cli_close(&setup);

@@ -1,8 +1,8 @@
 /* cmd_report.c - `heddle report`: results as one HTML file with inline SVG; no network; a script for a record alone. */
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "report.h"
 
@@ -103,14 +103,21 @@ static void write_sources(eval_buf *out, const cli_texts *files)
     eval_buf_text(out, files->n ? ". Controls are grey.</p>\n" : "a record.</p>\n");
 }
 
+/* Pages begin with page_head, and only a page is replaced by one: results named by mistake are not. */
+static int check_page(const char *path)
+{
+    struct stat facts;
+    if (!strcmp(path, "-")) return 0;
+    if (!stat(path, &facts) && S_ISREG(facts.st_mode) && facts.st_size && !cli_file_is(path, page_head))
+        return cli_refuse("report: -o %s: is there and is no page: name another, or remove it", path);
+    return cli_check_file(path);
+}
+
 static int write_page(const eval_buf *page, const char *path)
 {
-    FILE *file = strcmp(path, "-") ? fopen(path, "wb") : stdout;
-    if (!file) return cli_refuse("%s: %s", path, strerror(errno));
-    bool is_written = fwrite(page->data, 1, (size_t)page->n, file) == (size_t)page->n;
-    if (file != stdout && fclose(file)) is_written = false;
-    if (is_written) return 0;
-    cli_note("heddle: %s: could not all be written", path);
+    if (strcmp(path, "-")) return cli_write_file(path, page->data, page->n);
+    if (fwrite(page->data, 1, (size_t)page->n, stdout) == (size_t)page->n) return 0;
+    cli_note("heddle: standard output: could not all be written");
     return EXIT_RUNTIME;
 }
 
@@ -131,9 +138,11 @@ static int make_report(const void *command_options)
             "report: no results are given: files of 'heddle eval' and of 'heddle bench depth --csv'");
     if (options->record && !options->common.model)
         return cli_refuse("report: --record needs the model that it was made with: -m MODEL");
+    int code = check_page(options->out);
+    if (code) return code;
     report *r = calloc(1, sizeof *r);
     eval_buf page = {0};
-    int code = r ? 0 : EXIT_RUNTIME;
+    if (!r) code = EXIT_RUNTIME;
     for (int i = 0; i < options->common.words.n && !code; i++)
         code = report_read(r, options->common.words.items[i]);
     if (!code) {
