@@ -152,20 +152,49 @@ static bool is_idle_query(const char *name, const int32_t *leaders, int64_t n_le
     return true;
 }
 
+/* Puts channels (i, i + dim/2) of every head at (2i, 2i + 1) in x [n_rows, n_cols], where that is a matrix or gain of
+ * attention's queries or keys; leaves others. False where its channels are no whole heads. */
+static bool pair_channels(const char *name, float *x, int64_t n_rows, int64_t n_cols, int64_t dim)
+{
+    bool is_gain = strstr(name, "q_norm.weight") || strstr(name, "k_norm.weight");
+    bool is_matrix = strstr(name, "q_proj.weight") || strstr(name, "k_proj.weight");
+    bool is_of_index = strstr(name, "index.");
+    if (is_of_index || (!is_gain && !is_matrix)) return true;
+    int64_t n = is_gain ? 1 : n_cols, n_channels = n_rows * n_cols / n;
+    float *old = n_channels % dim ? NULL : hdl_calloc(n_rows * n_cols, sizeof *old);
+    if (!old) return false;
+    memcpy(old, x, (size_t)(n_rows * n_cols) * sizeof *old);
+    for (int64_t c = 0; c < n_channels; c++) {
+        int64_t at = c % dim, to = c - at + (at < dim / 2 ? 2 * at : 2 * (at - dim / 2) + 1);
+        memcpy(x + to * n, old + c * n, (size_t)n * sizeof *x);
+    }
+    hdl_free(old);
+    return true;
+}
+
 bool cross_write_as_f32(char *folder, int64_t folder_bytes, const char *from, const char *config_path,
-                        const int32_t *leaders, int64_t n_leaders)
+                        const int32_t *leaders, int64_t n_leaders, int64_t paired_head_dim)
 {
     hdl_safetensors *tensors;
     hdl_buf header = {0}, data = {0}, config = {0};
+    bool is_paired = true;
     if (hdl_safetensors_open(&tensors, from) || !tiny_make_folder(folder, folder_bytes)) return false;
     hdl_buf_puts(&header, "{");
     for (int64_t i = 0; i < hdl_safetensors_n_tensors(tensors); i++) {
         hdl_tensor t;
         const char *name = hdl_safetensors_tensor_at(tensors, i, &t);
-        if (!is_idle_query(name, leaders, n_leaders)) add_tensor(&header, &data, name, &t, 1);
+        int64_t begin = data.n;
+        if (is_idle_query(name, leaders, n_leaders)) continue;
+        add_tensor(&header, &data, name, &t, 1);
+        if (paired_head_dim && !hdl_buf_status(&data))
+            is_paired &= pair_channels(name, (float *)(void *)(data.data + begin), t.n_rows, t.n_cols,
+                                       paired_head_dim);
     }
     bool is_read = !hdl_buf_read_file(&config, config_path, 1 << 16) &&
                    replace_text(&config, "\"weight_format\": \"q8_0\"", "\"weight_format\": \"f32\"");
+    if (paired_head_dim)
+        is_read = is_read && is_paired &&
+                  replace_text(&config, "\"rope_style\": \"half\"", "\"rope_style\": \"pairs\"");
     hdl_safetensors_close(tensors);
     return finish_model(folder, &header, &data, &config) && is_read;
 }

@@ -30,9 +30,10 @@ bool cross_write_groups(char *folder, int64_t folder_bytes, const cross_groups *
 /* A new folder with the same model, its matrices decoded to F32; remove with tiny_remove_folder. */
 bool cross_write_f32(char *folder, int64_t folder_bytes);
 /* The same of the weights in folder `from` with another config.json, whose weight_format is q8_0; of the layers' own
- * index queries those of `leaders` alone. */
+ * index queries those of `leaders` alone. Where paired_head_dim is not 0 the heads' channels stand in another order,
+ * and rope_style says so: what were (i, i + dim/2) are (2i, 2i + 1), which is the same model. */
 bool cross_write_as_f32(char *folder, int64_t folder_bytes, const char *from, const char *config_path,
-                        const int32_t *leaders, int64_t n_leaders);
+                        const int32_t *leaders, int64_t n_leaders, int64_t paired_head_dim);
 /* n floats of a file. */
 bool cross_read_floats(float *out, int64_t n, const char *path);
 /* Whole numbers up to the end of a line; returns how many, -1 at the end of the file. */

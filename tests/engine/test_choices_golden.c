@@ -2,7 +2,7 @@
  * that train/modeling_heddle.py gave in float32: six cross layers that read by two or three lists (tests/golden/groups,
  * train/golden_groups.py); a CLSA whose index reads the state itself and forces sinks and a window, a YOCO without document
  * resets, a window hybrid without rotation in its full layer (tests/golden/choices, train/golden_choices.py). Matrices
- * made F32, K and V in f32.
+ * made F32, K and V in f32. The same models with their heads' channels in pairs, as rope_style says then: the same answers.
  *
  * Lists by int8 keys are those of float keys but where two scores are closer than the rounding of the keys. A row's
  * logits are a function of its own lists: equal lists, logits within 1e-3. */
@@ -31,6 +31,8 @@ typedef struct golden_case {
     const char *plan;            /* NULL = the model's own */
     int64_t n_vocab, n_forced, n_groups;
     int32_t leaders[MOST_GROUPS];
+    int64_t
+        paired_head_dim; /* 0 = as the file is; else channels (i, i + dim/2) of a head stand at (2i, 2i + 1) */
 } golden_case;
 
 static int32_t tokens[N_TOKENS];
@@ -118,7 +120,8 @@ static void check_case(const golden_case *c)
     read_case(c);
     snprintf(from, sizeof from, HDL_TEST_DATA "/golden/%s", c->folder);
     path_of(path, c, "config", c->suffix, ".json");
-    assert_true(cross_write_as_f32(folder, sizeof folder, from, path, c->leaders, c->n_groups));
+    assert_true(
+        cross_write_as_f32(folder, sizeof folder, from, path, c->leaders, c->n_groups, c->paired_head_dim));
     memset(got, 0, sizeof got);
     read_tokens(folder, c);
     tiny_remove_folder(folder);
@@ -142,44 +145,57 @@ static void check_case(const golden_case *c)
 static void test_two_groups_by_the_shared_state(void **state)
 {
     (void)state;
-    check_case(&(golden_case){"groups", ".2-shared_state", "clsa:top_k=12", 256, 0, 2, {2, 5}});
+    check_case(&(golden_case){"groups", ".2-shared_state", "clsa:top_k=12", 256, 0, 2, {2, 5}, 0});
 }
 
 static void test_two_groups_by_their_own_input(void **state)
 {
     (void)state;
-    check_case(&(golden_case){"groups", ".2-own_input", "clsa:top_k=12", 256, 0, 2, {2, 5}});
+    check_case(&(golden_case){"groups", ".2-own_input", "clsa:top_k=12", 256, 0, 2, {2, 5}, 0});
 }
 
 static void test_three_groups_by_the_shared_state(void **state)
 {
     (void)state;
-    check_case(&(golden_case){"groups", ".3-shared_state", "clsa:top_k=12", 256, 0, 3, {2, 4, 6}});
+    check_case(&(golden_case){"groups", ".3-shared_state", "clsa:top_k=12", 256, 0, 3, {2, 4, 6}, 0});
 }
 
 static void test_three_groups_by_their_own_input(void **state)
 {
     (void)state;
-    check_case(&(golden_case){"groups", ".3-own_input", "clsa:top_k=12", 256, 0, 3, {2, 4, 6}});
+    check_case(&(golden_case){"groups", ".3-own_input", "clsa:top_k=12", 256, 0, 3, {2, 4, 6}, 0});
 }
 
 /* Its own plan: top_k, sinks and window are config.json's. */
 static void test_an_index_of_the_state_with_forced_tokens(void **state)
 {
     (void)state;
-    check_case(&(golden_case){"choices/clsa", "", NULL, 128, 7, 1, {2}});
+    check_case(&(golden_case){"choices/clsa", "", NULL, 128, 7, 1, {2}, 0});
 }
 
 static void test_a_yoco_without_document_resets(void **state)
 {
     (void)state;
-    check_case(&(golden_case){"choices/yoco", "", "dense", 128, 0, 0, {0}});
+    check_case(&(golden_case){"choices/yoco", "", "dense", 128, 0, 0, {0}, 0});
 }
 
 static void test_a_hybrid_with_a_full_layer_that_does_not_turn(void **state)
 {
     (void)state;
-    check_case(&(golden_case){"choices/window_hybrid", "", "dense", 128, 0, 0, {0}});
+    check_case(&(golden_case){"choices/window_hybrid", "", "dense", 128, 0, 0, {0}, 0});
+}
+
+static void test_an_index_model_that_turns_neighbouring_channels(void **state)
+{
+    (void)state;
+    check_case(&(golden_case){"choices/clsa", "", NULL, 128, 7, 1, {2}, 16});
+}
+
+/* With gains of queries and keys, which stand in the new order too. */
+static void test_a_yoco_that_turns_neighbouring_channels(void **state)
+{
+    (void)state;
+    check_case(&(golden_case){"choices/yoco", "", "dense", 128, 0, 0, {0}, 16});
 }
 
 int main(void)
@@ -192,6 +208,8 @@ int main(void)
         cmocka_unit_test(test_an_index_of_the_state_with_forced_tokens),
         cmocka_unit_test(test_a_yoco_without_document_resets),
         cmocka_unit_test(test_a_hybrid_with_a_full_layer_that_does_not_turn),
+        cmocka_unit_test(test_an_index_model_that_turns_neighbouring_channels),
+        cmocka_unit_test(test_a_yoco_that_turns_neighbouring_channels),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
