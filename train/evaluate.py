@@ -19,7 +19,6 @@ import torch
 import torch.nn.functional as F
 
 import attention as att
-import config
 import data
 import index_ops as ix
 import model as mdl
@@ -30,16 +29,9 @@ import tasks
 class Evaluator:
     def __init__(self, args):
         self.args = args
-        saved = mdl.read_checkpoint(args.ckpt)
-        self.cfg = config.ModelConfig.from_json(saved["config"])
         self.dev = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.gpu = self.dev.type == "cuda"
-        self.model = mdl.Model(self.cfg).to(self.dev).eval()
-        self.model.load_state_dict(saved["model"])
-        if self.gpu:
-            torch._dynamo.config.cache_size_limit = 64
-            torch._dynamo.config.automatic_dynamic_shapes = False
-            att.flex_attention = torch.compile(att.flex_attention, dynamic=False)
+        self.cfg, self.model = mdl.open_checkpoint(args.ckpt, self.dev)
         self.held = data.Store(args.data, "heldout")
         self.masks = {}
         self.chunk = 1024

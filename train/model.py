@@ -10,6 +10,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 import attention as att
+import config
 import delta_rule
 
 
@@ -291,3 +292,16 @@ class Model(nn.Module):
             out.update(qs=qs, lses=lses)
         out["x"] = self.norm(x)
         return out
+
+
+def open_checkpoint(path, device):
+    """-> ModelConfig and Model of read_checkpoint(path), on this torch.device, for reading. On a GPU attention is compiled, once a shape."""
+    saved = read_checkpoint(path)
+    cfg = config.ModelConfig.from_json(saved["config"])
+    model = Model(cfg).to(device).eval()
+    model.load_state_dict(saved["model"])
+    if device.type == "cuda":
+        torch._dynamo.config.cache_size_limit = 64
+        torch._dynamo.config.automatic_dynamic_shapes = False
+        att.flex_attention = torch.compile(att.flex_attention, dynamic=False)
+    return cfg, model

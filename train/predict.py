@@ -26,7 +26,6 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 import attention as att
-import config
 import data
 import model as mdl
 
@@ -43,15 +42,9 @@ class Frozen:
     """The model's self layers and index; gives the streams, index queries and index keys of a row of tokens."""
 
     def __init__(self, folder, device):
-        saved = mdl.read_checkpoint(folder)
-        self.cfg = config.ModelConfig.from_json(saved["config"])
-        self.dev, self.gpu, self.masks = torch.device(device), device == "cuda", {}
-        self.model = mdl.Model(self.cfg).to(self.dev).eval()
-        self.model.load_state_dict(saved["model"])
-        if self.gpu:
-            torch._dynamo.config.cache_size_limit = 64
-            torch._dynamo.config.automatic_dynamic_shapes = False
-            att.flex_attention = torch.compile(att.flex_attention, dynamic=False)
+        self.dev, self.masks = torch.device(device), {}
+        self.gpu = self.dev.type == "cuda"
+        self.cfg, self.model = mdl.open_checkpoint(folder, self.dev)
 
     @torch.no_grad()
     def read(self, tokens):
