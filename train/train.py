@@ -188,7 +188,7 @@ class Trainer:
         torch.manual_seed(args.seed)
         if self.gpu:
             torch.set_float32_matmul_precision("high")
-        wait = args.init and args.wait_init and not os.path.exists(args.init)
+        wait = bool(args.init and args.wait_init and self.is_missing(args.init))
         saved = mdl.read_checkpoint(args.init) if args.init and not wait else None
         try:
             self.cfg = config.ModelConfig.from_json(saved["config"]) if saved else \
@@ -241,7 +241,7 @@ class Trainer:
         self.n_micro = math.ceil(math.ceil(self.rows / self.world) / st["micro"])        # of the ranks with the most rows
         if self.gpu:
             fastest_sdpa(self.cfg, st["micro"], st["length"], self.dev)
-        if wait or (args.wait_file and not os.path.exists(args.wait_file)):
+        if wait or (args.wait_file and self.is_missing(args.wait_file)):
             self.compile_then_wait(wait)
         self.sources = data.make_sources(args.data, st["length"], args.seed, st["mix"])
 
@@ -291,6 +291,14 @@ class Trainer:
         self.load_weights(saved["model"])
         if a.init_optimiser:
             self.opt.load_state_dict(saved["optimiser"])
+
+    def is_missing(self, path):
+        """As rank 0 finds it, on every rank: a file may appear between two ranks' looks, and a rank that does not wait takes no made-up step,
+        so that the others would stand in its collectives."""
+        found = [not os.path.exists(path)]
+        if self.world > 1:
+            dist.broadcast_object_list(found, src=0, device=self.dev)
+        return found[0]
 
     def masks_for(self, tokens):
         key = tuple(tokens.shape)
