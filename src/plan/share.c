@@ -11,15 +11,27 @@ static bool is_list(const hdl_layer_plan *at)
     return at->op != HDL_OPERATOR_DENSE;
 }
 
+/* Says which layer is the first that makes a list: "rest" also names layers below those of a shared cache. */
+static heddle_status refuse_first(const hdl_route_plan *route, int32_t layer, int32_t n_layers,
+                                  const char *path)
+{
+    int32_t first = layer;
+    while (first < n_layers && !route->layers[first].has_router) first++;
+    if (first == n_layers)
+        return HDL_FAIL(HEDDLE_E_INVALID,
+                        "%s.share: layer %d shares the previous list, but no layer makes one", path, layer);
+    return HDL_FAIL(HEDDLE_E_INVALID,
+                    "%s.share: layer %d shares the previous list, but the first that makes one is layer %d: "
+                    "give layer %d a rule of its own before, a router or \"operator\": \"dense\"",
+                    path, layer, first, layer);
+}
+
 /* The layer whose list `layer` reads or picks from: `wanted`, or the nearest that made one. */
-static heddle_status find_owner(const hdl_route_plan *route, int32_t layer, int32_t wanted, int32_t previous,
-                                const char *path, int32_t *owner)
+static heddle_status find_owner(const hdl_route_plan *route, int32_t layer, int32_t n_layers, int32_t wanted,
+                                int32_t previous, const char *path, int32_t *owner)
 {
     *owner = wanted == HDL_SHARE_PREVIOUS ? previous : wanted;
-    if (*owner < 0)
-        return HDL_FAIL(HEDDLE_E_INVALID,
-                        "%s.share: layer %d shares the previous list, but no layer before it makes one", path,
-                        layer);
+    if (*owner < 0) return refuse_first(route, layer, n_layers, path);
     if (*owner > layer || !route->layers[*owner].has_router)
         return HDL_FAIL(HEDDLE_E_INVALID,
                         "%s.share: layer %d shares the list of layer %d, which makes none before it", path,
@@ -97,11 +109,11 @@ const hdl_router_spec *hdl_candidates_of(const hdl_route_plan *route, int32_t la
 
 /* Whose list or candidates the layer's router picks from. The candidates of a layer that shares them are
  * their owner's. */
-static heddle_status find_candidates(hdl_route_plan *route, int32_t layer, const hdl_wishes *wanted,
-                                     int32_t previous, const char *path)
+static heddle_status find_candidates(hdl_route_plan *route, int32_t layer, int32_t n_layers,
+                                     const hdl_wishes *wanted, int32_t previous, const char *path)
 {
     hdl_layer_plan *at = &route->layers[layer];
-    HDL_TRY(find_owner(route, layer, wanted->pool[layer], previous, path, &at->candidate_owner));
+    HDL_TRY(find_owner(route, layer, n_layers, wanted->pool[layer], previous, path, &at->candidate_owner));
     if (at->candidate_owner == layer)
         return HDL_FAIL(HEDDLE_E_INVALID, "%s.router.candidates: layer %d picks from its own list", path,
                         layer);
@@ -203,13 +215,14 @@ heddle_status hdl_share_owners(hdl_route_plan *route, const hdl_model_facts *fac
         char rule[256];
         snprintf(rule, sizeof rule, "%s[%d]", path, wanted->rule[layer]);
         if (wanted->pool[layer] != HDL_SHARE_NONE)
-            HDL_TRY(find_candidates(route, layer, wanted, previous, rule));
+            HDL_TRY(find_candidates(route, layer, facts->n_layers, wanted, previous, rule));
         if (hdl_candidates_of(route, layer)) HDL_TRY(check_candidates(route, layer, rule));
         if (is_list(at)) {
             if (at->has_router)
                 at->owner = layer;
             else
-                HDL_TRY(find_owner(route, layer, wanted->share[layer], previous, rule, &at->owner));
+                HDL_TRY(find_owner(route, layer, facts->n_layers, wanted->share[layer], previous, rule,
+                                   &at->owner));
             HDL_TRY(check_units(route, layer, rule));
             HDL_TRY(check_complement(route, layer, rule));
             HDL_TRY(check_stop(route, layer, rule));

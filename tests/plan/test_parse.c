@@ -113,7 +113,13 @@ static void test_refusals(void **state)
     refused(RULES("{\"layers\": [0], \"operator\": \"token_list\", \"share\": \"next\"}"),
             "decode[0].share: must be");
     refused(RULES("{\"layers\": [0], \"operator\": \"token_list\", \"share\": \"previous\"}"),
-            "variants[0].decode[0].share: layer 0 shares the previous list, but no layer before it");
+            "variants[0].decode[0].share: layer 0 shares the previous list, but no layer makes one");
+    refused(
+        RULES(
+            "{\"layers\": [2], \"operator\": \"token_list\", \"router\": {\"score\": \"random\", \"top_k\": 8}}, "
+            "{\"layers\": \"rest\", \"operator\": \"token_list\", \"share\": \"previous\"}"),
+        "variants[0].decode[1].share: layer 0 shares the previous list, but the first that makes one is "
+        "layer 2: give layer 0 a rule of its own before");
     refused(RULES("{\"layers\": [1]}, {\"layers\": [0], \"operator\": \"token_list\", \"share\": 2}"),
             "variants[0].decode[1].share: layer 0 shares the list of layer 2");
     refused(RULES("{\"layers\": [0], \"operater\": \"dense\"}"),
