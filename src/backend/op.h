@@ -340,6 +340,11 @@ typedef enum hdl_select_kind {
     HDL_SELECT_BEAM
 } hdl_select_kind;
 typedef enum hdl_p_rule { HDL_P_INCLUSIVE = 0, HDL_P_STRICT, HDL_P_PLUS_ONE, HDL_P_EXCLUSIVE } hdl_p_rule;
+/* The mass of a (row, list) of TOP_P, forced units and all. */
+typedef struct hdl_row_mass {
+    float largest;
+    int64_t total, forced; /* in units of 2^-38 of the power of two below the largest */
+} hdl_row_mass;
 typedef struct hdl_select_args {
     int64_t n_rows;
     int32_t n_lists;
@@ -350,6 +355,7 @@ typedef struct hdl_select_args {
     hdl_select_kind kind;
     hdl_p_rule p_rule;
     float p, threshold;
+    const hdl_row_mass *mass;  /* TOP_P: [n_rows, n_lists] of what these are parts of (pick.h); or NULL */
     int64_t top_k;             /* unforced units; forced ones come on top */
     const int64_t *list_top_k; /* TOP_K: [n_lists] a top_k for each list, none above top_k; or NULL */
     int32_t n_sink, window;    /* tokens */

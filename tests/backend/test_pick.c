@@ -10,6 +10,8 @@ static float make_score(int kind, uint64_t *random)
     static const float special[] = {0.0f, -0.0f, -INFINITY, NAN, 1e-42f, 2.5f, -3};
     if (kind == 0) return next_unit(random);
     if (kind == 1) return (float)(next_random(random) % 7);
+    if (kind == 3) return 0.25f;                              /* all equal */
+    if (kind == 4) return expf(24 * (next_unit(random) - 1)); /* as masses fall */
     return special[next_random(random) % HDL_COUNT(special)];
 }
 
@@ -44,9 +46,19 @@ static bool is_forced(const row *at, int64_t unit)
     return unit * block < at->args.n_sink || end > at->n_tokens - at->args.window;
 }
 
+/* Adds what units [first, first + n) have of the row's mass, whose largest is known. */
+static void add_shard(const row *at, int64_t first, int64_t n, hdl_row_mass *mass)
+{
+    int64_t begin = 0, end = n;
+    while (begin < n && is_forced(at, first + begin)) begin++;
+    while (end > begin && is_forced(at, first + end - 1)) end--;
+    hdl_add_mass(at->score + first, n, begin, end, mass);
+}
+
 /* What SELECT makes of units [first, first + n), forced ones among them. A shard knows which part of the sinks and the
- * window is its own. */
-static hdl_pick select_shard(const hdl_impl *impl, const row *at, int64_t first, int64_t n)
+ * window is its own. mass: the row's, for TOP_P; NULL: that of these units. */
+static hdl_pick select_shard(const hdl_impl *impl, const row *at, int64_t first, int64_t n,
+                             const hdl_row_mass *mass)
 {
     hdl_pick pick = new_pick(n);
     int32_t count = 0;
@@ -64,6 +76,7 @@ static hdl_pick select_shard(const hdl_impl *impl, const row *at, int64_t first,
     args.max_visible = n_own;
     args.n_sink = (int32_t)HDL_MIN(HDL_MAX(at->args.n_sink - begin, 0), n_own);
     args.window = (int32_t)HDL_MIN(HDL_MAX(end - (at->n_tokens - at->args.window), 0), n_own);
+    args.mass = mass;
     args.out = &out;
     void *workspace = must_alloc(impl->workspace ? impl->workspace(&args, 1) : 0);
     impl->launch(&(hdl_launch){.n_threads = 1, .workspace = workspace}, &args);
@@ -91,8 +104,9 @@ static void take_forced(const row *at, hdl_pick *pick, bool *forced)
     pick->n = n;
 }
 
-/* Merges two of the picks at random until one is left. */
-static hdl_pick merge_all(hdl_pick *picks, int n_picks, int64_t top_k, uint64_t *random)
+/* Merges two of the picks at random until one is left; mass: of TOP_P. */
+static hdl_pick merge_all(hdl_pick *picks, int n_picks, const row *at, const hdl_row_mass *mass,
+                          uint64_t *random)
 {
     while (n_picks > 1) {
         int i = (int)(next_random(random) % n_picks);
@@ -100,7 +114,10 @@ static hdl_pick merge_all(hdl_pick *picks, int n_picks, int64_t top_k, uint64_t 
         picks[i] = picks[--n_picks];
         int j = (int)(next_random(random) % n_picks);
         hdl_pick merged = new_pick(a.n + picks[j].n);
-        hdl_merge_picks(&a, &picks[j], top_k, &merged);
+        if (mass)
+            hdl_merge_shares(&a, &picks[j], &at->args, mass, &merged);
+        else
+            hdl_merge_picks(&a, &picks[j], at->args.top_k ? at->args.top_k : at->n, &merged);
         free_pick(&a);
         free_pick(&picks[j]);
         picks[j] = merged;
@@ -108,24 +125,102 @@ static hdl_pick merge_all(hdl_pick *picks, int n_picks, int64_t top_k, uint64_t 
     return picks[0];
 }
 
-/* The list of the row by n_shards shards; borders anywhere, empty shards too. first [n_shards + 1] or NULL: they. */
+/* Borders of n_shards shards anywhere, empty shards too: firsts [n_shards + 1]. */
+static void cut_row(int64_t n, int n_shards, uint64_t *random, int64_t *firsts)
+{
+    firsts[0] = 0;
+    for (int s = 1; s < n_shards; s++)
+        firsts[s] = firsts[s - 1] + (int64_t)(next_random(random) % (uint64_t)(n - firsts[s - 1] + 1));
+    firsts[n_shards] = n;
+}
+
+/* The row's mass by two rounds over the shards, whichever comes first. */
+static hdl_row_mass mass_of_shards(const row *at, int n_shards, const int64_t *firsts, uint64_t *random)
+{
+    hdl_row_mass mass = {0};
+    int start = (int)(next_random(random) % (uint64_t)n_shards);
+    for (int s = 0; s < n_shards; s++) {
+        float own = hdl_largest_mass(at->score + firsts[s], firsts[s + 1] - firsts[s]);
+        mass.largest = HDL_MAX(mass.largest, own);
+    }
+    for (int i = 0; i < n_shards; i++) {
+        int s = (start + i) % n_shards;
+        add_shard(at, firsts[s], firsts[s + 1] - firsts[s], &mass);
+    }
+    return mass;
+}
+
+/* The halves that begin in units [first, end), scored by these alone, the best top_k of them. */
+static hdl_pick pick_halves(const row *at, const hdl_beam_node *halves, int64_t n, int64_t first, int64_t end)
+{
+    hdl_pick all = new_pick(n), none = {0}, best = new_pick(n);
+    for (int64_t i = 0; i < n; i++) {
+        if (halves[i].first < first || halves[i].first >= end) continue;
+        all.ids[all.n] = halves[i].first;
+        all.scores[all.n++] = at->score[halves[i].first];
+    }
+    hdl_merge_picks(&all, &none, at->args.top_k, &best);
+    free_pick(&all);
+    return best;
+}
+
+/* A beam: a merge of the shards' halves a level. */
+static hdl_pick beam_of_shards(const row *at, int n_shards, const int64_t *firsts, bool *forced,
+                               uint64_t *random)
+{
+    int64_t begin = 0, end = at->n;
+    while (begin < at->n && is_forced(at, begin)) forced[begin++] = true;
+    while (end > begin && is_forced(at, end - 1)) forced[--end] = true;
+    int64_t n = end - begin, k = HDL_MIN(at->args.top_k, n);
+    hdl_beam_node *nodes = must_alloc(3 * k * (int64_t)sizeof *nodes), *halves = nodes + k;
+    for (int64_t longest = hdl_beam_tile(begin, n, k, nodes); longest > 1; longest = (longest + 1) / 2) {
+        hdl_pick picks[SHARDS];
+        int64_t m = hdl_beam_split(nodes, k, halves);
+        for (int s = 0; s < n_shards; s++) picks[s] = pick_halves(at, halves, m, firsts[s], firsts[s + 1]);
+        hdl_pick merged = merge_all(picks, n_shards, at, NULL, random);
+        assert_int_equal(merged.n, k);
+        assert_int_equal(hdl_beam_keep(halves, m, &merged, nodes), k);
+        free_pick(&merged);
+    }
+    hdl_pick out = new_pick(k);
+    for (int64_t i = 0; i < k; i++) {
+        assert_int_equal(nodes[i].n, 1);
+        out.ids[out.n++] = nodes[i].first;
+    }
+    free(nodes);
+    return out;
+}
+
+/* The list of the row by n_shards shards; firsts [n_shards + 1] their borders, out. */
 static int64_t list_of_shards(const hdl_impl *impl, const row *at, int n_shards, uint64_t *random,
                               int32_t *ids, int64_t *firsts)
 {
     static bool is_in[MAX_N];
-    hdl_pick picks[SHARDS];
+    hdl_pick picks[SHARDS], merged;
+    int64_t n = 0;
+    bool is_share = at->args.kind == HDL_SELECT_TOP_P;
     memset(is_in, 0, (size_t)at->n * sizeof *is_in);
-    int64_t first = 0, n = 0;
-    for (int s = 0; s < n_shards; s++) {
-        int64_t rest = at->n - first,
-                size = s + 1 == n_shards ? rest : (int64_t)(next_random(random) % (rest + 1));
-        picks[s] = select_shard(impl, at, first, size);
-        take_forced(at, &picks[s], is_in);
-        if (firsts) firsts[s] = first;
-        first += size;
+    cut_row(at->n, n_shards, random, firsts);
+    if (at->args.kind == HDL_SELECT_BEAM) {
+        merged = beam_of_shards(at, n_shards, firsts, is_in, random);
+    } else {
+        hdl_row_mass mass = mass_of_shards(at, n_shards, firsts, random);
+        row of_shards = *at;
+        if (at->args.p_rule == HDL_P_EXCLUSIVE) of_shards.args.p_rule = HDL_P_INCLUSIVE;
+        for (int s = 0; s < n_shards; s++) {
+            picks[s] = select_shard(impl, &of_shards, firsts[s], firsts[s + 1] - firsts[s],
+                                    is_share ? &mass : NULL);
+            take_forced(at, &picks[s], is_in);
+            if (at->args.top_k) assert_true(picks[s].n <= at->args.top_k);
+        }
+        merged = merge_all(picks, n_shards, &of_shards, is_share ? &mass : NULL, random);
+        if (at->args.p_rule == HDL_P_EXCLUSIVE) {
+            hdl_pick none = {0}, all = merged;
+            merged = new_pick(all.n);
+            hdl_merge_shares(&all, &none, &at->args, &mass, &merged);
+            free_pick(&all);
+        }
     }
-    if (firsts) firsts[n_shards] = at->n;
-    hdl_pick merged = merge_all(picks, n_shards, at->args.top_k ? at->args.top_k : at->n, random);
     for (int64_t i = 0; i < merged.n; i++) is_in[merged.ids[i]] = true;
     free_pick(&merged);
     for (int64_t i = 0; i < at->n; i++)
@@ -136,9 +231,10 @@ static int64_t list_of_shards(const hdl_impl *impl, const row *at, int n_shards,
 static void check_row(const hdl_impl *impl, const row *at, uint64_t *random)
 {
     static int32_t ids[MAX_N];
-    hdl_pick whole = select_shard(impl, at, 0, at->n);
+    int64_t firsts[SHARDS + 1];
+    hdl_pick whole = select_shard(impl, at, 0, at->n, NULL);
     for (int n_shards = 1; n_shards <= SHARDS; n_shards++) {
-        int64_t n = list_of_shards(impl, at, n_shards, random, ids, NULL);
+        int64_t n = list_of_shards(impl, at, n_shards, random, ids, firsts);
         if (n != whole.n || memcmp(ids, whole.ids, (size_t)n * 4) != 0)
             fail_msg("%s, select %d, n %d, top_k %d, sinks %d, window %d, block %d: other ids from %d shards",
                      impl->name, at->args.kind, (int)at->n, (int)at->args.top_k, at->args.n_sink,
@@ -147,7 +243,7 @@ static void check_row(const hdl_impl *impl, const row *at, uint64_t *random)
     free_pick(&whole);
 }
 
-/* Every implementation, selector that merges, size and budget, with and without forced units. */
+/* Every implementation, selector, size and budget, with and without forced units. */
 static void test_shards(void **state)
 {
     (void)state;
@@ -158,27 +254,42 @@ static void test_shards(void **state)
         {.kind = HDL_SELECT_TOP_K, .n_sink = 9, .window = 70, .block_size = 16},
         {.kind = HDL_SELECT_THRESHOLD, .threshold = 0.5f},
         {.kind = HDL_SELECT_THRESHOLD, .threshold = 0.5f, .n_sink = 9, .window = 70, .block_size = 16},
+        {.kind = HDL_SELECT_TOP_P, .p = 0.9f, .p_rule = HDL_P_STRICT},
+        {.kind = HDL_SELECT_TOP_P, .p = 0.5f, .p_rule = HDL_P_INCLUSIVE, .n_sink = 5, .window = 40},
+        {.kind = HDL_SELECT_TOP_P, .p = 0.02f, .p_rule = HDL_P_PLUS_ONE, .n_sink = 5, .window = 40},
+        {.kind = HDL_SELECT_TOP_P,
+         .p = 0.7f,
+         .p_rule = HDL_P_EXCLUSIVE,
+         .n_sink = 9,
+         .window = 70,
+         .block_size = 16},
+        {.kind = HDL_SELECT_TOP_P, .p = 1, .p_rule = HDL_P_STRICT},
+        {.kind = HDL_SELECT_BEAM},
+        {.kind = HDL_SELECT_BEAM, .n_sink = 5, .window = 40},
+        {.kind = HDL_SELECT_BEAM, .n_sink = 9, .window = 70, .block_size = 16},
     };
     const hdl_impl *impls[MAX_ROUTE_IMPLS];
     int64_t n_impls = route_impls(HDL_OP_SELECT, impls);
     assert_true(n_impls >= 2);
     uint64_t random = 6;
     static float score[MAX_N];
-    for (int kind = 0; kind < 3; kind++)
+    for (int kind = 0; kind < 5; kind++)
         for (int64_t i = 0; i < HDL_COUNT(sizes) * HDL_COUNT(top_ks); i++) {
             int64_t n = sizes[i / HDL_COUNT(top_ks)], top_k = top_ks[i % HDL_COUNT(top_ks)];
             for (int64_t j = 0; j < n; j++) score[j] = make_score(kind, &random);
             for (int64_t f = 0; f < HDL_COUNT(forms); f++) {
                 row at = make_row(score, n, &forms[f]);
-                /* 5000 is more than there are; of a threshold no limit, then */
-                at.args.top_k = forms[f].kind == HDL_SELECT_THRESHOLD && top_k == 5000 ? 0 : top_k;
-                for (int64_t k = 0; k < n_impls; k++) check_row(impls[k], &at, &random);
+                /* 5000 is more than there are; of a threshold or a share no limit, then */
+                bool has_limit = forms[f].kind == HDL_SELECT_TOP_K || forms[f].kind == HDL_SELECT_BEAM;
+                at.args.top_k = !has_limit && top_k == 5000 ? 0 : top_k;
+                for (int64_t k = 0; k < n_impls; k++)
+                    if (!impls[k]->why_not || !impls[k]->why_not(&at.args)) check_row(impls[k], &at, &random);
             }
         }
 }
 
-/* Why a share has no merge: the first shard has nearly all of the mass, and its own share of 0.9 is less of it than
- * the row's. */
+/* Why shards need the row's mass: the first has nearly all of it, and its own share of 0.9 is less of it than the
+ * row's. */
 static void test_shares_of_shards_are_not_enough(void **state)
 {
     (void)state;
@@ -189,13 +300,19 @@ static void test_shares_of_shards_are_not_enough(void **state)
     for (int i = 0; i < N; i++) score[i] = i < BORDER ? 1 : 0.5f;
     const hdl_select_args form = {.kind = HDL_SELECT_TOP_P, .p = 0.9f, .p_rule = HDL_P_STRICT};
     row at = make_row(score, N, &form);
+    hdl_row_mass mass = {.largest = 1};
+    hdl_add_mass(score, N, 0, N, &mass);
     for (int64_t k = 0; k < n_impls; k++) {
-        hdl_pick whole = select_shard(impls[k], &at, 0, N), part = select_shard(impls[k], &at, 0, BORDER);
+        hdl_pick whole = select_shard(impls[k], &at, 0, N, NULL);
+        hdl_pick part = select_shard(impls[k], &at, 0, BORDER, NULL);
+        hdl_pick known = select_shard(impls[k], &at, 0, BORDER, &mass);
         assert_int_equal(part.n, 810);  /* 0.9 of 900 */
         assert_int_equal(whole.n, 855); /* 0.9 of 950, all of it in the first shard */
-        assert_true(whole.ids[854] < BORDER);
+        assert_int_equal(known.n, 855);
+        assert_memory_equal(known.ids, whole.ids, 855 * 4);
         free_pick(&whole);
         free_pick(&part);
+        free_pick(&known);
     }
 }
 
@@ -246,7 +363,7 @@ static void test_attention_over_the_shards(void **state)
     static int32_t ids[MAX_N];
     for (int i = 0; i < MAX_N; i++) score[i] = next_unit(&random);
     row at = make_row(score, MAX_N, &form);
-    hdl_pick list = select_shard(impls[0], &at, 0, MAX_N);
+    hdl_pick list = select_shard(impls[0], &at, 0, MAX_N, NULL);
     partial whole = attend_part(&setup.args, list.ids, list.n, 0, MAX_N);
     for (int n_shards = 1; n_shards <= SHARDS; n_shards++) {
         int64_t firsts[SHARDS + 1];

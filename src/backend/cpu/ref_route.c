@@ -501,38 +501,36 @@ static int64_t count_at_least(const float *score, int64_t begin, int64_t end, ui
 
 /* How many of the unforced units, best first, a share p of the mass takes. */
 static int64_t count_for_share(const hdl_select_args *args, const float *score, const unit_range *at,
-                               float *sorted)
+                               const hdl_row_mass *mass, float *sorted)
 {
-    int64_t n = at->end - at->begin, total = 0, share = 0, m = 0;
-    double scale = mass_scale(score, at->n);
-    for (int64_t i = 0; i < at->n; i++) {
-        total += mass_units(score[i], scale);
-        if (i < at->begin || i >= at->end) share += mass_units(score[i], scale);
-    }
-    if (!total) return 0;
+    int64_t n = at->end - at->begin, share = mass->forced, m = 0;
+    double scale = hdl_mass_scale(mass->largest);
+    if (!mass->total) return 0;
     for (int64_t i = 0; i < n; i++) { /* insertion into descending order: slow and plain */
         float x = isnan(score[at->begin + i]) ? -INFINITY : score[at->begin + i];
         int64_t to = i;
         for (; to > 0 && sorted[to - 1] < x; to--) sorted[to] = sorted[to - 1];
         sorted[to] = x;
     }
-    bool has_room = is_below_p(args, share, total);
+    bool has_room = hdl_is_below_p(args, share, mass->total);
     for (; m < n; m++) {
-        share += mass_units(sorted[m], scale);
-        if (!is_below_p(args, share, total)) break;
+        share += hdl_mass_units(sorted[m], scale);
+        if (!hdl_is_below_p(args, share, mass->total)) break;
     }
-    return count_by_p(args, has_room, m, n);
+    return hdl_count_by_p(args, has_room, m, n);
 }
 
-static int64_t n_chosen(const hdl_select_args *args, int32_t list, const float *score, const unit_range *at,
-                        float *sorted)
+static int64_t n_chosen(const hdl_select_args *args, int64_t row, int32_t list, const float *score,
+                        const unit_range *at, float *sorted)
 {
     int64_t n = at->end - at->begin, k = 0;
     if (args->kind == HDL_SELECT_TOP_K) return HDL_MIN(top_k_of(args, list), n);
-    if (args->kind == HDL_SELECT_TOP_P)
-        k = count_for_share(args, score, at, sorted);
-    else
+    if (args->kind == HDL_SELECT_TOP_P) {
+        hdl_row_mass mass = row_mass_of(args, row, list, score, at);
+        k = count_for_share(args, score, at, &mass, sorted);
+    } else {
         for (int64_t i = at->begin; i < at->end; i++) k += score[i] > args->threshold;
+    }
     return args->top_k > 0 ? HDL_MIN(k, args->top_k) : k;
 }
 
@@ -547,35 +545,17 @@ static uint32_t bound_of(const float *score, int64_t begin, int64_t end, int64_t
     return bound;
 }
 
-typedef struct beam_node {
-    int32_t first, n; /* units */
-} beam_node;
-
-/* Splits n nodes into `halves` with their scores; returns how many. */
-static int64_t beam_split(const beam_node *nodes, int64_t n, const float *score, beam_node *halves, float *of)
-{
-    int64_t m = 0;
-    for (int64_t i = 0; i < n; i++) {
-        int32_t left = nodes[i].n / 2;
-        if (left) halves[m++] = (beam_node){nodes[i].first, left};
-        halves[m++] = (beam_node){nodes[i].first + left, nodes[i].n - left};
-    }
-    for (int64_t i = 0; i < m; i++) of[i] = score[halves[i].first];
-    return m;
-}
-
 static void beam_list(const hdl_select_args *args, int64_t row, int32_t list, void *workspace)
 {
     const float *score = args->score + (row * args->n_lists + list) * args->score_stride;
     int32_t *ids = hdl_selection_ids(args->out, row, list), count = 0;
     unit_range at = select_range(args, row, list);
-    int64_t n = at.end - at.begin, k = HDL_MIN(args->top_k, n), longest = k ? (n + k - 1) / k : 1;
-    beam_node *nodes = workspace, *halves = nodes + k;
+    int64_t n = at.end - at.begin, k = HDL_MIN(args->top_k, n);
+    hdl_beam_node *nodes = workspace, *halves = nodes + k;
     float *of = (float *)(void *)(halves + 2 * k);
-    for (int64_t i = 0; i < k; i++)
-        nodes[i] = (beam_node){(int32_t)(at.begin + i * n / k), (int32_t)((i + 1) * n / k - i * n / k)};
-    for (; longest > 1; longest = (longest + 1) / 2) {
-        int64_t m = beam_split(nodes, k, score, halves, of), kept = 0;
+    for (int64_t longest = hdl_beam_tile(at.begin, n, k, nodes); longest > 1; longest = (longest + 1) / 2) {
+        int64_t m = hdl_beam_split(nodes, k, halves), kept = 0;
+        for (int64_t i = 0; i < m; i++) of[i] = score[halves[i].first];
         uint32_t bound = bound_of(of, 0, m, k);
         int64_t n_ties = k - (bound == UINT32_MAX ? 0 : count_at_least(of, 0, m, bound + 1));
         for (int64_t i = 0; i < m; i++) {
@@ -595,7 +575,7 @@ static void select_list(const hdl_select_args *args, int64_t row, int32_t list, 
     const float *score = args->score + (row * args->n_lists + list) * args->score_stride;
     int32_t *ids = hdl_selection_ids(args->out, row, list), n = 0;
     unit_range at = select_range(args, row, list);
-    int64_t k = n_chosen(args, list, score, &at, sorted);
+    int64_t k = n_chosen(args, row, list, score, &at, sorted);
     bool takes_all = at.end - at.begin <= k;
     uint32_t bound = 0; /* the largest key that at least k candidates reach */
     int64_t n_ties = 0; /* how many of the candidates at the bound are taken, lowest ids first */
@@ -620,7 +600,8 @@ static int64_t select_workspace(const void *op, int n_threads)
     const hdl_select_args *args = op;
     (void)n_threads;
     if (args->kind == HDL_SELECT_BEAM)
-        return HDL_MIN(args->top_k, args->max_visible) * (int64_t)(3 * sizeof(beam_node) + 2 * sizeof(float));
+        return HDL_MIN(args->top_k, args->max_visible) *
+               (int64_t)(3 * sizeof(hdl_beam_node) + 2 * sizeof(float));
     return args->kind == HDL_SELECT_TOP_P ? args->max_visible * (int64_t)sizeof(float) : 0;
 }
 

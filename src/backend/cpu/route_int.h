@@ -3,6 +3,7 @@
 #define HDL_ROUTE_INT_H
 
 #include "backend/cpu/attend_int.h"
+#include "backend/pick.h"
 
 /* Keys: int32 in the order of the scores; -0 is 0 and NaN is -inf. */
 static inline int32_t key_of(float score)
@@ -54,35 +55,14 @@ static inline int64_t top_k_of(const hdl_select_args *args, int32_t list)
     return args->list_top_k ? args->list_top_k[list] : args->top_k;
 }
 
-/* Masses as whole numbers: units(x) = x * scale rounded down, where the largest has 38 bits or 39. The
- * scale is 0 where nothing has a (finite) mass. */
-static inline double mass_scale(const float *score, int64_t n)
+/* TOP_P: the mass of the row that the shares are of. */
+static inline hdl_row_mass row_mass_of(const hdl_select_args *args, int64_t row, int32_t list,
+                                       const float *score, const unit_range *at)
 {
-    float largest = 0;
-    for (int64_t i = 0; i < n; i++) largest = score[i] > largest ? score[i] : largest;
-    return largest > 0 && largest < INFINITY ? ldexp(1.0, 38 - ilogbf(largest)) : 0;
-}
-
-static inline int64_t mass_units(float score, double scale)
-{
-    return score > 0 ? (int64_t)((double)score * scale) : 0;
-}
-
-/* Whether a share of the row's mass leaves room under p, by the rule. */
-static inline bool is_below_p(const hdl_select_args *args, int64_t units, int64_t total)
-{
-    float share = (float)((double)units / (double)total);
-    return args->p_rule == HDL_P_STRICT ? share < args->p : share <= args->p;
-}
-
-/* Units chosen of n, when the shares of the best 1..m leave room. */
-static inline int64_t count_by_p(const hdl_select_args *args, bool has_room, int64_t m, int64_t n)
-{
-    switch (args->p_rule) {
-        case HDL_P_EXCLUSIVE: return m;
-        case HDL_P_PLUS_ONE: return HDL_MIN(m + 1, n);
-        default: return has_room ? HDL_MIN(m + 1, n) : 0; /* the first one over p still counts */
-    }
+    if (args->mass) return args->mass[row * args->n_lists + list];
+    hdl_row_mass mass = {.largest = hdl_largest_mass(score, at->n)};
+    hdl_add_mass(score, at->n, at->begin, at->end, &mass);
+    return mass;
 }
 
 /* Steps become the tokens they stand for. */

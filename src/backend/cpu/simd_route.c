@@ -183,7 +183,7 @@ static void count_masses(const float *score, int64_t n, double scale, int32_t pr
             int32_t digit = key_of(x) >> shift;
             digit = is_first ? digit + N_BINS / 2 : digit & ((1 << bits) - 1);
             bins->n[digit]++;
-            bins->units[digit] += mass_units(x, scale);
+            bins->units[digit] += hdl_mass_units(x, scale);
         }
     }
 }
@@ -201,7 +201,7 @@ static int64_t count_with_room(const hdl_select_args *args, const float *score, 
         shift -= bits;
         count_masses(score, n, scale, prefix, shift, bits, bins);
         int32_t bin = (1 << bits) - 1;
-        for (; bin >= 0 && is_below_p(args, share + bins->units[bin], total); bin--) {
+        for (; bin >= 0 && hdl_is_below_p(args, share + bins->units[bin], total); bin--) {
             share += bins->units[bin];
             m += bins->n[bin];
         }
@@ -209,7 +209,8 @@ static int64_t count_with_room(const hdl_select_args *args, const float *score, 
         prefix = is_first ? bin - N_BINS / 2 : (int32_t)((uint32_t)prefix << bits | (uint32_t)bin);
         if (shift > 0) continue;
         int64_t each = bins->units[bin] / bins->n[bin];
-        while (is_below_p(args, share + each, total)) { /* ends before the bin does: all of it is too much */
+        while (
+            hdl_is_below_p(args, share + each, total)) { /* ends before the bin does: all of it is too much */
             share += each;
             m++;
         }
@@ -218,17 +219,15 @@ static int64_t count_with_room(const hdl_select_args *args, const float *score, 
 }
 
 static int64_t count_for_share(const hdl_select_args *args, const float *score, const unit_range *at,
-                               mass_bins *bins)
+                               const hdl_row_mass *mass, mass_bins *bins)
 {
-    int64_t n = at->end - at->begin, total = 0, share = 0;
-    double scale = mass_scale(score, at->n);
-    for (int64_t i = 0; i < at->n; i++) total += mass_units(score[i], scale);
-    if (!total) return 0;
-    for (int64_t i = 0; i < at->begin; i++) share += mass_units(score[i], scale);
-    for (int64_t i = at->end; i < at->n; i++) share += mass_units(score[i], scale);
-    bool has_room = is_below_p(args, share, total);
-    int64_t m = has_room ? count_with_room(args, score + at->begin, n, scale, share, total, bins) : 0;
-    return count_by_p(args, has_room, m, n);
+    int64_t n = at->end - at->begin;
+    double scale = hdl_mass_scale(mass->largest);
+    if (!mass->total) return 0;
+    bool has_room = hdl_is_below_p(args, mass->forced, mass->total);
+    int64_t m = has_room ? count_with_room(args, score + at->begin, n, scale, mass->forced, mass->total, bins)
+                         : 0;
+    return hdl_count_by_p(args, has_room, m, n);
 }
 
 /* ---- lists ---- */
@@ -369,15 +368,17 @@ static int64_t thread_bytes(const hdl_select_args *args)
     return bins + HDL_ALIGN_UP((int64_t)sizeof(few), 64) + few_capacity(args) * 8;
 }
 
-static int64_t count_chosen(const hdl_select_args *args, int32_t list, const float *score,
+static int64_t count_chosen(const hdl_select_args *args, int64_t row, int32_t list, const float *score,
                             const unit_range *at, mass_bins *bins)
 {
     int64_t k = 0;
     if (args->kind == HDL_SELECT_TOP_K) return top_k_of(args, list);
-    if (args->kind == HDL_SELECT_TOP_P)
-        k = count_for_share(args, score, at, bins);
-    else
+    if (args->kind == HDL_SELECT_TOP_P) {
+        hdl_row_mass mass = row_mass_of(args, row, list, score, at);
+        k = count_for_share(args, score, at, &mass, bins);
+    } else {
         for (int64_t i = at->begin; i < at->end; i++) k += score[i] > args->threshold;
+    }
     return args->top_k > 0 ? HDL_MIN(k, args->top_k) : k;
 }
 
@@ -394,7 +395,7 @@ static void select_list(void *arg, int64_t task, int thread)
     scratch->ids = (int32_t *)(void *)(scratch->scores + scratch->capacity);
     unit_range at = select_range(args, row, index);
     id_list list = {hdl_selection_ids(args->out, row, index), 0};
-    int64_t k = count_chosen(args, index, score, &at,
+    int64_t k = count_chosen(args, row, index, score, &at,
                              (mass_bins *)(void *)(scratch->ids + scratch->capacity));
     if (at.end - at.begin <= k) {
         list_range(&list, 0, at.n);
