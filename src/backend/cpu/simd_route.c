@@ -5,7 +5,9 @@
  * over the row, no memory in n: the first counts every score in a histogram (a load, a few
  * operations of a vector and an increment each, 4 bytes a score: bound by the increments), the others
  * compare a vector at a time and touch only what matches. Where few of many are wanted, a guessed score
- * (of the row before, or from a sample) cuts the row to a few first, in one pass of comparisons.
+ * (of the row before, or from a sample) cuts the row to a few first, in one pass of comparisons, and the
+ * bound of these is found by halving: some 12 passes over what lies in the first-level cache, a comparison
+ * for each vector, in place of histograms that must be cleared and searched.
  *
  * APPEND converts and scatters rows, MERGE reads every partial once: both are bound by memory. */
 #include "backend/cpu/route_int.h"
@@ -36,9 +38,9 @@ ALWAYS_INLINE uint32_t keys_equal(const float *score, int shift, int32_t digit)
     __m512i key = _mm512_sra_epi32(keys_of(score), _mm_cvtsi32_si128(shift));
     return _mm512_cmpeq_epi32_mask(key, _mm512_set1_epi32(digit));
 }
-ALWAYS_INLINE uint32_t keys_at_least(const float *score, int32_t bound)
+ALWAYS_INLINE uint32_t scores_at_least(const float *score, float least)
 {
-    return _mm512_cmpge_epi32_mask(keys_of(score), _mm512_set1_epi32(bound));
+    return _mm512_cmp_ps_mask(vf_load(score), vf_set1(least), _CMP_GE_OQ);
 }
 #elif defined(HDL_ISA_avx2)
 ALWAYS_INLINE __m256i keys_of(const float *score)
@@ -58,10 +60,9 @@ ALWAYS_INLINE uint32_t keys_equal(const float *score, int shift, int32_t digit)
     return (uint32_t)_mm256_movemask_ps(
         _mm256_castsi256_ps(_mm256_cmpeq_epi32(key, _mm256_set1_epi32(digit))));
 }
-ALWAYS_INLINE uint32_t keys_at_least(const float *score, int32_t bound)
+ALWAYS_INLINE uint32_t scores_at_least(const float *score, float least)
 {
-    __m256i below = _mm256_cmpgt_epi32(_mm256_set1_epi32(bound), keys_of(score));
-    return ~(uint32_t)_mm256_movemask_ps(_mm256_castsi256_ps(below)) & 0xff;
+    return (uint32_t)_mm256_movemask_ps(_mm256_cmp_ps(vf_load(score), vf_set1(least), _CMP_GE_OQ));
 }
 #else
 ALWAYS_INLINE void keys_store(const float *score, int32_t *key, int shift)
@@ -74,13 +75,33 @@ ALWAYS_INLINE uint32_t keys_equal(const float *score, int shift, int32_t digit)
     for (int i = 0; i < VW; i++) mask |= (uint32_t)(key_of(score[i]) >> shift == digit) << i;
     return mask;
 }
-ALWAYS_INLINE uint32_t keys_at_least(const float *score, int32_t bound)
+ALWAYS_INLINE uint32_t scores_at_least(const float *score, float least)
 {
     uint32_t mask = 0;
-    for (int i = 0; i < VW; i++) mask |= (uint32_t)(key_of(score[i]) >= bound) << i;
+    for (int i = 0; i < VW; i++) mask |= (uint32_t)(score[i] >= least) << i;
     return mask;
 }
 #endif
+/* ids[0..] = first + i for each bit i; returns how many. */
+ALWAYS_INLINE int64_t write_ids(uint64_t mask, int64_t first, int32_t *ids)
+{
+    int64_t n = 0;
+#if defined(HDL_ISA_avx512)
+    enum { DENSE = 8 }; /* from here on a vector is less than a bit after the other */
+    __m512i id = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    id = _mm512_add_epi32(id, _mm512_set1_epi32((int32_t)first));
+    for (bool is_dense = __builtin_popcountll(mask) >= DENSE; is_dense && mask; mask >>= 16) {
+        __mmask16 here = (__mmask16)mask;
+        int count = __builtin_popcount(here);
+        __m512i packed = _mm512_maskz_compress_epi32(here, id);
+        _mm512_mask_storeu_epi32(ids + n, (__mmask16)((1u << count) - 1), packed);
+        id = _mm512_add_epi32(id, _mm512_set1_epi32(16));
+        n += count;
+    }
+#endif
+    for (; mask; mask &= mask - 1) ids[n++] = (int32_t)(first + __builtin_ctzll(mask));
+    return n;
+}
 
 /* Bit i: the key of score[i] is equal (at least) ..., for n <= CHUNK scores. */
 ALWAYS_INLINE uint64_t chunk_equal(const float *score, int64_t n, int shift, int32_t digit)
@@ -94,13 +115,17 @@ ALWAYS_INLINE uint64_t chunk_equal(const float *score, int64_t n, int shift, int
     return mask;
 }
 
+/* Scores compare as their keys do, but for NaN, which no score above -inf reaches; a bound of no score's key, such as
+ * that after the key of inf, is NaN as a score. */
 ALWAYS_INLINE uint64_t chunk_at_least(const float *score, int64_t n, int32_t bound)
 {
     uint64_t mask = 0;
+    float least = score_of(bound);
+    if (bound <= key_of(-INFINITY)) return UINT64_MAX >> (CHUNK - n); /* NaN counts as -inf */
     if (n == CHUNK) {
-        for (int i = 0; i < CHUNK; i += VW) mask |= (uint64_t)keys_at_least(score + i, bound) << i;
+        for (int i = 0; i < CHUNK; i += VW) mask |= (uint64_t)scores_at_least(score + i, least) << i;
     } else {
-        for (int64_t i = 0; i < n; i++) mask |= (uint64_t)(key_of(score[i]) >= bound) << i;
+        for (int64_t i = 0; i < n; i++) mask |= (uint64_t)(score[i] >= least) << i;
     }
     return mask;
 }
@@ -242,18 +267,28 @@ static void list_range(id_list *list, int64_t begin, int64_t end)
     for (int64_t i = begin; i < end; i++) list->ids[list->n++] = (int32_t)i;
 }
 
+/* The lowest n bits that are set. */
+static uint64_t first_bits(uint64_t mask, int64_t n)
+{
+    uint64_t rest = mask;
+    if (n >= __builtin_popcountll(mask)) return mask;
+    for (; n > 0; n--) rest &= rest - 1;
+    return mask & ~rest;
+}
+
 /* Ids first.. of scores above the bound and of the first n_ties at it, top_k in all. */
 static void list_chosen(id_list *list, const float *score, int64_t n, int64_t first, int32_t bound,
                         int64_t n_ties, int64_t top_k)
 {
     int64_t end = list->n + top_k;
     for (int64_t i = 0; i < n && list->n < end; i += CHUNK) {
-        uint64_t mask = chunk_at_least(score + i, HDL_MIN(n - i, (int64_t)CHUNK), bound);
-        for (; mask && list->n < end; mask &= mask - 1) {
-            int64_t at = i + __builtin_ctzll(mask);
-            if (key_of(score[at]) == bound && n_ties-- <= 0) continue;
-            list->ids[list->n++] = (int32_t)(first + at);
-        }
+        int64_t in_chunk = HDL_MIN(n - i, (int64_t)CHUNK);
+        uint64_t mask = chunk_at_least(score + i, in_chunk, bound);
+        if (!mask) continue;
+        uint64_t above = bound < INT32_MAX ? chunk_at_least(score + i, in_chunk, bound + 1) : 0;
+        uint64_t ties = first_bits(mask & ~above, n_ties);
+        n_ties -= __builtin_popcountll(ties);
+        list->n += write_ids(above | ties, first + i, list->ids + list->n);
     }
 }
 
@@ -265,10 +300,10 @@ static void list_chosen(id_list *list, const float *score, int64_t n, int64_t fi
 enum { SAMPLE = 2048, NARROW_MIN = 8 * SAMPLE, NARROW_SPARE = 4096 };
 
 typedef struct few {
-    float score[SAMPLE]; /* a sample of the row */
+    int32_t sample[SAMPLE]; /* keys */
     int64_t capacity;
-    float *scores; /* [capacity], and their places in the row */
-    int32_t *ids;
+    float *scores; /* [capacity] each: scores, their places in the row and their keys */
+    int32_t *ids, *keys;
 } few;
 
 static int64_t few_capacity(const hdl_select_args *args)
@@ -281,13 +316,49 @@ static bool is_narrow(int64_t n, int64_t top_k)
     return n >= NARROW_MIN && top_k > 0 && top_k <= n / 8;
 }
 
+static void find_keys(const float *score, int64_t n, int32_t *key)
+{
+    int64_t whole = n - n % VW;
+    for (int64_t i = 0; i < whole; i += VW) keys_store(score + i, key + i, 0);
+    for (int64_t i = whole; i < n; i++) key[i] = key_of(score[i]);
+}
+
+static int32_t count_keys(const int32_t *key, int64_t n, int32_t bound)
+{
+    int32_t count = 0;
+    for (int64_t i = 0; i < n; i++) count += key[i] >= bound;
+    return count;
+}
+
+/* The rank-th largest of n >= rank >= 1 keys, by halving the interval that it lies in; *n_ties: how many equal to it
+ * are among the rank largest. */
+static int32_t halve_to_bound(const int32_t *key, int64_t n, int64_t rank, int64_t *n_ties)
+{
+    int32_t low = key_of(-INFINITY), high = key_of(INFINITY);
+    while (low < high) {
+        int32_t middle = (int32_t)(low + ((int64_t)high - low + 1) / 2), count = count_keys(key, n, middle);
+        if (count == rank) { /* the least of these */
+            low = high;
+            for (int64_t i = 0; i < n; i++) low = HDL_MIN(low, key[i] >= middle ? key[i] : INT32_MAX);
+            break;
+        }
+        if (count > rank)
+            low = middle;
+        else
+            high = middle - 1;
+    }
+    *n_ties = rank - count_keys(key, n, low + 1); /* no key is INT32_MAX */
+    return low;
+}
+
 /* The key of a score that probably top_k of n reach, and not many more. */
 static int32_t sample_bound(const float *score, int64_t n, int64_t top_k, few *scratch)
 {
     int64_t step = n / SAMPLE, rank = top_k / step, n_ties;
-    for (int64_t i = 0; i < SAMPLE; i++) scratch->score[i] = score[i * step];
+    for (int64_t i = 0; i < SAMPLE; i++) scratch->scores[i] = score[i * step];
+    find_keys(scratch->scores, SAMPLE, scratch->sample);
     rank += 3 * (int64_t)sqrtf((float)rank) + 8;
-    return find_bound(scratch->score, SAMPLE, HDL_MIN(rank, (int64_t)SAMPLE - 1), &n_ties);
+    return halve_to_bound(scratch->sample, SAMPLE, HDL_MIN(rank, (int64_t)SAMPLE - 1), &n_ties);
 }
 
 /* How many keys are at least `bound`; those that fit are collected. */
@@ -297,9 +368,7 @@ static int64_t collect(const float *score, int64_t n, int32_t bound, few *scratc
     for (int64_t i = 0; i < n; i += CHUNK) {
         uint64_t mask = chunk_at_least(score + i, HDL_MIN(n - i, (int64_t)CHUNK), bound);
         int64_t in_chunk = __builtin_popcountll(mask);
-        if (count + in_chunk <= scratch->capacity)
-            for (int64_t at = count; mask; mask &= mask - 1)
-                scratch->ids[at++] = (int32_t)(i + __builtin_ctzll(mask));
+        if (mask && count + in_chunk <= scratch->capacity) write_ids(mask, i, scratch->ids + count);
         count += in_chunk;
     }
     return count;
@@ -330,7 +399,8 @@ static bool list_narrowed(id_list *list, const float *score, int64_t n, int64_t 
     if (count == top_k) {
         list_range(list, 0, count);
     } else {
-        int32_t bound = find_bound(scratch->scores, count, top_k, &n_ties);
+        find_keys(scratch->scores, count, scratch->keys);
+        int32_t bound = halve_to_bound(scratch->keys, count, top_k, &n_ties);
         list_chosen(list, scratch->scores, count, 0, bound, n_ties, top_k);
     }
     for (int64_t i = from; i < list->n; i++) list->ids[i] = (int32_t)first + scratch->ids[list->ids[i]];
@@ -359,13 +429,13 @@ static void list_best(id_list *list, const float *score, int64_t n, int64_t firs
 typedef struct select_call {
     const hdl_select_args *args;
     uint8_t *memory;
-    int64_t bytes; /* of a thread: few, its scores and ids, the bins of a share */
+    int64_t bytes; /* of a thread: few, its scores, ids and keys, the bins of a share */
 } select_call;
 
 static int64_t thread_bytes(const hdl_select_args *args)
 {
     int64_t bins = args->kind == HDL_SELECT_TOP_P ? HDL_ALIGN_UP((int64_t)sizeof(mass_bins), 64) : 0;
-    return bins + HDL_ALIGN_UP((int64_t)sizeof(few), 64) + few_capacity(args) * 8;
+    return bins + HDL_ALIGN_UP((int64_t)sizeof(few), 64) + few_capacity(args) * 12;
 }
 
 static int64_t count_chosen(const hdl_select_args *args, int64_t row, int32_t list, const float *score,
@@ -393,10 +463,11 @@ static void select_list(void *arg, int64_t task, int thread)
     scratch->capacity = few_capacity(args);
     scratch->scores = (float *)(void *)((uint8_t *)scratch + HDL_ALIGN_UP((int64_t)sizeof(few), 64));
     scratch->ids = (int32_t *)(void *)(scratch->scores + scratch->capacity);
+    scratch->keys = scratch->ids + scratch->capacity;
     unit_range at = select_range(args, row, index);
     id_list list = {hdl_selection_ids(args->out, row, index), 0};
     int64_t k = count_chosen(args, row, index, score, &at,
-                             (mass_bins *)(void *)(scratch->ids + scratch->capacity));
+                             (mass_bins *)(void *)(scratch->keys + scratch->capacity));
     if (at.end - at.begin <= k) {
         list_range(&list, 0, at.n);
     } else {
