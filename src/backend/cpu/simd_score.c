@@ -32,8 +32,7 @@ enum {
     TASK_PIECES = 4,
     KEPT_PIECES = 128, /* of which a thread keeps the scores for itself */
     LANES = 16,
-    LINE = 64,
-    AHEAD_BYTES = 12288
+    LINE = 64
 };
 
 /* Rows (several only without candidates) and heads that share key rows. Query (i, r, g) is
@@ -44,9 +43,11 @@ typedef struct score_unit {
     kv_walk walk;         /* with candidates: entries are its steps */
     int64_t row, out_row; /* the first of its query rows, and of its score rows */
     int32_t n_rows, first_kv_head, n_kv_heads, group, n_queries;
-    int64_t n[ROWS], n_most; /* scored entries */
-    int64_t n_visible;       /* tokens, of the sequence's last row */
-    int64_t entry_bytes, head_bytes, q_bytes;
+    int64_t n[ROWS], n_most;                             /* scored entries */
+    int64_t n_visible;                                   /* tokens, of the sequence's last row */
+    int64_t entry_bytes, head_bytes, q_bytes, key_bytes; /* key_bytes: of a head (halves: elements) */
+    bool is_integer;
+    int32_t parts;      /* elements of a byte */
     int32_t page_shift; /* of entries: a page's tokens are whole blocks of a power of two */
     uint8_t *q;
     int32_t *bias;  /* [queries] */
@@ -215,6 +216,9 @@ static void open_unit(score_unit *unit, const hdl_score_args *args, const hdl_at
     unit->entry_bytes = hdl_plane_entry_bytes(args->plane, seq->kv.plane[0].n_heads, args->head_dim);
     unit->head_bytes = unit->entry_bytes / seq->kv.plane[0].n_heads;
     unit->q_bytes = packed_bytes(args);
+    unit->is_integer = is_integer(args);
+    unit->parts = hdl_plane_elements_per_byte(args->plane);
+    unit->key_bytes = row_dim(args) / unit->parts;
     unit->page_shift = seq->kv.page_shift - __builtin_ctz((uint32_t)args->block_size);
     unit->n_most = 0;
     unit->walk = (kv_walk){0};
@@ -253,7 +257,50 @@ static const uint8_t *entry_at(const score_unit *unit, int64_t entry)
 /* Entries of a tile: rows of halves are multiplied a vector at a time, and asked for in small portions. */
 static int64_t tile_entries(const score_unit *unit)
 {
-    return is_integer(unit->args) ? TILE : VW;
+    return unit->is_integer ? TILE : VW;
+}
+
+/* What the next piece reads, line by line: its rows, then its scales. It is fetched all along the work on a piece,
+ * since requests that come all at once wait for each other and memory that is not asked rests; the processor's own
+ * prefetcher does not follow rows in this order. */
+typedef struct lines_ahead {
+    const uint8_t *at, *then;
+    int64_t n, n_then;     /* lines */
+    int64_t a_head, a_row; /* of them with each head of a tile, and with each query's weights */
+} lines_ahead;
+
+/* Those of the piece from `entry` on, where it lies in one page. */
+static lines_ahead find_ahead(const score_unit *unit, int64_t entry)
+{
+    const hdl_score_args *args = unit->args;
+    lines_ahead to = {0};
+    int64_t page_entries = (int64_t)1 << unit->page_shift, slot = entry & (page_entries - 1),
+            n = HDL_MIN((int64_t)PIECE, unit->n_most - entry);
+    if (!unit->is_integer || unit->walk.ids || n <= 0 || slot + n > page_entries) return to;
+    int64_t scale_bytes = hdl_plane_scale_bytes(args->plane, unit->kv->plane[0].n_heads);
+    const uint8_t *page = unit->kv->pages[entry >> unit->page_shift];
+    to.at = entry_at(unit, entry);
+    to.n = (n * unit->entry_bytes + LINE - 1) / LINE;
+    to.then = page + unit->kv->plane[0].scale_offset + slot * scale_bytes;
+    to.n_then = (n * scale_bytes + LINE - 1) / LINE;
+    int64_t n_lines = to.n + to.n_then, n_tiles = PIECE / TILE * (int64_t)unit->n_kv_heads;
+    int64_t n_early = is_mass(args) ? n_lines / 2 : n_lines;
+    to.a_head = (n_early + n_tiles - 1) / n_tiles;
+    to.a_row = (n_lines - n_early + unit->n_queries - 1) / unit->n_queries;
+    return to;
+}
+
+ALWAYS_INLINE void fetch_line(lines_ahead *ahead)
+{
+    if (!ahead->n) {
+        ahead->at = ahead->then;
+        ahead->n = ahead->n_then;
+        ahead->n_then = 0;
+        if (!ahead->n) return;
+    }
+    __builtin_prefetch(ahead->at, 0, 3);
+    ahead->at += LINE;
+    ahead->n--;
 }
 
 /* Where the next entries lie, n of them; past n the last one again, or what follows it in the page. */
@@ -262,12 +309,9 @@ static void find_rows(const score_unit *unit, int64_t entry, int64_t n, tile_row
     int64_t page_entries = (int64_t)1 << unit->page_shift;
     bool is_run = !unit->walk.ids && (entry & (page_entries - 1)) + TILE <= page_entries;
     rows->stride = 0;
-    rows->ahead = NULL;
-    if (is_run && is_integer(unit->args)) {
-        int64_t later = entry + HDL_ALIGN_UP(AHEAD_BYTES / unit->entry_bytes, TILE);
+    if (is_run && unit->is_integer) {
         rows->first = entry_at(unit, entry);
         rows->stride = unit->entry_bytes;
-        if (later < unit->n_most) rows->ahead = entry_at(unit, later);
         return;
     }
     for (int64_t i = 0; i < n; i++) rows->row[i] = entry_at(unit, entry + i);
@@ -313,32 +357,33 @@ static void fetch_rows(const tile_rows *rows, int64_t n_rows, int64_t offset, in
 
 /* Raw products of a tile with the unit's queries: to s [n_queries][PITCH]. */
 static void multiply_tile(const score_unit *unit, const tile_rows *rows, const tile_rows *next, int64_t n,
-                          float *s)
+                          lines_ahead *ahead, float *s)
 {
     const hdl_score_args *args = unit->args;
     uint8_t keys[KEY_BUFFER_BYTES] __attribute__((aligned(64)));
-    int64_t dim = row_dim(args), n_bytes = key_row_bytes(args->plane, dim);
+    int64_t n_bytes = unit->key_bytes;
     int32_t per_head = unit->n_rows * unit->group;
-    bool is_turned = is_integer(args);
+    bool is_turned = unit->is_integer;
     for (int32_t head = 0; head < unit->n_kv_heads; head++) {
         int64_t offset = (args->first_kv_head + unit->first_kv_head + head) * unit->head_bytes;
         if (next) fetch_rows(next, tile_entries(unit), offset, unit->head_bytes);
-        if (is_turned) gather_keys(rows, offset, n_bytes, args->plane, keys);
+        for (int64_t i = 0; i < ahead->a_head; i++) fetch_line(ahead);
+        if (is_turned) gather_keys(rows, offset, n_bytes, unit->parts, keys);
         for (int32_t j = 0; j < per_head; j += BATCH) {
             int32_t query = head * per_head + j;
             int group = HDL_MIN(per_head - j, (int)BATCH);
             const uint8_t *q = unit->q + query * unit->q_bytes;
             float *to = s + query * PITCH;
             if (is_turned)
-                dot_batch(keys, n_bytes, q, unit->q_bytes, unit->bias + query, to, PITCH, args->plane, group);
+                dot_batch(keys, n_bytes, q, unit->q_bytes, unit->bias + query, to, PITCH, unit->parts, group);
             else
                 for (int64_t i = 0; i < n; i += VW)
-                    dot_f16(rows->row + i, offset, dim, q, unit->q_bytes, to + i, PITCH, group);
+                    dot_f16(rows->row + i, offset, n_bytes, q, unit->q_bytes, to + i, PITCH, group);
         }
     }
 }
 
-static void multiply_piece(const score_unit *unit, int64_t begin, int64_t n, float *s)
+static void multiply_piece(const score_unit *unit, int64_t begin, int64_t n, lines_ahead *ahead, float *s)
 {
     tile_rows rows[2];
     int64_t tile = tile_entries(unit);
@@ -346,7 +391,7 @@ static void multiply_piece(const score_unit *unit, int64_t begin, int64_t n, flo
     for (int64_t i = 0, turn = 0; i < n; i += tile, turn ^= 1) {
         tile_rows *next = i + tile < n ? &rows[turn ^ 1] : NULL;
         if (next) find_rows(unit, begin + i + tile, HDL_MIN(n - i - tile, tile), next);
-        multiply_tile(unit, &rows[turn], next, HDL_MIN(n - i, tile), s + i);
+        multiply_tile(unit, &rows[turn], next, HDL_MIN(n - i, tile), ahead, s + i);
     }
 }
 
@@ -370,10 +415,12 @@ static float shape_scores(const score_unit *unit, int64_t n, int64_t n_own, cons
 }
 
 /* Scores become e^(s - max); returns their sum. */
-static float weigh_scores(float *s, int64_t n, float max)
+static float weigh_scores(float *s, int64_t n, float max, lines_ahead *ahead)
 {
+    int64_t n_vectors = (n + VW - 1) / VW, n_lines = (ahead->a_row + n_vectors - 1) / HDL_MAX(n_vectors, 1);
     vf m = vf_set1(HDL_MAX(max, -FLT_MAX)), total = vf_set1(0);
     for (int64_t i = 0; i < n; i += VW) {
+        for (int64_t line = 0; line < n_lines; line++) fetch_line(ahead);
         vf p = vf_exp(vf_sub(vf_load(s + i), m));
         vf_store(s + i, p);
         total = vf_add(total, p);
@@ -398,22 +445,24 @@ static void score_piece(const score_unit *unit, int64_t piece, int64_t slot)
     int64_t begin = piece * PIECE, n = HDL_MIN(unit->n_most - begin, (int64_t)PIECE);
     float *s = unit->s + slot * unit->n_queries * PITCH, k_scale[PIECE + LANES] = {0};
     int32_t per_head = unit->n_rows * unit->group;
-    multiply_piece(unit, begin, n + (args->rule == HDL_RULE_PAIRS), s);
+    lines_ahead ahead = find_ahead(unit, begin + PIECE);
+    multiply_piece(unit, begin, n + (args->rule == HDL_RULE_PAIRS), &ahead, s);
     float *max = unit->max + piece * padded_queries(unit), *sum = unit->sum + piece * padded_queries(unit);
     for (int32_t query = 0; query < unit->n_queries; query++) {
         int32_t head = query / per_head, r = query / unit->group % unit->n_rows;
-        float *x = s + query * PITCH;
-        if (is_integer(args) && query % per_head == 0)
+        if (unit->is_integer && query % per_head == 0)
             find_scales(unit, begin, n, args->first_kv_head + unit->first_kv_head + head, k_scale);
-        int64_t n_own = n_in_piece(unit, piece, r);
         int64_t q_head = (unit->first_kv_head + head) * (int64_t)unit->group + query % unit->group;
         float bias = args->bias ? args->bias[(unit->row + r) * args->n_heads + q_head] : 0;
-        float top = shape_scores(unit, n, n_own, is_integer(args) ? k_scale : NULL, unit->q_scale[query],
-                                 bias, x);
-        if (!is_mass(args)) continue;
-        max[query] = top;
-        sum[query] = weigh_scores(x, n_own, top);
+        float top = shape_scores(unit, n, n_in_piece(unit, piece, r), unit->is_integer ? k_scale : NULL,
+                                 unit->q_scale[query], bias, s + query * PITCH);
+        if (is_mass(args)) max[query] = top;
     }
+    /* apart, since no weight can begin before its row's maximum is known */
+    for (int32_t query = 0; query < unit->n_queries && is_mass(args); query++)
+        sum[query] = weigh_scores(s + query * PITCH,
+                                  n_in_piece(unit, piece, query / unit->group % unit->n_rows), max[query],
+                                  &ahead);
     for (int64_t query = unit->n_queries; query < padded_queries(unit) && is_mass(args); query++) {
         max[query] = -INFINITY;
         sum[query] = 0;
@@ -459,6 +508,9 @@ static void reduce_heads(const score_unit *unit, int64_t piece, const float *s, 
                  ((unit->out_row + r) * args->n_lists + list_of(args, kv_head)) * args->score_stride +
                  piece * PIECE;
     const float *factor = unit->max + (is_mass(args) ? piece * padded_queries(unit) : 0);
+    /* weights of all pieces do not stay in the first-level cache: to those of the next */
+    int64_t ahead = is_mass(args) && (piece + 1) * PIECE < unit->n_most ? unit->n_queries * (int64_t)PITCH
+                                                                        : 0;
     for (int64_t i = 0; i < n; i += VW) {
         float last[VW] = {0}, *at = out + i;
         bool is_part = i + VW > n;
@@ -468,6 +520,7 @@ static void reduce_heads(const score_unit *unit, int64_t piece, const float *s, 
             for (int32_t g = 0; g < unit->group; g++) {
                 int32_t query = head * per_head + r * unit->group + g;
                 vf y = vf_load(s + query * PITCH + i), f = vf_set1(factor[query]);
+                __builtin_prefetch(s + query * PITCH + i + ahead, 0, 3);
                 x = is_max ? vf_max(vf_mul(y, f), x) : vf_fma(y, f, x);
             }
         vf_store(at, x);

@@ -37,7 +37,6 @@ typedef struct tile_rows {
     const uint8_t *first;
     int64_t stride;           /* 0 = not side by side */
     const uint8_t *row[TILE]; /* then these */
-    const uint8_t *ahead;     /* a later tile, to be fetched meanwhile; or NULL */
 } tile_rows;
 
 /* Bytes of a key's row of this kind in the plane. A byte holds `parts` elements, 1 (int8), 2 (4 bits), 4 or 8
@@ -113,6 +112,15 @@ ALWAYS_INLINE vi vi_rows(const uint8_t *a, const uint8_t *b, uint32_t n)
     return _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_maskz_loadu_epi32(mask, a)),
                               _mm256_maskz_loadu_epi32(mask, b), 1);
 }
+/* 16 bytes of rows i, i + 4, .. side by side. */
+enum { QUARTERS = 4 };
+ALWAYS_INLINE vi vi_quarters(const uint8_t *const row[QUARTERS])
+{
+    vi x = _mm512_castsi128_si512(_mm_loadu_si128((const __m128i *)(const void *)row[0]));
+    x = _mm512_mask_broadcast_i32x4(x, 0x00f0, _mm_loadu_si128((const __m128i *)(const void *)row[1]));
+    x = _mm512_mask_broadcast_i32x4(x, 0x0f00, _mm_loadu_si128((const __m128i *)(const void *)row[2]));
+    return _mm512_mask_broadcast_i32x4(x, 0xf000, _mm_loadu_si128((const __m128i *)(const void *)row[3]));
+}
 #else
 typedef __m256i vi;
 
@@ -173,6 +181,12 @@ ALWAYS_INLINE vi vi_rows(const uint8_t *a, const uint8_t *b, uint32_t n)
     return _mm256_maskload_epi32((const int *)(const void *)a,
                                  _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n / 4), lane));
 }
+enum { QUARTERS = 2 };
+ALWAYS_INLINE vi vi_quarters(const uint8_t *const row[QUARTERS])
+{
+    __m256i x = _mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)row[0]));
+    return _mm256_inserti128_si256(x, _mm_loadu_si128((const __m128i *)(const void *)row[1]), 1);
+}
 #endif
 
 /* Row i of the tile from entry `from`. */
@@ -210,18 +224,39 @@ ALWAYS_INLINE void turn_chunk(const tile_rows *rows, int from, int64_t at, uint3
     }
 }
 
-/* `ahead`: as many bytes of a later tile, fetched in small portions, since requests that come all at once
- * wait for each other; NULL = none. The processor's own prefetcher does not follow rows in this order. */
+/* The same of half a chunk, its 4 dwords. */
+enum { NARROW_BYTES = CHUNK_BYTES / 2 };
+ALWAYS_INLINE void turn_narrow(const tile_rows *rows, int from, int64_t at, vi out[4], const bool is_run)
+{
+    vi r[4], t[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        const uint8_t *row[QUARTERS];
+#pragma GCC unroll 4
+        for (int j = 0; j < QUARTERS; j++) row[j] = row_at(rows, from + 4 * j + i, is_run) + at;
+        r[i] = vi_quarters(row);
+    }
+#pragma GCC unroll 2
+    for (int i = 0; i < 4; i += 2) {
+        t[i] = vi_unpack(r[i], r[i + 1], false);
+        t[i + 1] = vi_unpack(r[i], r[i + 1], true);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) out[i] = vi_unpack2(t[i / 2], t[i / 2 + 2], i & 1);
+}
+
 ALWAYS_INLINE void gather_chunk(const tile_rows *rows, int64_t at, uint32_t n, bool is_signed,
-                                uint8_t *buffer, const uint8_t *ahead, const bool is_run)
+                                uint8_t *buffer, const bool is_run, const bool is_narrow)
 {
     for (int v = 0; v < VECTORS; v++) {
         vi key[8];
-        if (ahead)
-            for (int i = 0; i < VW * (int)n / 64; i++, ahead += 64) __builtin_prefetch(ahead, 0, 3);
-        turn_chunk(rows, v * VW, at, n, key, is_run);
+        if (is_narrow)
+            turn_narrow(rows, v * VW, at, key, is_run);
+        else
+            turn_chunk(rows, v * VW, at, n, key, is_run);
+        const int n_dwords = is_narrow ? 4 : 8;
 #pragma GCC unroll 8
-        for (int i = 0; i < 8; i++) {
+        for (int i = 0; i < n_dwords; i++) {
 #if defined(HDL_ISA_avx512)
             if (is_signed) key[i] = _mm512_xor_si512(key[i], _mm512_set1_epi8((char)0x80));
 #endif
@@ -232,20 +267,20 @@ ALWAYS_INLINE void gather_chunk(const tile_rows *rows, int64_t at, uint32_t n, b
 }
 
 /* Keys of a tile, n_bytes at `offset` of each row, into the buffer in the order dot_batch reads. */
-static void gather_keys(const tile_rows *rows, int64_t offset, int64_t n_bytes, hdl_plane_kind kind,
+static void gather_keys(const tile_rows *rows, int64_t offset, int64_t n_bytes, int32_t parts,
                         uint8_t *buffer)
 {
-    bool is_signed = hdl_plane_elements_per_byte(kind) == 1;
-    const uint8_t *ahead = rows->ahead ? rows->ahead + offset * TILE : NULL;
+    bool is_signed = parts == 1;
     for (int64_t at = 0; at < n_bytes; at += CHUNK_BYTES, buffer += 8 * VECTORS * sizeof(vi)) {
         uint32_t n = (uint32_t)HDL_MIN(n_bytes - at, (int64_t)CHUNK_BYTES);
-        if (n < CHUNK_BYTES)
-            gather_chunk(rows, offset + at, n, is_signed, buffer, ahead, rows->stride > 0);
+        if (n == NARROW_BYTES && parts > 2 && rows->stride) /* dot_as reads no more of codes */
+            gather_chunk(rows, offset + at, NARROW_BYTES, false, buffer, true, true);
+        else if (n < CHUNK_BYTES)
+            gather_chunk(rows, offset + at, n, is_signed, buffer, rows->stride > 0, false);
         else if (rows->stride)
-            gather_chunk(rows, offset + at, CHUNK_BYTES, is_signed, buffer, ahead, true);
+            gather_chunk(rows, offset + at, CHUNK_BYTES, is_signed, buffer, true, false);
         else
-            gather_chunk(rows, offset + at, CHUNK_BYTES, is_signed, buffer, ahead, false);
-        if (ahead) ahead += TILE * n;
+            gather_chunk(rows, offset + at, CHUNK_BYTES, is_signed, buffer, false, false);
     }
 }
 
@@ -400,12 +435,12 @@ static void take_every(const float *from, int64_t which, int64_t stride, int64_t
 #if defined(HDL_ISA_avx512)
     __m512i at = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     at = vi_add(_mm512_mullo_epi32(at, vi_set1((int32_t)stride)), vi_set1((int32_t)which));
+    __mmask16 is_here[8];
+    for (int j = 0; j < 8; j++) is_here[j] = _mm512_cmpeq_epi32_mask(_mm512_srli_epi32(at, 4), vi_set1(j));
     for (; i + VW <= n && stride <= 8; i += VW) {
         vf x = vf_set1(0);
-        for (int64_t j = 0; j < stride; j++) {
-            __mmask16 is_here = _mm512_cmpeq_epi32_mask(_mm512_srli_epi32(at, 4), vi_set1((int32_t)j));
-            x = _mm512_mask_permutexvar_ps(x, is_here, at, vf_load(from + i * stride + j * VW));
-        }
+        for (int64_t j = 0; j < stride; j++)
+            x = _mm512_mask_permutexvar_ps(x, is_here[j], at, vf_load(from + i * stride + j * VW));
         vf_store(out + i, x);
     }
 #endif
@@ -421,11 +456,11 @@ static void take_every(const float *from, int64_t which, int64_t stride, int64_t
 }
 
 /* Plain: keys and queries as int16, products in the form that compilers turn into vectors. */
-static void gather_keys(const tile_rows *rows, int64_t offset, int64_t n_bytes, hdl_plane_kind kind,
+static void gather_keys(const tile_rows *rows, int64_t offset, int64_t n_bytes, int32_t parts,
                         uint8_t *buffer)
 {
     int16_t *to = (int16_t *)(void *)buffer;
-    int32_t parts = hdl_plane_elements_per_byte(kind), group = HDL_MAX(parts / 2, 1);
+    int32_t group = HDL_MAX(parts / 2, 1);
     for (int t = 0; t < VW; t++) {
         const uint8_t *key = (rows->stride ? rows->first + t * rows->stride : rows->row[t]) + offset;
         for (int32_t p = 0; p < parts; p++, to += n_bytes)
@@ -479,9 +514,9 @@ ALWAYS_INLINE void dot_parts(const uint8_t *key, int64_t n_bytes, const uint8_t 
 
 /* dots[g * stride + 0..TILE) of up to BATCH queries with the gathered keys; bias is -offset * sum of q. */
 static void dot_batch(const uint8_t *key, int64_t n_bytes, const uint8_t *q, int64_t q_bytes,
-                      const int32_t *bias, float *dots, int64_t stride, hdl_plane_kind kind, int group)
+                      const int32_t *bias, float *dots, int64_t stride, int32_t parts, int group)
 {
-    switch (hdl_plane_elements_per_byte(kind)) {
+    switch (parts) {
         case 1: dot_parts(key, n_bytes, q, q_bytes, bias, dots, stride, 1, group); break;
         case 2: dot_parts(key, n_bytes, q, q_bytes, bias, dots, stride, 2, group); break;
         case 4: dot_parts(key, n_bytes, q, q_bytes, bias, dots, stride, 4, group); break;
