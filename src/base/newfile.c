@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
@@ -52,7 +53,11 @@ heddle_status hdl_newfile_check(const char *path, const char *magic)
 {
     struct stat facts;
     if (!*path) return HDL_FAIL(HEDDLE_E_INVALID, "the file's path is empty");
-    if (stat(path, &facts)) return HEDDLE_OK;
+    if (stat(path, &facts)) {
+        if (!lstat(path, &facts) && S_ISLNK(facts.st_mode))
+            return HDL_FAIL(HEDDLE_E_INVALID, "%s: is a symbolic link that leads nowhere", path);
+        return HEDDLE_OK;
+    }
     if (!S_ISREG(facts.st_mode))
         return HDL_FAIL(HEDDLE_E_INVALID, "%s: is not a regular file, which alone can be replaced", path);
     char first[HDL_MAGIC_BYTES];
@@ -69,16 +74,31 @@ heddle_status hdl_newfile_check(const char *path, const char *magic)
     return HEDDLE_OK;
 }
 
+/* The file that a symbolic link leads to: it is replaced, the link stays. NULL: path is no link. */
+static heddle_status follow_link(const char *path, char **target)
+{
+    struct stat facts;
+    *target = NULL;
+    if (lstat(path, &facts) || !S_ISLNK(facts.st_mode)) return HEDDLE_OK;
+    char *resolved = realpath(path, NULL);
+    if (!resolved) return io_fail(path, "cannot be followed");
+    *target = hdl_strdup(resolved);
+    free(resolved); /* not hdl_free: realpath made it */
+    return *target ? HEDDLE_OK : HEDDLE_E_NOMEM;
+}
+
 heddle_status hdl_newfile_open(hdl_newfile *file, const char *path, const char *magic)
 {
     *file = (hdl_newfile){.fd = -1};
     HDL_TRY(hdl_newfile_check(path, magic));
-    int64_t n = (int64_t)strlen(path);
-    file->path = hdl_strdup(path);
+    char *target = NULL;
+    HDL_TRY(follow_link(path, &target));
+    file->path = target ? target : hdl_strdup(path);
+    int64_t n = file->path ? (int64_t)strlen(file->path) : 0;
     file->part = hdl_calloc(n + (int64_t)sizeof ".part", 1);
     heddle_status status = HEDDLE_E_NOMEM;
     if (file->path && file->part) {
-        memcpy(file->part, path, (size_t)n);
+        memcpy(file->part, file->path, (size_t)n);
         memcpy(file->part + n, ".part", sizeof ".part");
         hdl_hasher_init(&file->hasher);
         status = open_part(file);

@@ -73,6 +73,31 @@ static void test_a_file_is_replaced_only_when_finished(void **state)
     assert_int_equal(access(part, F_OK), -1);
 }
 
+/* Through a link the file that it leads to is written beside and replaced; a link to nothing is refused. */
+static void test_a_link_stays(void **state)
+{
+    char link[700], target[640];
+    hdl_newfile file;
+    struct stat facts;
+    (void)state;
+    snprintf(target, sizeof target, "%s/aim", folder);
+    snprintf(link, sizeof link, "%s", path);
+    unlink(path);
+    assert_int_equal(symlink("aim", link), 0); /* relative, as ln -s makes them */
+    assert_int_equal(hdl_newfile_open(&file, path, KIND), HEDDLE_E_INVALID);
+    assert_non_null(strstr(hdl_last_error(), "is a symbolic link that leads nowhere"));
+    assert_int_equal(access(target, F_OK), -1);
+    fclose(fopen(target, "w"));
+    write_whole(KIND "through");
+    assert_holds(KIND "through");
+    assert_int_equal(lstat(link, &facts), 0);
+    assert_true(S_ISLNK(facts.st_mode));
+    assert_int_equal(lstat(target, &facts), 0);
+    assert_true(S_ISREG(facts.st_mode) && facts.st_size == (int64_t)strlen(KIND "through"));
+    unlink(link);
+    unlink(target);
+}
+
 static void test_two_writers_exclude_each_other(void **state)
 {
     hdl_newfile a, b;
@@ -171,6 +196,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_sums_are_xxh3),
         cmocka_unit_test(test_a_file_is_replaced_only_when_finished),
+        cmocka_unit_test(test_a_link_stays),
         cmocka_unit_test(test_two_writers_exclude_each_other),
         cmocka_unit_test(test_a_crash_or_a_full_disk_leaves_the_old_file),
         cmocka_unit_test(test_only_files_of_its_kind_are_replaced),
