@@ -188,14 +188,16 @@ static int add_plan(eval_run *run, const char *spec)
 static int read_plans(eval_run *run)
 {
     const char *separator = strchr(run->options->plans, ';') ? ";" : ",";
-    int code = 0;
+    int code = 0, n_named = 0;
     for (int i = 0; i < EVAL_CONTROLS && !code; i++) code = add_plan(run, controls[i]);
     run->plan_text = strdup(run->options->plans);
     if (!run->plan_text) return eval_no_memory();
     char *rest = NULL;
     for (char *spec = strtok_r(run->plan_text, separator, &rest); spec && !code;
-         spec = strtok_r(NULL, separator, &rest))
+         spec = strtok_r(NULL, separator, &rest), n_named++)
         code = add_plan(run, spec);
+    if (!code && !n_named)
+        return cli_refuse("eval: --plans '%s' names no plan; 'heddle plans' lists them", run->options->plans);
     return code;
 }
 

@@ -39,6 +39,18 @@ static const cli_command *find_command(int argc, char **argv, int *n_words)
     return NULL;
 }
 
+/* The commands of two words that begin with this one [n bytes], quoted. */
+static void list_second_words(const char *first, size_t n, char *out, size_t n_out)
+{
+    size_t at = 0;
+    *out = 0;
+    for (int i = 0; cli_commands[i] && at < n_out; i++) {
+        const char *name = cli_commands[i]->name;
+        if (strncmp(name, first, n) != 0 || name[n] != ' ') continue;
+        at += (size_t)snprintf(out + at, n_out - at, "%s'heddle %s'", at ? ", " : "", name);
+    }
+}
+
 static int unknown_command(int argc, char **argv)
 {
     const char *best = NULL;
@@ -47,7 +59,10 @@ static int unknown_command(int argc, char **argv)
         const char *name = cli_commands[i]->name;
         size_t n = strcspn(name, " ");
         if (name[n] && strlen(argv[0]) == n && !memcmp(name, argv[0], n)) {
-            return cli_refuse("%s needs a second word: heddle %s", argv[0], name);
+            char known[256];
+            list_second_words(name, n, known, sizeof known);
+            if (argc < 2) return cli_refuse("%s needs a second word: %s", argv[0], known);
+            return cli_refuse("unknown command '%s %s'; known: %s", argv[0], argv[1], known);
         }
         int distance = cli_distance(argv[0], name);
         if (distance < best_distance) {
@@ -55,7 +70,6 @@ static int unknown_command(int argc, char **argv)
             best = name;
         }
     }
-    (void)argc;
     if (best) return cli_refuse("unknown command '%s'; did you mean '%s'?", argv[0], best);
     return cli_refuse("unknown command '%s'; 'heddle help' lists them", argv[0]);
 }

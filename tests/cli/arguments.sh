@@ -18,6 +18,12 @@ done
 refused "unknown command" "unknown command 'fly'" fly
 refused "misspelled command" "did you mean 'run'" rum
 refused "half a command" "heddle bench depth" bench
+refused "half a command: all that begin so" "'heddle bench depth', 'heddle bench calibrate'" bench
+refused "an unknown second word is named" "unknown command 'plan bogus'; known: 'heddle plan search'" plan bogus
+refused "eval of no plan" "eval: --plans '' names no plan" eval -m x --plans ''
+refused "eval of a separator alone" "eval: --plans ';' names no plan" eval -m x --plans ';'
+refused "eval of a list that ends in a separator is read" "needle_text: these need a real text" \
+    eval -m x --plans 'dense;' --tasks needle_text
 refused "unknown option" "unknown option --zzzzzz" run --zzzzzz
 refused "misspelled option names the closest" "did you mean --context" run --contxt 5
 refused "unknown letter" "unknown option -Q" run -Q
