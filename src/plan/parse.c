@@ -151,8 +151,8 @@ static heddle_status read_rule(const json_t *obj, const char *path, rule *out)
                                   &out->n_head_routers));
     if (share) HDL_TRY(hdl_share_read(share, path, &out->share));
     if (out->op != HDL_OPERATOR_DENSE && out->has_router == (out->share != HDL_SHARE_NONE))
-        return HDL_FAIL(HEDDLE_E_INVALID, "%s: %s needs either a router of its own or \"share\"", path,
-                        operator_names[out->op]);
+        return HDL_FAIL(HEDDLE_E_INVALID, "%s: %s needs either a router of its own or \"share\"; it has %s",
+                        path, operator_names[out->op], out->has_router ? "both" : "neither");
     if (out->op == HDL_OPERATOR_DENSE && out->share != HDL_SHARE_NONE)
         return HDL_FAIL(HEDDLE_E_INVALID, "%s.share: a dense layer reads no list", path);
     HDL_TRY(read_complement(obj, path, out));
@@ -422,6 +422,11 @@ static heddle_status load_text(hdl_buf *text, const char *spec, int64_t n_name)
     if (strchr(path, '/') || strstr(path, ".json")) {
         status = hdl_buf_read_file(text, path, MAX_PLAN_BYTES);
         if (status) status = HDL_FAIL(status, "plan %s", hdl_last_error());
+    } else if (strchr(path, ':')) {
+        status = HDL_FAIL(HEDDLE_E_INVALID,
+                          "plan \"%s\": overrides follow one colon and are separated by commas, as in "
+                          "anchor:top_k=256,window=64",
+                          spec);
     } else {
         const char *words[128];
         size_t n_words = 0;

@@ -143,6 +143,37 @@ static heddle_status read_head_top_k(const json_t *obj, const char *path, hdl_ro
     return HEDDLE_OK;
 }
 
+/* Forced tokens are all that a row reads where no score is chosen, by intent or because none is high enough. */
+static heddle_status check_forced(const char *path, bool is_candidate, const hdl_router_spec *at)
+{
+    bool is_exclusive = at->select == HDL_SELECT_TOP_P && at->p_rule == HDL_P_EXCLUSIVE;
+    bool reads_all = at->n_head_units > 0;
+    for (int32_t i = 0; i < at->n_head_units; i++) reads_all &= at->head_units[i] == HDL_ALL_UNITS;
+    if ((at->select == HDL_SELECT_THRESHOLD || is_exclusive) && at->n_sink + at->window < 1)
+        return HDL_FAIL(HEDDLE_E_INVALID,
+                        "%s: sinks + window is 0 and select \"%s\"%s may choose nothing: a row could read "
+                        "nothing",
+                        path, selects[at->select], is_exclusive ? " with p_rule \"exclusive\"" : "");
+    if (at->score == HDL_SCORE_NONE && at->window < 1 && !reads_all && !is_candidate)
+        return HDL_FAIL(HEDDLE_E_INVALID,
+                        "%s.window 0: score \"none\" needs a window of at least 1 token, so that a row reads "
+                        "its own",
+                        path);
+    return HEDDLE_OK;
+}
+
+/* Sums over heads or over the rows of a tile may exceed the mass of one. */
+static heddle_status check_threshold(const char *path, const hdl_router_spec *at)
+{
+    bool has_mass = at->score == HDL_SCORE_MASS ||
+                    (hdl_score_rows[at->score].plane && at->measure == HDL_MEASURE_MASS);
+    bool is_sum = at->heads == HDL_REDUCE_SUM || at->tile_by == HDL_TILE_BY_SUM;
+    if (at->select == HDL_SELECT_THRESHOLD && has_mass && !is_sum && at->threshold > 1)
+        return HDL_FAIL(HEDDLE_E_INVALID, "%s.threshold %g: no mass exceeds 1; must be at most that", path,
+                        (double)at->threshold);
+    return HEDDLE_OK;
+}
+
 static heddle_status check_router(const json_t *obj, const char *path, const hdl_router_spec *at)
 {
     const hdl_score_row *row = &hdl_score_rows[at->score];
@@ -334,7 +365,9 @@ heddle_status hdl_router_read(const json_t *obj, const char *path, bool is_candi
     HDL_TRY(check_tile(obj, path, out));
     HDL_TRY(check_slashes(path, out));
     HDL_TRY(check_unread(obj, path, out));
-    return check_router(obj, path, out);
+    HDL_TRY(check_router(obj, path, out));
+    HDL_TRY(check_threshold(path, out));
+    return check_forced(path, is_candidate, out);
 }
 
 heddle_status hdl_candidates_read(const json_t *router, const char *path, hdl_candidates *out)

@@ -111,7 +111,7 @@ static void test_all_groups_equal_dense(void **state)
 static void test_no_groups_are_a_window(void **state)
 {
     (void)state;
-    nll_of(groups_of(0, ", \"select\": \"threshold\", \"threshold\": 2"), 64, NULL, NULL, sparse);
+    nll_of(groups_of(0, ", \"select\": \"threshold\", \"threshold\": 1"), 64, NULL, NULL, sparse);
     nll_of(plan_of("\"score\": \"none\", \"sinks\": 2, \"window\": 256"), 64, NULL, NULL, again);
     assert_memory_equal(sparse + 1, again + 1, (N_IDS - 1) * sizeof *sparse);
 }

@@ -108,7 +108,12 @@ static void test_refusals(void **state)
     refused(RULES("{\"operator\": \"dense\"}"), "variants[0].decode[0].layers: must be");
     refused(RULES("{\"layers\": [0], \"operator\": \"fast\"}"), "decode[0].operator \"fast\"");
     refused(RULES("{\"layers\": [0], \"operator\": \"token_list\"}"),
-            "either a router of its own or \"share\"");
+            "either a router of its own or \"share\"; it has neither");
+    refused(
+        RULES(
+            "{\"layers\": [0], \"router\": {\"top_k\": 8}}, {\"layers\": [1], \"operator\": \"token_list\", "
+            "\"share\": 0, \"router\": {\"top_k\": 8}}"),
+        "decode[1]: token_list needs either a router of its own or \"share\"; it has both");
     refused(RULES("{\"layers\": [0], \"share\": \"previous\"}"), "a dense layer reads no list");
     refused(RULES("{\"layers\": [0], \"operator\": \"token_list\", \"share\": \"next\"}"),
             "decode[0].share: must be");
@@ -336,6 +341,49 @@ static void test_members_that_would_do_nothing_are_refused(void **state)
     refused(ROUTER("\"score\": \"key_i4\", \"lists\": \"kv_head\", \"window\": 4, \"head_top_k\": [0, 0, 0]"),
             "router.top_k 0: score \"key_i4\" would score everything");
     named_refused("keys4:seed=3", "router.seed 3: is read by score \"random\" only");
+}
+
+/* Rows that read nothing, or not their own token, had given garbage without a word. */
+static void test_a_row_reads_something(void **state)
+{
+    (void)state;
+#define ABOVE(n)  "\"select\": \"threshold\", \"threshold\": " n
+#define EXCLUSIVE "\"select\": \"top_p\", \"p_rule\": \"exclusive\", \"p\": 1e-12"
+    static const char *const kept[] = {
+        ROUTER("\"score\": \"key_i4\", \"window\": 1, " ABOVE("1")),
+        ROUTER("\"score\": \"key_i4\", \"sinks\": 1, " ABOVE("0.5")),
+        ROUTER("\"score\": \"key_i4\", \"measure\": \"logit\", \"window\": 1, " ABOVE("1e30")),
+        ROUTER("\"score\": \"key_i4\", \"heads\": \"sum\", \"window\": 1, " ABOVE("1.5")),
+        ROUTER("\"score\": \"key_i4\", \"tile\": 8, \"tile_by\": \"sum\", \"window\": 1, " ABOVE("1.5")),
+        ROUTER("\"score\": \"key_i4\", \"window\": 1, " EXCLUSIVE),
+        ROUTER("\"score\": \"key_i4\", \"select\": \"top_p\", \"p\": 0.5"),
+        ROUTER("\"score\": \"none\", \"window\": 1"),
+        ROUTER("\"score\": \"none\", " HEADS "[\"all\", \"all\"]"),
+        ROUTER("\"score\": \"none\", \"window\": 1, " HEADS "[0, \"all\"]")};
+    set_facts("llama", 30, 576, 0);
+    facts.n_kv_heads = 2;
+    for (size_t i = 0; i < HDL_COUNT(kept); i++) {
+        static hdl_route_plan route;
+        hdl_plan *plan;
+        if (hdl_plan_parse(&plan, kept[i], (int64_t)strlen(kept[i]), "t") ||
+            hdl_plan_resolve(plan, &facts, HDL_ROUTE_DECODE, &route))
+            fail_msg("%s: %s", kept[i], hdl_last_error());
+        hdl_plan_free(plan);
+    }
+    refused(ROUTER("\"score\": \"key_i4\", \"measure\": \"logit\", " ABOVE("1e30")),
+            "router: sinks + window is 0 and select \"threshold\" may choose nothing");
+    refused(ROUTER("\"score\": \"key_i4\", \"top_k\": 8, " ABOVE("0.5")), "select \"threshold\" may choose");
+    refused(ROUTER("\"score\": \"key_i4\", " EXCLUSIVE),
+            "sinks + window is 0 and select \"top_p\" with p_rule \"exclusive\" may choose nothing");
+    refused(ROUTER("\"score\": \"key_i4\", \"window\": 1, " ABOVE("5")),
+            "router.threshold 5: no mass exceeds 1; must be at most that");
+    refused(ROUTER("\"window\": 1, " ABOVE("5")), "router.threshold 5: no mass exceeds 1");
+    refused(ROUTER("\"score\": \"none\", \"sinks\": 4"), "router.window 0: score \"none\" needs a window");
+    refused(ROUTER("\"score\": \"none\", \"sinks\": 4, " HEADS "[0, \"all\"]"), "router.window 0: score");
+    named_refused("window:window=0", "window of at least 1 token, so that a row reads its own");
+    named_refused("window512:window=0", "window of at least 1 token, so that a row reads its own");
+    named_refused("keys4:top_k=512:top_k=16", "overrides follow one colon and are separated by commas");
+    named_refused("./a:b=1/c:top_k=16", "No such file"); /* a path may have both */
 }
 
 static void test_numbers_beyond_a_float_are_refused(void **state)
@@ -662,6 +710,7 @@ int main(void)
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_head_routers_of_a_route),
         cmocka_unit_test(test_members_that_would_do_nothing_are_refused),
+        cmocka_unit_test(test_a_row_reads_something),
         cmocka_unit_test(test_numbers_beyond_a_float_are_refused),
         cmocka_unit_test(test_more_than_the_candidates_hold_is_refused),
         cmocka_unit_test(test_texts_and_variants),
