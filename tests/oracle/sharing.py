@@ -59,7 +59,8 @@ def masses(layer, score):
 def lists_of(layer, router):
     """[row][list] tokens."""
     n = {"layer": 1, "kv_head": KV}[router.get("lists", "layer")]
-    assert not set(router) - {"score", "lists", "top_k", "sinks", "window", "seed"}, router
+    assert not set(router) - {"score", "select", "lists", "top_k", "sinks", "window", "seed"}, router
+    assert router.get("select", "top_k") == "top_k", router
     if router["score"] == "random":
         return [[pick([draw(router["seed"], t, j, g) for j in range(t + 1)], t, block=1, **NUMBERS) for g in range(n)]
                 for t in range(N)]
@@ -102,5 +103,5 @@ def case(name):
 
 if __name__ == "__main__":
     print(json.dumps({"arch": "llama", "n_tokens": N, "n_layers": LAYERS, "n_heads": HEADS, "n_kv_heads": KV, "head_dim": DIM,
-                      "scale": SCALE, "seed": SEED, "cases": [case(name) for name in ("indexcache", "hylra", "kascade", "tidal", "random")]},
+                      "scale": SCALE, "seed": SEED, "cases": [case(name) for name in ("indexcache", "hylra", "kascade", "tidal", "random", "anchor", "layered4")]},
                      separators=(",", ":")))

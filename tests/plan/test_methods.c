@@ -7,7 +7,10 @@
 
 #include "plan/layer_run.h"
 
-enum { N_LAYERS = 5 }; /* of which one runs: the first that makes a list */
+enum {
+    N_LAYERS = 5, /* of which one runs: the first that makes a list */
+    N_CASES = 31
+}; /* of tests/oracle/methods.py: one that is lost is missed */
 static json_t *golden;
 
 static void fill(const hdl_schedule *schedule, hdl_buffer buffer, const char *key)
@@ -87,7 +90,7 @@ static void test_lists_are_the_golden_ones(void **state)
 {
     (void)state;
     const json_t *cases = json_object_get(golden, "cases");
-    assert_true(json_array_size(cases) >= 10);
+    assert_int_equal(json_array_size(cases), N_CASES);
     for (size_t i = 0; i < json_array_size(cases); i++) {
         printf("%s\n", json_string_value(json_object_get(json_array_get(cases, i), "plan")));
         run_case(json_array_get(cases, i));
