@@ -155,8 +155,27 @@ static int add_word(const cli_command *command, const char *word, void *options)
     return 0;
 }
 
+enum { MAX_GIVEN = 128 }; /* more than any command has options */
+
+/* The options with one value that the line gave: a second value would silently replace the first. */
+typedef struct given_rows {
+    const cli_option *rows[MAX_GIVEN];
+    int n;
+} given_rows;
+
+static int note_given(const cli_command *command, const cli_option *row, given_rows *given)
+{
+    if (row->kind == CLI_FLAG || row->kind == CLI_TEXTS) return 0;
+    for (int i = 0; i < given->n; i++)
+        if (given->rows[i] == row)
+            return cli_refuse("%s: --%s is given twice; it takes one value", command->name, row->name);
+    if (given->n < MAX_GIVEN) given->rows[given->n++] = row;
+    return 0;
+}
+
 /* One option at argv[*i]; advances *i over its argument. */
-static int parse_option(const cli_command *command, int argc, char **argv, int *i, void *options)
+static int parse_option(const cli_command *command, int argc, char **argv, int *i, given_rows *given,
+                        void *options)
 {
     const char *arg = argv[*i], *value = NULL;
     const cli_option *row;
@@ -174,7 +193,8 @@ static int parse_option(const cli_command *command, int argc, char **argv, int *
         if (*i + 1 == argc) return cli_refuse("%s: %s needs a value: %s", command->name, arg, row->argument);
         value = argv[++*i];
     }
-    return store(command, row, value, options);
+    int code = note_given(command, row, given);
+    return code ? code : store(command, row, value, options);
 }
 
 int cli_parse(const cli_command *command, int argc, char **argv, void *options, bool *wants_help)
@@ -183,6 +203,7 @@ int cli_parse(const cli_command *command, int argc, char **argv, void *options, 
     for (const cli_option *row = next_row(command, NULL); row; row = next_row(command, row)) {
         if (row->initial && row->kind != CLI_TEXTS) store(command, row, row->initial, options);
     }
+    given_rows given = {.n = 0};
     bool is_option = true;
     for (int i = 0; i < argc; i++) {
         int code;
@@ -195,7 +216,7 @@ int cli_parse(const cli_command *command, int argc, char **argv, void *options, 
             return 0;
         }
         if (is_option && argv[i][0] == '-' && argv[i][1])
-            code = parse_option(command, argc, argv, &i, options);
+            code = parse_option(command, argc, argv, &i, &given, options);
         else
             code = add_word(command, argv[i], options);
         if (code) return code;

@@ -20,6 +20,10 @@ refused "misspelled command" "did you mean 'run'" rum
 refused "half a command" "heddle bench depth" bench
 refused "half a command: all that begin so" "'heddle bench depth', 'heddle bench calibrate'" bench
 refused "an unknown second word is named" "unknown command 'plan bogus'; known: 'heddle plan search'" plan bogus
+refused "a repeated option is not the last one" "explain: --plan is given twice" explain -m x --plan anchor --plan quest
+refused "a letter and its name are one option" "run: --context is given twice" run -m x -c 5 --context=6
+refused "an option for several values may be repeated" "/nosuch/a: .*No such file" \
+    run -m x -p hello -f /nosuch/a -f /nosuch/b
 refused "eval of no plan" "eval: --plans '' names no plan" eval -m x --plans ''
 refused "eval of a separator alone" "eval: --plans ';' names no plan" eval -m x --plans ';'
 refused "eval of a list that ends in a separator is read" "needle_text: these need a real text" \

@@ -86,12 +86,17 @@ static void assert_says(const char *name, const char *what)
 }
 
 /* 6 haystacks x 1 document, 12 tasks, 5 questions at most, 3 plans. */
+/* An option takes one value: `more` replaces those of these that it names. */
 static int run_eval(const char *out, const char *more)
 {
-    return run(
-        "eval -m %s -t 1 --invariant -c 1536 --documents 1 --answers 5 --text %s --plans oracle:top_k=16384 "
-        "--out %s/%s %s",
-        model, text, folder, out, more);
+    static const char *const usual[][2] = {
+        {"-c ", "1536"}, {"--documents ", "1"}, {"--plans ", "oracle:top_k=16384"}};
+    char line[256] = "";
+    for (size_t i = 0; i < sizeof usual / sizeof *usual; i++)
+        if (!strstr(more, usual[i][0]))
+            snprintf(line + strlen(line), sizeof line - strlen(line), "%s%s ", usual[i][0], usual[i][1]);
+    return run("eval -m %s -t 1 --invariant --answers 5 --text %s --out %s/%s %s%s", model, text, folder, out,
+               line, more);
 }
 
 static void test_stopped_anywhere(void **state)
