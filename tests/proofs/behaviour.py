@@ -57,7 +57,8 @@ def fits(path, plan):
 def measure(model, plan):
     name = plan.split(":")[0]
     text = open(f"{TOP}/plans/{name}.json").read()
-    small = ",".join(f"{key}={value}" for key, value in SMALL.items() if f'"{key}"' in text)
+    values = SMALL | {"window": max([SMALL["window"], *map(int, re.findall(r'"complement": (\d+)', text))])}  # a complement's block has to be in the window
+    small = ",".join(f"{key}={value}" for key, value in values.items() if f'"{key}"' in text)
     spec = f"{name}:{small}" if small else name
     out = subprocess.run([heddle(), "perplexity", "-m", model_path(model), "-f", TEXT, "-c", "768", "--chunks", "1",
                           "--plan", spec], check=True, capture_output=True, text=True, env={**os.environ, "HEDDLE_IMPL": "generic"})
