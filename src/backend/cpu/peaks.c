@@ -25,7 +25,7 @@
 enum { CHAINS = 16, ROUNDS = 4096, RUNS = 15 };
 static const int64_t read_sizes[HDL_N_READ_SIZES] = {32 << 10, 512 << 10, 8 << 20, 192 << 20};
 static const double run_seconds = 0.003;
-static volatile int64_t sink;
+static volatile uint64_t sink; /* sums wrap */
 
 static double seconds_now(void)
 {
@@ -34,7 +34,7 @@ static double seconds_now(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-typedef int64_t (*read_fn)(const uint8_t *p, int64_t n);
+typedef uint64_t (*read_fn)(const uint8_t *p, int64_t n);
 typedef double (*work_fn)(void); /* operations of one call */
 
 #if defined(__x86_64__)
@@ -42,7 +42,7 @@ typedef double (*work_fn)(void); /* operations of one call */
 #define TARGET_AVX512 __attribute__((target("avx512f,avx512vnni")))
 #define TARGET_AVX2   __attribute__((target("avx2,fma")))
 
-TARGET_AVX512 static int64_t read_avx512(const uint8_t *p, int64_t n)
+TARGET_AVX512 static uint64_t read_avx512(const uint8_t *p, int64_t n)
 {
     __m512i sum[8] = {_mm512_setzero_si512()};
     UNROLL
@@ -51,10 +51,13 @@ TARGET_AVX512 static int64_t read_avx512(const uint8_t *p, int64_t n)
     for (int i = 0; i < 8; i++) sum[i] = _mm512_add_epi64(sum[i], _mm512_loadu_si512(p + at + 64 * i));
     UNROLL
     for (int i = 1; i < 8; i++) sum[0] = _mm512_add_epi64(sum[0], sum[i]);
-    return _mm512_reduce_add_epi64(sum[0]);
+    uint64_t word[8]; /* by hand: the header's reduction adds signed numbers, and sums wrap */
+    _mm512_storeu_si512(word, sum[0]);
+    for (int i = 1; i < 8; i++) word[0] += word[i];
+    return word[0];
 }
 
-TARGET_AVX2 static int64_t read_avx2(const uint8_t *p, int64_t n)
+TARGET_AVX2 static uint64_t read_avx2(const uint8_t *p, int64_t n)
 {
     __m256i sum[8] = {_mm256_setzero_si256()};
     UNROLL
@@ -64,8 +67,9 @@ TARGET_AVX2 static int64_t read_avx2(const uint8_t *p, int64_t n)
         sum[i] = _mm256_add_epi64(sum[i], _mm256_loadu_si256((const __m256i *)(p + at + 32 * i)));
     UNROLL
     for (int i = 1; i < 8; i++) sum[0] = _mm256_add_epi64(sum[0], sum[i]);
-    return _mm256_extract_epi64(sum[0], 0) + _mm256_extract_epi64(sum[0], 1) +
-           _mm256_extract_epi64(sum[0], 2) + _mm256_extract_epi64(sum[0], 3);
+    uint64_t word[4];
+    _mm256_storeu_si256((__m256i *)word, sum[0]);
+    return word[0] + word[1] + word[2] + word[3];
 }
 
 TARGET_AVX512 static double fma_avx512(void)
@@ -131,9 +135,9 @@ TARGET_AVX2 static double int8_avx2(void)
 }
 #endif
 
-static int64_t read_plain(const uint8_t *p, int64_t n)
+static uint64_t read_plain(const uint8_t *p, int64_t n)
 {
-    int64_t sum[8] = {0}, word;
+    uint64_t sum[8] = {0}, word;
     for (int64_t at = 0; at + 64 <= n; at += 64)
         for (int i = 0; i < 8; i++) memcpy(&word, p + at + 8 * i, 8), sum[i] += word;
     for (int i = 1; i < 8; i++) sum[0] += sum[i];
