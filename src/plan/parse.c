@@ -146,6 +146,9 @@ static heddle_status read_rule(const json_t *obj, const char *path, rule *out)
         out->has_router = true;
         HDL_TRY(hdl_router_read(router, router_path, false, &out->router));
         HDL_TRY(hdl_candidates_read(router, router_path, &out->candidates));
+        hdl_router_spec *from = &out->candidates.router; /* what the router reads all of, they hold all of */
+        if (out->candidates.has_router)
+            from->dense_below = HDL_MAX(from->dense_below, out->router.dense_below);
     }
     HDL_TRY(hdl_head_routers_read(obj, path, router ? &out->router : NULL, out->head_routers,
                                   &out->n_head_routers));

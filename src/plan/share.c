@@ -178,6 +178,12 @@ static heddle_status check_candidates(const hdl_route_plan *route, int32_t layer
         return HDL_FAIL(HEDDLE_E_INVALID,
                         "%s.router: layer %d forces sinks %d and window %d, its candidates only %d and %d",
                         path, layer, at->router.n_sink, at->router.window, from->n_sink, from->window);
+    if (from->dense_below < at->router.dense_below)
+        return HDL_FAIL(HEDDLE_E_INVALID,
+                        "%s.router.dense_below %lld: layer %d picks from candidates of layer %d, which hold "
+                        "everything only up to %lld tokens",
+                        path, (long long)at->router.dense_below, layer, at->candidate_owner,
+                        (long long)from->dense_below);
     return HEDDLE_OK;
 }
 

@@ -167,6 +167,37 @@ static void test_k_at_least_n_equals_dense(void **state)
     heddle_engine_close(engine);
 }
 
+/* It had been the outer router's alone: it read all of the few candidates. */
+static void test_dense_below_reads_what_candidates_would_leave_out(void **state)
+{
+    (void)state;
+    enum { BELOW = 120, FEW = 32 };
+    static const router_case cases[] = {
+        {"two levels, dense below", "token_list",
+         "\"score\": \"key_i8\", \"window\": 4, \"dense_below\": 120, \"candidates\": {\"score\": "
+         "\"block_mean\", \"block\": 16, \"window\": 4, \"top_k\": CANDIDATES}",
+         0},
+        {"of heads, dense below", "token_list",
+         "\"score\": \"key_i4\", \"window\": 4, \"lists\": \"kv_head\", \"dense_below\": 120, \"candidates\": "
+         "{\"score\": \"key_pq4\", \"window\": 4, \"dense_below\": 8, \"top_k\": CANDIDATES}",
+         0},
+    };
+    heddle_engine *engine = tiny_engine("llama", 2);
+    heddle_session *session = new_session(engine, NULL, 64);
+    nll_of(session, dense);
+    heddle_session_free(session);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        heddle_plan *plan = plan_of(&cases[i], FEW);
+        session = new_session(engine, plan, 64);
+        nll_of(session, sparse);
+        assert_true(max_abs(dense + 1, sparse + 1, BELOW) < 2e-6);
+        assert_true(max_abs(dense + 1, sparse + 1, N_IDS - 1) > 1e-4);
+        heddle_session_free(session);
+        heddle_plan_free(plan);
+    }
+    heddle_engine_close(engine);
+}
+
 static void test_chunks_equal_single_steps(void **state)
 {
     (void)state;
@@ -995,6 +1026,7 @@ int main(void)
     }
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_k_at_least_n_equals_dense),
+        cmocka_unit_test(test_dense_below_reads_what_candidates_would_leave_out),
         cmocka_unit_test(test_chunks_equal_single_steps),
         cmocka_unit_test(test_tiles_of_rows_share_lists),
         cmocka_unit_test(test_truncation_and_forks_keep_summaries),

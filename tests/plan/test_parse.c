@@ -429,6 +429,32 @@ static void test_more_than_the_candidates_hold_is_refused(void **state)
     }
 }
 
+/* A row that reads everything picks it from candidates that hold everything. */
+static void test_candidates_hold_all_that_dense_below_promises(void **state)
+{
+    (void)state;
+    static hdl_route_plan route;
+    hdl_plan *plan;
+    set_facts("llama", 4, 64, 0);
+    facts.n_kv_heads = 2;
+    assert_int_equal(hdl_plan_named(&plan, "hisa:dense_below=4000,top_k=200"), HEDDLE_OK);
+    assert_int_equal(hdl_plan_resolve(plan, &facts, HDL_ROUTE_DECODE, &route), HEDDLE_OK);
+    assert_int_equal(route.layers[0].router.dense_below, 4000);
+    assert_int_equal(route.layers[0].candidates.dense_below, 4000);
+    hdl_plan_free(plan);
+#define SHARED(first)                                                                                        \
+    RULES("{\"layers\": [0], \"operator\": \"token_list\", \"router\": {\"score\": \"key_i8\", "             \
+          "\"top_k\": 64, \"window\": 4" first "}}, {\"layers\": [1], \"operator\": \"token_list\", "        \
+          "\"router\": {\"score\": \"key_i4\", \"top_k\": 8, \"window\": 4, \"dense_below\": 100, "          \
+          "\"candidates\": {\"share\": 0}}}")
+    refused(SHARED(""), "router.dense_below 100: layer 1 picks from candidates of layer 0, which hold "
+                        "everything only up to 0 tokens");
+    const char *text = SHARED(", \"dense_below\": 100");
+    assert_int_equal(hdl_plan_parse(&plan, text, (int64_t)strlen(text), "t"), HEDDLE_OK);
+    assert_int_equal(hdl_plan_resolve(plan, &facts, HDL_ROUTE_DECODE, &route), HEDDLE_OK);
+    hdl_plan_free(plan);
+}
+
 static void test_texts_and_variants(void **state)
 {
     (void)state;
@@ -713,6 +739,7 @@ int main(void)
         cmocka_unit_test(test_a_row_reads_something),
         cmocka_unit_test(test_numbers_beyond_a_float_are_refused),
         cmocka_unit_test(test_more_than_the_candidates_hold_is_refused),
+        cmocka_unit_test(test_candidates_hold_all_that_dense_below_promises),
         cmocka_unit_test(test_texts_and_variants),
         cmocka_unit_test(test_lists_that_no_layer_reads_are_refused),
         cmocka_unit_test(test_owners),
