@@ -24,7 +24,8 @@ static const cli_option common_options[] = {
     {"kv", 0, CLI_TEXT, "TYPE", "f16", "how keys and values are stored: f16, bf16, i8, q4_1 or f32",
      offsetof(cli_common, kv_type), 0, 0, CLI_GROUP_SESSION},
     {"gathering", 0, CLI_TEXT, "WHEN", "auto",
-     "copy the rows of a list that several layers read together once a token: auto, always or never",
+     "copy the rows of a list that several layers read together once a token: always, never or auto "
+     "(where it pays: on a CPU nowhere)",
      offsetof(cli_common, gathering), 0, 0, CLI_GROUP_SESSION},
     {"invariant", 0, CLI_FLAG, NULL, NULL, "the same bits for every batch, chunk and thread count; slower",
      offsetof(cli_common, is_invariant), 0, 0, CLI_GROUP_SESSION},

@@ -149,7 +149,7 @@ heddle_status heddle_plan_check(const heddle_plan *plan, const heddle_engine *en
 typedef struct heddle_session heddle_session;
 /* Where layers share K, V and list, the listed rows can be copied together once a token, to be read from there. */
 typedef enum heddle_gathering {
-    HEDDLE_GATHERING_AUTO = 0, /* where it is expected to save more than it costs */
+    HEDDLE_GATHERING_AUTO = 0, /* where it saves more than it costs: on a CPU nowhere */
     HEDDLE_GATHERING_ALWAYS,   /* wherever layers share */
     HEDDLE_GATHERING_NEVER
 } heddle_gathering;

@@ -143,18 +143,6 @@ static int32_t n_readers(const hdl_schedule *schedule, int32_t owner, int32_t kv
     return n;
 }
 
-/* Nanoseconds a row, fitted to bench/bench_gather.c (bench/results/2026-11-27-gather.md: 128K tokens, 809 of
- * 1,024 rows copied a step, six readers: 58 us more). On a CPU the first layer brings the rows to the core's
- * caches, and the others find them there wherever they lie: there is nothing to save. */
-static const double COPY_NS = 70, SAVED_NS_A_READ = 0;
-/* Of the listed rows, those that are new to the list (20 to 79 % were). */
-static const double COPIED_SHARE = 0.5;
-
-bool hdl_gather_pays(int32_t n_readers)
-{
-    return (n_readers - 1) * SAVED_NS_A_READ > COPIED_SHARE * COPY_NS;
-}
-
 int32_t hdl_gather_of(hdl_schedule *schedule, int32_t layer, bool *is_first)
 {
     const hdl_model_facts *facts = schedule->facts;
@@ -163,12 +151,13 @@ int32_t hdl_gather_of(hdl_schedule *schedule, int32_t layer, bool *is_first)
     int32_t source = facts->layers[layer].kv_source, i = 0;
     const hdl_selection *list = &schedule->slots[schedule->slot_of_layer[HDL_ROUTE_DECODE][at->owner]];
     *is_first = false;
-    if (limits->gathering == HDL_GATHERING_NEVER || at->stop.patience || at->complement || at->has_head_map ||
-        list->n_lists > 1 || list->block_size > 1 || schedule->refresh > 1 ||
+    /* AUTO gathers nothing: on a CPU the first layer brings the rows to the core's caches, and the others find them
+     * there wherever they lie (bench/results/2026-11-27-gather.md: six readers at 128K tokens take 58 us more). */
+    if (limits->gathering != HDL_GATHERING_ALWAYS || at->stop.patience || at->complement ||
+        at->has_head_map || list->n_lists > 1 || list->block_size > 1 || schedule->refresh > 1 ||
         schedule->retain.score != HDL_RETAIN_ALL)
         return -1;
-    int32_t n = n_readers(schedule, at->owner, source);
-    if (n < 2 || (limits->gathering == HDL_GATHERING_AUTO && !hdl_gather_pays(n))) return -1;
+    if (n_readers(schedule, at->owner, source) < 2) return -1;
     while (i < schedule->n_gathers &&
            (schedule->gathers[i].owner != at->owner || schedule->gathers[i].kv_source != source))
         i++;

@@ -40,8 +40,6 @@ void hdl_gather_free(hdl_gather *gather); /* NULL is fine */
 /* Brings the page to the rows of ids [n <= n_max] (ascending) of `from`, whose content is numbered so. */
 void hdl_gather_update(hdl_gather *gather, const hdl_kv_view *from, uint64_t content, const int32_t *ids,
                        int32_t n);
-/* Whether copying costs less than what n_readers layers then save. */
-bool hdl_gather_pays(int32_t n_readers);
 /* The page as a cache in which token s is slot s. */
 hdl_kv_view hdl_gather_view(const hdl_gather *gather);
 

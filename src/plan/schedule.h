@@ -148,7 +148,7 @@ typedef struct hdl_step {
 
 /* Where layers share K, V and list: whether the listed rows are copied together once a token (gather.h). */
 typedef enum hdl_gathering {
-    HDL_GATHERING_AUTO = 0, /* where hdl_gather_pays() says so */
+    HDL_GATHERING_AUTO = 0, /* where it pays: on a CPU nowhere */
     HDL_GATHERING_ALWAYS,
     HDL_GATHERING_NEVER
 } hdl_gathering;
