@@ -72,7 +72,7 @@ heddle_status hdl_head_routers_read(const json_t *rule, const char *path, const 
         if (named & out[i].heads)
             return HDL_FAIL(HEDDLE_E_INVALID, "%s.kv_heads: a head router before it names one of them", at);
         named |= out[i].heads;
-        HDL_TRY(hdl_router_read(json_object_get(obj, "router"), inner, true, &out[i].router));
+        HDL_TRY(hdl_router_read(json_object_get(obj, "router"), inner, HDL_ROUTER_OF_HEADS, &out[i].router));
         what = out[i].router.score == HDL_SCORE_MASS
                    ? "score \"attention_mass\", which is observed for all heads"
                    : cannot_be_beside(&out[i].router);

@@ -4,6 +4,7 @@
  * can be checked without a model is checked when it is parsed, with the path of the member
  * ("variants[0].decode[1].router.top_k"); what needs the model (layer numbers, sliding layers) in
  * resolve. The grammar is docs/plan.md. */
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -91,7 +92,8 @@ static heddle_status read_stop(const json_t *obj, const char *path, rule *out)
     HDL_TRY(hdl_json_int(obj, at, "tile", 1, 1 << 16, &tile));
     HDL_TRY(hdl_json_int(obj, at, "patience", 1, 1 << 16, &patience));
     if (!(below >= 0 && (float)below < 1))
-        return HDL_FAIL(HEDDLE_E_INVALID, "%s.below %g: must be at least 0 and below 1", at, below);
+        return HDL_FAIL(HEDDLE_E_INVALID, "%s.below %.15g: must be at least 0 and, as a float, below 1", at,
+                        below);
     if (out->op == HDL_OPERATOR_DENSE)
         return HDL_FAIL(HEDDLE_E_INVALID, "%s: a dense layer reads no list", at);
     if (out->complement || out->n_mapped)
@@ -144,7 +146,7 @@ static heddle_status read_rule(const json_t *obj, const char *path, rule *out)
         char router_path[256];
         snprintf(router_path, sizeof router_path, "%s.router", path);
         out->has_router = true;
-        HDL_TRY(hdl_router_read(router, router_path, false, &out->router));
+        HDL_TRY(hdl_router_read(router, router_path, HDL_ROUTER_OF_LAYER, &out->router));
         HDL_TRY(hdl_candidates_read(router, router_path, &out->candidates));
         hdl_router_spec *from = &out->candidates.router; /* what the router reads all of, they hold all of */
         if (out->candidates.has_router)
@@ -250,12 +252,12 @@ static heddle_status check_cites(const json_t *cites)
     return HEDDLE_OK;
 }
 
-static heddle_status check_doc(const json_t *doc, const char *source)
+static heddle_status check_doc(const json_t *doc)
 {
     static const char *const keys[] = {"heddle_plan", "name", "about", "cites", "variants", NULL};
     int64_t version = 0;
     const char *name = NULL, *about = NULL;
-    if (!json_is_object(doc)) return HDL_FAIL(HEDDLE_E_INVALID, "%s: a plan must be a JSON object", source);
+    if (!json_is_object(doc)) return HDL_FAIL(HEDDLE_E_INVALID, "a plan must be a JSON object");
     HDL_TRY(hdl_json_only(doc, "", keys));
     HDL_TRY(hdl_json_int(doc, "", "heddle_plan", HDL_PLAN_VERSION, HDL_PLAN_VERSION, &version));
     if (!version) return HDL_FAIL(HEDDLE_E_INVALID, "heddle_plan: is missing; must be %d", HDL_PLAN_VERSION);
@@ -276,7 +278,7 @@ static heddle_status blame(heddle_status status, const char *source)
 static heddle_status adopt(hdl_plan **out, json_t *doc, const char *source)
 {
     *out = NULL;
-    heddle_status status = check_doc(doc, source);
+    heddle_status status = check_doc(doc);
     hdl_plan *plan = status ? NULL : hdl_calloc(1, sizeof *plan);
     char *kept_source = plan ? hdl_strdup(source) : NULL;
     if (!kept_source) {
@@ -344,14 +346,22 @@ static heddle_status override_retain(json_t *doc, const char *key, int64_t value
     return HEDDLE_OK;
 }
 
+static const hdl_int_member *find_int(const hdl_int_member *rows, const char *key, size_t n)
+{
+    for (; rows->key; rows++)
+        if (n == strlen(rows->key) && !strncmp(key, rows->key, n)) return rows;
+    return NULL;
+}
+
 /* "did you mean" of an override, or what there is. */
 static heddle_status unknown_override(const char *text, size_t n_key, size_t n)
 {
     const char *keys[64];
     size_t n_keys = 0;
     hdl_buf all = {0};
-    for (const hdl_router_int *row = hdl_router_ints; row->key; row++) keys[n_keys++] = row->key;
-    for (const hdl_router_int *row = hdl_retain_ints; row->key; row++) keys[n_keys++] = row->key;
+    for (const hdl_int_member *row = hdl_router_ints; row->key; row++) keys[n_keys++] = row->key;
+    for (const hdl_int_member *row = hdl_retain_ints; row->key; row++)
+        if (!find_int(hdl_router_ints, row->key, strlen(row->key))) keys[n_keys++] = row->key;
     HDL_ASSERT(n_keys < HDL_COUNT(keys));
     keys[n_keys] = NULL;
     const char *nearest = hdl_nearest_word(text, (int64_t)n_key, keys);
@@ -374,11 +384,20 @@ static bool is_given_before(const char *first, const char *text, size_t n)
     return false;
 }
 
-static const hdl_router_int *find_int(const hdl_router_int *rows, const char *key, size_t n)
+/* The number of "key=number" [n bytes], without blanks or a plus. Numbers that its row does not allow are refused with
+ * the whole document, which names the member, but not those that no integer holds. */
+static heddle_status read_override(const char *text, size_t n, const hdl_int_member *row, int64_t *value)
 {
-    for (; rows->key; rows++)
-        if (n == strlen(rows->key) && !strncmp(key, rows->key, n)) return rows;
-    return NULL;
+    const char *equals = memchr(text, '=', n), *digits = equals ? equals + 1 : text;
+    char *end = NULL;
+    errno = 0;
+    *value = strtoll(digits, &end, 10);
+    if (!equals || end != text + n || !strchr("-0123456789", *digits) || end == digits)
+        return HDL_FAIL(HEDDLE_E_INVALID, "override \"%.*s\": must be key=whole number", (int)n, text);
+    if (errno == ERANGE)
+        return HDL_FAIL(HEDDLE_E_INVALID, "override \"%.*s\": must be in %lld..%lld", (int)n, text,
+                        (long long)row->min, (long long)row->max);
+    return HEDDLE_OK;
 }
 
 /* "key=value,key=value" into every router, or where the plan has none, into every retain set. */
@@ -386,28 +405,26 @@ static heddle_status override_doc(json_t *doc, const char *text)
 {
     const char *first = text;
     if (!*text) return HDL_FAIL(HEDDLE_E_INVALID, "the colon before overrides is followed by none");
-    while (*text) {
-        int64_t n_set = 0;
+    for (bool is_last = false; !is_last;) {
+        int64_t n_set = 0, value = 0;
         size_t n = strcspn(text, ",");
         const char *equals = memchr(text, '=', n);
         size_t n_key = equals ? (size_t)(equals - text) : n;
-        const hdl_router_int *in_router = find_int(hdl_router_ints, text, n_key),
+        const hdl_int_member *in_router = find_int(hdl_router_ints, text, n_key),
                              *in_retain = find_int(hdl_retain_ints, text, n_key);
         if (!in_router && !in_retain) return unknown_override(text, n_key, n);
         if (is_given_before(first, text, n_key))
             return HDL_FAIL(HEDDLE_E_INVALID, "override \"%.*s\": %.*s is given before", (int)n, text,
                             (int)n_key, text);
-        char *end = NULL;
-        int64_t value = equals ? strtoll(equals + 1, &end, 10) : 0;
-        if (!equals || end == equals + 1 || end != text + n)
-            return HDL_FAIL(HEDDLE_E_INVALID, "override \"%.*s\": must be key=whole number", (int)n, text);
+        HDL_TRY(read_override(text, n, in_router ? in_router : in_retain, &value));
         if (in_router) HDL_TRY(override_routers(doc, in_router->key, value, false, &n_set));
         if (in_router && !n_set) HDL_TRY(override_routers(doc, in_router->key, value, true, &n_set));
         if (in_retain && !n_set) HDL_TRY(override_retain(doc, in_retain->key, value, &n_set));
-        if (!n_set && !check_doc(doc, "plan"))
+        if (!n_set && !check_doc(doc))
             return HDL_FAIL(HEDDLE_E_INVALID, "override \"%.*s\": the plan has no %s", (int)n, text,
                             in_router ? "router" : "retain set");
-        text += n + (text[n] == ',');
+        is_last = !text[n];
+        text += n + 1;
     }
     return HEDDLE_OK;
 }

@@ -1,4 +1,5 @@
-/* parse.h - what parse.c and router.c share: members of a plan file as C. */
+/* parse.h - members of a plan file as C: what the readers (parse.c, router.c, head_routers.c, retain.c) and share.c,
+ * which fits owners to a model, have of each other. */
 #ifndef HDL_PLAN_PARSE_H
 #define HDL_PLAN_PARSE_H
 
@@ -6,13 +7,20 @@
 
 enum { HDL_SHARE_NONE = -2, HDL_SHARE_PREVIOUS = -1 }; /* else a layer's number */
 
-typedef struct hdl_router_int { /* an integer member of a router */
+typedef struct hdl_int_member { /* a whole-number member of a router or a retain set */
     const char *key;
     int64_t min, max;
-    size_t offset; /* in hdl_router_spec */
+    size_t offset; /* in hdl_router_spec or hdl_retain_spec */
     bool is_wide;  /* int64_t, else int32_t */
-} hdl_router_int;
-extern const hdl_router_int hdl_router_ints[]; /* NULL-key terminated */
+} hdl_int_member;
+extern const hdl_int_member hdl_router_ints[], hdl_retain_ints[]; /* NULL-key terminated */
+
+/* Whose lists a router makes: what it may be depends on it. */
+typedef enum hdl_router_role {
+    HDL_ROUTER_OF_LAYER = 0,
+    HDL_ROUTER_OF_HEADS,      /* of some KV heads, beside the layer's */
+    HDL_ROUTER_OF_CANDIDATES, /* that another router picks from */
+} hdl_router_role;
 
 typedef struct hdl_candidates { /* whose tokens a router picks from */
     bool has_router;
@@ -37,14 +45,16 @@ heddle_status hdl_share_unread(const hdl_route_plan *route, const hdl_model_fact
 
 /* retain.c */
 heddle_status hdl_retain_read(const json_t *obj, const char *path, hdl_retain_spec *out);
-extern const hdl_router_int hdl_retain_ints[]; /* NULL-key terminated; offsets in hdl_retain_spec */
 /* parse.c: the first variant whose `when` fits, and its number; UNSUPPORTED where none does. */
 heddle_status hdl_plan_variant(const hdl_plan *plan, const hdl_model_facts *facts, const json_t **variant,
                                int *number);
 /* router.c: a member whose value is one of a few words (NULL-terminated); its number goes to *out. */
 heddle_status hdl_word_read(const json_t *obj, const char *path, const char *key, const char *const *words,
                             int *out);
-heddle_status hdl_router_read(const json_t *obj, const char *path, bool is_candidate, hdl_router_spec *out);
+/* router.c: the members of obj that `rows` name into `spec`, which keeps its value where obj has none. */
+heddle_status hdl_ints_read(const json_t *obj, const char *path, const hdl_int_member *rows, void *spec);
+heddle_status hdl_router_read(const json_t *obj, const char *path, hdl_router_role role,
+                              hdl_router_spec *out);
 /* head_routers.c: the member "head_routers" of a rule whose own router is `router` (NULL: it has none) into
  * out [HDL_MAX_HEAD_ROUTERS] and their number; then whether they fit the model. INVALID, with a sentence. */
 heddle_status hdl_head_routers_read(const json_t *rule, const char *path, const hdl_router_spec *router,

@@ -12,7 +12,7 @@
 
 static const char *const scores[] = {"all", "mass_window", "mass_sum", "random", "none", NULL};
 
-const hdl_router_int hdl_retain_ints[] = {
+const hdl_int_member hdl_retain_ints[] = {
     {"keep", 1, 1 << 24, offsetof(hdl_retain_spec, keep), true},
     {"sinks", 0, 1 << 16, offsetof(hdl_retain_spec, n_sink), false},
     {"window", 0, 1 << 24, offsetof(hdl_retain_spec, window), false},
@@ -22,20 +22,6 @@ const hdl_router_int hdl_retain_ints[] = {
     {"seed", 0, INT32_MAX, offsetof(hdl_retain_spec, seed), true},
     {NULL, 0, 0, 0, false},
 };
-
-static heddle_status read_ints(const json_t *obj, const char *path, hdl_retain_spec *out)
-{
-    for (const hdl_router_int *row = hdl_retain_ints; row->key; row++) {
-        char *at = (char *)out + row->offset;
-        int64_t value = row->is_wide ? *(int64_t *)(void *)at : *(int32_t *)(void *)at;
-        HDL_TRY(hdl_json_int(obj, path, row->key, row->min, row->max, &value));
-        if (row->is_wide)
-            *(int64_t *)(void *)at = value;
-        else
-            *(int32_t *)(void *)at = (int32_t)value;
-    }
-    return HEDDLE_OK;
-}
 
 static heddle_status check(const json_t *obj, const char *path, const hdl_retain_spec *at)
 {
@@ -83,7 +69,7 @@ heddle_status hdl_retain_read(const json_t *obj, const char *path, hdl_retain_sp
     HDL_TRY(hdl_word_read(obj, path, "pool_by", pools, &is_max));
     out->score = (hdl_retain_score)(score + 1);
     out->is_pool_max = is_max != 0;
-    HDL_TRY(read_ints(obj, path, out));
+    HDL_TRY(hdl_ints_read(obj, path, hdl_retain_ints, out));
     return check(obj, path, out);
 }
 
@@ -149,7 +135,7 @@ heddle_status hdl_retain_prepare(hdl_schedule *schedule, const hdl_plan *plan)
     return HEDDLE_OK;
 }
 
-static int64_t score_stride(const hdl_schedule *schedule)
+int64_t hdl_retain_stride(const hdl_schedule *schedule)
 {
     return schedule->limits.max_context + 16;
 }
@@ -161,7 +147,7 @@ static bool is_observed(const hdl_retain_spec *spec)
 
 static void book(hdl_schedule *schedule, const hdl_step *step)
 {
-    int64_t heads = schedule->facts->n_kv_heads, stride = score_stride(schedule);
+    int64_t heads = schedule->facts->n_kv_heads, stride = hdl_retain_stride(schedule);
     const hdl_selection *list = &schedule->retain_list;
     hdl_schedule_book(schedule, HDL_BUF_RETAIN,
                       2 * heads * stride * 4 + HDL_ALIGN_UP(heads * list->n_ids_max * 4, 64) + heads * 4);
@@ -204,7 +190,7 @@ heddle_status hdl_lower_retain(hdl_schedule *schedule, int32_t layer)
     at->args.n_mass_lists = facts->n_kv_heads;
     at->select = (hdl_select_args){.n_rows = 1,
                                    .n_lists = facts->n_kv_heads,
-                                   .score_stride = score_stride(schedule),
+                                   .score_stride = hdl_retain_stride(schedule),
                                    .max_visible = schedule->limits.max_context,
                                    .top_k = spec->keep - spec->n_sink - spec->window,
                                    .n_sink = spec->n_sink,
@@ -226,7 +212,7 @@ void hdl_retain_bind(hdl_schedule *schedule)
 {
     hdl_selection *list = &schedule->retain_list;
     if (schedule->retain_group < 0) return;
-    float *at = hdl_schedule_at(schedule, HDL_BUF_RETAIN) + 2 * list->n_lists * score_stride(schedule);
+    float *at = hdl_schedule_at(schedule, HDL_BUF_RETAIN) + 2 * list->n_lists * hdl_retain_stride(schedule);
     list->ids = (int32_t *)(void *)at;
     list->counts = list->ids + HDL_ALIGN_UP(list->n_lists * list->n_ids_max * 4, 64) / 4;
 }

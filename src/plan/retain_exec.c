@@ -14,11 +14,6 @@ typedef struct eviction { /* one sequence in one layer */
     int64_t first_row, held; /* of the batch; rows in the cache with this step's */
 } eviction;
 
-static int64_t score_stride(const eviction *e)
-{
-    return e->schedule->limits.max_context + 16;
-}
-
 /* Adds the mass of the last n rows to score [n_kv_heads, stride]. */
 static void observe(const eviction *e, int64_t n, float *score, int64_t stride)
 {
@@ -79,7 +74,7 @@ static const float *scores_of(const eviction *e, int64_t *stride)
     const hdl_retain_spec *spec = &e->schedule->retain;
     int32_t n_heads = e->schedule->facts->n_kv_heads;
     float *score = hdl_schedule_at(e->schedule, HDL_BUF_RETAIN), *smoothed;
-    *stride = score_stride(e);
+    *stride = hdl_retain_stride(e->schedule);
     smoothed = score + n_heads * *stride;
     if (spec->score == HDL_RETAIN_RANDOM) fill_random(e, score, *stride);
     if (spec->score == HDL_RETAIN_MASS_SUM) {

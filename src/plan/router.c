@@ -46,7 +46,7 @@ const hdl_score_row hdl_score_rows[HDL_N_SCORE_KINDS] = {
 static const char *const selects[] = {"top_k", "top_p", "threshold", "beam", NULL}; /* hdl_select_kind */
 
 /* The integer members of a router: one table for parse, overrides and messages. */
-const hdl_router_int hdl_router_ints[] = {
+const hdl_int_member hdl_router_ints[] = {
     {"top_k", 0, 1 << 24, offsetof(hdl_router_spec, top_k), true},
     {"sinks", 0, 1 << 16, offsetof(hdl_router_spec, n_sink), false},
     {"window", 0, 1 << 24, offsetof(hdl_router_spec, window), false},
@@ -82,10 +82,10 @@ heddle_status hdl_word_read(const json_t *obj, const char *path, const char *key
     return HDL_FAIL(HEDDLE_E_INVALID, "%s.%s \"%s\": must be %s", path, key, word, known);
 }
 
-static heddle_status read_numbers(const json_t *obj, const char *path, hdl_router_spec *out)
+heddle_status hdl_ints_read(const json_t *obj, const char *path, const hdl_int_member *rows, void *spec)
 {
-    for (const hdl_router_int *row = hdl_router_ints; row->key; row++) {
-        char *at = (char *)out + row->offset;
+    for (const hdl_int_member *row = rows; row->key; row++) {
+        char *at = (char *)spec + row->offset;
         int64_t value = row->is_wide ? *(int64_t *)(void *)at : *(int32_t *)(void *)at;
         HDL_TRY(hdl_json_int(obj, path, row->key, row->min, row->max, &value));
         if (row->is_wide)
@@ -93,11 +93,17 @@ static heddle_status read_numbers(const json_t *obj, const char *path, hdl_route
         else
             *(int32_t *)(void *)at = (int32_t)value;
     }
+    return HEDDLE_OK;
+}
+
+static heddle_status read_numbers(const json_t *obj, const char *path, hdl_router_spec *out)
+{
+    HDL_TRY(hdl_ints_read(obj, path, hdl_router_ints, out));
     double p = out->p, threshold = out->threshold;
     HDL_TRY(hdl_json_num(obj, path, "p", &p));
     HDL_TRY(hdl_json_num(obj, path, "threshold", &threshold));
     if (!((float)p > 0 && p <= 1))
-        return HDL_FAIL(HEDDLE_E_INVALID, "%s.p %g: must be above 0 and at most 1", path, p);
+        return HDL_FAIL(HEDDLE_E_INVALID, "%s.p %.15g: must be above 0 and at most 1", path, p);
     if (!(fabs(threshold) <= (double)FLT_MAX))
         return HDL_FAIL(HEDDLE_E_INVALID, "%s.threshold %g: must be in -%g..%g", path, threshold,
                         (double)FLT_MAX, (double)FLT_MAX);
@@ -144,7 +150,7 @@ static heddle_status read_head_top_k(const json_t *obj, const char *path, hdl_ro
 }
 
 /* Forced tokens are all that a row reads where no score is chosen, by intent or because none is high enough. */
-static heddle_status check_forced(const char *path, bool is_candidate, const hdl_router_spec *at)
+static heddle_status check_forced(const char *path, hdl_router_role role, const hdl_router_spec *at)
 {
     bool is_exclusive = at->select == HDL_SELECT_TOP_P && at->p_rule == HDL_P_EXCLUSIVE;
     bool reads_all = at->n_head_units > 0;
@@ -154,7 +160,7 @@ static heddle_status check_forced(const char *path, bool is_candidate, const hdl
                         "%s: sinks + window is 0 and select \"%s\"%s may choose nothing: a row could read "
                         "nothing",
                         path, selects[at->select], is_exclusive ? " with p_rule \"exclusive\"" : "");
-    if (at->score == HDL_SCORE_NONE && at->window < 1 && !reads_all && !is_candidate)
+    if (at->score == HDL_SCORE_NONE && at->window < 1 && !reads_all && role != HDL_ROUTER_OF_CANDIDATES)
         return HDL_FAIL(HEDDLE_E_INVALID,
                         "%s.window 0: score \"none\" needs a window of at least 1 token, so that a row reads "
                         "its own",
@@ -169,7 +175,7 @@ static heddle_status check_threshold(const char *path, const hdl_router_spec *at
                     (hdl_score_rows[at->score].plane && at->measure == HDL_MEASURE_MASS);
     bool is_sum = at->heads == HDL_REDUCE_SUM || at->tile_by == HDL_TILE_BY_SUM;
     if (at->select == HDL_SELECT_THRESHOLD && has_mass && !is_sum && at->threshold > 1)
-        return HDL_FAIL(HEDDLE_E_INVALID, "%s.threshold %g: no mass exceeds 1; must be at most that", path,
+        return HDL_FAIL(HEDDLE_E_INVALID, "%s.threshold %.9g: no mass exceeds 1; must be at most that", path,
                         (double)at->threshold);
     return HEDDLE_OK;
 }
@@ -186,9 +192,11 @@ static heddle_status check_router(const json_t *obj, const char *path, const hdl
         return HDL_FAIL(HEDDLE_E_INVALID, "%s: sinks + window + top_k is 0: a row could read nothing", path);
     if (at->select == HDL_SELECT_TOP_K && at->score != HDL_SCORE_NONE && !at->top_k && !at->n_slashes)
         return HDL_FAIL(HEDDLE_E_INVALID,
-                        "%s.top_k 0: score \"%s\" would score everything and choose nothing; must be at "
-                        "least 1 (forced tokens alone: score \"none\")",
-                        path, row->name);
+                        "%s.%s 0%s: score \"%s\" would score everything and choose nothing; must be at "
+                        "least 1%s (forced tokens alone: score \"none\")",
+                        path, at->n_head_units ? "head_top_k" : "top_k",
+                        at->n_head_units ? " of every KV head" : "", row->name,
+                        at->n_head_units ? " of some" : "");
     if (at->select == HDL_SELECT_BEAM && at->top_k < 1)
         return HDL_FAIL(HEDDLE_E_INVALID, "%s.top_k 0: a beam needs a width of at least 1", path);
     if (at->refresh > 1 && at->window < 1)
@@ -316,12 +324,29 @@ static heddle_status check_slashes(const char *path, const hdl_router_spec *at)
     return HDL_FAIL(HEDDLE_E_INVALID, "%s.slashes %d: needs %s", path, at->n_slashes, why);
 }
 
-heddle_status hdl_router_read(const json_t *obj, const char *path, bool is_candidate, hdl_router_spec *out)
+/* A member whose value is one of a few words; its number goes to *value. */
+typedef struct word_member {
+    const char *key;
+    const char *const *words;
+    int *value;
+} word_member;
+
+/* Refuses what is no member: neither a word, nor a whole number, nor one that is read by itself. */
+static heddle_status check_keys(const json_t *obj, const char *path, const word_member *words)
 {
-    static const char *const keys[] = {
-        "head_top_k", "score",       "measure",    "heads", "pool",  "select",  "p_rule",  "p",
-        "block",      "lists",       "threshold",  "top_k", "sinks", "window",  "refresh", "stride",
-        "seed",       "dense_below", "candidates", "tile",  "scale", "tile_by", "slashes", NULL};
+    static const char *const others[] = {"candidates", "head_top_k", "p", "threshold"};
+    const char *keys[64];
+    size_t n = 0;
+    for (; words->key; words++) keys[n++] = words->key;
+    for (const hdl_int_member *row = hdl_router_ints; row->key; row++) keys[n++] = row->key;
+    for (size_t i = 0; i < HDL_COUNT(others); i++) keys[n++] = others[i];
+    HDL_ASSERT(n < HDL_COUNT(keys));
+    keys[n] = NULL;
+    return hdl_json_only(obj, path, keys);
+}
+
+heddle_status hdl_router_read(const json_t *obj, const char *path, hdl_router_role role, hdl_router_spec *out)
+{
     static const char *const measures[] = {"logit", "mass", NULL};
     static const char *const reduces[] = {"mean", "sum", "max", NULL};
     static const char *const p_rules[] = {"inclusive", "strict", "plus_one", "exclusive", NULL};
@@ -330,21 +355,19 @@ heddle_status hdl_router_read(const json_t *obj, const char *path, bool is_candi
     static const char *const tile_bys[] = {"query_mean", "sum", "max", NULL};
     const char *scores[HDL_N_SCORE_KINDS + 1] = {NULL};
     int score = HDL_SCORE_MASS, heads = HDL_REDUCE_MEAN, pool = HDL_REDUCE_SUM, select = HDL_SELECT_TOP_K,
-        p_rule = HDL_P_STRICT, list = 0, scale = 0, tile_by = HDL_TILE_BY_QUERY_MEAN;
+        p_rule = HDL_P_STRICT, list = 0, scale = 0, tile_by = HDL_TILE_BY_QUERY_MEAN, measure = -1;
+    const word_member words[] = {{"score", scores, &score},       {"measure", measures, &measure},
+                                 {"heads", reduces, &heads},      {"pool", reduces, &pool},
+                                 {"select", selects, &select},    {"p_rule", p_rules, &p_rule},
+                                 {"lists", lists, &list},         {"scale", scales, &scale},
+                                 {"tile_by", tile_bys, &tile_by}, {NULL, NULL, NULL}};
     for (int i = 0; i < HDL_N_SCORE_KINDS; i++) scores[i] = hdl_score_rows[i].name;
     *out = (hdl_router_spec){.refresh = 1, .block = 1, .p = 1, .tile = 1};
     if (!json_is_object(obj)) return HDL_FAIL(HEDDLE_E_INVALID, "%s: must be an object", path);
-    HDL_TRY(hdl_json_only(obj, path, keys));
-    HDL_TRY(hdl_word_read(obj, path, "score", scores, &score));
-    int measure = hdl_score_rows[score].measure;
-    HDL_TRY(hdl_word_read(obj, path, "measure", measures, &measure));
-    HDL_TRY(hdl_word_read(obj, path, "heads", reduces, &heads));
-    HDL_TRY(hdl_word_read(obj, path, "pool", reduces, &pool));
-    HDL_TRY(hdl_word_read(obj, path, "select", selects, &select));
-    HDL_TRY(hdl_word_read(obj, path, "p_rule", p_rules, &p_rule));
-    HDL_TRY(hdl_word_read(obj, path, "lists", lists, &list));
-    HDL_TRY(hdl_word_read(obj, path, "scale", scales, &scale));
-    HDL_TRY(hdl_word_read(obj, path, "tile_by", tile_bys, &tile_by));
+    HDL_TRY(check_keys(obj, path, words));
+    for (const word_member *row = words; row->key; row++)
+        HDL_TRY(hdl_word_read(obj, path, row->key, row->words, row->value));
+    if (measure < 0) measure = hdl_score_rows[score].measure;
     if (pool == HDL_REDUCE_MEAN)
         return HDL_FAIL(HEDDLE_E_INVALID, "%s.pool \"mean\": must be \"sum\" or \"max\"", path);
     out->score = (hdl_score_kind)score;
@@ -359,15 +382,16 @@ heddle_status hdl_router_read(const json_t *obj, const char *path, bool is_candi
     out->tile_by = (hdl_tile_by)tile_by;
     HDL_TRY(read_numbers(obj, path, out));
     HDL_TRY(read_head_top_k(obj, path, out));
-    if (is_candidate && (json_object_get(obj, "candidates") || out->refresh > 1))
-        return HDL_FAIL(HEDDLE_E_INVALID, "%s: candidates have neither candidates nor a refresh of their own",
-                        path);
+    bool is_plain = !json_object_get(obj, "candidates") && out->refresh == 1;
+    if (role != HDL_ROUTER_OF_LAYER && !is_plain)
+        return HDL_FAIL(HEDDLE_E_INVALID, "%s: %s neither candidates nor a refresh of their own", path,
+                        role == HDL_ROUTER_OF_HEADS ? "head routers have" : "candidates have");
     HDL_TRY(check_tile(obj, path, out));
     HDL_TRY(check_slashes(path, out));
     HDL_TRY(check_unread(obj, path, out));
     HDL_TRY(check_router(obj, path, out));
     HDL_TRY(check_threshold(path, out));
-    return check_forced(path, is_candidate, out);
+    return check_forced(path, role, out);
 }
 
 heddle_status hdl_candidates_read(const json_t *router, const char *path, hdl_candidates *out)
@@ -379,7 +403,7 @@ heddle_status hdl_candidates_read(const json_t *router, const char *path, hdl_ca
     snprintf(at, sizeof at, "%s.candidates", path);
     if (!share) {
         out->has_router = true;
-        return hdl_router_read(obj, at, true, &out->router);
+        return hdl_router_read(obj, at, HDL_ROUTER_OF_CANDIDATES, &out->router);
     }
     static const char *const keys[] = {"share", "of", NULL}, *const of[] = {"list", "candidates", NULL};
     int word = 0;

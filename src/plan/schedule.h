@@ -255,6 +255,8 @@ heddle_status hdl_lower_retain(hdl_schedule *schedule, int32_t layer);
 int64_t hdl_retain_due(const hdl_schedule *schedule, int64_t n_held, bool is_prompt, bool is_prompt_end);
 /* Floats of a sequence's accumulated mass [layers of the group, n_kv_heads, max_context]; 0 = none. */
 int64_t hdl_retain_mass_size(const hdl_schedule *schedule);
+/* Floats between the scores of two KV heads of one eviction. */
+int64_t hdl_retain_stride(const hdl_schedule *schedule);
 void hdl_retain_bind(hdl_schedule *schedule);
 void hdl_explain_retain(const hdl_schedule *schedule, hdl_buf *text);
 /* Sizes a buffer; the largest wish counts. */

@@ -95,7 +95,7 @@ static void test_refusals(void **state)
     refused("{\"heddle_plan\": 1,\n  nonsense}", "p.json: line 2, column 10");
     refused("", "p.json: is empty"); /* it had been an error in column 0 */
     refused(" \n\t\r\n", "p.json: is empty");
-    refused("[]", "must be a JSON object");
+    refused("[]", "plan p.json: a plan must be a JSON object");
     refused("{\"name\": \"x\", \"variants\": [{}]}", "heddle_plan: is missing");
     refused("{\"heddle_plan\": 2, \"name\": \"x\", \"variants\": [{}]}", "heddle_plan 2: must be in 1..1");
     refused("{\"heddle_plan\": 1, \"variants\": [{}]}", "name: is missing");
@@ -181,7 +181,7 @@ static void test_refusals(void **state)
 #define STOPPED(stop, router)                                                                                \
     RULES("{\"layers\": [0], \"operator\": \"token_list\", \"stop\": " stop ", \"router\": {" router "}}")
     refused(STOPPED("{\"below\": 1}", "\"top_k\": 8"),
-            "decode[0].stop.below 1: must be at least 0 and below 1");
+            "decode[0].stop.below 1: must be at least 0 and, as a float, below 1");
     refused(STOPPED("{\"below\": 0.1, \"tile\": 0}", "\"top_k\": 8"), "stop.tile 0: must be in 1..65536");
     refused(STOPPED("{\"patience\": 0}", "\"top_k\": 8"), "stop.patience 0: must be in 1..65536");
     refused(STOPPED("{\"bellow\": 0}", "\"top_k\": 8"), "did you mean \"below\"?");
@@ -233,7 +233,9 @@ static void test_refusals(void **state)
                             ", \"score\": \"block_mean\", \"block\": 16, \"top_k\": 16, \"window\": 1")),
             "head_routers[0].router.block 16: the layer's router makes lists of units of 1");
     refused(BESIDE(OF_HEADS, ONE_HEAD("0", FOUR_BITS ", \"refresh\": 2, \"window\": 2")),
-            "neither candidates nor a refresh");
+            "head_routers[0].router: head routers have neither candidates nor a refresh of their own");
+    refused(BESIDE(OF_HEADS, ONE_HEAD("0", OF_HEADS ", \"score\": \"none\", \"sinks\": 4")),
+            "head_routers[0].router.window 0: score \"none\" needs a window of at least 1 token");
     refused(BESIDE(OF_HEADS, "[{\"kv_heads\": [0], \"routers\": {}}]"), "did you mean \"router\"?");
     refused(RULES("{\"layers\": [0], \"head_routers\": []}"),
             "head_routers: needs a router without candidates beside it");
@@ -338,8 +340,10 @@ static void test_members_that_would_do_nothing_are_refused(void **state)
     refused(ROUTER("\"score\": \"random\", \"top_k\": 8, \"heads\": \"max\""),
             "router.heads \"max\": is read by scores of heads only, but score is \"random\"");
     refused(ROUTER("\"score\": \"none\", \"window\": 8, \"measure\": \"mass\""), "router.measure \"mass\"");
-    refused(ROUTER("\"score\": \"key_i4\", \"lists\": \"kv_head\", \"window\": 4, \"head_top_k\": [0, 0, 0]"),
-            "router.top_k 0: score \"key_i4\" would score everything");
+    refused(
+        ROUTER("\"score\": \"key_i4\", \"lists\": \"kv_head\", \"window\": 4, \"head_top_k\": [0, 0, 0]"),
+        "router.head_top_k 0 of every KV head: score \"key_i4\" would score everything and choose nothing; "
+        "must be at least 1 of some");
     named_refused("keys4:seed=3", "router.seed 3: is read by score \"random\" only");
 }
 
@@ -395,7 +399,12 @@ static void test_numbers_beyond_a_float_are_refused(void **state)
     refused(ROUTER("\"score\": \"key_i4\", \"select\": \"top_p\", \"p\": 1e-60, \"window\": 4"),
             "router.p 1e-60: must be above 0");
     refused(STOPPED("{\"below\": 0.99999999999}", "\"score\": \"key_i4\", \"top_k\": 8"),
-            "stop.below 1: must be at least 0 and below 1");
+            "stop.below 0.99999999999: must be at least 0 and, as a float, below 1");
+    refused(ROUTER("\"score\": \"key_i4\", \"select\": \"top_p\", \"p\": 1.00000001, \"window\": 4"),
+            "router.p 1.00000001: must be above 0 and at most 1");
+    refused(
+        ROUTER("\"score\": \"key_i4\", \"select\": \"threshold\", \"threshold\": 1.000001, \"window\": 4"),
+        "router.threshold 1.00000095: no mass exceeds 1");
 }
 
 static void test_more_than_the_candidates_hold_is_refused(void **state)
@@ -618,6 +627,12 @@ static void test_overrides(void **state)
         {"anchor:zzzzzzzz=5", "override \"zzzzzzzz=5\": must be one of top_k, sinks"},
         {"anchor:top_k=5,top_k=6", "override \"top_k=6\": top_k is given before"},
         {"anchor:", "the colon before overrides is followed by none"},
+        {"anchor:zzzzzzzz=5", "dense_below, seed, keep, observe, pool, every"}, /* each once */
+        {"anchor:top_k=99999999999999999999",
+         "override \"top_k=99999999999999999999\": must be in 0..16777216"},
+        {"anchor:top_k=5,", "override \"\": must be one of"},
+        {"anchor:top_k= 5", "override \"top_k= 5\": must be key=whole number"},
+        {"anchor:top_k=+5", "override \"top_k=+5\": must be key=whole number"},
         {"anchr", "plan \"anchr\": did you mean \"anchor\"? It is neither a file"}};
     hdl_plan *plan;
     set_facts("llama", 30, 576, 0);
