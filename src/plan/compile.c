@@ -2,7 +2,8 @@
  *
  * The engine walks the model's layers and adds the steps that do not depend on the plan; this file
  * adds the plan's part of each layer (hdl_lower_attention), chooses implementations, books memory
- * and binds pointers. A layer's plan lowers to at most two steps a route:
+ * and binds pointers. A layer's plan lowers, for each route, to a step for every list that is made and one that
+ * attends to a list, or to a dense pass, which may make one as well:
  *
  *   dense                         attend
  *   dense + router                attend, observing, then select

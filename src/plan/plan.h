@@ -46,7 +46,7 @@ typedef enum hdl_score_kind {
     HDL_SCORE_KEY_PQ4,    /* the same, four elements at a time */
     HDL_SCORE_INDEX,      /* the model's own index */
     HDL_SCORE_GROUP,      /* the query against the mean key of groups of like keys */
-    HDL_SCORE_INDEX_MEAN, /* its rule on the mean index key of each block */
+    HDL_SCORE_INDEX_MEAN, /* the index's rule on the mean index key of each block */
     HDL_N_SCORE_KINDS
 } hdl_score_kind;
 
