@@ -48,10 +48,10 @@ refused "--never: a range that is none" 'a file that --mount names' "${ask[@]}" 
     --never "$work/a.kv:9-"
 refused "--never without a mount" 'there is none' "${ask[@]}" --never 0-9
 
-heddle encode -m "$model" "$work/a.txt" -o "$work/copy.kv" --invariant
-! cmp -s "$work/a.kv" "$work/copy.kv"
-result "another mode gives other rows" $?
-refused "a document twice, its rows of another mode" 'holds the document that' run -m "$model" -p x --mount "$work/a.kv" \
+HEDDLE_IMPL=generic heddle encode -m "$model" "$work/a.txt" -o "$work/copy.kv"
+[ "$code" = 0 ] && ! cmp -s "$work/a.kv" "$work/copy.kv"
+result "other kernels give other rows" $?
+refused "a document twice, its rows by other kernels" 'holds the document that' run -m "$model" -p x --mount "$work/a.kv" \
     --mount "$work/copy.kv"
 cp "$work/a.kv" "$work/copy.kv"
 refused "a document twice" 'holds the document that' "${ask[@]}" --mount "$work/a.kv" --mount "$work/copy.kv"
