@@ -186,8 +186,8 @@ typedef struct hdl_schedule {
     /* summaries of the rows that each layer owns, for its readers and for the kept plans */
     hdl_plane_need planes[HDL_MAX_LAYERS][HDL_KV_MAX_PLANES];
     int32_t n_planes[HDL_MAX_LAYERS];
-    /* list slots: of each route one for every layer that makes a list and one for every layer's own candidates; `mapped`
-     * and `united`, where they are needed, serve all of them */
+    /* list slots: of each route one for every layer's list and one for every layer's own candidates; `mapped` and
+     * `united`, where they are needed, serve all of them */
     int32_t n_slots, n_kept;
     int32_t mapped; /* the slot that holds a list with its heads mapped; -1 = no layer maps heads */
     int32_t
