@@ -51,10 +51,21 @@ $(AMX_SRC:%.c=$(BUILD)/%.o): $(BUILD)/%.o: %.c tools/isa_flags.mk
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS_ALL) $(SIMD_OPT) $(ISA_amx) -DHDL_ISA_avx512=1 -MMD -MP -c $< -o $@
 
-# The plan files become part of the program, so that --plan NAME works after installation.
-$(BUILD)/plans_embedded.c: $(wildcard plans/*.json) tools/embed_plans
+# A target that keeps a line of text, and is written only when that changes: what depends on it is made anew then.
+.PHONY: FORCE
+define KEPT_LINE
 	@mkdir -p $(@D)
-	tools/embed_plans plans/*.json > $@.part && mv $@.part $@
+	@echo '$(1)' | cmp -s - $@ || echo '$(1)' > $@
+endef
+
+# The plan files become part of the program, so that --plan NAME works after installation. Their names are kept, so
+# that a file that was removed leaves it.
+PLAN_FILES := $(sort $(wildcard plans/*.json))
+$(BUILD)/plans.txt: FORCE
+	$(call KEPT_LINE,$(PLAN_FILES))
+$(BUILD)/plans_embedded.c: $(PLAN_FILES) $(BUILD)/plans.txt tools/embed_plans
+	@mkdir -p $(@D)
+	tools/embed_plans $(PLAN_FILES) > $@.part && mv $@.part $@
 $(BUILD)/plans_embedded.o: $(BUILD)/plans_embedded.c
 	$(CC) $(CFLAGS_ALL) -c $< -o $@
 
@@ -63,13 +74,10 @@ $(BUILD)/libheddle.a: $(LIB_OBJ)
 $(BUILD)/libheddle.so: $(LIB_OBJ) tools/exports.map
 	$(CC) -shared -Wl,--version-script=tools/exports.map -o $@ $(LIB_OBJ) $(SAN) -ljansson -lpcre2-8 \
 	      -lutf8proc -lpthread -lm
-# Says how the program is linked, and is written only when that changes, so that `make STATIC_DEPS=1`
-# after a plain make links anew.
+# How the program is linked is kept, so that `make STATIC_DEPS=1` after a plain make links anew.
 LINK_LINE = $(CC) -o $(BUILD)/heddle $(CLI_OBJ) $(EVAL_OBJ) $(BUILD)/libheddle.a $(LDLIBS)
-.PHONY: FORCE
 $(BUILD)/link.txt: FORCE
-	@mkdir -p $(@D)
-	@echo '$(LINK_LINE)' | cmp -s - $@ || echo '$(LINK_LINE)' > $@
+	$(call KEPT_LINE,$(LINK_LINE))
 $(BUILD)/heddle: $(CLI_OBJ) $(EVAL_OBJ) $(BUILD)/libheddle.a $(BUILD)/link.txt
 	$(LINK_LINE)
 $(BUILD)/tests/cli/%: $(BUILD)/tests/cli/%.o $(TEST_LIB) $(filter-out %/main.o,$(CLI_OBJ)) $(EVAL_OBJ) $(BUILD)/libheddle.a
