@@ -52,8 +52,8 @@ static const cli_option search_rows[] = {
      AT(budget_ms), 1e-6, 1e9, 0},
     {"budget-bytes", 0, CLI_INT, "N", NULL, "it may read so many bytes of keys, values and summaries",
      AT(budget_bytes), 1, 1e15, 0},
-    {"at", 0, CLI_INT, "TOKENS", NULL, "the context that a budget is for (default: -c)", AT(depth), 1,
-     1 << 28, 0},
+    {"at", 0, CLI_INT, "TOKENS", NULL, "the context that a budget and a price are for (default: -c)",
+     AT(depth), 1, 1 << 28, 0},
     {"name", 0, CLI_TEXT, "NAME", "found", "the plan's name", AT(name), 0, 0, 0},
     {"out", 'o', CLI_TEXT, "FILE", NULL, "write the plan here; default: standard output", AT(out), 0, 0, 0},
     {0},
@@ -100,8 +100,12 @@ static int judge(search *at, const search_options *options, const search_set *se
     return 0;
 }
 
+typedef struct search_effort { /* what it took to find the plan, without what judged it afterwards */
+    int64_t seconds, n_evaluations;
+} search_effort;
+
 static int write_plan(const search *at, const search_options *options, const search_set *set,
-                      const search_router *router, int64_t seconds)
+                      const search_router *router, const search_effort *effort)
 {
     char about[512], what[64];
     snprintf(what, sizeof what, "%d list layers", set->n);
@@ -110,7 +114,7 @@ static int write_plan(const search *at, const search_options *options, const sea
         snprintf(what, sizeof what, "%d layers' lists for each KV head", set->n);
     snprintf(about, sizeof about,
              "%s found by %s (plan search: %" PRId64 " evaluations of %" PRId64 " rows, %" PRId64 " s)", what,
-             options->method, at->n_evaluations, at->n_rows, seconds);
+             options->method, effort->n_evaluations, at->n_rows, effort->seconds);
     char *text = search_plan_text(at, set, router, options->name, about);
     if (!text) return cli_refuse("plan search: no memory for the plan");
     int code = options->out ? cli_write_file(options->out, text, (int64_t)strlen(text)) : 0;
@@ -186,15 +190,16 @@ static int finish_search(search *at, const search_options *options, search_set *
 {
     static search_set chosen; /* a few hundred KiB */
     search_router router = at->router;
-    int64_t seconds = (int64_t)(time(NULL) - start);
     bool has_budget = budget->ms > 0 || budget->bytes > 0, has_top_k = strcmp(router.score, "none") != 0;
     int code = 0;
     router.top_k = options->top_k;
-    cli_note("fitted in %" PRId64 " s, %" PRId64 " evaluations", seconds, at->n_evaluations);
     if (has_budget && has_top_k) {
         code = search_within_budget(at, options->fit.n, set, dropped, budget, &chosen, &router);
         if (!code) *set = chosen;
     }
+    const search_effort effort = {(int64_t)(time(NULL) - start), at->n_evaluations};
+    if (!code)
+        cli_note("fitted in %" PRId64 " s, %" PRId64 " evaluations", effort.seconds, effort.n_evaluations);
     if (!code && options->cost) code = search_find_crossover(at, set, budget, &router);
     at->written_top_k = router.top_k;
     if (set->heads && set->heads->captured && router.top_k > (int64_t)set->heads->n_steps * SEARCH_STEP)
@@ -202,7 +207,7 @@ static int finish_search(search *at, const search_options *options, search_set *
                  router.top_k, set->heads->n_steps * SEARCH_STEP);
     if (!code) code = compare(at, options, sets, n_sets);
     if (!code && (has_budget || options->cost)) code = search_say_cost(at, set, &router, budget);
-    return code ? code : write_plan(at, options, set, &router, seconds);
+    return code ? code : write_plan(at, options, set, &router, &effort);
 }
 
 static int search_layers(search *at, const search_options *options, const search_budget *budget)
@@ -349,6 +354,8 @@ static int check_method(const search_options *options)
     if (is_duo && !options->n_full_heads && !has_budget)
         return cli_refuse("plan search: --by duo needs --full-heads N, --budget-ms MS or --budget-bytes N");
     if (!is_duo && options->n_full_heads) return cli_refuse("plan search: --full-heads goes with --by duo");
+    if (options->depth && !has_budget && !options->cost)
+        return cli_refuse("plan search: --at goes with --budget-ms MS, --budget-bytes N or --cost FILE");
     return check_name(options->name);
 }
 

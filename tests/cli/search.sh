@@ -134,5 +134,9 @@ refused "a name that is no text" 'must be UTF-8' "${by_head[@]}" --name $'a\xff'
 refused "no name" 'has 0 bytes; must have 1..64' "${by_head[@]}" --name ''
 refused "a name of 65 bytes" 'has 65 bytes; must have 1..64' "${by_head[@]}" --name "$(printf 'x%.0s' {1..65})"
 refused "a plan for no context" '\-\-at 0: must be in 1' "${few[@]}" --at 0
+refused "a context for no budget and no price" '\-\-at goes with --budget-ms MS, --budget-bytes N or --cost FILE' "${few[@]}" --at 4K
+heddle plan search -m "$gemma" -f "$text" -c 400 --rows 16 --lists 1 --fit-top-k 32 --by mass -o "$work/mass.json"
+[ "$code" = 0 ] && grep -q '^fitted in [0-9]* s, 0 evaluations$' "$work/err" && grep -q 'plan search: 0 evaluations of 16 rows' "$work/mass.json"
+result "the evaluations of a plan are those that found it, and what is said" $?
 refused "a folder that is not there" 'cannot be written: No such file' "${by_head[@]}" -o "$work/none/plan.json"
 finish
