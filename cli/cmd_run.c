@@ -43,7 +43,7 @@ static const cli_option run_rows[] = {
      0, 0},
     {"session", 0, CLI_TEXT, "FILE", NULL,
      "keeps what was read in FILE, written after reading and after each answer; a later run with the "
-     "same model, plan and mounts reads only what is new",
+     "same model, plan and mounts reads only what is new, or the whole prompt again where its plan evicts rows",
      AT(session_path), 0, 0, 0},
     {"raw", 0, CLI_FLAG, NULL, NULL, "no chat template: the model continues the text", AT(is_raw), 0, 0, 0},
     {"special", 0, CLI_FLAG, NULL, NULL, "with --raw: special tokens spelled in the text count",
