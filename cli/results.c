@@ -79,7 +79,8 @@ int results_open(results *r, const char *path, bool is_writer)
         cli_note("heddle: no memory for the results");
         code = EXIT_RUNTIME;
     }
-    if (!code && (!is_writer || !access(path, F_OK))) code = cli_read_file(&text, path);
+    r->is_new = is_writer && access(path, F_OK);
+    if (!code && !r->is_new) code = cli_read_file(&text, path);
     if (!code) code = read_lines(r, path, &text, &n_whole);
     if (!code && is_writer) code = open_for_writing(r, &text, n_whole);
     cli_text_free(&text);
@@ -98,6 +99,7 @@ int results_also(results *r, const char *path)
 
 void results_close(results *r)
 {
+    if (r->is_new && r->file && !json_object_size(r->by_key)) remove(r->path);
     if (r->file) fclose(r->file);
     json_decref(r->by_key);
     free(r->path);

@@ -14,6 +14,7 @@
 typedef struct results {
     json_t *by_key; /* key -> row, owned */
     FILE *file;     /* NULL = read only */
+    bool is_new;    /* the file was not there before */
     char *path;
 } results;
 
@@ -21,7 +22,8 @@ typedef struct results {
 int results_open(results *r, const char *path, bool is_writer);
 /* Reads the rows of one more file into an open one. */
 int results_also(results *r, const char *path);
-void results_close(results *r);
+void results_close(
+    results *r); /* a file that was made and got no row is removed: of a refusal nothing is left */
 /* The row with the same key members as `row`, borrowed; NULL = there is none. */
 const json_t *results_find(const results *r, const json_t *row);
 /* Writes the row at once and keeps it; takes the reference. 0 or an exit code. */

@@ -473,6 +473,21 @@ static void test_rulers_bad_lines(void **state)
     }
 }
 
+/* A KV type is looked at when the first session opens, after the results. */
+static void test_a_refused_run_leaves_no_file(void **state)
+{
+    (void)state;
+    char path[600];
+    struct stat facts;
+    snprintf(path, sizeof path, "%s/refused.jsonl", folder);
+    assert_int_equal(run_eval("refused.jsonl", "--tasks story --kv i4"), 2);
+    assert_says("err", "KV type \"i4\": must be");
+    assert_int_not_equal(stat(path, &facts), 0);
+    write_all("refused.jsonl", "", 0);
+    assert_int_equal(run_eval("refused.jsonl", "--tasks story --kv i4"), 2);
+    assert_int_equal(stat(path, &facts), 0); /* one that was there stays */
+}
+
 static void test_bad_input(void **state)
 {
     (void)state;
@@ -518,6 +533,7 @@ int main(void)
         cmocka_unit_test(test_rulers_own_samples),
         cmocka_unit_test(test_rulers_short_question),
         cmocka_unit_test(test_rulers_bad_lines),
+        cmocka_unit_test(test_a_refused_run_leaves_no_file),
         cmocka_unit_test(test_bad_input),
     };
     return cmocka_run_group_tests(tests, make_files, remove_files);
