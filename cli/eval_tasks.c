@@ -185,6 +185,25 @@ static bool is_plan_missing(const task_document *d, const eval_plan *plan)
     return false;
 }
 
+/* Says of which wanted tasks the document asks nothing. */
+static void note_unasked(const task_document *d)
+{
+    char names[256] = "";
+    int n_tasks = 0;
+    for (int task = 0; task < EVAL_N_TASKS; task++) {
+        size_t n = strlen(names);
+        if (eval_tasks[task].haystack != d->haystack) continue;
+        n_tasks++;
+        if (d->run->wants_task[task] && !d->has_task[task])
+            snprintf(names + n, sizeof names - n, "%s%s", n ? ", " : "", eval_tasks[task].name);
+    }
+    if (*names)
+        cli_note("heddle: eval: %s document %" PRId64
+                 " has no question of %s: its %d tasks take turns, those not in "
+                 "--tasks too, and --answers is %" PRId64,
+                 eval_haystack_names[d->haystack], d->index + 1, names, n_tasks, d->run->options->answers);
+}
+
 static int make_document(task_document *d)
 {
     eval_run *run = d->run;
@@ -208,6 +227,7 @@ static int make_document(task_document *d)
         eval_task task = d->document.questions[i].task;
         d->has_task[task] = run->wants_task[task];
     }
+    note_unasked(d);
     return 0;
 }
 

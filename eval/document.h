@@ -69,11 +69,12 @@ typedef int64_t (*eval_count_fn)(const char *text, int64_t n_bytes, void *user);
 typedef struct eval_request {
     eval_haystack haystack;
     uint64_t seed;
-    int64_t index;            /* of the document; every index is another document */
-    int64_t n_tokens;         /* about so long; at least EVAL_LEAST_TOKENS */
-    int32_t max_questions;    /* shared fairly by the wanted tasks */
-    bool wants[EVAL_N_TASKS]; /* tasks of other haystacks are passed over */
-    const char *source;       /* EVAL_TEXT: the real text [source_bytes] */
+    int64_t index;         /* of the document; every index is another document */
+    int64_t n_tokens;      /* about so long; at least EVAL_LEAST_TOKENS */
+    int32_t max_questions; /* the tasks in `wants` take turns */
+    bool wants
+        [EVAL_N_TASKS]; /* tasks of other haystacks are passed over; `heddle eval` wants all, whatever it asks */
+    const char *source; /* EVAL_TEXT: the real text [source_bytes] */
     int64_t source_bytes;
     eval_count_fn count;
     void *count_user;

@@ -473,6 +473,23 @@ static void test_rulers_bad_lines(void **state)
     }
 }
 
+/* All tasks of a haystack take turns, whatever --tasks says: which of them are left out is said. */
+static void test_tasks_without_a_question(void **state)
+{
+    (void)state;
+    assert_int_equal(run("eval -m %s -t 1 --invariant -c 1024 --documents 1 --answers 4 --text %s --tasks "
+                         "needle_text,multi_query,passage --plans dense --out %s/unasked.jsonl",
+                         model, text, folder),
+                     0);
+    assert_says("err",
+                "text document 1 has no question of passage: its 5 tasks take turns, those not in --tasks "
+                "too, and --answers is 4\n");
+    char *rows = read_all("unasked.jsonl", NULL);
+    assert_non_null(strstr(rows, "\"task\":\"multi_query\""));
+    assert_null(strstr(rows, "\"task\":\"passage\""));
+    free(rows);
+}
+
 /* A KV type is looked at when the first session opens, after the results. */
 static void test_a_refused_run_leaves_no_file(void **state)
 {
@@ -533,6 +550,7 @@ int main(void)
         cmocka_unit_test(test_rulers_own_samples),
         cmocka_unit_test(test_rulers_short_question),
         cmocka_unit_test(test_rulers_bad_lines),
+        cmocka_unit_test(test_tasks_without_a_question),
         cmocka_unit_test(test_a_refused_run_leaves_no_file),
         cmocka_unit_test(test_bad_input),
     };
