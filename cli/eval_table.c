@@ -42,7 +42,7 @@ static summary_filter filter_of(const eval_run *run, const char *what, const cha
 
 typedef struct plan_total { /* over the deciding tasks */
     double sum, worst;
-    const char *worst_task;
+    char worst_task[64];
     int n;
 } plan_total;
 
@@ -92,7 +92,7 @@ static void print_task(const eval_run *run, const char *task, bool is_ruler, pla
         total->sum += d.value;
         if (!total->n++ || d.value < total->worst) {
             total->worst = d.value;
-            total->worst_task = task;
+            snprintf(total->worst_task, sizeof total->worst_task, "%s", task);
         }
     }
 }
@@ -126,6 +126,7 @@ static void print_tasks(const eval_run *run)
         if (!total->n) continue;
         char share[64];
         summary_filter filter = filter_of(run, "task", NULL);
+        if (!n_wanted) filter.frame = "raw"; /* that of RULER's samples, which are all there is */
         printf("%-34s mean of %d deciding tasks %s%.2f, worst %s%.2f (%s); %s\n", run->plans[p].spec,
                total->n, sign_of(total->sum), fabs(100 * total->sum / total->n), sign_of(total->worst),
                fabs(100 * total->worst), total->worst_task, share_text(run, &filter, p, share, sizeof share));

@@ -404,6 +404,14 @@ static void test_rulers_own_samples(void **state)
     assert_int_equal(n, 2 * 3);
     assert_non_null(
         strstr(rows, "\"tokens\":4,")); /* a space and three digits, as this tokenizer has no longer ones */
+    /* made to decide: the table names the worst task and what was read */
+    for (char *row = rows; row && *row; row = strchr(row, '\n') + 1) {
+        char *right = strstr(row, "\"right\":") + 8;
+        *right = strstr(row, "\"plan\":\"dense\"") && strstr(row, "\"plan\":\"dense\"") < right ? '4' : '0';
+    }
+    write_all("decided.jsonl", rows, (long)strlen(rows));
+    assert_int_equal(run_eval("decided.jsonl", more), 0);
+    assert_says("out", "mean of 1 deciding tasks -100.00, worst -100.00 (niah_single_1); reads 200.0 %");
     free(rows);
     file = fopen(path, "a");
     fputs("{\"input\": \"no answer\"}\n", file);
