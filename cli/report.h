@@ -10,6 +10,7 @@ enum {
     REPORT_MAX_PLANS = 64,
     REPORT_MAX_CARDS = 8,
     REPORT_MAX_CONTEXTS = 8,
+    REPORT_MAX_TASKS = EVAL_N_TASKS + 32,
     REPORT_MAX_TEXTS = 16,
     REPORT_MAX_RUNS = 64
 };
@@ -34,12 +35,19 @@ typedef struct report_plan {
     int colour;
 } report_plan;
 
+typedef struct report_task {
+    char name[64];
+    const char *about;
+} report_task;
+
 typedef struct report_card { /* one model with one kind of KV */
     char model[128], model_hash[20], kv[8];
     report_plan plans[REPORT_MAX_PLANS]; /* dense first, then the window, then others by name */
     int n_plans;
     int64_t contexts[REPORT_MAX_CONTEXTS]; /* of the tasks, ascending */
     int n_contexts;
+    report_task tasks[REPORT_MAX_TASKS]; /* eval's own, then files of RULER */
+    int n_tasks;
     int64_t loss_context; /* the longest; 0 = no loss was measured */
 } report_card;
 
@@ -74,7 +82,7 @@ typedef struct report_quality {        /* of one plan, against dense; NaN where 
     double worst_recovery, worst_loss; /* of the worst text each */
     double share;                      /* of dense's K, V (and summary) bytes read there */
     double mean, worst;                /* points over the deciding tasks of the longest context, 0..1 */
-    char worst_task[32];
+    const char *worst_task;            /* of card.tasks */
     int n_deciding;
     double agreement;
 } report_quality;

@@ -305,6 +305,29 @@ static void add_context(report_card *card, int64_t context)
     card->n_contexts++;
 }
 
+static void add_task(report_card *card, const char *name, const char *about)
+{
+    for (int t = 0; t < card->n_tasks; t++)
+        if (!strcmp(card->tasks[t].name, name)) return;
+    if (card->n_tasks == REPORT_MAX_TASKS) return;
+    report_task *task = &card->tasks[card->n_tasks++];
+    snprintf(task->name, sizeof task->name, "%s", name);
+    task->about = about;
+}
+
+/* Of the card's rows; a row of another task than eval's own is one of RULER, or none. */
+static void add_tasks_of(report_card *card, const results *rows)
+{
+    summary_filter filter = report_filter(card, "task", NULL, 0);
+    for (int t = 0; t < EVAL_N_TASKS; t++) add_task(card, eval_tasks[t].name, eval_tasks[t].about);
+    const char *key;
+    json_t *row;
+    if (rows->by_key)
+        json_object_foreach(rows->by_key, key, row) if (summary_fits(&filter, row) &&
+                                                        !strcmp(row_text(row, "haystack"), "ruler"))
+            add_task(card, row_text(row, "task"), "samples of RULER in a file of this name");
+}
+
 bool report_is_window(const char *spec)
 {
     return !strcmp(spec, "window:window=512") || !strcmp(spec, "window512");
@@ -411,6 +434,7 @@ void report_sort(report *r)
     for (int c = 0; c < r->n_cards; c++) {
         report_card *card = &r->cards[c];
         int n_coloured = 0;
+        add_tasks_of(card, &r->results);
         qsort(card->plans, (size_t)card->n_plans, sizeof *card->plans, compare_plans);
         for (int p = 0; p < card->n_plans; p++)
             card->plans[p].colour = card->plans[p].is_control ? SVG_CONTROL : n_coloured++;
@@ -559,8 +583,8 @@ static void add_worst_text(const report *r, const report_card *card, const repor
 static void add_tasks(const report *r, const report_card *card, const report_plan *plan, report_quality *q)
 {
     double sum = 0;
-    for (int t = 0; t < EVAL_N_TASKS && card->n_contexts; t++) {
-        summary_filter filter = report_filter(card, "task", eval_tasks[t].name,
+    for (int t = 0; t < card->n_tasks && card->n_contexts; t++) {
+        summary_filter filter = report_filter(card, "task", card->tasks[t].name,
                                               card->contexts[card->n_contexts - 1]);
         const char *three[] = {hash_of(card, "dense"), window_hash(card), plan->hash};
         summary s;
@@ -571,7 +595,7 @@ static void add_tasks(const report *r, const report_card *card, const report_pla
                 sum += difference;
                 if (!q->n_deciding++ || difference < q->worst) {
                     q->worst = difference;
-                    snprintf(q->worst_task, sizeof q->worst_task, "%s", eval_tasks[t].name);
+                    q->worst_task = card->tasks[t].name;
                 }
             }
         }

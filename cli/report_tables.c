@@ -135,8 +135,11 @@ static void table_row(eval_buf *out, const report *r, const report_card *card, c
         cell(out, 100 * q->mean, "%+.1f");
         if (isnan(q->worst))
             eval_buf_text(out, "<td></td>");
-        else
-            eval_buf_printf(out, "<td>%+.1f<br><small>%s</small></td>", 100 * q->worst, q->worst_task);
+        else {
+            eval_buf_printf(out, "<td>%+.1f<br><small>", 100 * q->worst);
+            svg_escape(out, q->worst_task);
+            eval_buf_text(out, "</small></td>");
+        }
     }
     if (columns->has_agreement) cell(out, 100 * q->agreement, "%.1f");
     share_cell(out, q, speed);
@@ -155,6 +158,7 @@ void report_table(eval_buf *out, const report *r, const report_card *card)
 {
     static report_quality qualities[REPORT_MAX_PLANS];
     table_columns columns = {false};
+    bool has_any = false;
     for (int p = 0; p < card->n_plans; p++) {
         report_quality *q = &qualities[p];
         *q = report_quality_of(r, card, &card->plans[p]);
@@ -162,7 +166,9 @@ void report_table(eval_buf *out, const report *r, const report_card *card)
         columns.has_tasks |= !isnan(q->mean);
         columns.has_agreement |= !isnan(q->agreement);
         columns.has_speeds |= report_speed_of(r, card, card->plans[p].spec, -1) != NULL;
+        has_any |= is_in_table(r, card, &card->plans[p], q);
     }
+    if (!has_any) return;
     table_head(out, card, &columns);
     for (int p = 0; p < card->n_plans; p++)
         if (is_in_table(r, card, &card->plans[p], &qualities[p]))
@@ -280,7 +286,7 @@ static bool has_controls(const report_card *card)
 }
 
 typedef struct task_column {
-    int task;
+    const report_task *task;
     double dense, window;
 } task_column;
 
@@ -291,8 +297,9 @@ static int task_columns(const report *r, const report_card *card, int64_t contex
     int n = 0;
     *n_deciding = 0;
     for (int is_deciding = 1; is_deciding >= 0; is_deciding--)
-        for (int task = 0; task < EVAL_N_TASKS; task++) {
-            summary_filter filter = report_filter(card, "task", eval_tasks[task].name, context);
+        for (int t = 0; t < card->n_tasks; t++) {
+            const report_task *task = &card->tasks[t];
+            summary_filter filter = report_filter(card, "task", task->name, context);
             const char *controls[] = {card->plans[0].hash, card->plans[1].hash};
             summary s;
             if (!summary_align(&s, &r->results, &filter, controls, 2, "right", "tokens") && s.n) {
@@ -320,7 +327,7 @@ static bool has_tasks(const report *r, const report_card *card, const report_pla
 static void task_cell(eval_buf *out, const report *r, const report_card *card, const report_plan *plan,
                       const task_column *column, int64_t context)
 {
-    summary_filter filter = report_filter(card, "task", eval_tasks[column->task].name, context);
+    summary_filter filter = report_filter(card, "task", column->task->name, context);
     const char *pair[] = {plan->hash, card->plans[0].hash};
     summary s;
     eval_interval d = {NAN, NAN, NAN};
@@ -338,7 +345,7 @@ static void task_cell(eval_buf *out, const report *r, const report_card *card, c
 
 void report_tasks(eval_buf *out, const report *r, const report_card *card)
 {
-    task_column columns[EVAL_N_TASKS];
+    task_column columns[REPORT_MAX_TASKS];
     int n_deciding = 0;
     if (!has_controls(card)) return;
     int64_t context = card->contexts[card->n_contexts - 1];
@@ -352,12 +359,13 @@ void report_tasks(eval_buf *out, const report *r, const report_card *card)
         "<tr><th>plan</th>",
         (long long)context, n_deciding);
     for (int i = 0; i < n; i++) {
-        char name[32];
-        snprintf(name, sizeof name, "%s", eval_tasks[columns[i].task].name);
-        char *under = strchr(name, '_');
-        if (under) *under = ' ';
-        eval_buf_printf(out, "<th class=\"%s\" title=\"%s\">%s</th>", i < n_deciding ? "" : "quiet",
-                        eval_tasks[columns[i].task].about, name);
+        char name[64];
+        snprintf(name, sizeof name, "%s", columns[i].task->name);
+        for (char *under = name; (under = strchr(under, '_'));) *under = ' ';
+        eval_buf_printf(out, "<th class=\"%s\" title=\"%s\">", i < n_deciding ? "" : "quiet",
+                        columns[i].task->about);
+        svg_escape(out, name);
+        eval_buf_text(out, "</th>");
     }
     eval_buf_text(out, "</tr></thead><tbody>\n");
     for (int p = 0; p < card->n_plans; p++) {
@@ -411,17 +419,13 @@ void report_needles(eval_buf *out, const report *r, const report_card *card)
                                                  "",      "60 %", "",     "80 %", "end"};
     char lengths[REPORT_MAX_CONTEXTS][16];
     const char *columns[REPORT_MAX_CONTEXTS];
-    if (!card->n_contexts) return;
+    eval_buf maps = {0};
     for (int c = 0; c < card->n_contexts; c++) {
         int64_t n = card->contexts[c];
         snprintf(lengths[c], sizeof lengths[c], n % 1024 ? "%lld" : "%lldK",
                  (long long)(n % 1024 ? n : n / 1024));
         columns[c] = lengths[c];
     }
-    eval_buf_text(
-        out,
-        "<section><h2>Needles by depth and length</h2>\n<p>Answer tokens right, %, over the needle tasks; where "
-        "in the document the needle stands, from top to bottom.</p>\n<div class=\"maps\">\n");
     for (int p = 0; p < card->n_plans; p++) {
         double values[N_DEPTHS * REPORT_MAX_CONTEXTS];
         bool has_any = false;
@@ -441,7 +445,15 @@ void report_needles(eval_buf *out, const report *r, const report_card *card)
                        .has_numbers = true,
                        .cell_width = 44,
                        .cell_height = 22};
-        if (has_any) svg_draw_map(out, &map);
+        if (has_any) svg_draw_map(&maps, &map);
     }
-    eval_buf_text(out, "</div></section>\n");
+    if (maps.n) {
+        eval_buf_text(
+            out,
+            "<section><h2>Needles by depth and length</h2>\n<p>Answer tokens right, %, over the needle tasks; where "
+            "in the document the needle stands, from top to bottom.</p>\n<div class=\"maps\">\n");
+        eval_buf_add(out, maps.data, maps.n);
+        eval_buf_text(out, "</div></section>\n");
+    }
+    eval_buf_free(&maps);
 }

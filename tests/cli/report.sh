@@ -179,6 +179,28 @@ heddle report "$results" -o "$work/alone.html"
 [ "$code" = 0 ] && ! grep -q "Decode speed by depth" "$work/alone.html"
 result "no speeds, no section of speeds" $?
 
+# Samples of RULER: tasks that are named after their files. Nothing else was measured, so nothing else has a section.
+python3 - >"$work/ruler.jsonl" <<'PY'
+import json
+rights = {"niah_multi_1": {"dense": 9, "window:window=512": 2, "keys4": 8, "quest": 10}, "vt<1>": {"dense": 4, "window:window=512": 3, "keys4": 4}}
+for task, of in rights.items():
+    for i in range(3):
+        for plan, right in of.items():
+            print(json.dumps({"what": "task", "model": "small", "model_hash": "a", "kv": "f16", "plan": plan, "plan_hash": plan[:5],
+                "context": 4096, "frame": "raw", "seed": 1, "haystack": "ruler", "source": task, "source_hash": task, "document": i,
+                "task": task, "answers": 1, "questions": 1, "exact": 0, "tokens": 10, "right": right, "nll": 1.0, "share_read": 0.25}))
+PY
+heddle report "$work/ruler.jsonl" -o "$work/ruler.html"
+grep -q '<th class="" title="samples of RULER[^"]*">niah multi 1</th><th class="quiet" title="samples of RULER[^"]*">vt&lt;1&gt;</th>' "$work/ruler.html" &&
+    grep -q '</i>dense</th><td>90.0</td><td>40.0</td></tr>' "$work/ruler.html" && grep -q '</i>keys4</th><td>-10.0<.*<td>+0.0<' "$work/ruler.html" &&
+    grep -q '</i>keys4</th><td>-10.0</td><td>-10.0<br><small>niah_multi_1</small></td><td>25.0</td></tr>' "$work/ruler.html"
+result "tasks of RULER have their columns and count where they decide" $?
+grep vt "$work/ruler.jsonl" >"$work/vt.jsonl"
+heddle report "$work/vt.jsonl" -o "$work/vt.html"
+[ "$code" = 0 ] && ! grep -q '<h2>Needles' "$work/ruler.html" &&
+    ! grep -qE '<h2>(Needles|Every plan<|Quality)' "$work/vt.html" && grep -q '<h2>Every task' "$work/vt.html"
+result "what was not measured has no section" $?
+
 cat "$speeds" "$speeds" >"$work/joined.csv"
 heddle report "$work/joined.csv" -o "$work/joined.html"
 [ "$code" = 0 ] && ! grep -q '</i>plan<' "$work/joined.html" && grep -q '</i>dense<' "$work/joined.html"
