@@ -64,10 +64,12 @@ static void draw_frontier(eval_buf *out, const report *r, const report_card *car
         if (!isnan(point.x) && !isnan(point.y)) points[n++] = point;
     }
     if (n < 2) return;
-    double foot = y->low;
-    for (int i = 0; i < n; i++)
+    double foot = y->low, head = y->high;
+    for (int i = 0; i < n; i++) {
+        if (points[i].y > head) head = ceil(points[i].y * 20) / 20;
         if (points[i].colour != SVG_CONTROL && points[i].y < foot && points[i].y >= y->least)
             foot = floor(points[i].y * 20) / 20;
+    }
     svg_scatter chart = {
         .title = y->title,
         .x =
@@ -76,7 +78,7 @@ static void draw_frontier(eval_buf *out, const report *r, const report_card *car
                           : "keys and values read, share of dense's bytes",
              .is_percent = by_x == BY_SHARE,
              .has_zero = true},
-        .y = {.title = y->axis, .low = foot, .high = y->high, .is_percent = y->is_percent},
+        .y = {.title = y->axis, .low = foot, .high = head, .is_percent = y->is_percent},
         .points = points,
         .n_points = n,
         .level = y->level,

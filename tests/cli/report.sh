@@ -195,6 +195,8 @@ grep -q '<th class="" title="samples of RULER[^"]*">niah multi 1</th><th class="
     grep -q '</i>dense</th><td>90.0</td><td>40.0</td></tr>' "$work/ruler.html" && grep -q '</i>keys4</th><td>-10.0<.*<td>+0.0<' "$work/ruler.html" &&
     grep -q '</i>keys4</th><td>-10.0</td><td>-10.0<br><small>niah_multi_1</small></td><td>25.0</td></tr>' "$work/ruler.html"
 result "tasks of RULER have their columns and count where they decide" $?
+grep '<svg' -A 99 "$work/ruler.html" | grep -oE ' cy="[^"]*' | tr -d 'a-z ="' | awk '{ n++; if ($1 < 44 || $1 > 348) out++ } END { exit n < 3 || out }'
+result "a plan that is better than dense stands in the chart" $?
 grep vt "$work/ruler.jsonl" >"$work/vt.jsonl"
 heddle report "$work/vt.jsonl" -o "$work/vt.html"
 [ "$code" = 0 ] && ! grep -q '<h2>Needles' "$work/ruler.html" &&
