@@ -605,6 +605,7 @@ static hdl_step list_maker(hdl_schedule *schedule, int32_t layer, hdl_route rout
                            head_range range)
 {
     hdl_step step = hdl_attend_step_of(schedule, layer, route);
+    step.out[0] = HDL_BUF_NONE;
     step.u.attend.kept = kept;
     step.u.attend.is_attending = false;
     add_router(schedule, &step, router, slot, candidate_slot, range);

@@ -506,7 +506,6 @@ static void attend_rows(const hdl_schedule *schedule, const hdl_step *step, cons
     hdl_launch launch = launch_of(schedule);
     hdl_attend_args args = at->args;
     hdl_selection list;
-    bool is_spare = step->out[0] == HDL_BUF_SPARE;
     args.n_rows = n_rows;
     args.n_seqs = n_seqs;
     args.seqs = seqs;
@@ -516,7 +515,8 @@ static void attend_rows(const hdl_schedule *schedule, const hdl_step *step, cons
         args.max_kv_len = HDL_MAX(args.max_kv_len, seqs[i].kv_len);
     }
     args.q += first_row * args.q_stride;
-    args.o += is_spare ? 0 : first_row * args.o_stride;
+    if (step->out[0] == HDL_BUF_ATTN)
+        args.o += first_row * args.o_stride; /* else SPARE, or it does not attend */
     args.mass_stride = HDL_ALIGN_UP(args.max_kv_len, 16);
     if (args.has_mass) args.mass = hdl_schedule_at(schedule, HDL_BUF_MASS);
     if (at->slot >= 0) list = slot_view(schedule, batch, at->slot, first_row, n_rows);

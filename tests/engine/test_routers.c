@@ -437,6 +437,79 @@ static void test_two_queues_give_the_same_bits(void **state)
     heddle_engine_close(engine);
 }
 
+/* The layer's attention, or what makes its list. */
+static hdl_step *find_step(hdl_schedule *schedule, int32_t layer, hdl_route route, bool is_maker)
+{
+    for (int32_t i = 0; i < schedule->n_steps; i++) {
+        hdl_step *step = &schedule->steps[i];
+        if (step->op == HDL_OP_ATTEND && step->layer == layer && step->route == route &&
+            step->u.attend.is_selecting == is_maker)
+            return step;
+    }
+    fail_msg("layer %d has no such step", layer);
+    return NULL;
+}
+
+/* It had counted as written: by the layer before, by the other route, or by the step that makes the list. */
+static void test_a_layer_without_its_attention_is_refused(void **state)
+{
+    (void)state;
+    heddle_engine *engine = tiny_engine("llama", 2);
+    heddle_plan *plan = plan_of(&routers[9], 48);
+    heddle_session *session = new_session(engine, plan, 64);
+    hdl_schedule *schedule = session->runner->schedule;
+    for (hdl_route route = HDL_ROUTE_PREFILL; route <= HDL_ROUTE_DECODE; route++) {
+        hdl_step *step = find_step(schedule, 1, route, false);
+        step->out[0] = HDL_BUF_NONE;
+        assert_int_equal(hdl_schedule_check_order(schedule), HEDDLE_E_INVALID);
+        assert_non_null(strstr(heddle_last_error(),
+                               "step linear of layer 1 reads attn of its layer before any step writes it"));
+        step->out[0] = HDL_BUF_ATTN;
+    }
+    assert_int_equal(find_step(schedule, 1, HDL_ROUTE_DECODE, true)->out[0], HDL_BUF_NONE);
+    assert_int_equal(hdl_schedule_check_order(schedule), HEDDLE_OK);
+    heddle_session_free(session);
+    heddle_plan_free(plan);
+    heddle_engine_close(engine);
+}
+
+/* Score rows, lists with their heads mapped and lists on the way to others lie where nothing else is. */
+static void test_scratch_of_lists_is_declared(void **state)
+{
+    (void)state;
+    static const char *const rules[] = {
+        "{\"layers\": [0], \"router\": {\"lists\": \"kv_head\", \"top_k\": 16, \"window\": 4}}, {\"layers\": "
+        "\"rest\", \"operator\": \"token_list\", \"share\": 0, \"head_map\": [1, 0]}",
+        "{\"layers\": [0], \"router\": {\"score\": \"key_i8\", \"top_k\": 16, \"window\": 4}}, {\"layers\": [1], "
+        "\"operator\": \"token_list\", \"router\": {\"score\": \"key_i8\", \"lists\": \"union\", \"top_k\": 8, "
+        "\"window\": 4, \"candidates\": {\"share\": 0}}}"};
+    heddle_engine *engine = tiny_engine("llama", 2);
+    for (int i = 0; i < 2; i++) {
+        char json[1024];
+        heddle_plan *plan = NULL;
+        snprintf(json, sizeof json,
+                 "{\"heddle_plan\": 1, \"name\": \"t\", \"variants\": [{\"decode\": [%s]}]}", rules[i]);
+        if (heddle_plan_parse(&plan, json, (int64_t)strlen(json), "t")) fail_msg("%s", heddle_last_error());
+        heddle_session *session = new_session(engine, plan, 64);
+        hdl_schedule *schedule = session->runner->schedule;
+        int32_t scratch = i ? schedule->united : schedule->mapped;
+        int64_t place = schedule->slot_at[scratch], bytes = schedule->buffer_bytes[HDL_BUF_MASS];
+        assert_int_equal(hdl_schedule_check_order(schedule), HEDDLE_OK);
+        schedule->slot_at[scratch] = schedule->slot_at[schedule->slot_of_layer[HDL_ROUTE_DECODE][0]];
+        assert_int_equal(hdl_schedule_check_order(schedule), HEDDLE_E_INVALID);
+        assert_non_null(strstr(heddle_last_error(), i ? "layer 1 reads candidates before any step writes it"
+                                                      : "layer 1 reads a list before any step writes it"));
+        schedule->slot_at[scratch] = place;
+        schedule->buffer_bytes[HDL_BUF_MASS] = 0;
+        assert_int_equal(hdl_schedule_check_order(schedule), HEDDLE_E_INVALID);
+        assert_non_null(strstr(heddle_last_error(), "writes mass, for which no memory is booked"));
+        schedule->buffer_bytes[HDL_BUF_MASS] = bytes;
+        heddle_session_free(session);
+        heddle_plan_free(plan);
+    }
+    heddle_engine_close(engine);
+}
+
 /* Lists of layers of their own lie in one place: reading one after the next was made is noticed. */
 static void test_a_list_that_was_made_over_is_refused(void **state)
 {
@@ -450,18 +523,8 @@ static void test_a_list_that_was_made_over_is_refused(void **state)
     heddle_session *session = new_session(engine, plan, 64);
     hdl_schedule *schedule = session->runner->schedule;
     assert_int_equal(hdl_schedule_check_order(schedule), HEDDLE_OK);
-    int32_t reader = 0, maker = 0;
-    for (int32_t i = schedule->n_steps - 1; i >= 0; i--) {
-        const hdl_step *step = &schedule->steps[i];
-        if (step->op != HDL_OP_ATTEND || step->route != HDL_ROUTE_DECODE) continue;
-        if (step->layer == 0 && step->u.attend.args.has_selection) reader = i;
-        if (step->layer == 1 && step->u.attend.is_selecting) maker = i;
-    }
-    assert_true(reader && reader < maker);
-    hdl_step moved = schedule->steps[reader];
-    memmove(schedule->steps + reader, schedule->steps + reader + 1, (size_t)(maker - reader) * sizeof moved);
-    schedule->steps[maker] = moved;
-    schedule->steps[maker].in = schedule->steps[maker].in2 = HDL_BUF_NONE; /* only the list is looked at */
+    find_step(schedule, 1, HDL_ROUTE_DECODE, false)->u.attend.slot = schedule
+                                                                         ->slot_of_layer[HDL_ROUTE_DECODE][0];
     assert_int_equal(hdl_schedule_check_order(schedule), HEDDLE_E_INVALID);
     assert_non_null(strstr(heddle_last_error(), "reads a list before any step writes it"));
     heddle_session_free(session);
@@ -1041,6 +1104,8 @@ int main(void)
         cmocka_unit_test(test_a_threshold_reads_from_everything_to_nothing),
         cmocka_unit_test(test_lists_are_counted_as_they_are_made),
         cmocka_unit_test(test_steps_out_of_order_are_refused),
+        cmocka_unit_test(test_a_layer_without_its_attention_is_refused),
+        cmocka_unit_test(test_scratch_of_lists_is_declared),
         cmocka_unit_test(test_two_queues_give_the_same_bits),
         cmocka_unit_test(test_a_list_that_was_made_over_is_refused),
         cmocka_unit_test(test_budgets_of_heads),
