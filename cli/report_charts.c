@@ -61,7 +61,7 @@ static void draw_frontier(eval_buf *out, const report *r, const report_card *car
     int n = 0;
     for (int p = 0; p < card->n_plans && n < SVG_MAX_POINTS; p++) {
         svg_point point = frontier_point(r, card, &card->plans[p], by_x, by_y);
-        if (!isnan(point.x) && !isnan(point.y)) points[n++] = point;
+        if (isfinite(point.x) && point.x > 0 && !isnan(point.y)) points[n++] = point;
     }
     if (n < 2) return;
     double foot = y->low, head = y->high;
@@ -77,7 +77,8 @@ static void draw_frontier(eval_buf *out, const report *r, const report_card *car
                           ? "decode at the greatest depth measured, times dense's speed there in the same run"
                           : "keys and values read, share of dense's bytes",
              .is_percent = by_x == BY_SHARE,
-             .has_zero = true},
+             .is_log = true,
+             .is_count = true},
         .y = {.title = y->axis, .low = foot, .high = head, .is_percent = y->is_percent},
         .points = points,
         .n_points = n,
@@ -98,7 +99,8 @@ void report_frontier(eval_buf *out, const report *r, const report_card *card)
             out, "Quality beside speed and what is read",
             "Each plan's quality where it was measured and its decode speed where that was, which may be at another "
             "length: the table below says both. Filled points: no other plan is better on both axes. Grey: controls. A "
-            "triangle at the foot is below the scale. Bars: 95 % by document.");
+            "triangle at the foot is below the scale. Bars: 95 % by document. A name that has no room beside its point "
+            "is shown when the point is pointed at.");
         eval_buf_add(out, charts.data, charts.n);
         close_figure(out);
     }

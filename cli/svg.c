@@ -188,17 +188,16 @@ static double label_cost(const box *b, const box *taken, int n_taken, const scal
     return cost;
 }
 
-/* The place of a label: beside its point, or on rings around it, ever wider, until one covers nothing of `taken`;
- * where none does (more labels than there is room for), the one that covers least. *is_far: not beside. */
-static box place_label(const box *taken, int n_taken, double px, double py, double width, const scale *x,
-                       const scale *y, bool *is_far)
+/* The place of a label: beside its point, or, for one that must be placed, on rings around it, ever wider, until one
+ * covers nothing of `taken`; where none does, the one that covers least. *is_far: not beside. Gives what it covers. */
+static double place_label(box *place, const box *taken, int n_taken, double px, double py, double width,
+                          const scale *x, const scale *y, bool is_must, bool *is_far)
 {
     static const double beside[][2] = {{10, 0},  {-10, 0}, {0, -16},  {0, 16},
                                        {6, -16}, {6, 16},  {-6, -16}, {-6, 16}};
-    enum { N_BESIDE = sizeof beside / sizeof *beside, N_RINGS = 40, N_TURNS = 16 };
-    box best = {0};
+    enum { N_NEAREST = 4, N_BESIDE = sizeof beside / sizeof *beside, N_RINGS = 40, N_TURNS = 16 };
     double least = INFINITY;
-    for (int i = 0; i < N_BESIDE + N_RINGS * N_TURNS && least > 0; i++) {
+    for (int i = 0; i < (is_must ? N_BESIDE + N_RINGS * N_TURNS : N_NEAREST) && least > 0; i++) {
         int ring = (i - N_BESIDE) / N_TURNS + 2;
         double turn = 2 * 3.14159265358979 * ((i - N_BESIDE) % N_TURNS) / N_TURNS, radius = 8.0 * ring;
         box b = i < N_BESIDE ? label_at(px, py, beside[i][0], beside[i][1], width)
@@ -206,10 +205,10 @@ static box place_label(const box *taken, int n_taken, double px, double py, doub
         double cost = label_cost(&b, taken, n_taken, x, y);
         if (cost >= least) continue;
         least = cost;
-        best = b;
+        *place = b;
         *is_far = i >= N_BESIDE;
     }
-    return best;
+    return least;
 }
 
 /* Whether no other point is better on both axes. */
@@ -242,21 +241,45 @@ static void draw_frontier(eval_buf *out, const svg_scatter *chart, const scale *
     eval_buf_text(out, "\"/>\n");
 }
 
-static void draw_point(eval_buf *out, const svg_point *p, double px, double py, const scale *y, bool is_faint)
+/* What is shown where the point is pointed at: its name and both values. */
+static void point_title(eval_buf *out, const svg_point *p, const scale *x, const scale *y)
+{
+    char value[32];
+    eval_buf_text(out, "<title>");
+    svg_escape(out, p->label);
+    eval_buf_printf(out, ": %s; ", tick_text(value, sizeof value, x, round(p->x * 1000) / 1000));
+    eval_buf_printf(out, "%s</title>", tick_text(value, sizeof value, y, round(p->y * 1000) / 1000));
+}
+
+static bool has_bar(const svg_point *p, const scale *y)
+{
+    return !isnan(p->y_low) && p->y >= y->low;
+}
+
+static double bar_end(double value, const scale *y)
+{
+    return fmax(y->low, fmin(value, y->high));
+}
+
+static void draw_point(eval_buf *out, const svg_point *p, double px, double py, const scale *x,
+                       const scale *y, bool is_faint)
 {
     char class[16];
     colour_class(class, sizeof class, p->colour);
-    if (!isnan(p->y_low) && p->y >= y->low)
+    if (has_bar(p, y))
         eval_buf_printf(out, "<line x1=\"%.1f\" y1=\"%.1f\" x2=\"%.1f\" y2=\"%.1f\" class=\"bar %s\"/>\n", px,
-                        at(y, fmax(p->y_low, y->low)), px, at(y, fmin(p->y_high, y->high)), class);
+                        at(y, bar_end(p->y_low, y)), px, at(y, bar_end(p->y_high, y)), class);
     if (p->y < y->low)
-        eval_buf_printf(out, "<path d=\"M%.1f %.1fl-6 -9h12z\" class=\"dot %s\"/>\n", px, py + 4, class);
+        eval_buf_printf(out, "<path d=\"M%.1f %.1fl-6 -9h12z\"", px, py + 4);
     else
-        eval_buf_printf(out, "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"5\" class=\"dot %s%s\"/>\n", px, py, class,
-                        is_faint ? " open" : "");
+        eval_buf_printf(out, "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"5\"", px, py);
+    eval_buf_printf(out, " class=\"dot %s%s\">", class, is_faint ? " open" : "");
+    point_title(out, p, x, y);
+    eval_buf_printf(out, "</%s>\n", p->y < y->low ? "path" : "circle");
 }
 
-/* The name of a point, where it covers nothing that is `taken`, which it then is part of; returns how many are. */
+/* The name of a point, where it covers nothing that is `taken`, which it then is part of; returns how many are. Of
+ * those beside the frontier and the controls a name that has no room is left out. */
 static int draw_label(eval_buf *out, const svg_scatter *chart, int which, const scale *x, const scale *y,
                       box *taken, int n_taken)
 {
@@ -268,17 +291,34 @@ static int draw_label(eval_buf *out, const svg_scatter *chart, int which, const 
              p->y < y->low ? tick_text(value, sizeof value, y, round(p->y * 100) / 100) : "");
     double width = ((double)strlen(label) + 0.5) *
                    label_width_per_byte; /* half a letter between neighbours */
-    box b = place_label(taken, n_taken, px, py, width, x, y, &is_far);
+    bool is_faint = !is_on_frontier(chart, which), is_must = !is_faint || p->colour == SVG_CONTROL;
+    box b = {0};
+    if (place_label(&b, taken, n_taken, px, py, width, x, y, is_must, &is_far) > 0 && !is_must)
+        return n_taken;
     if (is_far) line_at(out, px, py, fmax(b.x0, fmin(px, b.x1)), fmax(b.y0, fmin(py, b.y1)), "leader");
-    text_at(out, b.x0, b.y1 - 3.5, "start", is_on_frontier(chart, which) ? "label" : "label faint", label);
+    text_at(out, b.x0, b.y1 - 3.5, "start", is_faint ? "label faint" : "label", label);
     taken[n_taken] = b;
+    return n_taken + 1;
+}
+
+/* The level's line; its text at that end where it covers fewer points. */
+static int draw_level(eval_buf *out, const svg_scatter *chart, const scale *x, const scale *y, box *taken,
+                      int n_taken)
+{
+    double py = at(y, chart->level), width = (double)strlen(chart->level_text) * label_width_per_byte;
+    const box right = {x->to - width, py - 18, x->to, py - 2},
+              left = {x->from, py - 18, x->from + width, py - 2};
+    bool is_right = label_cost(&right, taken, n_taken, x, y) <= label_cost(&left, taken, n_taken, x, y);
+    line_at(out, x->from, py, x->to, py, "level");
+    text_at(out, is_right ? x->to : x->from, py - 5, is_right ? "end" : "start", "note", chart->level_text);
+    taken[n_taken] = is_right ? right : left;
     return n_taken + 1;
 }
 
 void svg_draw_scatter(eval_buf *out, const svg_scatter *chart)
 {
     double x_low = INFINITY, x_high = -INFINITY, y_low = INFINITY, y_high = -INFINITY;
-    box taken[2 * SVG_MAX_POINTS + 1];
+    box taken[3 * SVG_MAX_POINTS + 1]; /* points, their bars and names; the level's text */
     int n_taken = 0;
     for (int i = 0; i < chart->n_points; i++) {
         x_low = fmin(x_low, chart->points[i].x);
@@ -290,18 +330,18 @@ void svg_draw_scatter(eval_buf *out, const svg_scatter *chart)
     scale y = scale_of(&chart->y, y_low, y_high, HEIGHT - BOTTOM, TOP + 30);
     open_svg(out, chart->title, WIDTH, HEIGHT);
     draw_axes(out, &x, &y);
-    if (!isnan(chart->level) && chart->level > y.low && chart->level < y.high) {
-        line_at(out, x.from, at(&y, chart->level), x.to, at(&y, chart->level), "level");
-        text_at(out, x.to, at(&y, chart->level) - 5, "end", "note", chart->level_text);
-        double width = (double)strlen(chart->level_text) * label_width_per_byte;
-        taken[n_taken++] = (box){x.to - width, at(&y, chart->level) - 18, x.to, at(&y, chart->level) - 2};
-    }
     draw_frontier(out, chart, &x, &y);
     for (int i = 0; i < chart->n_points; i++) {
-        double px = at(&x, chart->points[i].x), py = fmin(at(&y, chart->points[i].y), y.from - FOOT);
+        const svg_point *p = &chart->points[i];
+        double px = at(&x, p->x), py = fmin(at(&y, p->y), y.from - FOOT);
         taken[n_taken++] = (box){px - 6, py - 6, px + 6, py + 6};
-        draw_point(out, &chart->points[i], px, py, &y, !is_on_frontier(chart, i));
+        if (has_bar(p, &y))
+            taken[n_taken++] = (box){px - 1, at(&y, bar_end(p->y_high, &y)), px + 1,
+                                     at(&y, bar_end(p->y_low, &y))};
+        draw_point(out, &chart->points[i], px, py, &x, &y, !is_on_frontier(chart, i));
     }
+    if (!isnan(chart->level) && chart->level > y.low && chart->level < y.high)
+        n_taken = draw_level(out, chart, &x, &y, taken, n_taken);
     for (int i = 0; i < 2 * chart->n_points; i++) { /* the frontier's own are placed first, nearest */
         int which = i % chart->n_points;
         bool is_faint = !is_on_frontier(chart, which);

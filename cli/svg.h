@@ -26,8 +26,9 @@ typedef struct svg_point {
     const char *label;
     int colour; /* 0.. or SVG_CONTROL */
 } svg_point;
-/* Points with their names beside them. A point below y.low stands at the foot with its value.
- * line: a dashed level with its text; NaN = none. x_less_is_better: which way the frontier runs. */
+/* Points, each of which says its name and place when it is pointed at. The names of the frontier and of controls are
+ * written; those of others where there is room beside them. A point below y.low stands at the foot with its value.
+ * level: a dashed line with its text; NaN = none. is_less_better: of x, which way the frontier runs. */
 typedef struct svg_scatter {
     const char *title;
     svg_axis x, y;
