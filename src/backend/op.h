@@ -209,29 +209,19 @@ typedef struct hdl_attend_args {
     bool is_invariant;
 } hdl_attend_args;
 
-/* COMPLEMENT: what a row's list leaves out, through the means of its blocks. Entry e of the planes MEAN
- * (kv.plane[0]) and MEAN_V (kv.plane[1]) stands for the tokens [e * B, (e+1) * B), B = block_size. A row
- * takes the entries from its sequence's first_token up to, without it, the one that holds its own token
- * (under a mask: the first that holds a new token):
+/* COMPLEMENT: ATTEND over lists and, in the same softmax, over what they leave out, through the means of its blocks.
+ * Entry e of the planes MEAN (kv.plane[0]) and MEAN_V (kv.plane[1]) stands for the tokens [e * B, (e+1) * B),
+ * B = block_size. A row takes the entries from its first visible token up to, without it, the one that holds its
+ * own token (under a mask: the first that holds a new token):
  *   n_e = B - the tokens of e that are listed; entries with n_e = 0 are left out
  *   k_e = (B mean_e - sum of the listed k_j) / n_e, the mean of the others; v_e likewise
- *   s_e = cap(scale * q . k_e) + log n_e;  o = sum softmax(s)_e v_e, lse = log sum exp(s_e)
- * No token of the list has a part in it, so the partial merges (MERGE) with ATTEND's over the list. A
- * row's own entry is the list's business: a window must force it. Means are f16: k_e is off by half an
+ *   s_e = cap(scale * q . k_e) + log n_e;  o = softmax over the listed s_j and the s_e, of v_j and v_e
+ * A row's own entry is the list's business: a window must force it. Means are f16: k_e is off by half an
  * f16 step of the mean times B / n_e. A row's bits depend on its own visible tokens alone. */
 typedef struct hdl_complement_args {
-    int64_t n_rows; /* of all sequences */
-    int32_t n_seqs, n_heads, n_kv_heads, head_dim, v_head_dim;
-    const hdl_attend_seq *seqs;    /* [n_seqs]; kv.plane[0] is MEAN, kv.plane[1] MEAN_V */
-    int64_t max_q_len, max_kv_len; /* over the sequences (for sizes at compile: the limits) */
-    hdl_dtype kv_dtype;
-    const float *q; /* [n_rows, n_heads, head_dim], row stride q_stride */
-    float *o;       /* [n_rows, n_heads, v_head_dim], row stride o_stride */
-    int64_t q_stride, o_stride;
-    float *lse; /* [n_rows, n_heads] */
-    float scale, soft_cap;
-    int32_t block_size;             /* of the means: a power of two */
-    const hdl_selection *selection; /* n_rows lists */
+    hdl_attend_args
+        attend;         /* with a selection, without mass; seqs' kv.plane[0] is MEAN, kv.plane[1] MEAN_V */
+    int32_t block_size; /* of the means: a power of two */
 } hdl_complement_args;
 
 /* SCORE: an entry's score for each (row, list), without reading K. Entry e stands for the tokens

@@ -13,7 +13,7 @@
  *   a router and head routers     score and select for the KV heads of each, a range of them at a time
  *   a router with candidates      score and select the candidates first, then among them
  *   token_list, shared            attend the owner's list
- *   a list with its complement    attend the list; what it leaves out by means of blocks; merge
+ *   a list with its complement    attend the list and, by means of blocks, what it leaves out
  *   between two refreshes         an owner loads its kept list, then everybody attends lists */
 #include <math.h>
 #include <string.h>
@@ -24,9 +24,9 @@
 const char *hdl_buffer_name(hdl_buffer buffer)
 {
     static const char *const names[HDL_N_BUFFERS] = {
-        "-",       "x",          "normed",  "q",      "k",       "v",     "attn",   "gate", "up",
-        "delta",   "delta_ab",   "last",    "logits", "cos_sin", "mass",  "spare",  "lse",  "q_tile",
-        "q_index", "index_bias", "k_index", "n_read", "allowed", "lists", "retain", "work"};
+        "-",          "x",        "normed", "q",       "k",       "v",      "attn",  "gate",   "up",
+        "delta",      "delta_ab", "last",   "logits",  "cos_sin", "mass",   "spare", "q_tile", "q_index",
+        "index_bias", "k_index",  "n_read", "allowed", "lists",   "retain", "work"};
     return names[buffer];
 }
 
@@ -259,11 +259,6 @@ static void size_args(const hdl_schedule *schedule, const hdl_step *step, hdl_cl
             if (step->u.attend.is_selecting && cls == HDL_CLASS_MANY)
                 args->n_rows = args->max_q_len = schedule->tile_rows;
             args->max_kv_len = args->mass_stride = limits->max_context;
-            hdl_complement_args *rest = &sized->u.attend.complement;
-            rest->n_seqs = args->n_seqs;
-            rest->n_rows = args->n_rows;
-            rest->max_q_len = args->max_q_len;
-            rest->max_kv_len = limits->max_context;
             hdl_score_args *score = &sized->u.attend.score;
             score->n_seqs = args->n_seqs;
             score->n_rows = HDL_MIN(args->n_rows, schedule->tile_rows);
@@ -335,19 +330,16 @@ static heddle_status choose_router(hdl_schedule *schedule, const hdl_step *step,
     return HEDDLE_OK;
 }
 
+/* An attention that reads what its list leaves out as well. */
 static heddle_status choose_complement(hdl_schedule *schedule, const hdl_step *step, hdl_attend_step *added)
 {
-    hdl_step sized;
-    if (!step->u.attend.is_completing) return HEDDLE_OK;
     for (int cls = 0; cls < HDL_N_CLASSES; cls++) {
+        hdl_step sized;
         size_args(schedule, step, (hdl_class)cls, &sized);
-        const hdl_complement_args *args = &sized.u.attend.complement;
-        HDL_TRY(hdl_schedule_choose(schedule, HDL_OP_COMPLEMENT, args, &added->complement_impl[cls]));
+        hdl_complement_args args = {.attend = sized.u.attend.args, .block_size = added->complement};
+        HDL_TRY(hdl_schedule_choose(schedule, HDL_OP_COMPLEMENT, &args, &added->complement_impl[cls]));
     }
-    const hdl_attend_args *args = &sized.u.attend.args;
-    hdl_merge_args merge = {
-        .n_rows = args->n_rows * args->n_heads, .n_partials = 2, .v_head_dim = args->v_head_dim};
-    return hdl_schedule_choose(schedule, HDL_OP_MERGE, &merge, &added->merge_impl);
+    return HEDDLE_OK;
 }
 
 /* An attention that stops where the rest of its list does not matter. */
@@ -388,14 +380,15 @@ heddle_status hdl_schedule_add(hdl_schedule *schedule, const hdl_step *step)
     hdl_step *added = &schedule->steps[schedule->n_steps], sized;
     *added = *step;
     bool is_visiting = step->op == HDL_OP_ATTEND && step->u.attend.stop.patience > 0;
+    bool is_completing = step->op == HDL_OP_ATTEND && step->u.attend.complement > 0;
     if (is_visiting) HDL_TRY(choose_visit(schedule, step, &added->u.attend));
-    if (step->op != HDL_OP_ATTEND || (step->u.attend.is_attending && !is_visiting))
+    if (is_completing) HDL_TRY(choose_complement(schedule, step, &added->u.attend));
+    if (step->op != HDL_OP_ATTEND || (step->u.attend.is_attending && !is_visiting && !is_completing))
         for (int cls = 0; cls < HDL_N_CLASSES; cls++) {
             size_args(schedule, step, (hdl_class)cls, &sized);
             HDL_TRY(hdl_schedule_choose(schedule, step->op, args_of(&sized), &added->impl[cls]));
         }
     if (step->op == HDL_OP_ATTEND) HDL_TRY(choose_router(schedule, step, &added->u.attend));
-    if (step->op == HDL_OP_ATTEND) HDL_TRY(choose_complement(schedule, step, &added->u.attend));
     if (step->op == HDL_OP_ATTEND && step->u.attend.is_attending)
         HDL_TRY(choose_listed(schedule, step, &added->u.attend));
     schedule->n_steps++;
@@ -559,27 +552,6 @@ static void add_router(hdl_schedule *schedule, hdl_step *step, const hdl_router_
         step->in = HDL_BUF_Q_INDEX;
 }
 
-/* What the list leaves out, through means of `block` tokens; its partial merges with the list's. */
-static void add_complement(hdl_schedule *schedule, hdl_attend_step *attend, int32_t block)
-{
-    const hdl_attend_args *args = &attend->args;
-    int64_t rows = schedule->limits.max_rows;
-    attend->is_completing = block > 0;
-    if (!block) return;
-    attend->complement = (hdl_complement_args){.n_heads = args->n_heads,
-                                               .n_kv_heads = args->n_kv_heads,
-                                               .head_dim = args->head_dim,
-                                               .v_head_dim = args->v_head_dim,
-                                               .kv_dtype = args->kv_dtype,
-                                               .q_stride = args->q_stride,
-                                               .o_stride = args->o_stride,
-                                               .scale = args->scale,
-                                               .soft_cap = args->soft_cap,
-                                               .block_size = block};
-    hdl_schedule_book(schedule, HDL_BUF_SPARE, rows * args->o_stride * 4);
-    hdl_schedule_book(schedule, HDL_BUF_LSE, 2 * rows * args->n_heads * 4);
-}
-
 static heddle_status add_list_attend(hdl_schedule *schedule, int32_t layer, hdl_route route, int32_t slot,
                                      int32_t kept)
 {
@@ -593,9 +565,9 @@ static heddle_status add_list_attend(hdl_schedule *schedule, int32_t layer, hdl_
     step.u.attend.kept = kept;
     step.u.attend.is_kept = kept >= 0;
     step.u.attend.stop = at->stop;
+    step.u.attend.complement = at->complement;
     if (route == HDL_ROUTE_DECODE)
         step.u.attend.gather = hdl_gather_of(schedule, layer, &step.u.attend.is_gathering);
-    add_complement(schedule, &step.u.attend, at->complement);
     return hdl_schedule_add(schedule, &step);
 }
 

@@ -170,10 +170,10 @@ static hdl_attend_seq attend_seq(const hdl_schedule *schedule, const hdl_exec_se
         HDL_ASSERT(is_there); /* session and plan were matched when they met */
         (void)is_there;
     }
-    for (int i = 0; i < 2 && step->is_completing; i++) {
+    for (int i = 0; i < 2 && step->complement; i++) {
         hdl_plane_kind kind = i ? HDL_PLANE_MEAN_V : HDL_PLANE_MEAN;
-        bool is_there = hdl_kv_seq_plane(seq->kv, step->group, step->layer_in_group, kind,
-                                         step->complement.block_size, &at.kv, i);
+        bool is_there = hdl_kv_seq_plane(seq->kv, step->group, step->layer_in_group, kind, step->complement,
+                                         &at.kv, i);
         HDL_ASSERT(is_there);
         (void)is_there;
     }
@@ -435,30 +435,13 @@ static void make_lists(const hdl_schedule *schedule, const hdl_step *step, const
     if (batch->tap.fn && is_final) tell_tap(at, step->layer, batch, span, list);
 }
 
-/* Attends to what the lists leave out and merges that into args->o; args->lse is the lists'. */
-static void complete(const hdl_schedule *schedule, const hdl_attend_step *at, const hdl_attend_args *args,
+/* Attends to lists and to what they leave out. */
+static void complete(const hdl_schedule *schedule, const hdl_attend_step *at, const hdl_attend_args *attend,
                      hdl_class cls)
 {
     hdl_launch launch = launch_of(schedule);
-    hdl_complement_args rest = at->complement;
-    rest.n_rows = args->n_rows;
-    rest.n_seqs = args->n_seqs;
-    rest.seqs = args->seqs;
-    rest.max_q_len = args->max_q_len;
-    rest.max_kv_len = args->max_kv_len;
-    rest.q = args->q;
-    rest.o = hdl_schedule_at(schedule, HDL_BUF_SPARE);
-    rest.lse = args->lse + args->n_rows * args->n_heads;
-    rest.selection = args->selection;
-    at->complement_impl[cls]->launch(&launch, &rest);
-    const float *o[2] = {args->o, rest.o}, *lse[2] = {args->lse, rest.lse};
-    hdl_merge_args merge = {.n_rows = args->n_rows * args->n_heads,
-                            .n_partials = 2,
-                            .v_head_dim = args->v_head_dim,
-                            .o = o,
-                            .lse = lse,
-                            .o_out = args->o};
-    at->merge_impl->launch(&launch, &merge);
+    hdl_complement_args args = {.attend = *attend, .block_size = at->complement};
+    at->complement_impl[cls]->launch(&launch, &args);
 }
 
 /* Tokens of the lists that rows read, the mean of a layer's lists: what a plan bounds by a share or a
@@ -522,11 +505,12 @@ static void attend_rows(const hdl_schedule *schedule, const hdl_step *step, cons
     if (at->slot >= 0) list = slot_view(schedule, batch, at->slot, first_row, n_rows);
     if (at->head_map) list = map_heads(schedule, batch, &list, at->head_map, first_row);
     if (args.has_selection) args.selection = &list;
-    if (at->is_completing) args.lse = hdl_schedule_at(schedule, HDL_BUF_LSE);
     if (at->is_attending && of->hiding && at->listed_impl[of->cls])
         attend_allowed(schedule, at, &args, of);
     else if (at->stop.patience)
         visit(schedule, at, &args, batch->n_listed ? batch->n_listed + first_row : NULL);
+    else if (at->complement)
+        complete(schedule, at, &args, of->cls);
     else if (at->gather >= 0 && of->cls == HDL_CLASS_ONE)
         hdl_attend_gathered(&launch, step, of->cls, batch->seqs + of->first_seq, &args);
     else if (at->is_attending)
@@ -534,7 +518,6 @@ static void attend_rows(const hdl_schedule *schedule, const hdl_step *step, cons
     if (batch->n_listed && at->is_attending && at->args.has_selection && !at->stop.patience)
         count_listed(&args, visible_rows(schedule, batch, at->group) + first_row,
                      batch->n_listed + first_row);
-    if (at->is_completing) complete(schedule, at, &args, of->cls);
     if (!at->is_selecting) return;
     float *guesses = of->n_seqs == 1 && of->cls == HDL_CLASS_ONE ? batch->seqs[of->first_seq].guesses : NULL;
     row_span span = {.seqs = seqs,

@@ -171,9 +171,8 @@ static void explain_step(const hdl_step *step, const hdl_model_facts *facts, hdl
                        step->u.attend.gather);
     if (step->op == HDL_OP_ATTEND && step->u.attend.stop.patience)
         hdl_buf_printf(text, "  %s", step->u.attend.visit_impl->name);
-    if (step->op == HDL_OP_ATTEND && step->u.attend.is_completing)
-        hdl_buf_printf(text, " + %s + %s", step->u.attend.complement_impl[0]->name,
-                       step->u.attend.merge_impl->name);
+    if (step->op == HDL_OP_ATTEND && step->u.attend.complement)
+        hdl_buf_printf(text, "  %s", step->u.attend.complement_impl[0]->name);
     if (step->op == HDL_OP_ATTEND && step->u.attend.is_scoring) explain_score(&step->u.attend, facts, text);
     if (step->op == HDL_OP_ATTEND && step->u.attend.is_pooling)
         hdl_buf_printf(text, " + %s", step->u.attend.pool_impl->name);

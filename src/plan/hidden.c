@@ -91,7 +91,7 @@ static bool reads_hidden(const hdl_schedule *schedule, const hdl_attend_step *at
     int32_t block = at->slot >= 0 ? schedule->slots[at->slot].block_size : 1;
     if (at->candidate_slot >= 0)
         hdl_buf_puts(what, "picks its list among candidates");
-    else if (at->is_completing)
+    else if (at->complement)
         hdl_buf_puts(what, "reads means of what its list leaves out");
     else if (at->n_slashes)
         hdl_buf_printf(what, "adds the scores of rows along %d distances", at->n_slashes);

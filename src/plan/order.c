@@ -166,8 +166,8 @@ static heddle_status attend(uses *at)
     if (step->args.has_selection && !step->is_kept) HDL_TRY(reads(at, &slots[step->slot], "a list"));
     if (step->is_replacing) HDL_TRY(reads(at, &slots[step->slot], "the other heads' lists"));
     if (step->candidate_slot >= 0) HDL_TRY(reads(at, &slots[step->candidate_slot], "candidates"));
-    for (int i = 0; i < 2 && step->is_completing; i++)
-        HDL_TRY(reads_plane(at, step->group, step->layer_in_group, step->complement.block_size,
+    for (int i = 0; i < 2 && step->complement; i++)
+        HDL_TRY(reads_plane(at, step->group, step->layer_in_group, step->complement,
                             i ? HDL_PLANE_MEAN_V : HDL_PLANE_MEAN));
     if (step->is_scoring && step->score.plane)
         HDL_TRY(

@@ -3,7 +3,7 @@
  *   router    which KV tokens does this query row read?   score, then select -> a list
  *   sharing   whose list is used here?                    owner table over layers
  *   operator  how are the chosen tokens attended?         dense (the model's own window), token or block list
- *   fusion    how do several partials become one output?  lse-merge: of a list and its complement
+ *   fusion    how do several partials become one output?  one softmax: of a list and its complement
  *
  * A plan is the text of a plan file (docs/plan.md is the grammar). hdl_plan_resolve() fits it to a
  * model: one hdl_layer_plan per layer and route. Everything after that is arithmetic and pointers. */

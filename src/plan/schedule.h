@@ -45,9 +45,8 @@ typedef enum hdl_buffer { /* activations; names as in `explain` */
                           HDL_BUF_LOGITS,   /* [logit rows, n_vocab] */
                           HDL_BUF_COS_SIN,  /* [ropes, rows, dim/2, 2] */
                           HDL_BUF_MASS,     /* [tile rows, lists, context] */
-                          HDL_BUF_SPARE, /* [rows, n_heads, v_head_dim] of a pass that only observes, a partial */
-                          HDL_BUF_LSE,    /* [2, rows, n_heads] of a list's partial and its complement's */
-                          HDL_BUF_Q_TILE, /* [tile rows, n_heads, head_dim] mean queries of tiles of rows */
+                          HDL_BUF_SPARE,    /* [rows, n_heads, v_head_dim] of a pass that only observes */
+                          HDL_BUF_Q_TILE,   /* [tile rows, n_heads, head_dim] mean queries of tiles of rows */
                           HDL_BUF_Q_INDEX, /* [rows, index groups, heads, index_dim] queries of the model's index */
                           HDL_BUF_INDEX_BIAS, /* [rows, index heads] added to their scores */
                           HDL_BUF_K_INDEX,    /* [rows, index_dim] its keys */
@@ -61,12 +60,11 @@ typedef enum hdl_buffer { /* activations; names as in `explain` */
 const char *hdl_buffer_name(hdl_buffer buffer);
 
 /* A step of op ATTEND is what one layer does for one route and group of rows, in this order: attend
- * (perhaps observing), attend to the list's complement and merge, score a summary, pool, select, unite, order. What
+ * (perhaps observing; perhaps to the list's complement as well), score a summary, pool, select, unite, order. What
  * it does is set by compile. */
 typedef struct hdl_attend_step {
     hdl_attend_args args;
     bool is_attending;
-    bool is_completing; /* COMPLEMENT of list `slot`, merged */
     bool
         is_scoring; /* SCORE fills the score row (else the pass observes it, or only the forced set counts) */
     bool is_pooling;                   /* the score row becomes one of blocks */
@@ -80,12 +78,12 @@ typedef struct hdl_attend_step {
     bool is_replacing;                 /* a step before it made lists for all, which they replace */
     bool is_kept;                      /* REUSE: list `slot` is first loaded from the sequence's kept list */
     hdl_stop_rule stop;                /* patience above 0: attends by VISIT */
-    hdl_complement_args complement;
+    int32_t complement;                /* tokens of a mean: attends by COMPLEMENT; 0 = not */
     hdl_score_args score;
     hdl_pool_args pool;
     hdl_select_args select;
     hdl_resolve_args resolve;
-    const hdl_impl *complement_impl[HDL_N_CLASSES], *merge_impl;
+    const hdl_impl *complement_impl[HDL_N_CLASSES];
     const hdl_impl *score_impl[HDL_N_CLASSES], *pool_impl, *select_impl, *union_impl, *resolve_impl,
         *order_impl, *visit_impl;
     const hdl_impl *listed_impl[HDL_N_CLASSES]; /* of a dense pass that must leave tokens out; or NULL */

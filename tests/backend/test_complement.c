@@ -1,6 +1,6 @@
 /* test_complement.c - COMPLEMENT: every implementation against the reference over a case table, and its
- * laws: a list of everything leaves nothing; where a block's rows are all the same, the list and its
- * complement merge to dense attention; what is not listed is read through the means alone. */
+ * laws: a list of everything leaves nothing, which is ATTEND; where a block's rows are all the same it is dense
+ * attention; what is not listed is read through the means alone. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -56,6 +56,12 @@ static const rest_case cases[] = {
     {{"tiles share blocks", 8, 2, 64, 64, HDL_F16, 8, .q_len = {70}, .kv_len = {1003}, .lists = LIST_RANDOM,
       .n_lists = 2, .n_ids = 9, .block_size = 32, .rows_per_list = 32},
      32},
+    {{"sink and bias per kv head", 8, 2, 64, 64, HDL_F16, 8, .q_len = {4}, .kv_len = {1003},
+      .lists = LIST_RANDOM, .n_lists = 2, .n_ids = 30, .block_size = 16, .has_sink = true, .has_bias = true},
+     64},
+    {{"window", 9, 3, 64, 64, HDL_F16, 8, .q_len = {1, 9}, .kv_len = {2100, 500}, .window = 300,
+      .lists = LIST_RANDOM, .n_ids = 400},
+     64},
     {{"odd heads", 3, 3, 20, 12, HDL_F16, 6, .q_len = {5}, .kv_len = {177}, .lists = LIST_RANDOM,
       .n_ids = 50},
      32},
@@ -153,34 +159,21 @@ static hdl_complement_args build_rest(attend_setup *setup, const rest_case *c, b
 {
     attend_case dense = c->at;
     dense.lists = LIST_NONE;
-    memset(dense.first_token, 0, sizeof dense.first_token); /* every row is there to be summarised */
+    dense.window = 0; /* every row is there to be summarised */
+    memset(dense.first_token, 0, sizeof dense.first_token);
     build_case(setup, &dense, 77);
     for (int32_t s = 0; s < setup->args.n_seqs; s++) setup->seqs[s].first_token = c->at.first_token[s];
     if (is_level) level_blocks(setup, c->block);
     add_planes(setup, &c->at, c->block);
     build_lists(setup, &c->at);
     force_own_entries(setup, c->block);
-    const hdl_attend_args *args = &setup->args;
-    return (hdl_complement_args){.n_rows = args->n_rows,
-                                 .n_seqs = args->n_seqs,
-                                 .n_heads = args->n_heads,
-                                 .n_kv_heads = args->n_kv_heads,
-                                 .head_dim = args->head_dim,
-                                 .v_head_dim = args->v_head_dim,
-                                 .seqs = args->seqs,
-                                 .max_q_len = args->max_q_len,
-                                 .max_kv_len = args->max_kv_len,
-                                 .kv_dtype = args->kv_dtype,
-                                 .q = args->q,
-                                 .q_stride = args->q_stride,
-                                 .o_stride = (int64_t)args->n_heads * args->v_head_dim,
-                                 .scale = args->scale,
-                                 .soft_cap = args->soft_cap,
-                                 .block_size = c->block,
-                                 .selection = args->selection};
+    hdl_complement_args args = {.attend = setup->args, .block_size = c->block};
+    args.attend.window = c->at.window;
+    args.attend.o_stride = (int64_t)args.attend.n_heads * args.attend.v_head_dim;
+    return args;
 }
 
-static void run_rest(const hdl_impl *impl, const hdl_complement_args *args, int n_threads)
+static void run_impl(const hdl_impl *impl, const void *args, int n_threads)
 {
     int64_t bytes = impl->workspace ? impl->workspace(args, n_threads) : 0;
     uint8_t *memory = must_alloc(bytes + 2 * GUARD);
@@ -222,18 +215,19 @@ static void test_cases(void **state)
         attend_setup setup;
         hdl_complement_args args = build_rest(&setup, &cases[i], false);
         poison_unlisted(&setup);
-        int64_t n_o = args.n_rows * args.o_stride, n_lse = args.n_rows * args.n_heads;
+        hdl_attend_args *attend = &args.attend;
+        int64_t n_o = attend->n_rows * attend->o_stride, n_lse = attend->n_rows * attend->n_heads;
         float *want = new_floats(n_o), *want_lse = new_floats(n_lse);
-        args.o = want;
-        args.lse = want_lse;
-        run_rest(impls[0], &args, 1);
+        attend->o = want;
+        attend->lse = want_lse;
+        run_impl(impls[0], &args, 1);
         for (int64_t k = 1; k < n_impls; k++) {
             if (impls[k]->why_not(&args)) continue;
             float *o[2], *lse[2];
             for (int pass = 0; pass < 2; pass++) {
-                args.o = o[pass] = new_floats(n_o);
-                args.lse = lse[pass] = new_floats(n_lse);
-                run_rest(impls[k], &args, 1 + 2 * pass);
+                attend->o = o[pass] = new_floats(n_o);
+                attend->lse = lse[pass] = new_floats(n_lse);
+                run_impl(impls[k], &args, 1 + 2 * pass);
             }
             /* entries with few tokens left magnify rounding by B / n */
             check_close("o", &cases[i], impls[k], o[0], want, n_o, 2e-4);
@@ -251,92 +245,65 @@ static void test_cases(void **state)
     }
 }
 
-static void test_everything_listed_leaves_nothing(void **state)
+/* COMPLEMENT of the case by every implementation, against ATTEND's reference over `selection` (NULL: dense). */
+static int64_t check_attends(const rest_case *c, bool is_level, bool is_dense)
 {
-    (void)state;
-    const hdl_impl *impls[MAX_IMPLS];
-    int64_t n_impls = rest_impls(impls);
-    for (int64_t i = 0; i < HDL_COUNT(cases); i++) {
-        rest_case c = cases[i];
-        attend_setup setup;
-        if (c.at.has_mask || c.at.head_dim % 16) continue;
-        c.at.lists = LIST_ALL;
-        hdl_complement_args args = build_rest(&setup, &c, false);
-        int64_t n_o = args.n_rows * args.o_stride, n_lse = args.n_rows * args.n_heads;
-        args.o = new_floats(n_o);
-        args.lse = new_floats(n_lse);
-        for (int64_t k = 0; k < n_impls; k++) {
-            run_rest(impls[k], &args, 2);
-            for (int64_t j = 0; j < n_o; j++) assert_true(args.o[j] == 0);
-            for (int64_t j = 0; j < n_lse; j++) assert_true(args.lse[j] == -INFINITY);
-        }
-        free(args.o);
-        free(args.lse);
-        free_case(&setup);
-    }
-}
-
-/* The list's partial and its complement's, merged, against dense attention. */
-static void check_merged(const rest_case *c, const hdl_impl *impl)
-{
-    const hdl_impl *attend = hdl_cpu_ref_attend, *merge = hdl_cpu_ref_attend;
+    const hdl_impl *attend = hdl_cpu_ref_attend, *impls[MAX_IMPLS];
     while (attend->op != HDL_OP_ATTEND) attend++;
-    while (merge->op != HDL_OP_MERGE) merge++;
     attend_setup setup;
-    hdl_complement_args args = build_rest(&setup, c, true);
-    hdl_attend_args listed = setup.args, dense;
-    int64_t n_o = args.n_rows * args.o_stride, n_lse = args.n_rows * args.n_heads;
-    float *o[3], *lse[3];
-    for (int i = 0; i < 3; i++) {
-        o[i] = new_floats(n_o);
-        lse[i] = new_floats(n_lse);
+    hdl_complement_args args = build_rest(&setup, c, is_level);
+    hdl_attend_args plain = args.attend;
+    int64_t n_o = plain.n_rows * plain.o_stride, n_lse = plain.n_rows * plain.n_heads;
+    float *o[2] = {new_floats(n_o), new_floats(n_o)}, *lse[2] = {new_floats(n_lse), new_floats(n_lse)};
+    if (is_dense) plain.selection = NULL;
+    plain.o = o[0];
+    plain.lse = lse[0];
+    run_impl(attend, &plain, 1);
+    args.attend.o = o[1];
+    args.attend.lse = lse[1];
+    int64_t n = 0;
+    for (int64_t k = 0, n_impls = rest_impls(impls); k < n_impls; k++) {
+        if (impls[k]->why_not && impls[k]->why_not(&args)) continue;
+        run_impl(impls[k], &args, 2);
+        check_close("o", c, impls[k], o[1], o[0], n_o, 2e-4);
+        check_close("lse", c, impls[k], lse[1], lse[0], n_lse, 1e-4);
+        n++;
     }
-    void *work = must_alloc(attend->workspace(&listed, 1));
-    listed.o_stride = args.o_stride;
-    listed.o = o[0];
-    listed.lse = lse[0];
-    attend->launch(&(hdl_launch){.n_threads = 1, .workspace = work}, &listed);
-    args.o = o[1];
-    args.lse = lse[1];
-    run_rest(impl, &args, 2);
-    dense = listed;
-    dense.selection = NULL;
-    dense.o = o[2];
-    dense.lse = lse[2];
-    attend->launch(&(hdl_launch){.n_threads = 1, .workspace = work}, &dense);
-    hdl_merge_args both = {n_lse, 2,     args.v_head_dim, (const float *const *)o, (const float *const *)lse,
-                           o[0],  lse[0]};
-    merge->launch(&(hdl_launch){.n_threads = 1}, &both);
-    check_close("merged o", c, impl, o[0], o[2], n_o, 2e-4);
-    check_close("merged lse", c, impl, lse[0], lse[2], n_lse, 1e-4);
-    free(work);
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < 2; i++) {
         free(o[i]);
         free(lse[i]);
     }
     free_case(&setup);
+    return n;
 }
 
-static void test_level_blocks_merge_to_dense(void **state)
+static void test_everything_listed_leaves_nothing(void **state)
 {
     (void)state;
-    const hdl_impl *impls[MAX_IMPLS];
-    int64_t n_impls = rest_impls(impls), n_checked = 0;
-    for (int64_t i = 0; i < HDL_COUNT(cases); i++)
-        for (int64_t k = 0; k < n_impls; k++) {
-            attend_case at = cases[i].at;
-            /* means of f32 and int8 rows are rounded; trees leave entries out */
-            if (at.has_mask || at.dtype != HDL_F16 || (impls[k]->why_not && at.head_dim % 16)) continue;
-            check_merged(&cases[i], impls[k]);
-            n_checked++;
-        }
-    assert_true(n_checked >= 7 * n_impls);
+    for (int64_t i = 0; i < HDL_COUNT(cases); i++) {
+        rest_case c = cases[i];
+        c.at.lists = LIST_ALL;
+        assert_true(check_attends(&c, false, false) > 0);
+    }
+}
+
+static void test_level_blocks_are_dense(void **state)
+{
+    (void)state;
+    int64_t n_checked = 0;
+    for (int64_t i = 0; i < HDL_COUNT(cases); i++) {
+        const attend_case *at = &cases[i].at;
+        /* means of f32 and int8 rows are rounded; trees and windows leave entries out */
+        if (!at->has_mask && !at->has_bias && !at->window && at->dtype == HDL_F16)
+            n_checked += check_attends(&cases[i], true, true) > 0;
+    }
+    assert_true(n_checked >= 7);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_cases),
                                        cmocka_unit_test(test_everything_listed_leaves_nothing),
-                                       cmocka_unit_test(test_level_blocks_merge_to_dense)};
+                                       cmocka_unit_test(test_level_blocks_are_dense)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

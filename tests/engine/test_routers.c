@@ -145,6 +145,12 @@ static void nll_of(heddle_session *session, float *nll)
 
 static float dense[N_IDS], sparse[N_IDS], other[N_IDS];
 
+/* What a list of everything may differ by from dense: its pieces end elsewhere, a complement's with its blocks. */
+static double rounding_of(const router_case *at)
+{
+    return at->complement ? 5e-6 : 2e-6;
+}
+
 static void test_k_at_least_n_equals_dense(void **state)
 {
     (void)state;
@@ -159,7 +165,7 @@ static void test_k_at_least_n_equals_dense(void **state)
             nll_of(session, sparse);
             double worst = max_abs(dense + 1, sparse + 1, N_IDS - 1);
             printf("%s, top_k %d: max-abs %g\n", routers[i].name, top_k, worst);
-            if (top_k == 320) assert_true(worst < 2e-6); /* pieces of lists end elsewhere than dense's */
+            if (top_k == 320) assert_true(worst < rounding_of(&routers[i]));
             if (top_k == 32) assert_true(worst > 1e-4);
             heddle_session_free(session);
             heddle_plan_free(plan);
@@ -269,7 +275,7 @@ static void test_tiles_of_rows_share_lists(void **state)
         }
         printf("%s in tiles: all %g, few %g\n", at.name, max_abs(dense + 1, nll[0] + 1, N_IDS - 1),
                max_abs(dense + 1, nll[1] + 1, N_IDS - 1));
-        assert_true(max_abs(dense + 1, nll[0] + 1, N_IDS - 1) < 2e-6);
+        assert_true(max_abs(dense + 1, nll[0] + 1, N_IDS - 1) < rounding_of(&at));
         assert_true(max_abs(dense + 1, nll[1] + 1, N_IDS - 1) > 1e-4);
         assert_memory_equal(nll[1] + 1, nll[2] + 1, (N_IDS - 1) * sizeof(float));
         assert_memory_equal(nll[1] + 1, nll[5] + 1, (N_IDS - 1) * sizeof(float)); /* cut by position */

@@ -1,36 +1,25 @@
-/* complement_int.h - which entries and listed tokens a row's complement is made of: plain C. */
+/* complement_int.h - which entries a row's complement is made of, and where their means lie: plain C. */
 #ifndef HDL_COMPLEMENT_INT_H
 #define HDL_COMPLEMENT_INT_H
 
+#include "backend/cpu/attend_int.h"
 #include "backend/cpu/route_int.h"
 
-/* One list of one query row: entries [begin, end) and the listed tokens before the end of the last. */
-typedef struct complement_walk {
-    kv_walk walk; /* steps [walk.begin, walk.end) lie in the entries */
-    int64_t begin, end;
-} complement_walk;
+/* Entries of a row: what it sees lies in [seen, own]; those of [begin, end) it may read as means, since they are wholly
+ * visible and hold neither its own token nor, under a mask, a new one. */
+typedef struct row_entries {
+    int64_t seen, own, begin, end;
+} row_entries;
 
-static inline complement_walk complement_of(const hdl_complement_args *args, const hdl_attend_seq *seq,
-                                            int64_t row, int32_t list)
+static inline row_entries complement_entries(const hdl_complement_args *args, int64_t row)
 {
-    const hdl_selection *sel = args->selection;
-    int64_t at_row = list_row(sel, seq, row - seq->first_row);
-    int64_t block = args->block_size, own = seq->kv_len - seq->q_len + row - seq->first_row;
-    complement_walk at = {.begin = (seq->first_token + block - 1) / block, .end = own / block};
-    if (seq->mask) at.end = HDL_MIN(at.end, (seq->kv_len - seq->q_len) / block);
-    at.end = HDL_MAX(at.begin, at.end);
-    at.walk = (kv_walk){.kv = &seq->kv, .ids = hdl_selection_ids(sel, at_row, list), .size = sel->block_size};
-    int64_t n_steps = *hdl_selection_count(sel, at_row, list) * at.walk.size;
-    at.walk.end = walk_lower_bound(&at.walk, n_steps, at.end * block);
-    at.walk.begin = walk_lower_bound(&at.walk, at.walk.end, at.begin * block);
-    return at;
-}
-
-static inline const hdl_attend_seq *complement_seq_of(const hdl_complement_args *args, int64_t row)
-{
-    const hdl_attend_seq *seq = args->seqs;
-    while (row >= seq->first_row + seq->q_len || row < seq->first_row) seq++;
-    return seq;
+    const hdl_attend_seq *seq = attend_seq_of(&args->attend, row);
+    int64_t block = args->block_size, first_new = seq->kv_len - seq->q_len,
+            at = first_new + row - seq->first_row;
+    int64_t first = first_visible(seq, at, args->attend.window);
+    row_entries entries = {.seen = first / block, .own = at / block, .begin = (first + block - 1) / block};
+    entries.end = HDL_MAX((seq->mask ? first_new : at) / block, entries.begin);
+    return entries;
 }
 
 /* Entry e of all heads, in plane `at`: f16 [n_heads, dim]. */

@@ -79,17 +79,7 @@ static void attend_head(void *arg, int64_t task, int thread)
         for (int64_t i = 0; i < v_dim; i++)
             o[i] = o[i] * old + p * (double)stored_element(walk.kv->dtype, v, i, v_scale);
     }
-    double lse = sum > 0 ? max + log(sum) : -INFINITY, share = sum > 0 ? 1 / sum : 0;
-    if (args->sink) {
-        double sink = args->sink[head], top = HDL_MAX(lse, sink);
-        double all = top == -INFINITY ? -INFINITY : top + log(exp(lse - top) + exp(sink - top));
-        if (all > -INFINITY) share *= exp(lse - all);
-        lse = all;
-    }
-    float *out = args->o + row * args->o_stride + head * v_dim;
-    for (int64_t i = 0; i < v_dim; i++) out[i] = (float)(o[i] * share);
-    call->lse[row * args->n_heads + head] = lse;
-    if (args->lse) args->lse[row * args->n_heads + head] = (float)lse;
+    call->lse[row * args->n_heads + head] = ref_finish_head(args, row, head, o, max, sum);
 }
 
 /* One more head of a list; masses are not negative, so 0 is no largest one. */

@@ -1,5 +1,5 @@
 /* ref_attend_int.h - a score of attention and the rows behind it, in double: shared by the references of
- * ATTEND and of its gradients, so that both mean the same s_j. */
+ * ATTEND, COMPLEMENT, VISIT and the gradients, so that all mean the same s_j. */
 #ifndef HDL_REF_ATTEND_INT_H
 #define HDL_REF_ATTEND_INT_H
 
@@ -43,6 +43,23 @@ static inline kv_walk ref_head_walk(const hdl_attend_args *args, int64_t row, in
     const hdl_attend_seq *seq = attend_seq_of(args, row);
     *kv_head = (int32_t)((int64_t)head * args->n_kv_heads / args->n_heads);
     return row_walk(args, seq, row - seq->first_row, attend_list_of(args, *kv_head));
+}
+
+/* o [v_head_dim], of weights e^(s - max) that add up to sum, becomes the head's output; returns its lse. */
+static inline double ref_finish_head(const hdl_attend_args *args, int64_t row, int32_t head, const double *o,
+                                     double max, double sum)
+{
+    double lse = sum > 0 ? max + log(sum) : -INFINITY, share = sum > 0 ? 1 / sum : 0;
+    if (args->sink) {
+        double sink = args->sink[head], top = HDL_MAX(lse, sink);
+        double all = top == -INFINITY ? -INFINITY : top + log(exp(lse - top) + exp(sink - top));
+        if (all > -INFINITY) share *= exp(lse - all);
+        lse = all;
+    }
+    float *out = args->o + row * args->o_stride + head * (int64_t)args->v_head_dim;
+    for (int64_t i = 0; i < args->v_head_dim; i++) out[i] = (float)(o[i] * share);
+    if (args->lse) args->lse[row * args->n_heads + head] = (float)lse;
+    return lse;
 }
 
 #endif

@@ -1,82 +1,91 @@
-/* ref_complement.c - the reference of COMPLEMENT: naive and normative, in double. */
+/* ref_complement.c - the reference of COMPLEMENT: naive and normative, a streaming softmax in double over the listed
+ * tokens, as ATTEND's, and then over the entries. */
 #include <math.h>
 #include <string.h>
 
 #include "backend/cpu/complement_int.h"
 #include "backend/cpu/cpu.h"
+#include "backend/cpu/ref_attend_int.h"
 
 enum { MAX_DIM = 1024 };
 
-/* sum [dim] -= the token's K or V row of the head. */
-static void take_away(const hdl_complement_args *args, const hdl_kv_view *kv, int64_t token, int32_t head,
-                      bool is_v, double *sum)
+typedef struct head_sum { /* a streaming softmax */
+    double max, sum, o[MAX_DIM];
+} head_sum;
+
+static void add_value(head_sum *to, double s, const double *value, int32_t dim)
 {
-    float scale = 1;
-    if (kv->dtype == HDL_I8)
-        memcpy(&scale,
-               kv_scale_at(kv, token, args->n_kv_heads) + (is_v ? kv->v_scale_offset : kv->k_scale_offset) +
-                   head * (int64_t)sizeof scale,
-               sizeof scale);
-    const uint8_t *row = kv_token_at(kv, token) + (is_v ? kv->v_offset + head * kv->v_head_stride
-                                                        : kv->k_offset + head * kv->head_stride);
-    int32_t dim = is_v ? args->v_head_dim : args->head_dim;
-    for (int32_t i = 0; i < dim; i++) sum[i] -= (double)stored_element(kv->dtype, row, i, scale);
+    if (s == -INFINITY) return;
+    double old = s > to->max ? exp(to->max - s) : 1;
+    to->max = HDL_MAX(to->max, s);
+    double p = exp(s - to->max);
+    to->sum = to->sum * old + p;
+    for (int32_t i = 0; i < dim; i++) to->o[i] = to->o[i] * old + p * value[i];
 }
 
-/* The mean of the entry's K or V rows that stand at none of steps [from, to); returns how many they are. */
-static int64_t mean_of_rest(const hdl_complement_args *args, const complement_walk *at, int64_t e,
-                            int64_t from, int64_t to, int32_t head, bool is_v, double *mean)
+/* sum [dim] += weight times the K or V row of a step. */
+static void add_row(const hdl_attend_args *args, const kv_walk *walk, int64_t step, int32_t kv_head,
+                    bool is_v, double weight, double *sum)
 {
-    const hdl_kv_view *kv = at->walk.kv;
+    float scale;
+    const uint8_t *row = ref_kv_row(args, walk->kv, walk_token(walk, step), kv_head, is_v, &scale);
     int32_t dim = is_v ? args->v_head_dim : args->head_dim;
+    for (int32_t i = 0; i < dim; i++)
+        sum[i] += weight * (double)stored_element(walk->kv->dtype, row, i, scale);
+}
+
+/* The mean of the entry's K or V rows that stand at none of steps [from, to), of which there are n. */
+static void mean_of_rest(const hdl_complement_args *args, const kv_walk *walk, int64_t e, int64_t from,
+                         int64_t to, int32_t kv_head, bool is_v, double *mean)
+{
+    int32_t dim = is_v ? args->attend.v_head_dim : args->attend.head_dim;
     int64_t n = args->block_size - (to - from);
-    if (!n) return 0;
-    const uint16_t *stored_mean = (const uint16_t *)(const void *)mean_at(kv, is_v, e, args->block_size) +
-                                  (int64_t)head * dim;
+    const uint16_t *stored_mean = (const uint16_t *)(const void *)mean_at(walk->kv, is_v, e,
+                                                                          args->block_size) +
+                                  (int64_t)kv_head * dim;
     for (int32_t i = 0; i < dim; i++) mean[i] = (double)args->block_size * hdl_f16_to_f32(stored_mean[i]);
-    for (int64_t step = from; step < to; step++)
-        take_away(args, kv, walk_token(&at->walk, step), head, is_v, mean);
+    for (int64_t step = from; step < to; step++) add_row(&args->attend, walk, step, kv_head, is_v, -1, mean);
     for (int32_t i = 0; i < dim; i++) mean[i] /= (double)n;
-    return n;
 }
 
 static void complement_head(const hdl_complement_args *args, int64_t row, int32_t head)
 {
-    int32_t kv_head = (int32_t)((int64_t)head * args->n_kv_heads / args->n_heads);
-    int32_t list = (int32_t)((int64_t)kv_head * args->selection->n_lists / args->n_kv_heads);
-    complement_walk at = complement_of(args, complement_seq_of(args, row), row, list);
-    const float *q = args->q + row * args->q_stride + (int64_t)head * args->head_dim;
-    double key[MAX_DIM], value[MAX_DIM], o[MAX_DIM] = {0}, max = -INFINITY, sum = 0;
-    int64_t step = at.walk.begin;
-    for (int64_t e = at.begin; e < at.end; e++) {
-        int64_t from = step;
-        while (step < at.walk.end && walk_token(&at.walk, step) < (e + 1) * args->block_size) step++;
-        int64_t n = mean_of_rest(args, &at, e, from, step, kv_head, false, key);
-        if (!n) continue;
-        mean_of_rest(args, &at, e, from, step, kv_head, true, value);
-        double s = 0;
-        for (int32_t i = 0; i < args->head_dim; i++) s += q[i] * key[i];
-        s *= args->scale;
-        if (args->soft_cap > 0) s = args->soft_cap * tanh(s / args->soft_cap);
-        s += log((double)n);
-        double old = s > max ? exp(max - s) : 1;
-        max = HDL_MAX(max, s);
-        double p = exp(s - max);
-        sum = sum * old + p;
-        for (int32_t i = 0; i < args->v_head_dim; i++) o[i] = o[i] * old + p * value[i];
+    const hdl_attend_args *attend = &args->attend;
+    int32_t kv_head, dim = attend->v_head_dim;
+    kv_walk walk = ref_head_walk(attend, row, head, &kv_head);
+    row_entries entries = complement_entries(args, row);
+    const float *q = attend->q + row * attend->q_stride + (int64_t)head * attend->head_dim;
+    head_sum sum = {.max = -INFINITY};
+    for (int64_t step = walk.begin; step < walk.end; step++) {
+        double value[MAX_DIM] = {0};
+        if (!walk_sees(&walk, walk_token(&walk, step))) continue;
+        add_row(attend, &walk, step, kv_head, true, 1, value);
+        add_value(&sum, ref_score(attend, &walk, step, q, kv_head), value, dim);
     }
-    float *out = args->o + row * args->o_stride + (int64_t)head * args->v_head_dim;
-    for (int32_t i = 0; i < args->v_head_dim; i++) out[i] = sum > 0 ? (float)(o[i] / sum) : 0;
-    args->lse[row * args->n_heads + head] = sum > 0 ? (float)(max + log(sum)) : -INFINITY;
+    int64_t from = walk_lower_bound(&walk, walk.end, entries.begin * args->block_size);
+    for (int64_t e = entries.begin, to; e < entries.end; e++, from = to) {
+        double key[MAX_DIM], value[MAX_DIM], s = 0;
+        for (to = from; to < walk.end && walk_token(&walk, to) < (e + 1) * args->block_size;) to++;
+        int64_t n = args->block_size - (to - from);
+        if (!n) continue;
+        mean_of_rest(args, &walk, e, from, to, kv_head, false, key);
+        mean_of_rest(args, &walk, e, from, to, kv_head, true, value);
+        for (int32_t i = 0; i < attend->head_dim; i++) s += q[i] * key[i];
+        s *= attend->scale;
+        if (attend->soft_cap > 0) s = attend->soft_cap * tanh(s / attend->soft_cap);
+        add_value(&sum, s + log((double)n), value, dim);
+    }
+    ref_finish_head(attend, row, head, sum.o, sum.max, sum.sum);
 }
 
 static void complement(const hdl_launch *launch, const void *op)
 {
     (void)launch;
     const hdl_complement_args *args = op;
-    HDL_ASSERT(args->head_dim <= MAX_DIM && args->v_head_dim <= MAX_DIM);
-    for (int64_t row = 0; row < args->n_rows; row++)
-        for (int32_t head = 0; head < args->n_heads; head++) complement_head(args, row, head);
+    HDL_ASSERT(args->attend.head_dim <= MAX_DIM && args->attend.v_head_dim <= MAX_DIM);
+    HDL_ASSERT(!args->attend.mass);
+    for (int64_t row = 0; row < args->attend.n_rows; row++)
+        for (int32_t head = 0; head < args->attend.n_heads; head++) complement_head(args, row, head);
 }
 
 const hdl_impl hdl_cpu_ref_complement[] = {

@@ -79,6 +79,12 @@ ALWAYS_INLINE vf vf_load_q4(const uint8_t *block, int64_t i)
     if (i & 16) codes = _mm512_srli_epi32(codes, 4);
     return _mm512_permutexvar_ps(codes, levels); /* looks at the low 4 bits */
 }
+/* Lane i is table[index[i]], of 32 floats. */
+ALWAYS_INLINE vf vf_look_up(const float *table, const int32_t *index)
+{
+    return _mm512_permutex2var_ps(_mm512_loadu_ps(table), _mm512_loadu_si512(index),
+                                  _mm512_loadu_ps(table + 16));
+}
 /* Copies the sign bit of b onto a >= 0. */
 ALWAYS_INLINE vf vf_sign_of(vf a, vf b)
 {
@@ -227,6 +233,10 @@ ALWAYS_INLINE vf vf_load_q4(const uint8_t *block, int64_t i)
     return _mm256_fmadd_ps(_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(codes)),
                            _mm256_cvtph_ps(_mm_set1_epi16((int16_t)d)),
                            _mm256_cvtph_ps(_mm_set1_epi16((int16_t)m)));
+}
+ALWAYS_INLINE vf vf_look_up(const float *table, const int32_t *index)
+{
+    return _mm256_i32gather_ps(table, _mm256_loadu_si256((const __m256i *)(const void *)index), 4);
 }
 ALWAYS_INLINE vf vf_sign_of(vf a, vf b)
 {
@@ -388,6 +398,10 @@ ALWAYS_INLINE vf vf_load_q4(const uint8_t *block, int64_t i)
         x[t] = (float)(block[4 + (i & 15) + t] >> (i & 16 ? 4 : 0) & 15);
     }
     return x * vf_load_f16(half[0]) + vf_load_f16(half[1]);
+}
+ALWAYS_INLINE vf vf_look_up(const float *table, const int32_t *index)
+{
+    return (vf){table[index[0]], table[index[1]], table[index[2]], table[index[3]]};
 }
 ALWAYS_INLINE vf vf_sign_of(vf a, vf b)
 {

@@ -31,8 +31,9 @@ typedef struct row_call {
     int64_t n_units, first_unit;
     int64_t n_splits, length; /* splits of the longest walk, and their tokens: a multiple of SPLIT */
     int32_t n_lists;
-    uint8_t *slots, *scratch, *kept;
-    int64_t slot_bytes, scratch_bytes;
+    unit_slots slots;
+    uint8_t *scratch, *kept;
+    int64_t scratch_bytes;
 } row_call;
 
 /* Rows of steps [step, end), as many as a block holds. */
@@ -64,40 +65,6 @@ static void attend_steps(const row_unit *unit, int64_t begin, int64_t end, const
         slot->sum[head] = vf_sum(vf_load(scratch.lanes + head * VW));
 }
 
-static row_slot slot_at(const row_call *call, int64_t index, int32_t n_heads)
-{
-    float *at = (float *)(void *)(call->slots + index * call->slot_bytes);
-    row_slot slot = {at, at + n_heads * (int64_t)call->args->v_head_dim, NULL};
-    slot.sum = slot.max + n_heads;
-    return slot;
-}
-
-/* Partials first.. of the unit in ascending order into o and lse. */
-static void finish_unit(const row_call *call, const row_unit *unit, int64_t first, int64_t n)
-{
-    const hdl_attend_args *args = call->args;
-    int64_t dim = args->v_head_dim;
-    int32_t first_head = unit->first_kv_head * (unit->n_heads / unit->n_kv_heads);
-    row_slot into = slot_at(call, first, unit->n_heads);
-    for (int32_t head = 0; head < unit->n_heads; head++) {
-        float max = into.max[head], sum = 0;
-        for (int64_t i = 1; i < n; i++) max = HDL_MAX(max, slot_at(call, first + i, unit->n_heads).max[head]);
-        float *o = into.o + head * dim;
-        for (int64_t i = 0; i < n; i++) {
-            row_slot slot = slot_at(call, first + i, unit->n_heads);
-            float weight = slot.max[head] == -INFINITY ? 0 : expf(slot.max[head] - max);
-            sum += slot.sum[head] * weight;
-            for (int64_t d = 0; d < dim; d += VW) {
-                vf part = vf_mul(vf_load(slot.o + head * dim + d), vf_set1(weight));
-                vf_store(o + d, i ? vf_add(vf_load(o + d), part) : part);
-            }
-        }
-        vf share = vf_set1(finish_head(args, unit->row, first_head + head, max, sum));
-        float *out = args->o + unit->row * args->o_stride + (first_head + head) * dim;
-        for (int64_t d = 0; d < dim; d += VW) vf_store(out + d, vf_mul(vf_load(o + d), share));
-    }
-}
-
 static row_unit unit_at(const row_call *call, int64_t index)
 {
     int32_t n_kv_heads = call->args->n_kv_heads / call->n_lists, list = (int32_t)(index % call->n_lists);
@@ -127,9 +94,9 @@ static void attend_split(void *arg, int64_t task, int thread)
     if (split >= n_splits_of(call, &unit)) return;
     int64_t begin = HDL_MAX(from, unit.walk.begin), end = HDL_MIN(from + call->length, unit.walk.end);
     int64_t index = call->n_splits > 1 ? task : thread;
-    row_slot slot = slot_at(call, index, unit.n_heads);
+    row_slot slot = unit_slot(&call->slots, &unit, index);
     attend_steps(&unit, begin, end, &slot, call->scratch + thread * call->scratch_bytes);
-    if (call->n_splits == 1) finish_unit(call, &unit, index, 1);
+    if (call->n_splits == 1) finish_unit(&call->slots, &unit, index, 1);
 }
 
 /* mass of MASS_TOKENS tokens of every list, from the kept scores. */
@@ -195,11 +162,6 @@ static int64_t max_splits_of(int64_t n_units, int n_threads)
     return HDL_MAX(HDL_MIN((int64_t)MAX_SLOTS / HDL_MAX(n_units, 1), wanted), 1);
 }
 
-static int64_t slot_bytes_of(const hdl_attend_args *args)
-{
-    return HDL_ALIGN_UP((args->v_head_dim + 2) * (int64_t)args->n_heads * (int64_t)sizeof(float), LINE);
-}
-
 /* Never less for fewer rows than booked: n max_splits_of(n) <= min(MAX_SLOTS, n max_splits_of(1)). */
 static int64_t n_slots_of(const hdl_attend_args *args, int n_threads)
 {
@@ -212,7 +174,8 @@ static int64_t n_slots_of(const hdl_attend_args *args, int n_threads)
 static int64_t row_workspace(const void *op, int n_threads)
 {
     const hdl_attend_args *args = op;
-    int64_t bytes = n_slots_of(args, n_threads) * slot_bytes_of(args) + n_threads * unit_scratch_bytes(args);
+    int64_t bytes = n_slots_of(args, n_threads) * unit_slot_bytes(args) +
+                    n_threads * unit_scratch_bytes(args);
     if (!args->has_mass) return bytes;
     bytes += HDL_ALIGN_UP(args->n_rows * args->n_heads * (int64_t)sizeof(float), LINE);
     return bytes + args->n_heads * args->max_kv_len * (int64_t)sizeof(float);
@@ -231,7 +194,7 @@ static void run_units(row_call *call, int n_threads)
     hdl_parallel_for(n_threads, call->n_units * call->n_splits, attend_split, call);
     for (int64_t i = 0; i < call->n_units && call->n_splits > 1; i++) {
         row_unit unit = unit_at(call, call->first_unit + i);
-        finish_unit(call, &unit, i * call->n_splits, n_splits_of(call, &unit));
+        finish_unit(&call->slots, &unit, i * call->n_splits, n_splits_of(call, &unit));
     }
 }
 
@@ -239,10 +202,9 @@ static void attend(const hdl_launch *launch, const void *op)
 {
     hdl_attend_args args = *(const hdl_attend_args *)op;
     row_call call = {.args = &args, .n_lists = args.selection ? args.selection->n_lists : 1};
-    call.slot_bytes = slot_bytes_of(&args);
     call.scratch_bytes = unit_scratch_bytes(&args);
-    call.slots = launch->workspace;
-    call.scratch = call.slots + n_slots_of(&args, launch->n_threads) * call.slot_bytes;
+    call.slots = (unit_slots){launch->workspace, unit_slot_bytes(&args)};
+    call.scratch = call.slots.memory + n_slots_of(&args, launch->n_threads) * call.slots.bytes;
     call.n_units = args.n_rows * call.n_lists;
     if (!args.mass) {
         run_units(&call, launch->n_threads);

@@ -1,10 +1,11 @@
 /* simd_attend_unit.h - one query row and the heads that read one list for it, a block of tokens at a time: shared by
- * the kernels whose rows are read as they lie, in the order of the walk (simd_attend_row.c) or of a list's
- * visits (simd_visit.c).
+ * the kernels whose rows are read as they lie, in the order of the walk (simd_attend_row.c, with the means
+ * of the rest simd_complement.c) or of a list's visits (simd_visit.c).
  *
- *   put_tokens, close_block   which rows a block holds: addresses, steps of the walk, scales
+ *   put_steps, close_block    which rows a block holds: addresses, steps of the walk, scales
  *   pack_queries              the order of elements that score_heads reads
- *   attend_block              scores, weights and o of one block; `next` is the block asked for meanwhile */
+ *   attend_block              scores, weights and o of one block; `next` is the block asked for meanwhile
+ *   unit_slot, finish_unit    partials of a unit, and its output from them */
 #ifndef HDL_SIMD_ATTEND_UNIT_H
 #define HDL_SIMD_ATTEND_UNIT_H
 
@@ -24,6 +25,12 @@ typedef struct row_unit {
 typedef struct row_slot {
     float *o, *max, *sum;
 } row_slot;
+
+/* Memory of slots. */
+typedef struct unit_slots {
+    uint8_t *memory;
+    int64_t bytes; /* of one */
+} unit_slots;
 
 /* Rows of a walk's steps. */
 typedef struct unit_block {
@@ -149,8 +156,8 @@ static void begin_sums(const row_unit *unit, const row_slot *slot, float *lanes)
 }
 
 /* Adds a block of at least one row. */
-static void attend_block(const row_unit *unit, const unit_block *block, const unit_block *next,
-                         const row_slot *slot, const unit_scratch *scratch)
+static inline void attend_block(const row_unit *unit, const unit_block *block, const unit_block *next,
+                                const row_slot *slot, const unit_scratch *scratch)
 {
     const hdl_kv_view *kv = unit->walk.kv;
     const token_block *now = &block->tokens, *later = &next->tokens;
@@ -175,6 +182,45 @@ static inline row_unit unit_of(const hdl_attend_args *args, int64_t row, int32_t
     unit.walk = row_walk(args, seq, row - seq->first_row, attend_list_of(args, first_kv_head));
     unit.n_heads = n_kv_heads * (args->n_heads / args->n_kv_heads);
     return unit;
+}
+
+static inline int64_t unit_slot_bytes(const hdl_attend_args *args)
+{
+    return HDL_ALIGN_UP((args->v_head_dim + 2) * (int64_t)args->n_heads * (int64_t)sizeof(float), LINE);
+}
+
+static inline row_slot unit_slot(const unit_slots *slots, const row_unit *unit, int64_t index)
+{
+    float *at = (float *)(void *)(slots->memory + index * slots->bytes);
+    row_slot slot = {at, at + unit->n_heads * (int64_t)unit->args->v_head_dim, NULL};
+    slot.sum = slot.max + unit->n_heads;
+    return slot;
+}
+
+/* Partials first.. of the unit in ascending order into o and lse. */
+static inline void finish_unit(const unit_slots *slots, const row_unit *unit, int64_t first, int64_t n)
+{
+    const hdl_attend_args *args = unit->args;
+    int64_t dim = args->v_head_dim;
+    int32_t first_head = unit->first_kv_head * (unit->n_heads / unit->n_kv_heads);
+    row_slot into = unit_slot(slots, unit, first);
+    for (int32_t head = 0; head < unit->n_heads; head++) {
+        float max = into.max[head], sum = 0;
+        for (int64_t i = 1; i < n; i++) max = HDL_MAX(max, unit_slot(slots, unit, first + i).max[head]);
+        float *o = into.o + head * dim;
+        for (int64_t i = 0; i < n; i++) {
+            row_slot slot = unit_slot(slots, unit, first + i);
+            float weight = slot.max[head] == -INFINITY ? 0 : expf(slot.max[head] - max);
+            sum += slot.sum[head] * weight;
+            for (int64_t d = 0; d < dim; d += VW) {
+                vf part = vf_mul(vf_load(slot.o + head * dim + d), vf_set1(weight));
+                vf_store(o + d, i ? vf_add(vf_load(o + d), part) : part);
+            }
+        }
+        vf share = vf_set1(finish_head(args, unit->row, first_head + head, max, sum));
+        float *out = args->o + unit->row * args->o_stride + (first_head + head) * dim;
+        for (int64_t d = 0; d < dim; d += VW) vf_store(out + d, vf_mul(vf_load(o + d), share));
+    }
 }
 
 static inline const char *unit_refusal(const hdl_attend_args *args)
