@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "cli.h"
+#include "eval/stats.h"
 #include "term.h"
 
 enum { MAX_DEPTHS = 32, MAX_PLANS = 8, MAX_REPS = 100, PREFILL_TOKENS = 512 };
@@ -157,18 +158,6 @@ static int make_ids(bench_state *state, const heddle_engine *engine)
 
 /* ---- measuring ---- */
 
-static int compare_doubles(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static int on_progress(int64_t n_done, int64_t n_total, void *user)
-{
-    term_progress_show(user, n_done, n_total);
-    return 0;
-}
-
 /* Seconds for n tokens after position `at`, all at once or one by one, on a fork of the session. */
 static heddle_status time_fork(const bench_state *state, heddle_session *session, int64_t at, int64_t n,
                                bool is_decode, double *seconds, heddle_stats *stats)
@@ -206,8 +195,8 @@ static heddle_status measure_depth(const bench_state *state, heddle_session *ses
         if (status) return status;
         decode[i] = (double)options->tokens / seconds;
     }
-    qsort(prefill, (size_t)reps, sizeof *prefill, compare_doubles);
-    qsort(decode, (size_t)reps, sizeof *decode, compare_doubles);
+    eval_sort(prefill, reps);
+    eval_sort(decode, reps);
     row->prefill = prefill[reps / 2];
     row->decode = decode[reps / 2];
     row->decode_least = decode[0];
@@ -256,7 +245,7 @@ static int measure_plan(bench_state *state, int plan)
         term_progress_start(&progress, "filling");
         heddle_status status = HEDDLE_OK;
         if (target > len) {
-            status = heddle_session_extend(setup.session, state->ids + len, target - len, on_progress,
+            status = heddle_session_extend(setup.session, state->ids + len, target - len, term_on_progress,
                                            &progress);
         }
         fill_s += term_now() - progress.start_s;

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "cost.h"
+#include "eval/stats.h"
 #include "term.h"
 
 typedef struct calibrate_options {
@@ -67,12 +68,6 @@ typedef struct calibration {
     int n_points;
 } calibration;
 
-static int compare_doubles(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 /* Every probe decodes a token, then every probe the next: a host that is slower for a while is so for all. The
  * time of a probe is its lower quartile, since what else the host does only adds. */
 static heddle_status time_probes(calibration *at, int64_t depth)
@@ -91,7 +86,7 @@ static heddle_status time_probes(calibration *at, int64_t depth)
         }
     for (int p = 0; p < N_PROBES && !status; p++) {
         cost_point *point = &at->points[at->n_points++];
-        qsort(ms[p], (size_t)n, sizeof **ms, compare_doubles);
+        eval_sort(ms[p], n);
         *point = (cost_point){
             .plan = probes[p].name, .depth = depth, .ms = ms[p][n / 4], .is_check = probes[p].is_check};
         status = cost_terms(at->setup.engine, at->plans[p], at->setup.session_options.kv_type,

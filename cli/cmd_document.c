@@ -1,7 +1,6 @@
 /* cmd_document.c - `heddle encode` writes a document's rows to a file, `heddle verify` checks such files. */
 #include <inttypes.h>
 #include <stdio.h>
-#include <time.h>
 
 #include "cli.h"
 #include "term.h"
@@ -15,19 +14,6 @@ static const cli_option encode_rows[] = {
     {"output", 'o', CLI_TEXT, "FILE.kv", NULL, "where the rows go", offsetof(encode_options, out), 0, 0, 0},
     {0},
 };
-
-static double now_s(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
-
-static int on_progress(int64_t n_done, int64_t n_total, void *user)
-{
-    term_progress_show(user, n_done, n_total);
-    return 0;
-}
 
 static int encode(const void *command_options)
 {
@@ -48,12 +34,12 @@ static int encode(const void *command_options)
     heddle_status status = heddle_tokenize(setup.engine, text.data ? text.data : "", text.n,
                                            HEDDLE_TOKENIZE_BOS, &ids, &n_ids);
     term_progress_start(&progress, "reading");
-    double start = now_s();
+    double start = term_now();
     if (!status)
         status = heddle_document_encode(setup.engine, &setup.session_options, ids, n_ids, options->out,
-                                        on_progress, &progress);
+                                        term_on_progress, &progress);
     term_clear_progress();
-    double seconds = now_s() - start;
+    double seconds = term_now() - start;
     char count[TERM_COUNT], took[TERM_COUNT];
     if (status)
         code = cli_fail(status);

@@ -65,12 +65,6 @@ static double error_of(const running_mean *mean)
     return perplexity_of(mean) * sqrt(variance > 0 ? variance : 0);
 }
 
-static int on_progress(int64_t n_done, int64_t n_total, void *user)
-{
-    term_progress_show(user, n_done, n_total);
-    return 0;
-}
-
 static void add_nll(running_mean *mean, double nll)
 {
     mean->sum += nll;
@@ -98,7 +92,7 @@ static heddle_status score_generated(heddle_session *session, const int32_t *ids
         const float *logits = heddle_session_logits(session);
         nll[i] = i ? (float)(log_sum_exp(logits, n_vocab, &best) - logits[ids[i]]) : NAN;
         if (i + 1 < n) status = heddle_session_decode(session, ids + i, 1);
-        if (i % 64 == 0) on_progress(i, n, progress);
+        if (i % 64 == 0) term_progress_show(progress, i, n);
     }
     return status;
 }
@@ -118,7 +112,8 @@ static int score_chunk(heddle_session *session, const int32_t *ids, int64_t n, i
     heddle_status status = HEDDLE_OK;
     if (heddle_session_len(session)) status = heddle_session_truncate(session, 0, &n_kept);
     int64_t n_read = n_prompt < 0 || n_prompt > n ? n : n_prompt;
-    if (!status) status = heddle_session_score(session, ids, n_read, from + 1, nll, on_progress, &progress);
+    if (!status)
+        status = heddle_session_score(session, ids, n_read, from + 1, nll, term_on_progress, &progress);
     if (!status && n_read < n) status = score_generated(session, ids, n_read, n, n_vocab, nll, &progress);
     term_clear_progress();
     for (int64_t i = from + 1; i < n && !status; i++) add_nll(mean, nll[i]);
@@ -187,7 +182,7 @@ static int compare_chunk(heddle_session *session, comparison *at, const int32_t 
         at->n_left = n - row;
         status = heddle_session_each_logits(at->session, ids + row, n_rows, first, keep_row, at);
         if (!status) status = heddle_session_each_logits(session, ids + row, n_rows, first, compare_row, at);
-        on_progress(row + n_rows, n, &progress);
+        term_progress_show(&progress, row + n_rows, n);
     }
     term_clear_progress();
     return status ? cli_fail(status) : 0;

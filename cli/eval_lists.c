@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "eval/stats.h"
 #include "eval_int.h"
 #include "term.h"
 
@@ -83,18 +84,12 @@ static void on_list(const heddle_tap_row *row, void *user)
 
 /* ---- figures of one row ---- */
 
-static int compare_down(const void *a, const void *b)
-{
-    float x = *(const float *)a, y = *(const float *)b;
-    return (x < y) - (x > y);
-}
-
 /* The mass of the m best of n. */
 static double best_mass(lists_run *l, const float *mass, int64_t n, int64_t m)
 {
     double sum = 0;
     memcpy(l->scratch, mass, (size_t)n * sizeof *mass);
-    qsort(l->scratch, (size_t)n, sizeof *l->scratch, compare_down);
+    eval_sort_down(l->scratch, n);
     for (int64_t i = 0; i < m && i < n; i++) sum += l->scratch[i];
     return sum;
 }
@@ -153,7 +148,7 @@ static void top_tokens(lists_run *l, int32_t layer, int64_t n_visible, float *me
         for (int64_t i = from; i < until; i++)
             mean[i] += l->mass[((int64_t)layer * l->n_heads + h) * l->n + i];
     memcpy(l->scratch, mean + from, (size_t)(until - from) * sizeof *mean);
-    qsort(l->scratch, (size_t)(until - from), sizeof *l->scratch, compare_down);
+    eval_sort_down(l->scratch, until - from);
     float least = l->scratch[l->top - 1];
     for (int64_t i = from; i < until && n < l->top; i++)
         if (mean[i] >= least) to->ids[n++] = (int32_t)i;

@@ -56,12 +56,6 @@ static const json_t *find_row(const loss_document *d, const eval_plan *plan, con
     return found;
 }
 
-static int on_progress(int64_t n_done, int64_t n_total, void *user)
-{
-    term_progress_show(user, n_done, n_total);
-    return 0;
-}
-
 /* A session with the first n_tokens of the document, under a plan (NULL = dense). */
 static int read_prefix(const loss_document *d, const heddle_plan *plan, int governs, int64_t n_tokens,
                        heddle_session **session)
@@ -73,7 +67,7 @@ static int read_prefix(const loss_document *d, const heddle_plan *plan, int gove
     if (!status && n_tokens) {
         term_progress progress;
         term_progress_start(&progress, "reading");
-        status = heddle_session_extend(*session, d->ids.ids, n_tokens, on_progress, &progress);
+        status = heddle_session_extend(*session, d->ids.ids, n_tokens, term_on_progress, &progress);
         term_clear_progress();
     }
     return status ? cli_fail(status) : 0;
@@ -87,7 +81,7 @@ static heddle_status score_rows(const loss_document *d, heddle_session *session,
     if (from == end) return HEDDLE_OK;
     term_progress_start(&progress, "scoring");
     heddle_status status = heddle_session_score(session, d->ids.ids + from, end - from, 0, nll + from,
-                                                on_progress, &progress);
+                                                term_on_progress, &progress);
     term_clear_progress();
     return status;
 }

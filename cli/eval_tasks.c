@@ -305,12 +305,6 @@ static int ask_plan(task_document *d, const heddle_session *document, const eval
     return code;
 }
 
-static int on_progress(int64_t n_done, int64_t n_total, void *user)
-{
-    term_progress_show(user, n_done, n_total);
-    return 0;
-}
-
 static int document_ids(task_document *d)
 {
     if (d->ids.n) return 0;
@@ -327,7 +321,7 @@ static int read_document(task_document *d, heddle_session **session)
     term_progress progress;
     term_progress_start(&progress, "reading");
     heddle_status status = heddle_session_new(session, run->setup.engine, NULL, &options);
-    if (!status) status = heddle_session_extend(*session, d->ids.ids, d->ids.n, on_progress, &progress);
+    if (!status) status = heddle_session_extend(*session, d->ids.ids, d->ids.n, term_on_progress, &progress);
     term_clear_progress();
     return status ? cli_fail(status) : 0;
 }

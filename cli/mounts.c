@@ -4,16 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <time.h>
 
 #include "term.h"
-
-static double now_s(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
 
 /* A document that is mounted twice, be it from files of two machines, counts twice in every softmax, and --never
  * would leave one of the two. */
@@ -30,7 +22,7 @@ static int refuse_twice(const cli_mounts *mounts, const cli_texts *paths)
 
 int cli_mounts_open(cli_mounts *mounts, const cli_setup *setup, const cli_texts *paths)
 {
-    double start = now_s();
+    double start = term_now();
     int64_t page = (int64_t)1 << setup->session_options.page_shift;
     for (int i = 0; i < paths->n; i++) {
         heddle_status status = heddle_document_open(&mounts->documents[i], setup->engine, paths->items[i]);
@@ -40,13 +32,13 @@ int cli_mounts_open(cli_mounts *mounts, const cli_setup *setup, const cli_texts 
         if (code) return code;
         mounts->n_tokens += (heddle_document_len(mounts->documents[i]) + page - 1) / page * page;
     }
-    mounts->open_s = now_s() - start;
+    mounts->open_s = term_now() - start;
     return 0;
 }
 
 int cli_mounts_mount(cli_mounts *mounts, const cli_setup *setup)
 {
-    double start = now_s();
+    double start = term_now();
     int64_t n_tokens = 0;
     for (int i = 0; i < mounts->n; i++) {
         heddle_status status = heddle_session_mount(setup->session, mounts->documents[i], &mounts->first[i]);
@@ -56,7 +48,7 @@ int cli_mounts_mount(cli_mounts *mounts, const cli_setup *setup)
     char count[TERM_COUNT];
     if (mounts->n)
         cli_note("mounted %d documents of %s tokens in %.3f s", mounts->n, term_count(count, n_tokens),
-                 mounts->open_s + now_s() - start);
+                 mounts->open_s + term_now() - start);
     return 0;
 }
 

@@ -460,12 +460,6 @@ const report_speed *report_speed_of(const report *r, const report_card *card, co
     return found;
 }
 
-static int compare_numbers(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 double report_dense_decode(const report *r, const report_card *card, int run, double depth)
 {
     double found[16]; /* a run begins and ends with dense; more than a few say no more */
@@ -476,7 +470,7 @@ double report_dense_decode(const report *r, const report_card *card, int run, do
                         !strcmp(s->model, card->model) && !strcmp(s->kv, card->kv);
         if (is_dense) found[n++] = 1 / s->decode;
     }
-    qsort(found, (size_t)n, sizeof *found, compare_numbers);
+    eval_sort(found, n);
     return n ? 2 / (found[(n - 1) / 2] + found[n / 2]) : NAN;
 }
 

@@ -95,7 +95,6 @@ int search_hylra(search *at, int n_fit, int32_t n_lists, search_set *set);
 enum { SEARCH_OBSERVED_ROWS = 32 }; /* at most, and --rows */
 int64_t search_observed_rows(const search *at);
 int search_observe(search *at, const search_text *text, bool is_by_head, heddle_tap_fn fn, void *user);
-int search_descending(const void *a, const void *b); /* of floats, for qsort */
 
 /* search_heads.c */
 enum { SEARCH_STEP = 32 }; /* tokens */
@@ -126,9 +125,6 @@ int search_is_within(const search *at, const search_set *set, const search_route
 /* Sets the router's dense_below: the most tokens with which dense is still no slower, by the cost model. */
 int search_find_crossover(const search *at, const search_set *set, const search_budget *budget,
                           search_router *router);
-/* The largest top_k (a multiple of 32, at most `depth`) with which the set is within the budget; 0 = none is. */
-int search_largest_top_k(const search *at, const search_set *set, const search_budget *budget,
-                         int64_t *top_k);
 /* Of the sets that the greedy search came by, each with its largest top_k, the one of least loss on the texts
  * fitted on; the router's top_k is set. Refused when none is within the budget. */
 int search_within_budget(search *at, int n_fit, const search_set *smallest, const int32_t *dropped,

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "search.h"
+#include "eval/stats.h"
 #include "term.h"
 
 static int terms_of(const search *at, const search_set *set, const search_router *router,
@@ -36,7 +37,8 @@ int search_is_within(const search *at, const search_set *set, const search_route
     return 0;
 }
 
-int search_largest_top_k(const search *at, const search_set *set, const search_budget *budget, int64_t *top_k)
+/* The largest top_k (a multiple of 32, at most `depth`) with which the set is within the budget; 0 = none is. */
+static int largest_top_k(const search *at, const search_set *set, const search_budget *budget, int64_t *top_k)
 {
     enum { STEP = 32 };
     search_router router = at->router;
@@ -92,7 +94,7 @@ int search_within_budget(search *at, int n_fit, const search_set *smallest, cons
     for (;;) {
         search_router tried = at->router;
         double loss;
-        code = search_largest_top_k(at, now, budget, &tried.top_k);
+        code = largest_top_k(at, now, budget, &tried.top_k);
         if (!code && tried.top_k) {
             code = search_loss(at, now, &tried, 0, n_fit, &loss);
             if (!code)
@@ -122,12 +124,6 @@ int search_within_budget(search *at, int n_fit, const search_set *smallest, cons
     return code;
 }
 
-static int compare_doubles(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 /* The lower quartile of a decode step on the first text, in ms, under `plan`. */
 static int time_decode(const search *at, const heddle_plan *plan, double *ms)
 {
@@ -145,7 +141,7 @@ static int time_decode(const search *at, const heddle_plan *plan, double *ms)
     }
     heddle_session_free(fork);
     if (status) return cli_fail(status);
-    qsort(steps, (size_t)n, sizeof *steps, compare_doubles);
+    eval_sort(steps, n);
     *ms = steps[n / 4];
     return 0;
 }

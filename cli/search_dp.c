@@ -11,6 +11,7 @@
 
 #include "eval/anchors.h"
 #include "eval/reuse.h"
+#include "eval/stats.h"
 #include "search.h"
 
 typedef struct observer {
@@ -47,19 +48,13 @@ static int32_t n_common(const int32_t *a, const int32_t *b)
     return n;
 }
 
-int search_descending(const void *a, const void *b)
-{
-    float x = *(const float *)a, y = *(const float *)b;
-    return (x < y) - (x > y);
-}
-
 /* The share of the units that 90 % of a row's mass takes. */
 static double spread_of(observer *at, const heddle_tap_row *row)
 {
     double all = 0, sum = 0;
     int64_t n = 0;
     for (int64_t i = 0; i < row->n_units; i++) all += (double)(at->sorted[i] = row->score[i]);
-    qsort(at->sorted, (size_t)row->n_units, sizeof *at->sorted, search_descending);
+    eval_sort_down(at->sorted, row->n_units);
     while (n < row->n_units && sum < 0.9 * all) sum += (double)at->sorted[n++];
     return (double)n / (double)row->n_units;
 }

@@ -77,7 +77,7 @@ void term_peak_reset(void)
     fclose(file);
 }
 
-bool term_is_tty(FILE *stream)
+static bool is_tty_stream(FILE *stream)
 {
     return isatty(fileno(stream));
 }
@@ -91,7 +91,7 @@ void term_progress_start(term_progress *progress, const char *verb)
 void term_progress_show(term_progress *progress, int64_t n_done, int64_t n_total)
 {
     double now = term_now();
-    bool is_tty = term_is_tty(stderr);
+    bool is_tty = is_tty_stream(stderr);
     if (n_done < n_total && now - progress->shown_s < (is_tty ? 0.1 : 5.0)) return;
     if (n_done >= n_total && now - progress->start_s < 1.0) return; /* over before anyone looked */
     progress->shown_s = now;
@@ -103,6 +103,12 @@ void term_progress_show(term_progress *progress, int64_t n_done, int64_t n_total
             term_seconds(left, rate > 0 ? (double)(n_total - n_done) / rate : 0), is_tty ? "" : "\n");
     fflush(stderr);
     is_line_open = is_tty;
+}
+
+int term_on_progress(int64_t n_done, int64_t n_total, void *progress)
+{
+    term_progress_show(progress, n_done, n_total);
+    return 0;
 }
 
 void term_clear_progress(void)
@@ -133,7 +139,7 @@ static void print_bar(double share, int width)
 void term_chart(const char *title, const term_bar *bars, int n_bars)
 {
     static const char *const colours[] = {"\033[34m", "\033[32m", "\033[33m", "\033[35m", "\033[36m"};
-    bool is_tty = term_is_tty(stdout);
+    bool is_tty = is_tty_stream(stdout);
     double largest = 0;
     int group_width = 0, label_width = 0;
     for (int i = 0; i < n_bars; i++) {

@@ -16,7 +16,6 @@ const char *term_seconds(char text[TERM_COUNT], double seconds); /* "1 min 20 s"
 double term_now(void);         /* seconds, monotonic */
 int64_t term_peak_bytes(void); /* VmHWM of this process; 0 = unknown */
 void term_peak_reset(void);    /* from here on, where the kernel can */
-bool term_is_tty(FILE *stream);
 
 typedef struct term_progress {
     const char *verb; /* "reading" */
@@ -25,6 +24,8 @@ typedef struct term_progress {
 void term_progress_start(term_progress *progress, const char *verb);
 /* Shows tokens, tokens/s and the time left; at most a few times a second. */
 void term_progress_show(term_progress *progress, int64_t n_done, int64_t n_total);
+int term_on_progress(int64_t n_done, int64_t n_total,
+                     void *progress); /* the same as the library calls it; 0 */
 /* Removes the line from a terminal; anything that writes to stderr may call it. */
 void term_clear_progress(void);
 

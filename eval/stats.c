@@ -11,10 +11,26 @@ enum { N_RESAMPLES = 2000, MAX_SERIES = 4 };
 /* A statistic of the sums [n_series] of several series over the drawn documents. */
 typedef double (*statistic)(const double *sums);
 
-static int compare(const void *a, const void *b)
+static int ascending(const void *a, const void *b)
 {
     double x = *(const double *)a, y = *(const double *)b;
     return (x > y) - (x < y);
+}
+
+void eval_sort(double *values, int64_t n)
+{
+    qsort(values, (size_t)n, sizeof *values, ascending);
+}
+
+static int descending(const void *a, const void *b)
+{
+    float x = *(const float *)a, y = *(const float *)b;
+    return (x < y) - (x > y);
+}
+
+void eval_sort_down(float *values, int64_t n)
+{
+    qsort(values, (size_t)n, sizeof *values, descending);
 }
 
 static double of_documents(const double *const *series, int n_series, const int64_t *drawn, int64_t n,
@@ -39,7 +55,7 @@ static eval_interval bootstrap(const double *const *series, int n_series, int64_
         if (!isnan(value)) values[n_values++] = value;
     }
     if (n_values >= N_RESAMPLES / 2) {
-        qsort(values, (size_t)n_values, sizeof *values, compare);
+        eval_sort(values, n_values);
         interval.low = values[(int64_t)(0.025 * (double)(n_values - 1) + 0.5)];
         interval.high = values[(int64_t)(0.975 * (double)(n_values - 1) + 0.5)];
     }

@@ -8,6 +8,9 @@
 
 #include <stdint.h>
 
+void eval_sort(double *values, int64_t n); /* ascending */
+void eval_sort_down(float *values, int64_t n);
+
 typedef struct eval_interval {
     double value, low, high; /* low, high: NaN where there are fewer than two documents */
 } eval_interval;
