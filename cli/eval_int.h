@@ -109,7 +109,11 @@ int eval_under_plan(const eval_run *run, const heddle_session *dense, const eval
 /* Reads ids [n] on a fork of what eval_under_plan gave; scores the last n_answer of them. */
 int eval_ask(const eval_run *run, const eval_plan *plan, const heddle_session *session, const eval_ids *ids,
              int64_t n_answer, eval_score *score);
-/* Adds what one row of logits says of its target. */
-void eval_score_row(eval_score *score, const float *logits, int64_t n_vocab, int32_t target);
+/* Reads ids [n] on what eval_under_plan gave or a fork of it, by the plan's decode route, and hands the logits of each
+ * row from first_row on to fn. Of a plan that evicts they are decoded one by one: nothing is evicted as at the end of
+ * a prompt. */
+heddle_status eval_each_logits(heddle_session *session, const eval_plan *plan, const int32_t *ids, int64_t n,
+                               int64_t first_row, heddle_logits_fn fn, void *user);
+int32_t eval_best(const float *logits, int64_t n_vocab); /* the id of the greatest, of equals the first */
 
 #endif

@@ -221,19 +221,11 @@ typedef struct agree_call {
     int64_t n_vocab, n_same, first; /* first: rows before the first that differs */
 } agree_call;
 
-static int32_t best_of(const float *logits, int64_t n_vocab)
-{
-    int64_t best = 0;
-    for (int64_t i = 1; i < n_vocab; i++)
-        if (logits[i] > logits[best]) best = i;
-    return (int32_t)best;
-}
-
 static int on_agree_logits(int64_t row, const float *logits, void *user)
 {
     agree_call *call = user;
     if (row + 1 >= AGREE_TOKENS) return 0;
-    bool is_same = best_of(logits, call->n_vocab) == call->ids[row + 1];
+    bool is_same = eval_best(logits, call->n_vocab) == call->ids[row + 1];
     if (is_same && call->first == row) call->first++;
     call->n_same += is_same;
     return 0;
@@ -247,12 +239,7 @@ static int agree_plan(loss_document *d, const heddle_session *session, const int
     agree_call call = {.ids = ids, .n_vocab = d->run->setup.info.n_vocab};
     int code = eval_under_plan(d->run, session, &d->ids, plan, &fork);
     heddle_status status = HEDDLE_OK;
-    if (!code && !plan->evicts)
-        status = heddle_session_each_logits(fork, ids, AGREE_TOKENS, 0, on_agree_logits, &call);
-    for (int i = 0; i < AGREE_TOKENS && !code && !status && plan->evicts; i++) {
-        status = heddle_session_decode(fork, &ids[i], 1);
-        if (!status) on_agree_logits(i, heddle_session_logits(fork), &call);
-    }
+    if (!code) status = eval_each_logits(fork, plan, ids, AGREE_TOKENS, 0, on_agree_logits, &call);
     heddle_session_free(fork);
     if (status) code = cli_fail(status);
     if (code) return code;
@@ -276,7 +263,7 @@ static int run_agreement(loss_document *d)
             code = read_prefix(d, NULL, 0, d->ids.n, &session);
             if (!code) status = heddle_session_fork(&writer, session);
             for (int i = 0; i < AGREE_TOKENS && !code && !status; i++) {
-                ids[i] = best_of(heddle_session_logits(writer), run->setup.info.n_vocab);
+                ids[i] = eval_best(heddle_session_logits(writer), run->setup.info.n_vocab);
                 status = heddle_session_extend(writer, &ids[i], 1, NULL, NULL);
             }
             if (status) code = cli_fail(status);

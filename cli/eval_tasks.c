@@ -47,12 +47,19 @@ void eval_ids_free(eval_ids *ids)
     *ids = (eval_ids){0};
 }
 
-void eval_score_row(eval_score *score, const float *logits, int64_t n_vocab, int32_t target)
+int32_t eval_best(const float *logits, int64_t n_vocab)
 {
     int64_t best = 0;
-    double sum = 0;
     for (int64_t i = 1; i < n_vocab; i++)
         if (logits[i] > logits[best]) best = i;
+    return (int32_t)best;
+}
+
+/* Adds what one row of logits says of its target. */
+static void score_row(eval_score *score, const float *logits, int64_t n_vocab, int32_t target)
+{
+    int32_t best = eval_best(logits, n_vocab);
+    double sum = 0;
     for (int64_t i = 0; i < n_vocab; i++) sum += exp((double)(logits[i] - logits[best]));
     score->n++;
     score->n_right += best == target;
@@ -87,14 +94,16 @@ typedef struct ask_call {
 static int on_logits(int64_t row, const float *logits, void *user)
 {
     ask_call *call = user;
-    if (row + 1 < call->ids->n) eval_score_row(call->score, logits, call->n_vocab, call->ids->ids[row + 1]);
+    if (row + 1 < call->ids->n) score_row(call->score, logits, call->n_vocab, call->ids->ids[row + 1]);
     return 0;
 }
+
+/* Tokens for what follows a document, and for a text that is longer than was counted, unit by unit. */
+enum { SLACK = 1024 };
 
 int eval_under_plan(const eval_run *run, const heddle_session *dense, const eval_ids *document,
                     const eval_plan *plan, heddle_session **session)
 {
-    enum { SLACK = 1024 }; /* for what follows the document, and for a text that is longer than was counted */
     heddle_status status;
     if (!plan->evicts) {
         status = heddle_session_fork_as(session, dense, plan->plan, 1);
@@ -107,14 +116,14 @@ int eval_under_plan(const eval_run *run, const heddle_session *dense, const eval
     return status ? cli_fail(status) : 0;
 }
 
-/* As each_logits does for a plan that governs all rows: by the decode route, and nothing is evicted as at the
- * end of a prompt. */
-static heddle_status decode_each(heddle_session *session, ask_call *call, int64_t first_row)
+heddle_status eval_each_logits(heddle_session *session, const eval_plan *plan, const int32_t *ids, int64_t n,
+                               int64_t first_row, heddle_logits_fn fn, void *user)
 {
-    heddle_status status = first_row ? heddle_session_decode(session, call->ids->ids, first_row) : HEDDLE_OK;
-    for (int64_t row = first_row; row < call->ids->n && !status; row++) {
-        status = heddle_session_decode(session, call->ids->ids + row, 1);
-        if (!status) on_logits(row, heddle_session_logits(session), call);
+    if (!plan->evicts) return heddle_session_each_logits(session, ids, n, first_row, fn, user);
+    heddle_status status = first_row ? heddle_session_decode(session, ids, first_row) : HEDDLE_OK;
+    for (int64_t row = first_row; row < n && !status; row++) {
+        status = heddle_session_decode(session, ids + row, 1);
+        if (!status) fn(row, heddle_session_logits(session), user);
     }
     return status;
 }
@@ -127,10 +136,7 @@ int eval_ask(const eval_run *run, const eval_plan *plan, const heddle_session *s
     int64_t first_row = ids->n - n_answer - 1;
     *score = (eval_score){0};
     heddle_status status = heddle_session_fork(&fork, session);
-    if (!status && plan->evicts)
-        status = decode_each(fork, &call, first_row);
-    else if (!status)
-        status = heddle_session_each_logits(fork, ids->ids, ids->n, first_row, on_logits, &call);
+    if (!status) status = eval_each_logits(fork, plan, ids->ids, ids->n, first_row, on_logits, &call);
     if (!status) eval_count_reads(fork, &score->reads);
     heddle_session_free(fork);
     return status ? cli_fail(status) : 0;
@@ -316,7 +322,6 @@ static int document_ids(task_document *d)
 static int read_document(task_document *d, heddle_session **session)
 {
     eval_run *run = d->run;
-    enum { SLACK = 1024 }; /* a text may be longer than was counted, unit by unit */
     heddle_session_options options = eval_document_options(run, run->context + SLACK);
     term_progress progress;
     term_progress_start(&progress, "reading");
