@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
 """What plans cost on the tasks that decide: answer tokens right, beside dense, oracle, random, window.
 
-    task_quality.py [--documents N] [--jobs N] [--texts DIR] [--check] [CARD...]
+    task_quality.py [--documents N] [--jobs N] [--texts DIR] [--run N] [--check] [CARD...]
                                        (cards: smollm2-8k gemma3-8k gemma3-32k warp-21m-8k warp-21m-32k; default: all)
 
 `heddle eval` on documents drawn from 320,000 bytes of each text of texts.py, at most 64 questions each, and for each
 task as many as give 2,000 answers at 8K and 500 at 32K; --documents: no more than N of them. An answer is one value
 that was asked for: a question of multi_value and of multi_query has four. Rows go to
-bench/results/tasks-CONTEXT-MODEL.jsonl; the run goes on where it was stopped. Rows of a later run may stand in a file of
-their own, tasks-CONTEXT-MODEL-2.jsonl. The summary is made from the rows, with 95 % intervals by bootstrap over documents
+bench/results/tasks-CONTEXT-MODEL.jsonl, those of a later run to a file of its own (--run 2: tasks-CONTEXT-MODEL-2.jsonl), which asks
+the first five plans what they have not answered in any run, and goes on where it was stopped. The summary is made from the rows, with 95 % intervals by bootstrap over documents
 (intervals.py): each plan over all documents that it answered, set against dense of the same document and run.
 Gemma's `anchor` and `layered4` are one list for its three global layers.
 """
@@ -31,7 +31,8 @@ ASKED = {8: 2000, 32: 500}  # answers a task
 OF_DOCUMENT = {8: {"needle_noise": 12, "needle_text": 12, "multi_key": 18, "multi_value": 16, "multi_query": 36, "passage": 16, "needle_lines": 64},
                32: {"needle_noise": 15, "needle_text": 15, "multi_key": 16, "multi_value": 24, "multi_query": 48, "passage": 15, "needle_lines": 64}}  # answers
 VALUES = {"multi_value": 4, "multi_query": 4}  # answers of a question; of the other tasks one
-METHODS = {"smollm2": ("layered_pq", "layered4", "budgets_pq", "groups4", "keys4", "indexcache", "anchor", "keys4_complement", "union4", "pqkeys", "budgets4"), "gemma3": ("anchor:top_k=2048", "layered4", "anchor", "keys4"),
+N_FULL = 5  # plans, the first of these, that get all answers
+METHODS = {"smollm2": ("layered_pq", "layered4", "budgets_pq", "keys4", "keys4_complement", "budgets4", "groups4", "indexcache", "anchor", "union4", "pqkeys"), "gemma3": ("anchor:top_k=2048", "layered4", "anchor", "keys4"),
            "warp-21m": ("clsa", "quest", "keys4")}  # the first that was asked is what is proved
 LEAST_TASKS = {"warp-21m": 4}  # that decide; others 6: a model of 21M parameters reaches 60 % on fewer at 32K
 MISSED = {("smollm2", 8): ("needle_lines",)}  # {card: bounds that do not hold, as docs/quality.md says}
@@ -40,16 +41,16 @@ DENSE, WINDOW = "dense", "window:window=512"
 
 
 def file_of(card, ending):
-    return f"{TOP}/bench/results/tasks-{card[1]}k-{card[0]}.{ending}"
+    return f"{TOP}/bench/results/tasks-{card[1]}k-{card[0]}{ending}"
 
 
 def plans_of(card):
     return METHODS[card[0]] + CONTROLS
 
 
-def answer(card, document, tasks, texts, out, threads):
+def answer(card, document, tasks, plans, texts, out, threads):
     """The plans' answers on one document; rows that `out` holds are not made again."""
-    subprocess.run([heddle(), "eval", "-m", model_path(card[0]), *threads, "-c", str(1024 * card[1]), "--plans", ";".join(plans_of(card)) + ";", "--tasks", tasks,
+    subprocess.run([heddle(), "eval", "-m", model_path(card[0]), *threads, "-c", str(1024 * card[1]), "--plans", ";".join(plans) + ";", "--tasks", tasks,
                     "--answers", "64", "--first", str(document), "--documents", "1", "--out", out, *texts], check=True, stdout=subprocess.DEVNULL)
 
 
@@ -58,16 +59,27 @@ def n_documents(card, task):
     return -(-ASKED[card[1]] // OF_DOCUMENT[card[1]][task])
 
 
-def run(card, documents, jobs, folder):
+def missing(card, documents):
+    """[(document, its tasks, plans that have not answered all of them)], for the plans that get the full counts."""
+    found, work = load(card), []
+    for document in range(documents):
+        for kind in KINDS:
+            tasks = [task for task in kind if document < n_documents(card, task)]
+            plans = [p for p in METHODS[card[0]][:N_FULL] if any(document not in found[p][task] for task in tasks)]
+            if plans:
+                work.append((document, ",".join(tasks), plans))
+    return work
+
+
+def run(card, documents, jobs, folder, number):
     texts = [f"--text={folder}/{text}-{i}.txt" for i in range(3) for text in ("prose", "code", "lexicon")]
-    work = [(document, ",".join(asked)) for document in range(documents) for tasks in KINDS
-            if (asked := [task for task in tasks if document < n_documents(card, task)])]
+    into, work = file_of(card, f"-{number}.jsonl" if number > 1 else ".jsonl"), missing(card, documents)
     if jobs <= 1:
-        for document, tasks in work:
-            answer(card, document, tasks, texts, file_of(card, "jsonl"), [])
+        for item in work:
+            answer(card, *item, texts, into, [])
         return
-    shards = [f"{TOP}/build/tasks-{card[1]}k-{card[0]}-{job}.jsonl" for job in range(jobs)]
-    share(file_of(card, "jsonl"), shards, work, lambda item, shard: answer(card, *item, texts, shard, ["-t", "1"]))
+    shards = [f"{TOP}/build/tasks-{card[1]}k-{card[0]}-{number}-{job}.jsonl" for job in range(jobs)]
+    share(into, shards, work, lambda item, shard: answer(card, *item, texts, shard, ["-t", "1"]))
 
 
 Asked = collections.namedtuple("Asked", "plan dense window")  # rows of one document and task, of one run
@@ -77,7 +89,7 @@ def load(card):
     """{plan: {task: {document: Asked}}}: rows of all files of the card. A file is a run, which asked dense and the window beside
     its plans: a plan's row is set against those of its own run, the newest of several."""
     found = collections.defaultdict(lambda: collections.defaultdict(dict))
-    for path in [file_of(card, "jsonl")] + sorted(glob.glob(file_of(card, "jsonl").replace(".jsonl", "-*.jsonl"))):
+    for path in [file_of(card, ".jsonl")] + sorted(glob.glob(file_of(card, "-*.jsonl"))):
         run = {(row["plan"], row["task"], row["document"]): row for row in map(json.loads, open(path))}
         for (plan, task, document), row in run.items():
             base = [run.get((p, task, document)) for p in (DENSE, WINDOW)]
@@ -175,6 +187,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--documents", type=int, default=1000)
     parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--run", type=int, default=1, metavar="N", help="rows go to tasks-CONTEXT-MODEL-N.jsonl: another host, another number")
     parser.add_argument("--texts", help="a folder that texts.py filled, where it cannot run (no network)")
     parser.add_argument("--check", action="store_true")
     parser.add_argument("cards", nargs="*", metavar="CARD")
@@ -187,9 +200,9 @@ def main():
             with tempfile.TemporaryDirectory() as folder:
                 if not options.texts:
                     subprocess.run([sys.executable, TOP + "/tests/proofs/texts.py", "--bytes", "320000", folder], check=True, stdout=subprocess.DEVNULL)
-                run(card, min(options.documents, max(n_documents(card, t) for kind in KINDS for t in kind)), options.jobs, options.texts or folder)
+                run(card, min(options.documents, max(n_documents(card, t) for kind in KINDS for t in kind)), options.jobs, options.texts or folder, options.run)
         found = load(card)
-        (text, outcomes), summary = summarise(card, found), file_of(card, "md")
+        (text, outcomes), summary = summarise(card, found), file_of(card, ".md")
         for why in stale(card, found):
             print(why)
             code = 1
