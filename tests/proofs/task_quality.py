@@ -1,15 +1,17 @@
 #!/usr/bin/env python3
 """What plans cost on the tasks that decide: answer tokens right, beside dense, oracle, random, window.
 
-    task_quality.py [--documents N] [--jobs N] [--texts DIR] [--run N] [--check] [CARD...]
+    task_quality.py --run N [--documents N] [--jobs N] [--texts DIR] [CARD...]
+    task_quality.py --check [CARD...]
                                        (cards: smollm2-8k gemma3-8k gemma3-32k warp-21m-8k warp-21m-32k; default: all)
 
 `heddle eval` on documents drawn from 320,000 bytes of each text of texts.py, at most 64 questions each, and for each
 task as many as give 2,000 answers at 8K and 500 at 32K; --documents: no more than N of them. An answer is one value
 that was asked for: a question of multi_value and of multi_query has four. Rows go to
-bench/results/tasks-CONTEXT-MODEL.jsonl, those of a later run to a file of its own (--run 2: tasks-CONTEXT-MODEL-2.jsonl), which asks
-the first five plans what they have not answered in any run, and goes on where it was stopped. The summary is made from the rows, with 95 % intervals by bootstrap over documents
-(intervals.py): each plan over all documents that it answered, set against dense of the same document and run.
+bench/results/tasks-CONTEXT-MODEL-N.jsonl (run 1 has no number). A run asks the first five plans what they have not answered
+in any run, and goes on where it was stopped; on another host it is another run, for its plans are set against its own
+dense. The summary is made from the rows, with 95 % intervals by bootstrap over documents (intervals.py): each plan over all
+documents that it answered.
 Gemma's `anchor` and `layered4` are one list for its three global layers.
 """
 import argparse
@@ -89,7 +91,7 @@ def load(card):
     """{plan: {task: {document: Asked}}}: rows of all files of the card. A file is a run, which asked dense and the window beside
     its plans: a plan's row is set against those of its own run, the newest of several."""
     found = collections.defaultdict(lambda: collections.defaultdict(dict))
-    for path in [file_of(card, ".jsonl")] + sorted(glob.glob(file_of(card, "-*.jsonl"))):
+    for path in [file_of(card, ".jsonl")] + sorted(glob.glob(file_of(card, "-*.jsonl")), key=lambda path: (len(path), path)):
         run = {(row["plan"], row["task"], row["document"]): row for row in map(json.loads, open(path))}
         for (plan, task, document), row in run.items():
             base = [run.get((p, task, document)) for p in (DENSE, WINDOW)]
@@ -187,11 +189,13 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--documents", type=int, default=1000)
     parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--run", type=int, default=1, metavar="N", help="rows go to tasks-CONTEXT-MODEL-N.jsonl: another host, another number")
+    parser.add_argument("--run", type=int, metavar="N", help="the run's number: a new one, or that of a run on this host to go on with")
     parser.add_argument("--texts", help="a folder that texts.py filled, where it cannot run (no network)")
     parser.add_argument("--check", action="store_true")
     parser.add_argument("cards", nargs="*", metavar="CARD")
     options = parser.parse_args()
+    if not options.check and not options.run:
+        parser.error("--run N is missing: without it rows of this host would be set against dense of another")
     code = 0
     for card in CARDS:
         if options.cards and f"{card[0]}-{card[1]}k" not in options.cards:
