@@ -33,6 +33,17 @@ typedef struct cli_text { /* a growable string; freed by cli_text_free */
 /* False when memory ran out. */
 bool cli_text_add(cli_text *text, const void *bytes, int64_t n);
 void cli_text_free(cli_text *text);
+
+typedef struct cli_ids { /* growing token ids; freed by cli_ids_free */
+    int32_t *ids;
+    int64_t n, capacity;
+} cli_ids;
+/* 0, or EXIT_RUNTIME after a message. */
+int cli_ids_add(cli_ids *to, const int32_t *ids, int64_t n);
+/* Adds what the library tokenised, and frees it; or the message of `status`. */
+int cli_ids_take(cli_ids *to, heddle_status status, int32_t *ids, int64_t n);
+void cli_ids_free(cli_ids *ids);
+
 /* Reads a whole file, "-" = standard input; 0 or an exit code after its sentence. */
 int cli_read_file(cli_text *text, const char *path);
 /* A file of n bytes, all of it or the one that was there: they go to "PATH.part" beside it, which is then renamed. What

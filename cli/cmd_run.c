@@ -70,11 +70,6 @@ static const cli_option run_rows[] = {
 };
 #undef AT
 
-typedef struct id_list {
-    int32_t *data; /* [n] */
-    int64_t n, capacity;
-} id_list;
-
 typedef struct run_state {
     const run_options *options;
     cli_setup setup;
@@ -84,8 +79,8 @@ typedef struct run_state {
     heddle_lists *record, *replay;
     int64_t n_replayed; /* tokens of the history that are those of `replay` */
     cli_mounts mounts;
-    id_list mounted; /* tokens of the session that mounts fill; history begins with them */
-    id_list history;
+    cli_ids mounted; /* tokens of the session that mounts fill; history begins with them */
+    cli_ids history;
     bool has_template, is_read;      /* is_read: the last question was read to its end */
     int64_t context, session_tokens; /* session_tokens: of --session's file; 0 = there is none yet */
 } run_state;
@@ -117,31 +112,6 @@ static int on_progress(int64_t n_done, int64_t n_total, void *user)
 
 /* ---- texts to ids ---- */
 
-static int add_ids(id_list *list, const int32_t *ids, int64_t n)
-{
-    if (list->n + n > list->capacity) {
-        int64_t capacity = (list->n + n) * 2;
-        int32_t *data = realloc(list->data, (size_t)capacity * sizeof *data);
-        if (!data) {
-            cli_note("heddle: no memory for %lld tokens", (long long)capacity);
-            return EXIT_RUNTIME;
-        }
-        list->data = data;
-        list->capacity = capacity;
-    }
-    if (n) memcpy(list->data + list->n, ids, (size_t)n * sizeof *ids);
-    list->n += n;
-    return 0;
-}
-
-/* Appends what the library tokenised, and frees it. */
-static int take_ids(id_list *list, heddle_status status, int32_t *ids, int64_t n)
-{
-    int code = status ? cli_fail(status) : add_ids(list, ids, n);
-    heddle_ids_free(ids);
-    return code;
-}
-
 static int add_turn(run_state *state, const cli_text *text)
 {
     heddle_engine *engine = state->setup.engine;
@@ -156,7 +126,7 @@ static int add_turn(run_state *state, const cli_text *text)
                          (state->options->is_special ? HEDDLE_TOKENIZE_SPECIAL : 0);
         status = heddle_tokenize(engine, text->data, text->n, flags, &ids, &n);
     }
-    return take_ids(&state->history, status, ids, n);
+    return cli_ids_take(&state->history, status, ids, n);
 }
 
 /* Documents and prompt, a blank line between them. */
@@ -198,7 +168,7 @@ static int ask(run_state *state, const cli_text *documents, int i)
     if (!code && i < prompts->n)
         code = add_part(&text, prompts->items[i], (int64_t)strlen(prompts->items[i]));
     state->history.n = 0;
-    if (!code) code = add_ids(&state->history, state->mounted.data, state->mounted.n);
+    if (!code) code = cli_ids_add(&state->history, state->mounted.ids, state->mounted.n);
     if (!code) code = add_turn(state, &text);
     if (!code && state->history.n == state->mounted.n) code = cli_refuse("the prompt is empty");
     cli_text_free(&text);
@@ -317,12 +287,12 @@ static int save_session(const run_state *state)
 
 /* The session holds `ids`; what was new to it is in the file, also when Ctrl-C stopped the reading. (One
  * token is always read, for its logits.) */
-static heddle_status read_ids(run_state *state, const id_list *ids, int *code)
+static heddle_status read_ids(run_state *state, const cli_ids *ids, int *code)
 {
     int64_t n_kept = 0;
     char kept[TERM_COUNT], all[TERM_COUNT];
     term_progress_start(&state->progress, "reading");
-    heddle_status status = heddle_session_sync(state->setup.session, ids->data, ids->n, &n_kept, on_progress,
+    heddle_status status = heddle_session_sync(state->setup.session, ids->ids, ids->n, &n_kept, on_progress,
                                                &state->progress);
     term_clear_progress();
     if (status && status != HEDDLE_E_CANCELLED) return status;
@@ -374,7 +344,7 @@ static void follow_replay(run_state *state)
     if (!state->replay) return;
     int64_t n = heddle_lists_tokens(state->replay, &ids), at = state->n_replayed;
     if (at > state->history.n) at = state->history.n; /* a turn that did not happen */
-    while (at < n && at < state->history.n && ids[at] == state->history.data[at]) at++;
+    while (at < n && at < state->history.n && ids[at] == state->history.ids[at]) at++;
     state->n_replayed = at;
     if (at == n || at == state->history.n) return; /* rows behind the record's end make their own */
     char place[TERM_COUNT];
@@ -408,7 +378,7 @@ static int generate(run_state *state, const char **why, bool *ends_line)
         if (status) return cli_fail(status);
         write_text(text, n_bytes, ends_line);
         bool is_end = heddle_token_is_end(state->setup.engine, id);
-        int code = is_end ? 0 : add_ids(&state->history, &id, 1);
+        int code = is_end ? 0 : cli_ids_add(&state->history, &id, 1);
         if (code || is_stopped) return code;
         follow_replay(state);
         if (heddle_session_len(session) >= state->context) {
@@ -508,7 +478,7 @@ static int attach_lists(run_state *state)
 static int check_replay(run_state *state)
 {
     if (!state->replay) return 0;
-    heddle_status status = heddle_lists_check(state->replay, state->setup.session, state->history.data,
+    heddle_status status = heddle_lists_check(state->replay, state->setup.session, state->history.ids,
                                               state->history.n);
     state->n_replayed = state->history.n;
     return status ? cli_fail(status) : 0;
@@ -531,12 +501,12 @@ static int note_mounted(run_state *state)
 {
     state->mounted.n = 0;
     if (state->setup.session)
-        return add_ids(&state->mounted, heddle_session_ids(state->setup.session),
-                       heddle_session_len(state->setup.session));
+        return cli_ids_add(&state->mounted, heddle_session_ids(state->setup.session),
+                           heddle_session_len(state->setup.session));
     static const int32_t unknown[256];
     int code = 0;
     for (int64_t n = state->mounts.n_tokens; n > 0 && !code; n -= 256)
-        code = add_ids(&state->mounted, unknown, n < 256 ? n : 256);
+        code = cli_ids_add(&state->mounted, unknown, n < 256 ? n : 256);
     return code;
 }
 
@@ -672,13 +642,13 @@ static void catch_interrupts(void)
  * fork of it, so that the documents are read once whatever a sliding cache has dropped since. */
 static int read_common(run_state *state, const cli_text *documents)
 {
-    id_list common = {0};
+    cli_ids common = {0};
     int code = ask(state, documents, 0);
-    if (!code) code = add_ids(&common, state->history.data, state->history.n);
+    if (!code) code = cli_ids_add(&common, state->history.ids, state->history.n);
     for (int i = 1; i < state->options->prompts.n && !code; i++) {
         code = ask(state, documents, i);
         int64_t n = 0, n_most = common.n < state->history.n ? common.n : state->history.n;
-        while (n < n_most && common.data[n] == state->history.data[n]) n++;
+        while (n < n_most && common.ids[n] == state->history.ids[n]) n++;
         common.n = n;
     }
     if (!code && common.n > state->mounted.n) {
@@ -691,7 +661,7 @@ static int read_common(run_state *state, const cli_text *documents)
         }
         show_figures(state);
     }
-    free(common.data);
+    cli_ids_free(&common);
     return code;
 }
 
@@ -763,8 +733,8 @@ done:
     heddle_lists_free(state.record);
     heddle_lists_free(state.replay);
     cli_mounts_close(&state.mounts);
-    free(state.mounted.data);
-    free(state.history.data);
+    cli_ids_free(&state.mounted);
+    cli_ids_free(&state.history);
     return code;
 }
 

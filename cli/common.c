@@ -81,6 +81,37 @@ void cli_text_free(cli_text *text)
     *text = (cli_text){0};
 }
 
+int cli_ids_add(cli_ids *to, const int32_t *ids, int64_t n)
+{
+    if (to->n + n > to->capacity) {
+        int64_t capacity = to->capacity ? to->capacity : 256;
+        while (capacity < to->n + n) capacity *= 2;
+        int32_t *grown = realloc(to->ids, (size_t)capacity * sizeof *grown);
+        if (!grown) {
+            cli_note("heddle: no memory for %lld tokens", (long long)capacity);
+            return EXIT_RUNTIME;
+        }
+        to->ids = grown;
+        to->capacity = capacity;
+    }
+    if (n) memcpy(to->ids + to->n, ids, (size_t)n * sizeof *ids);
+    to->n += n;
+    return 0;
+}
+
+int cli_ids_take(cli_ids *to, heddle_status status, int32_t *ids, int64_t n)
+{
+    int code = status ? cli_fail(status) : cli_ids_add(to, ids, n);
+    heddle_ids_free(ids);
+    return code;
+}
+
+void cli_ids_free(cli_ids *ids)
+{
+    free(ids->ids);
+    *ids = (cli_ids){0};
+}
+
 bool cli_file_is(const char *path, const char magic[8])
 {
     char first[8] = "";

@@ -49,12 +49,6 @@ typedef struct eval_run {
     const char *frame; /* "chat" or "raw" */
 } eval_run;
 
-/* Growing ids. */
-typedef struct eval_ids {
-    int32_t *ids;
-    int64_t n, capacity;
-} eval_ids;
-
 /* A new row with what names it; members of the result are added by the caller. NULL: no memory. */
 json_t *eval_row(const eval_run *run, const char *what, const eval_plan *plan);
 int eval_no_memory(void);                                    /* says so; EXIT_RUNTIME */
@@ -63,13 +57,14 @@ void eval_base_name(const char *path, char *name, size_t n); /* without folder a
 /* eval_tasks.c: the generated documents; eval_ruler.c: those of files. */
 int eval_check_tasks(const eval_run *run); /* before anything is read: a refusal, or 0 */
 int eval_check_rulers(eval_run *run);
+/* The task that a file's rows name: the file's name; with ".ruler" where a task of eval's own has it. */
+void eval_ruler_task(const char *path, char *task, size_t n);
 int eval_run_tasks(eval_run *run);
 int eval_run_rulers(eval_run *run);
 /* eval_loss.c: loss by position, recovery, agreement. */
 int eval_run_loss(eval_run *run);
 /* The index-th stretch of `context` tokens of a text's ids; begin-of-text (if >= 0) first. */
-int eval_cut_document(const eval_run *run, const int32_t *ids, int32_t bos, int64_t index,
-                      eval_ids *document);
+int eval_cut_document(const eval_run *run, const int32_t *ids, int32_t bos, int64_t index, cli_ids *document);
 /* How many such documents text s has; 0 with code set where it has not one. */
 int64_t eval_n_documents(const eval_run *run, int s, int64_t n_ids, int *code);
 /* Whether document `index` of text s is asked for: the texts take turns, from --first on. */
@@ -82,9 +77,7 @@ int eval_run_lists(eval_run *run);
 void eval_print_tables(const eval_run *run);
 
 /* 0 or an exit code. */
-int eval_ids_add(eval_ids *to, const int32_t *ids, int64_t n);
-int eval_ids_text(const eval_run *run, eval_ids *to, const char *text, int64_t n_bytes);
-void eval_ids_free(eval_ids *ids);
+int eval_ids_text(const eval_run *run, cli_ids *to, const char *text, int64_t n_bytes);
 
 /* Bytes of K, V and summaries that scored rows read of the lists as they were made, and that dense would read. */
 typedef struct eval_reads {
@@ -104,10 +97,10 @@ typedef struct eval_score {
 } eval_score;
 /* The document as the plan goes on from it: a fork of `dense` that its decode route governs; where it evicts,
  * a session that reads the ids itself, prefill route and eviction at their end. */
-int eval_under_plan(const eval_run *run, const heddle_session *dense, const eval_ids *document,
+int eval_under_plan(const eval_run *run, const heddle_session *dense, const cli_ids *document,
                     const eval_plan *plan, heddle_session **session);
 /* Reads ids [n] on a fork of what eval_under_plan gave; scores the last n_answer of them. */
-int eval_ask(const eval_run *run, const eval_plan *plan, const heddle_session *session, const eval_ids *ids,
+int eval_ask(const eval_run *run, const eval_plan *plan, const heddle_session *session, const cli_ids *ids,
              int64_t n_answer, eval_score *score);
 /* Reads ids [n] on what eval_under_plan gave or a fork of it, by the plan's decode route, and hands the logits of each
  * row from first_row on to fn. Of a plan that evicts they are decoded one by one: nothing is evicted as at the end of

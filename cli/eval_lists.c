@@ -35,7 +35,7 @@ typedef struct lists_run {
     int64_t index, n;          /* tokens of the document */
     int32_t n_layers, n_heads; /* KV heads */
     int64_t top;               /* K of the overlaps */
-    eval_ids ids;
+    cli_ids ids;
     heddle_plan *observer;
     int32_t *owners, *read; /* [n_layers, n_heads] whose list, and which, the plan reads; -1 = none */
     float *mass;            /* [n_layers, n_heads, n] of the present row */
@@ -437,7 +437,7 @@ static void lists_free(lists_run *l)
     free(l->reads);
     free(l->scratch);
     heddle_plan_free(l->observer);
-    eval_ids_free(&l->ids);
+    cli_ids_free(&l->ids);
 }
 
 static int lists_new(lists_run *l, eval_run *run)
@@ -480,7 +480,7 @@ int eval_run_lists(eval_run *run)
     int code = lists_new(&l, run);
     if (!code) code = cli_bos(run->setup.engine, &bos);
     for (int s = 0; s < run->n_sources && !code; s++) {
-        eval_ids ids = {0};
+        cli_ids ids = {0};
         code = eval_ids_text(run, &ids, run->sources[s].text.data, run->sources[s].text.n);
         int64_t n_documents = eval_n_documents(run, s, ids.n, &code);
         l.source = &run->sources[s];
@@ -490,7 +490,7 @@ int eval_run_lists(eval_run *run)
             code = eval_cut_document(run, ids.ids, bos, l.index, &l.ids);
             if (!code) code = run_document(&l);
         }
-        eval_ids_free(&ids);
+        cli_ids_free(&ids);
     }
     lists_free(&l);
     return code;

@@ -24,7 +24,7 @@ typedef struct loss_document {
     eval_run *run;
     const eval_source *source;
     int64_t index;                   /* of the document in its text */
-    eval_ids ids;                    /* [context] */
+    cli_ids ids;                     /* [context] */
     float *nll[EVAL_CONTROLS];       /* [context] of dense and of the window, once they are known */
     eval_reads reads[EVAL_CONTROLS]; /* of the rows of the last quarter */
     heddle_session *dense;           /* all but the last quarter, read densely; made when it is needed */
@@ -290,11 +290,11 @@ static bool is_all_there(const loss_document *d)
     return true;
 }
 
-int eval_cut_document(const eval_run *run, const int32_t *ids, int32_t bos, int64_t index, eval_ids *document)
+int eval_cut_document(const eval_run *run, const int32_t *ids, int32_t bos, int64_t index, cli_ids *document)
 {
     int64_t n = run->context, n_bos = bos >= 0;
-    int code = n_bos ? eval_ids_add(document, &bos, 1) : 0;
-    return code ? code : eval_ids_add(document, ids + n * index, n - n_bos);
+    int code = n_bos ? cli_ids_add(document, &bos, 1) : 0;
+    return code ? code : cli_ids_add(document, ids + n * index, n - n_bos);
 }
 
 int64_t eval_n_documents(const eval_run *run, int s, int64_t n_ids, int *code)
@@ -326,7 +326,7 @@ static int run_document(loss_document *d, const int32_t *ids, int32_t bos)
     heddle_session_free(d->dense);
     for (int p = 0; p < EVAL_CONTROLS; p++) free(d->nll[p]);
     free(d->is_gain);
-    eval_ids_free(&d->ids);
+    cli_ids_free(&d->ids);
     return code;
 }
 
@@ -334,7 +334,7 @@ static int run_document(loss_document *d, const int32_t *ids, int32_t bos)
 static int run_source(eval_run *run, int s, int32_t bos)
 {
     const eval_source *source = &run->sources[s];
-    eval_ids ids = {0};
+    cli_ids ids = {0};
     int code = eval_ids_text(run, &ids, source->text.data, source->text.n);
     int64_t n_documents = eval_n_documents(run, s, ids.n, &code);
     for (int64_t i = 0; i < n_documents && !code; i++) {
@@ -342,7 +342,7 @@ static int run_source(eval_run *run, int s, int32_t bos)
         if (!eval_wants_document(run, s, i)) continue;
         code = run_document(&d, ids.ids, bos);
     }
-    eval_ids_free(&ids);
+    cli_ids_free(&ids);
     return code;
 }
 

@@ -55,8 +55,8 @@ static int64_t split_at(const char *input)
     return at > first ? at : 0;
 }
 
-static int ask_sample(ruler_sample *s, const heddle_session *dense, const eval_ids *document,
-                      const eval_ids *ids, int64_t n_answer, const eval_plan *plan)
+static int ask_sample(ruler_sample *s, const heddle_session *dense, const cli_ids *document,
+                      const cli_ids *ids, int64_t n_answer, const eval_plan *plan)
 {
     heddle_session *session = NULL;
     eval_score score = {0};
@@ -79,14 +79,14 @@ static int ask_sample(ruler_sample *s, const heddle_session *dense, const eval_i
 }
 
 /* The document's ids and what follows it. */
-static int sample_ids(const ruler_sample *s, eval_ids *document, eval_ids *question, int64_t *n_answer)
+static int sample_ids(const ruler_sample *s, cli_ids *document, cli_ids *question, int64_t *n_answer)
 {
     const char *input = row_text(s->sample, "input"), *prefix = row_text(s->sample, "answer_prefix");
     int64_t n = (int64_t)strlen(input), at = split_at(input);
     int32_t bos = -1;
     eval_buf answer = {0};
     int code = cli_bos(s->run->setup.engine, &bos);
-    if (!code && bos >= 0) code = eval_ids_add(document, &bos, 1);
+    if (!code && bos >= 0) code = cli_ids_add(document, &bos, 1);
     if (!code) code = eval_ids_text(s->run, document, input, at);
     if (!code) code = eval_ids_text(s->run, question, input + at, n - at);
     if (!code) code = eval_ids_text(s->run, question, prefix, (int64_t)strlen(prefix));
@@ -123,7 +123,7 @@ static int check_sample(const char *path, int64_t line, const json_t *sample)
 static int run_sample(ruler_sample *s)
 {
     heddle_session *session = NULL;
-    eval_ids document = {0}, question = {0};
+    cli_ids document = {0}, question = {0};
     int64_t n_answer = 0;
     int code = 0;
     for (int p = 0; p < s->run->n_plans && !code; p++) {
@@ -143,9 +143,16 @@ static int run_sample(ruler_sample *s)
         if (!code) code = ask_sample(s, session, &document, &question, n_answer, &s->run->plans[p]);
     }
     heddle_session_free(session);
-    eval_ids_free(&document);
-    eval_ids_free(&question);
+    cli_ids_free(&document);
+    cli_ids_free(&question);
     return code;
+}
+
+void eval_ruler_task(const char *path, char *task, size_t n)
+{
+    eval_base_name(path, task, n);
+    for (int i = 0; i < EVAL_N_TASKS; i++)
+        if (!strcmp(task, eval_tasks[i].name)) snprintf(task, n, "%s.ruler", eval_tasks[i].name);
 }
 
 /* Checks every line of a file, or runs the samples that are wanted. */
@@ -154,7 +161,7 @@ static int each_sample(eval_run *run, const char *path, bool is_check)
     cli_text text = {0};
     char task[64], hash[20];
     int code = cli_read_file(&text, path);
-    eval_base_name(path, task, sizeof task);
+    eval_ruler_task(path, task, sizeof task);
     snprintf(hash, sizeof hash, "%016" PRIx64, eval_hash(EVAL_HASH_START, text.data, text.n));
     int64_t index = 0;
     for (int64_t at = 0, line = 1;

@@ -118,7 +118,7 @@ static void print_tasks(const eval_run *run)
         if (run->wants_task[task]) print_task(run, eval_tasks[task].name, false, totals);
     for (int i = 0; i < run->options->rulers.n; i++) {
         char name[64];
-        eval_base_name(run->options->rulers.items[i], name, sizeof name);
+        eval_ruler_task(run->options->rulers.items[i], name, sizeof name);
         print_task(run, name, true, totals);
     }
     for (int p = EVAL_CONTROLS; p < run->n_plans; p++) {

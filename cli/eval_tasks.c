@@ -16,35 +16,12 @@
 #include "eval_int.h"
 #include "term.h"
 
-int eval_ids_add(eval_ids *to, const int32_t *ids, int64_t n)
-{
-    if (to->n + n > to->capacity) {
-        int64_t capacity = to->capacity ? to->capacity : 256;
-        while (capacity < to->n + n) capacity *= 2;
-        int32_t *grown = realloc(to->ids, (size_t)capacity * sizeof *grown);
-        if (!grown) return eval_no_memory();
-        to->ids = grown;
-        to->capacity = capacity;
-    }
-    if (n) memcpy(to->ids + to->n, ids, (size_t)n * sizeof *ids);
-    to->n += n;
-    return 0;
-}
-
-int eval_ids_text(const eval_run *run, eval_ids *to, const char *text, int64_t n_bytes)
+int eval_ids_text(const eval_run *run, cli_ids *to, const char *text, int64_t n_bytes)
 {
     int32_t *ids = NULL;
     int64_t n = 0;
     heddle_status status = heddle_tokenize(run->setup.engine, text, n_bytes, 0, &ids, &n);
-    int code = status ? cli_fail(status) : eval_ids_add(to, ids, n);
-    heddle_ids_free(ids);
-    return code;
-}
-
-void eval_ids_free(eval_ids *ids)
-{
-    free(ids->ids);
-    *ids = (eval_ids){0};
+    return cli_ids_take(to, status, ids, n);
 }
 
 int32_t eval_best(const float *logits, int64_t n_vocab)
@@ -86,7 +63,7 @@ int eval_add_share(const eval_run *run, const eval_plan *plan, int64_t first, in
 }
 
 typedef struct ask_call {
-    const eval_ids *ids;
+    const cli_ids *ids;
     int64_t n_vocab;
     eval_score *score;
 } ask_call;
@@ -101,7 +78,7 @@ static int on_logits(int64_t row, const float *logits, void *user)
 /* Tokens for what follows a document, and for a text that is longer than was counted, unit by unit. */
 enum { SLACK = 1024 };
 
-int eval_under_plan(const eval_run *run, const heddle_session *dense, const eval_ids *document,
+int eval_under_plan(const eval_run *run, const heddle_session *dense, const cli_ids *document,
                     const eval_plan *plan, heddle_session **session)
 {
     heddle_status status;
@@ -128,7 +105,7 @@ heddle_status eval_each_logits(heddle_session *session, const eval_plan *plan, c
     return status;
 }
 
-int eval_ask(const eval_run *run, const eval_plan *plan, const heddle_session *session, const eval_ids *ids,
+int eval_ask(const eval_run *run, const eval_plan *plan, const heddle_session *session, const cli_ids *ids,
              int64_t n_answer, eval_score *score)
 {
     heddle_session *fork = NULL;
@@ -159,7 +136,7 @@ typedef struct task_document {
     int64_t index;
     const eval_source *source; /* EVAL_TEXT; else NULL */
     eval_document document;
-    eval_ids ids; /* of the document, once it is read */
+    cli_ids ids; /* of the document, once it is read */
     bool has_task[EVAL_N_TASKS];
 } task_document;
 
@@ -238,11 +215,11 @@ static int make_document(task_document *d)
 }
 
 /* The ids that follow the document; *n_answer: how many of them are scored. */
-static int question_ids(const eval_run *run, const eval_question *q, eval_ids *ids, int64_t *n_answer)
+static int question_ids(const eval_run *run, const eval_question *q, cli_ids *ids, int64_t *n_answer)
 {
     ids->n = 0;
     int code = eval_ids_text(run, ids, q->question, (int64_t)strlen(q->question));
-    if (!code && run->n_turn) code = eval_ids_add(ids, run->turn, run->n_turn);
+    if (!code && run->n_turn) code = cli_ids_add(ids, run->turn, run->n_turn);
     if (!code && !run->n_turn) code = eval_ids_text(run, ids, "\n", 1);
     if (!code) code = eval_ids_text(run, ids, q->prefix, (int64_t)strlen(q->prefix));
     int64_t before = ids->n;
@@ -254,7 +231,7 @@ static int question_ids(const eval_run *run, const eval_question *q, eval_ids *i
 /* The questions of one task under one plan; one row. */
 static int ask_task(task_document *d, const heddle_session *session, const eval_plan *plan, int task)
 {
-    eval_ids ids = {0};
+    cli_ids ids = {0};
     json_t *row = task_row(d, plan, task), *depths = json_array(), *rights = json_array(),
            *counts = json_array();
     int64_t n_questions = 0, n_exact = 0, n = 0, n_right = 0, n_answer = 0;
@@ -278,7 +255,7 @@ static int ask_task(task_document *d, const heddle_session *session, const eval_
         json_array_append_new(rights, json_integer(score.n_right));
         json_array_append_new(counts, json_integer(score.n));
     }
-    eval_ids_free(&ids);
+    cli_ids_free(&ids);
     json_object_set_new(row, "questions", json_integer(n_questions));
     json_object_set_new(row, "exact", json_integer(n_exact));
     json_object_set_new(row, "tokens", json_integer(n));
@@ -314,7 +291,7 @@ static int ask_plan(task_document *d, const heddle_session *document, const eval
 static int document_ids(task_document *d)
 {
     if (d->ids.n) return 0;
-    int code = eval_ids_add(&d->ids, d->run->opening, d->run->n_opening);
+    int code = cli_ids_add(&d->ids, d->run->opening, d->run->n_opening);
     return code ? code : eval_ids_text(d->run, &d->ids, d->document.text, (int64_t)strlen(d->document.text));
 }
 
@@ -357,7 +334,7 @@ static int run_document(task_document *d)
         if (!code) code = ask_plan(d, session, &d->run->plans[p]);
     }
     heddle_session_free(session);
-    eval_ids_free(&d->ids);
+    cli_ids_free(&d->ids);
     eval_document_free(&d->document);
     return code;
 }

@@ -453,6 +453,24 @@ static void test_rulers_short_question(void **state)
     free(again);
 }
 
+/* A file named after a task of eval's own has a column of its own. */
+static void test_rulers_name_of_a_task(void **state)
+{
+    (void)state;
+    char path[700], more[800];
+    snprintf(path, sizeof path, "%s/passage.jsonl", folder);
+    FILE *file = fopen(path, "w");
+    fputs("{\"input\": \"The grass is green.\\nWho?\", \"outputs\": [\"ab\"]}\n", file);
+    fclose(file);
+    snprintf(more, sizeof more, "--tasks passage --ruler %s", path);
+    assert_int_equal(run_eval("named.jsonl", more), 0);
+    assert_says("out", "passage          dense");
+    assert_says("out", "passage.ruler    dense");
+    char *rows = read_all("named.jsonl", NULL);
+    assert_non_null(strstr(rows, "\"task\":\"passage.ruler\""));
+    free(rows);
+}
+
 /* Lines that cannot be asked, each refused with its number before anything is read. */
 static void test_rulers_bad_lines(void **state)
 {
@@ -557,6 +575,7 @@ int main(void)
         cmocka_unit_test(test_loss_is_perplexity),
         cmocka_unit_test(test_rulers_own_samples),
         cmocka_unit_test(test_rulers_short_question),
+        cmocka_unit_test(test_rulers_name_of_a_task),
         cmocka_unit_test(test_rulers_bad_lines),
         cmocka_unit_test(test_tasks_without_a_question),
         cmocka_unit_test(test_a_refused_run_leaves_no_file),
