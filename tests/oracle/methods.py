@@ -133,18 +133,20 @@ def murmur(h):
 
 
 def rotated(x):
-    """Signs, then the orthonormal Walsh-Hadamard matrix, element by element; DIM is a power of two."""
+    """Signs, then the orthonormal Walsh-Hadamard matrix, element by element; as many as a power of two."""
     x = [-v if murmur(i + 1) & 1 else v for i, v in enumerate(x)]
-    return [math.fsum(v * (-1) ** bin(i & j).count("1") for j, v in enumerate(x)) / math.sqrt(DIM) for i in range(DIM)]
+    return [math.fsum(-v if bin(i & j).count("1") & 1 else v for j, v in enumerate(x)) / math.sqrt(len(x)) for i in range(len(x))]
 
 
 def coded(x, group):
     """The key that the codes of a key stand for, rotated: groups take every DIM / (2 group)-th element of a half."""
-    y = rotated(x)
-    rms, n, out = math.sqrt(dot(y, y) / DIM), DIM // (2 * group), [0] * DIM
-    for first in [half * DIM // 2 + i for half in range(2) for i in range(n)]:
+    y, dim = rotated(x), len(x)
+    rms, n, out = math.sqrt(dot(y, y) / dim), dim // (2 * group), [0] * dim
+    for first in [half * dim // 2 + i for half in range(2) for i in range(n)]:
         places = [first + j * n for j in range(group)]
-        near = min(BOOKS[group], key=lambda entry: math.dist(entry, [32 * y[p] / rms for p in places]))
+        far = sorted((math.dist(entry, [32 * y[p] / rms for p in places]), entry) for entry in BOOKS[group])
+        assert far[1][0] - far[0][0] > 5e-6, far[:2]
+        near = far[0][1]
         for p, c in zip(places, near):
             out[p] = c
     scale = dot(y, y) / dot(y, out)
@@ -154,10 +156,15 @@ def coded(x, group):
 CODED = {(group, j, kv): coded(K[j][kv], group) for group in BOOKS for j in range(N) for kv in range(KV)}
 
 
-def coded_mass(t, h, group):
-    q = rotated(Q[t][h])
+def stepped(x):
+    """The query that is multiplied with codes: rotated, in 127 steps."""
+    q = rotated(x)
     step = max(abs(x) for x in q) / 127
-    q = [round(x / step) * step for x in q]
+    return [round(x / step) * step for x in q]
+
+
+def coded_mass(t, h, group):
+    q = stepped(Q[t][h])
     return softmax([SCALE * dot(q, CODED[group, j, h // GROUP]) for j in range(t + 1)])
 
 
@@ -418,10 +425,12 @@ def drawn(plan, seed, block, **select):
 
 
 def check_small(small, plan):
-    """A small plan is the plan of plans/ with other numbers."""
+    """A small plan is the plan of plans/, or its first variant, with other numbers; its layers are the plan's."""
     tests = pathlib.Path(__file__).parent.parent
     texts = [tests.joinpath("golden/methods", small).read_text(), tests.parent.joinpath("plans", plan).read_text()]
     first, second = [json.loads(text, parse_int=lambda _: 0)["variants"] for text in texts]
+    assert first == second[:len(first)], small
+    first, second = [[rule["layers"] for rule in json.loads(text)["variants"][0]["decode"]] for text in texts]
     assert first == second, small
 
 

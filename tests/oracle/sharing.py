@@ -7,20 +7,23 @@ Thirty layers of 9 query heads over 3 KV heads of width 64, as the plans' varian
 numbers of a hash, so that the test makes the same ones. For every plan: the tokens of each list that a layer makes, a
 bit a token, for every row; and of two rows what every head of every layer puts out, as one number a head (the elements
 summed with the signs of a hash). The layers, their operators and head maps are read from the plan file, of which the
-rest is written down here: 4-bit and exact masses, what a hash draws, the mean of a list's heads, top_k, forced tokens,
-whose list is read.
+rest is written down here: 4-bit, coded and exact masses, what a hash draws, the mean or the largest of a list's heads,
+pages that sum their tokens, top_k, forced tokens, whose list is read, and what it leaves out. Any other word of a plan
+stops this with its name. A plan whose numbers no override sets stands beside the golden file, in small.
 Ties cannot occur (checked): no key has a quotient that rounds either way, no two masses are nearly equal.
 """
 import json
 import math
 import os
 
-from methods import dot, draw, in_levels, murmur, pick, reduce_heads, softmax
+from methods import check_small, coded, dot, draw, f16, in_levels, murmur, pick, reduce_heads, softmax, stepped
 
-PLANS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "plans")
+HERE = os.path.dirname(os.path.abspath(__file__))
+PLANS, SMALL = os.path.join(HERE, "..", "..", "plans"), os.path.join(HERE, "..", "golden", "methods")
 N, LAYERS, HEADS, KV, DIM = 64, 30, 9, 3, 64
 GROUP, SCALE, SEED = HEADS // KV, 0.125, 3
 NUMBERS = {"top_k": 12, "sinks": 2, "window": 5}
+PAGES = {"block": 4}  # of plans that choose pages
 ROWS = (40, 63)
 LARGEST = 1021  # a prime, once in every row of a head: no other element times 7 or 127 over it ends in a half
 
@@ -46,7 +49,11 @@ def masses(layer, score):
     q, k, _ = INPUT[layer]
     if score == "attention_mass":
         return [[softmax([SCALE * dot(q[t][h], k[j][h // GROUP]) for j in range(t + 1)]) for h in range(HEADS)] for t in range(N)]
-    assert score == "key_i4", score
+    if score == "key_pq2":
+        keys = [[coded(x, 2) for x in k[t]] for t in range(N)]
+        return [[softmax([SCALE * dot(x, keys[j][h // GROUP]) for j in range(t + 1)]) for h, x in enumerate(map(stepped, q[t]))] for t in range(N)]
+    if score != "key_i4":
+        raise NotImplementedError(f"score {score}")
     low = [[in_levels(k[t][h], 7) for h in range(KV)] for t in range(N)]
     out = []
     for t in range(N):
@@ -57,21 +64,37 @@ def masses(layer, score):
 
 
 def lists_of(layer, router):
-    """[row][list] tokens."""
-    n = {"layer": 1, "kv_head": KV}[router.get("lists", "layer")]
-    assert not set(router) - {"score", "select", "lists", "top_k", "sinks", "window", "seed"}, router
-    assert router.get("select", "top_k") == "top_k", router
+    """[row][list] units."""
+    known = {"score", "select", "lists", "heads", "pool", "block", "top_k", "head_top_k", "sinks", "window", "seed", "dense_below"}
+    if set(router) - known or router.get("select", "top_k") != "top_k" or router.get("pool", "sum") != "sum" or router.get("dense_below", 0):
+        raise NotImplementedError(f"router {router}")
+    n, block = {"layer": 1, "kv_head": KV}[router.get("lists", "layer")], router.get("block", 1)
+    budgets = router.get("head_top_k") or [router["top_k"]] * n
+    chosen = [{"block": block, "top_k": budget, "sinks": router.get("sinks", 0), "window": router["window"]} for budget in budgets]
     if router["score"] == "random":
-        return [[pick([draw(router["seed"], t, j, g) for j in range(t + 1)], t, block=1, **NUMBERS) for g in range(n)]
-                for t in range(N)]
-    return [[pick(reduce_heads(mass[g * HEADS // n:(g + 1) * HEADS // n], "mean"), t, block=1, **NUMBERS) for g in range(n)]
+        return [[pick([draw(router["seed"], t, j, g) for j in range(t + 1)], t, **chosen[g]) for g in range(n)] for t in range(N)]
+
+    def units(score):
+        return [math.fsum(score[b:b + block]) for b in range(0, len(score), block)]
+    return [[pick(units(reduce_heads(mass[g * HEADS // n:(g + 1) * HEADS // n], router.get("heads", "mean"))), t, **chosen[g]) for g in range(n)]
             for t, mass in enumerate(masses(layer, router["score"]))]
 
 
-def output(layer, t, h, tokens):
+def rest_of(layer, t, kv, tokens, block):
+    """[key, value, how many] of what a list leaves out of blocks that end before the row's own; means of whole blocks in f16."""
+    for b in range(t // block if block else 0):
+        out = [j for j in range(b * block, (b + 1) * block) if j not in tokens]
+        if out:
+            yield *[[(block * f16(math.fsum(x[j][kv][d] for j in range(b * block, (b + 1) * block)) / block)
+                      - math.fsum(x[j][kv][d] for j in range(b * block, (b + 1) * block) if j in tokens)) / len(out) for d in range(DIM)]
+                    for x in INPUT[layer][1:]], len(out)
+
+
+def output(layer, t, h, tokens, complement):
     q, k, v = INPUT[layer]
-    p = softmax([SCALE * dot(q[t][h], k[j][h // GROUP]) for j in tokens])
-    return math.fsum(w * math.fsum(s * x for s, x in zip(SIGNS, v[j][h // GROUP])) for w, j in zip(p, tokens))
+    read = [(k[j][h // GROUP], v[j][h // GROUP], 1) for j in tokens] + list(rest_of(layer, t, h // GROUP, tokens, complement))
+    p = softmax([SCALE * dot(q[t][h], key) + math.log(n) for key, _, n in read])
+    return math.fsum(w * math.fsum(s * x for s, x in zip(SIGNS, value)) for w, (_, value, _) in zip(p, read))
 
 
 def rules_of(decode):
@@ -80,28 +103,39 @@ def rules_of(decode):
     return [named.get(layer) or rest[0] for layer in range(LAYERS)]
 
 
-def case(name):
-    plan = json.load(open(os.path.join(PLANS, name + ".json")))
+def case(name, numbers=NUMBERS):
+    """A plan of plans/ under these numbers, or one in small as it is."""
+    is_small = name.endswith("_small")
+    if is_small:
+        check_small(name + ".json", name.replace("_small", ".json"))
+    plan = json.load(open(os.path.join(SMALL if is_small else PLANS, name + ".json")))
     made, puts_out, last = {}, {row: [] for row in ROWS}, None
     for layer, rule in enumerate(rules_of(plan["variants"][0]["decode"])):
+        if set(rule) - {"layers", "operator", "router", "share", "head_map", "complement"}:
+            raise NotImplementedError(f"{name}, layer {layer}: {rule}")
         if "router" in rule:
-            made[layer] = lists_of(layer, rule["router"])
-            last = layer
-        owner = layer if "router" in rule else last if rule.get("share") == "previous" else rule.get("share")
+            router = rule["router"] if is_small else {**rule["router"], **numbers}
+            made[layer] = lists_of(layer, router)
+            last = layer, router.get("block", 1)
+        owner, block = (layer, last[1]) if "router" in rule else last if rule.get("share") == "previous" else (rule.get("share"), 1)
         for t in ROWS:
             for h in range(HEADS):
-                tokens = range(t + 1)
-                if rule.get("operator", "dense") == "token_list":
+                tokens, operator = range(t + 1), rule.get("operator", "dense")
+                if operator != "dense":
+                    assert operator == {1: "token_list"}.get(block, "block_list"), (name, layer, operator)
                     own = made[owner][t]
                     kv = rule["head_map"][h // GROUP] if "head_map" in rule else h // GROUP
-                    tokens = own[kv * len(own) // KV]
-                puts_out[t].append(round(output(layer, t, h, tokens), 7))
+                    tokens = [j for unit in own[kv * len(own) // KV] for j in range(unit * block, min((unit + 1) * block, t + 1))]
+                puts_out[t].append(round(output(layer, t, h, tokens, rule.get("complement", 0)), 7))
     bits = {layer: ["".join(f"{sum(1 << j for j in one):016x}" for one in row) for row in lists] for layer, lists in made.items()}
-    settings = ",".join(f"{key}={value}" for key, value in NUMBERS.items())
-    return {"plan": f"{name}:{settings}", "lists": bits, "rows": list(ROWS), "o": [puts_out[t] for t in ROWS]}
+    settings = ",".join(f"{key}={value}" for key, value in numbers.items())
+    return {"plan": name + (".json" if is_small else f":{settings}"), "lists": bits, "rows": list(ROWS), "o": [puts_out[t] for t in ROWS]}
 
+
+CASES = [*[(name,) for name in ("indexcache", "hylra", "kascade", "tidal", "random", "anchor", "layered4")],
+         ("delta", {**PAGES, **NUMBERS}), ("layered_pq_small",), ("budgets_pq_small",)]
 
 if __name__ == "__main__":
-    print(json.dumps({"arch": "llama", "n_tokens": N, "n_layers": LAYERS, "n_heads": HEADS, "n_kv_heads": KV, "head_dim": DIM,
-                      "scale": SCALE, "seed": SEED, "cases": [case(name) for name in ("indexcache", "hylra", "kascade", "tidal", "random", "anchor", "layered4")]},
-                     separators=(",", ":")))
+    text = json.dumps({"arch": "llama", "n_tokens": N, "n_layers": LAYERS, "n_heads": HEADS, "n_kv_heads": KV, "head_dim": DIM,
+                       "scale": SCALE, "seed": SEED, "cases": [case(*each) for each in CASES]}, separators=(",", ":"))
+    print(text)
