@@ -49,13 +49,19 @@ int cli_read_file(cli_text *text, const char *path);
 /* A file of n bytes, all of it or the one that was there: they go to "PATH.part" beside it, which is then renamed. What
  * is no file (a pipe, /dev/stdout) takes them itself. 0, or an exit code after a message. */
 int cli_write_file(const char *path, const void *bytes, int64_t n);
-/* Whether that can be, before long work; leaves everything as it was. 0, or an exit code after a message. */
-int cli_check_file(const char *path);
-/* The first eight bytes of the files that heddle writes; whether a file begins so. */
-#define CLI_SESSION_MAGIC  "heddle\x1a\n"
-#define CLI_DOCUMENT_MAGIC "HDLDOCKV"
-#define CLI_LISTS_MAGIC    "HDLLISTS"
-bool cli_file_is(const char *path, const char magic[8]);
+/* A file with something in it is replaced only by one of its own kind, "page" or the like, so that a user's text named
+ * by mistake is not. 0, or an exit code after a message. */
+int cli_check_kind(const char *path, const char *kind, bool is_kind);
+/* Whether the file can be written and is nothing else's, before long work; leaves everything as it was. */
+int cli_check_file(const char *path, const char *kind, bool is_kind);
+/* How files that heddle writes begin, as fnmatch has it; whether a file begins so. */
+#define CLI_SESSION_BEGINS  "heddle\x1a\n*"
+#define CLI_DOCUMENT_BEGINS "HDLDOCKV*"
+#define CLI_LISTS_BEGINS    "HDLLISTS*"
+bool cli_file_is(const char *path, const char *pattern);
+/* The first bytes of a regular file, n_most at most; how many there are, 0 of anything else. */
+size_t cli_read_first(const char *path, void *first, size_t n_most);
+bool cli_is_same_file(const char *path, const char *other);
 
 /* What most commands open, in the order in which failures are cheap to find. */
 typedef struct cli_setup {

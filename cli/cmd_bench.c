@@ -340,6 +340,9 @@ static int bench_depth(const void *command_options)
     int code = state->options->common.model ? 0 : cli_refuse("bench depth: no model is given: -m MODEL");
     if (!code) code = parse_depths(state);
     if (!code) code = parse_plans(state);
+    const char *csv = state->options->csv;
+    if (!code && csv)
+        code = cli_check_file(csv, "CSV of bench depth", cli_file_is(csv, "# heddle *, model *, KV *"));
     if (!code) code = print_peaks(state);
     for (int i = 0; i < state->n_plans && !code; i++) code = measure_plan(state, i);
     if (!code) print_chart(state);

@@ -167,7 +167,9 @@ static int calibrate(const void *command_options)
     calibration *at = calloc(1, sizeof *at);
     if (!at) return EXIT_RUNTIME;
     at->options = command_options;
-    int code = cli_open(&at->setup, &at->options->common);
+    const char *out = at->options->out;
+    int code = cli_check_file(out, "cost model", cli_file_is(out, "{*\"heddle_cost\"*"));
+    if (!code) code = cli_open(&at->setup, &at->options->common);
     if (!code) code = measure(at);
     if (!code) code = finish(at);
     for (int i = 0; i < N_PROBES; i++) heddle_plan_free(at->plans[i]);

@@ -121,9 +121,9 @@ static int inspect(const void *command_options)
     if (options.common.words.n && options.common.model) return cli_refuse("inspect: one model at a time");
     if (options.common.words.n) options.common.model = options.common.words.items[0];
     const char *path = options.common.model;
-    if (path && cli_file_is(path, CLI_SESSION_MAGIC)) return inspect_session(path);
-    if (path && cli_file_is(path, CLI_DOCUMENT_MAGIC)) return inspect_document(path);
-    if (path && cli_file_is(path, CLI_LISTS_MAGIC))
+    if (path && cli_file_is(path, CLI_SESSION_BEGINS)) return inspect_session(path);
+    if (path && cli_file_is(path, CLI_DOCUMENT_BEGINS)) return inspect_document(path);
+    if (path && cli_file_is(path, CLI_LISTS_BEGINS))
         return cli_refuse(
             "inspect: %s: holds the lists of a run: heddle report --record %s -m MODEL shows them", path,
             path);

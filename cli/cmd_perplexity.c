@@ -299,6 +299,24 @@ static int score_text(cli_setup *setup, const perplexity_options *options, score
     return 0;
 }
 
+/* Losses have no beginning of their own: the first are NaN or what a loss can be, which letters, spaces and line ends
+ * are not as a float32. */
+static bool holds_losses(const char *path)
+{
+    float first[64];
+    size_t n_bytes = cli_read_first(path, first, sizeof first);
+    for (size_t i = 0; i < n_bytes / sizeof *first; i++)
+        if (!isnan(first[i]) && first[i] != 0 && !(first[i] > 1e-12F && first[i] < 1e3F)) return false;
+    return n_bytes % sizeof *first == 0;
+}
+
+static int check_losses(const char *path, const char *text)
+{
+    if (cli_is_same_file(path, text))
+        return cli_refuse("perplexity: --nll %s: is the text that is read: name another", path);
+    return cli_check_file(path, "file of losses", holds_losses(path));
+}
+
 static int perplexity(const void *command_options)
 {
     const perplexity_options *options = command_options;
@@ -318,12 +336,12 @@ static int perplexity(const void *command_options)
         return cli_refuse("perplexity: --prompt %" PRId64 ": must be at most the %" PRId64
                           " tokens of a chunk (-c)",
                           options->n_prompt, context);
-    int code = cli_read_file(&text, options->file);
+    int code = options->nll_file ? check_losses(options->nll_file, options->file) : 0;
+    if (!code) code = cli_read_file(&text, options->file);
     if (!code) code = cli_open(&setup, &options->common);
     if (code) goto done;
     setup.session_options.plan_governs_all = options->n_prompt < 0;
     cli_warn_trained(&setup, context);
-    if (options->nll_file) code = cli_check_file(options->nll_file); /* before the scoring, not after it */
     if (!code) code = load_ids(&setup, &text, &ids, &n_ids);
     if (!code) code = cli_open_session(&setup, context);
     if (!code && options->against) code = open_comparison(&extras.against, &setup, options, context);

@@ -2,7 +2,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "report.h"
 
@@ -103,14 +102,10 @@ static void write_sources(eval_buf *out, const cli_texts *files)
     eval_buf_text(out, files->n ? ". Controls are grey.</p>\n" : "a record.</p>\n");
 }
 
-/* Pages begin with page_head, and only a page is replaced by one: results named by mistake are not. */
+/* Pages begin as page_head does. */
 static int check_page(const char *path)
 {
-    struct stat facts;
-    if (!strcmp(path, "-")) return 0;
-    if (!stat(path, &facts) && S_ISREG(facts.st_mode) && facts.st_size && !cli_file_is(path, page_head))
-        return cli_refuse("report: -o %s: is there and is no page: name another, or remove it", path);
-    return cli_check_file(path);
+    return strcmp(path, "-") ? cli_check_file(path, "page", cli_file_is(path, "<!doctype html>*")) : 0;
 }
 
 static int write_page(const eval_buf *page, const char *path)

@@ -8,7 +8,6 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "cli.h"
@@ -599,16 +598,10 @@ static int check_options(const run_options *options)
     return 0;
 }
 
-/* A file that is written at the end: its folder is there and takes files, and what stands in its place begins with
- * magic (NULL: reading it says so), which is better said before all the work. */
-static int check_writable(const char *path, const char magic[8])
+/* A file that is written at the end: its folder is there and takes files, which is better said before all the work. */
+static int check_writable(const char *path)
 {
     if (!path) return 0;
-    struct stat facts;
-    if (magic && !stat(path, &facts) && facts.st_size && !cli_file_is(path, magic))
-        return cli_refuse(
-            "%s: is there and is no file of the kind that would replace it: name another, or remove it",
-            path);
     const char *slash = strrchr(path, '/');
     size_t n = slash == path ? 1 : slash ? (size_t)(slash - path) : 0;
     char *folder = n ? strndup(path, n) : strdup(".");
@@ -701,10 +694,13 @@ static int converse(run_state *state, const cli_text *documents)
 static int run(const void *command_options)
 {
     run_state state = {.options = command_options};
+    const char *record_path = state.options->record_path;
     cli_text documents = {0};
     int code = check_options(state.options);
-    if (!code) code = check_writable(state.options->session_path, NULL);
-    if (!code) code = check_writable(state.options->record_path, CLI_LISTS_MAGIC);
+    if (!code) code = check_writable(state.options->session_path);
+    if (!code) code = check_writable(record_path);
+    if (!code && record_path)
+        code = cli_check_kind(record_path, "record of lists", cli_file_is(record_path, CLI_LISTS_BEGINS));
     if (!code) code = read_documents(state.options, &documents);
     if (!code) code = cli_open(&state.setup, &state.options->common);
     if (!code) code = check_template(&state);

@@ -368,7 +368,8 @@ static int plan_search(const void *command_options)
                  .n_rows = options->n_rows};
     if (!options->fit.n) return cli_refuse("plan search: no text is given: -f FILE");
     int code = check_method(options);
-    if (!code && options->out) code = cli_check_file(options->out); /* before a search of half an hour */
+    if (!code && options->out) /* before a search of half an hour */
+        code = cli_check_file(options->out, "plan file", cli_file_is(options->out, "{*\"heddle_plan\"*"));
     if (!code && !strcmp(options->method, "duo")) at.router.score = "none";
     if (!code) code = cli_open(&setup, &options->common);
     if (code) return code;

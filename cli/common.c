@@ -1,5 +1,6 @@
 /* common.c - messages, texts and the opening of model, plan and session, for every command. */
 #include <errno.h>
+#include <fnmatch.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -112,13 +113,36 @@ void cli_ids_free(cli_ids *ids)
     *ids = (cli_ids){0};
 }
 
-bool cli_file_is(const char *path, const char magic[8])
+size_t cli_read_first(const char *path, void *first, size_t n_most)
 {
-    char first[8] = "";
-    FILE *file = fopen(path, "rb");
-    size_t n = file ? fread(first, 1, sizeof first, file) : 0;
+    struct stat facts;
+    FILE *file = !stat(path, &facts) && S_ISREG(facts.st_mode) ? fopen(path, "rb")
+                                                               : NULL; /* a pipe may wait */
+    size_t n = file ? fread(first, 1, n_most, file) : 0;
     if (file) fclose(file);
-    return n == sizeof first && !memcmp(first, magic, sizeof first);
+    return n;
+}
+
+bool cli_file_is(const char *path, const char *pattern)
+{
+    char first[256];
+    first[cli_read_first(path, first, sizeof first - 1)] = 0;
+    return !fnmatch(pattern, first, 0);
+}
+
+bool cli_is_same_file(const char *path, const char *other)
+{
+    struct stat one, two;
+    return !stat(path, &one) && !stat(other, &two) && one.st_dev == two.st_dev && one.st_ino == two.st_ino;
+}
+
+int cli_check_kind(const char *path, const char *kind, bool is_kind)
+{
+    struct stat facts;
+    if (is_kind || stat(path, &facts) ||
+        !(S_ISDIR(facts.st_mode) || (S_ISREG(facts.st_mode) && facts.st_size)))
+        return 0;
+    return cli_refuse("%s: is there and is no %s: name another, or remove it", path, kind);
 }
 
 typedef struct new_file {
@@ -173,13 +197,15 @@ int cli_write_file(const char *path, const void *bytes, int64_t n)
     return code;
 }
 
-int cli_check_file(const char *path)
+int cli_check_file(const char *path, const char *kind, bool is_kind)
 {
     struct stat facts;
     new_file file;
+    int code = cli_check_kind(path, kind, is_kind);
+    if (code) return code;
     if (!stat(path, &facts) && !S_ISREG(facts.st_mode) && !S_ISDIR(facts.st_mode)) /* a pipe may wait */
         return access(path, W_OK) ? cli_refuse("%s: cannot be written: %s", path, strerror(errno)) : 0;
-    int code = open_new(&file, path);
+    code = open_new(&file, path);
     if (!code) close_new(&file);
     return code;
 }
