@@ -44,7 +44,7 @@ int cli_ids_add(cli_ids *to, const int32_t *ids, int64_t n);
 int cli_ids_take(cli_ids *to, heddle_status status, int32_t *ids, int64_t n);
 void cli_ids_free(cli_ids *ids);
 
-/* Reads a whole file, "-" = standard input; 0 or an exit code after its sentence. */
+/* Reads a whole file below 1 GiB, "-" = standard input; 0 or an exit code after its sentence. */
 int cli_read_file(cli_text *text, const char *path);
 /* A file of n bytes, all of it or the one that was there: they go to "PATH.part" beside it, which is then renamed. What
  * is no file (a pipe, /dev/stdout) takes them itself. 0, or an exit code after a message. */

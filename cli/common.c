@@ -11,6 +11,8 @@
 #include "cli.h"
 #include "term.h"
 
+enum { MAX_TEXT_BYTES = (1 << 30) - 1 };
+
 static void say(const char *prefix, const char *fmt, va_list args)
 {
     term_clear_progress();
@@ -225,6 +227,10 @@ int cli_read_file(cli_text *text, const char *path)
     for (;;) {
         char chunk[65536];
         size_t n = fread(chunk, 1, sizeof chunk, file);
+        if (text->n + (int64_t)n > MAX_TEXT_BYTES) { /* of /dev/zero, say */
+            code = cli_refuse("%s: is larger than the limit of %lld bytes", shown, (long long)MAX_TEXT_BYTES);
+            goto done;
+        }
         if (n && !cli_text_add(text, chunk, (int64_t)n)) {
             cli_note("heddle: %s: no memory for a text of %lld bytes", shown, (long long)text->n);
             code = EXIT_RUNTIME;

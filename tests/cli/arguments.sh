@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The program without a model: commands, options, files and plans that cannot be.
 . "$(dirname "$0")/tap.sh"
+top=$(cd "$(dirname "$0")/../.." && pwd)
 
 heddle
 [ "$code" = 2 ] && [ ! -s "$work/out" ] && grep -q '^Commands' "$work/err"
@@ -44,6 +45,19 @@ refused "eval of tasks in a text, without one" "needle_text: these need a real t
 refused "eval of a RULER file that is not there" "ruler /nosuch/x.jsonl: cannot be read: No such file" \
     eval -m x --plans dense --tasks needle_noise --ruler /nosuch/x.jsonl
 refused "eval of an empty RULER file" "ruler /dev/null: is empty" eval -m x --plans dense --tasks needle_noise --ruler /dev/null
+limit=$(ulimit -v)
+ulimit -S -v 3000000 # kB: a file without an end took all there is
+for words in "run -f" "eval --plans dense --out"; do
+    # shellcheck disable=SC2086
+    refused "$words of a file without an end" "/dev/zero: is larger than the limit of 1073741823 bytes" \
+        ${words% *} -m "$top/models/warp-21m" "${words##* }" /dev/zero
+done
+"$HEDDLE" tokenize -m "$top/models/warp-21m" -f - </dev/zero >"$work/out" 2>"$work/err"
+code=$?
+[ "$code" = 2 ] && grep -q "standard input: is larger than the limit of" "$work/err"
+result "standard input without an end" $?
+ulimit -S -v "$limit"
+says "a pipe is read to its end" '^ +849  the' tokenize -m "$top/models/warp-21m" -f <(echo "the warp")
 if [ -w /dev/full ]; then
     "$HEDDLE" help >/dev/full 2>"$work/err"
     code=$?
