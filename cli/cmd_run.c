@@ -80,7 +80,8 @@ typedef struct run_state {
     cli_mounts mounts;
     cli_ids mounted; /* tokens of the session that mounts fill; history begins with them */
     cli_ids history;
-    bool has_template, is_read;      /* is_read: the last question was read to its end */
+    bool has_template, is_read; /* is_read: the last question was read to its end */
+    bool is_unsaved;            /* the file of --session lacks what was read last: EXIT_RUNTIME, at the end */
     int64_t context, session_tokens; /* session_tokens: of --session's file; 0 = there is none yet */
 } run_state;
 
@@ -277,16 +278,19 @@ static int load_session(run_state *state)
     return 0;
 }
 
-static int save_session(const run_state *state)
+/* False after a message: a full disk, say, which costs nobody the answer to what was read. */
+static bool save_session(run_state *state)
 {
     const char *path = state->options->session_path;
     heddle_status status = path ? heddle_session_save(state->setup.session, path) : HEDDLE_OK;
-    return status ? cli_fail(status) : 0;
+    state->is_unsaved = status != HEDDLE_OK;
+    if (status) (void)cli_fail(status);
+    return !state->is_unsaved;
 }
 
-/* The session holds `ids`; what was new to it is in the file, also when Ctrl-C stopped the reading. (One
- * token is always read, for its logits.) */
-static heddle_status read_ids(run_state *state, const cli_ids *ids, int *code)
+/* The session holds `ids`; what was new to it is in the file unless *is_unsaved, also when Ctrl-C stopped the
+ * reading. (One token is always read, for its logits.) */
+static heddle_status read_ids(run_state *state, const cli_ids *ids, bool *is_unsaved)
 {
     int64_t n_kept = 0;
     char kept[TERM_COUNT], all[TERM_COUNT];
@@ -298,7 +302,7 @@ static heddle_status read_ids(run_state *state, const cli_ids *ids, int *code)
     if (state->options->session_path && n_kept)
         cli_note("session: %s of the prompt's %s tokens were read before", term_count(kept, n_kept),
                  term_count(all, ids->n));
-    if (heddle_session_len(state->setup.session) > n_kept + 1) *code = save_session(state);
+    *is_unsaved = heddle_session_len(state->setup.session) > n_kept + 1 && !save_session(state);
     return status;
 }
 
@@ -432,26 +436,26 @@ static void show_figures(const run_state *state)
 static int answer(run_state *state)
 {
     const char *why = NULL, *text;
-    bool ends_line = true;
+    bool ends_line = true, is_unsaved = false;
     int64_t n_bytes;
     heddle_session_stats_reset(state->setup.session);
     int code = 0;
     heddle_stream_free(state->stream);
     heddle_status status = heddle_stream_new(&state->stream, state->setup.engine, state->options->stops.items,
                                              state->options->stops.n);
-    if (!status) status = read_ids(state, &state->history, &code);
+    if (!status) status = read_ids(state, &state->history, &is_unsaved);
     state->is_read = !status;
     if (status && status != HEDDLE_E_CANCELLED) return cli_fail(status);
     if (status)
         why = state->options->is_chat ? stopped_turn : stopped_reading;
-    else if (!code)
+    else
         code = generate(state, &why, &ends_line);
     if (!heddle_stream_flush(state->stream, &text, &n_bytes)) write_text(text, n_bytes, &ends_line);
     if (!ends_line) write_text("\n", 1, &ends_line);
     if (why) cli_note("heddle: %s", why);
     show_figures(state);
     is_interrupted = 0; /* it has done its work */
-    if (!code && state->is_read) code = save_session(state);
+    if (!code && state->is_read && !is_unsaved) (void)save_session(state);
     if (!code && ferror(stdout)) code = cli_finish_output();
     return code;
 }
@@ -489,7 +493,10 @@ static int save_record(const run_state *state)
     heddle_status status = heddle_lists_set_tokens(state->record, state->setup.session);
     if (!status) status = heddle_lists_save(state->record, state->options->record_path);
     char count[TERM_COUNT];
-    if (status) return cli_fail(status);
+    if (status) {
+        (void)cli_fail(status);
+        return EXIT_RUNTIME; /* the input was good */
+    }
     cli_note("%s: %s lists", state->options->record_path,
              term_count(count, heddle_lists_count(state->record)));
     return 0;
@@ -636,6 +643,7 @@ static void catch_interrupts(void)
 static int read_common(run_state *state, const cli_text *documents)
 {
     cli_ids common = {0};
+    bool is_unsaved;
     int code = ask(state, documents, 0);
     if (!code) code = cli_ids_add(&common, state->history.ids, state->history.n);
     for (int i = 1; i < state->options->prompts.n && !code; i++) {
@@ -645,7 +653,7 @@ static int read_common(run_state *state, const cli_text *documents)
         common.n = n;
     }
     if (!code && common.n > state->mounted.n) {
-        heddle_status status = read_ids(state, &common, &code);
+        heddle_status status = read_ids(state, &common, &is_unsaved);
         if (status == HEDDLE_E_CANCELLED) {
             cli_note("heddle: %s", stopped_reading);
             code = EXIT_RUNTIME;
@@ -721,6 +729,7 @@ static int run(const void *command_options)
     if (!code) code = prepare(&state, &documents);
     if (!code) code = converse(&state, &documents);
     if (!code) code = save_record(&state);
+    if (!code && state.is_unsaved) code = EXIT_RUNTIME;
 done:
     heddle_stream_free(state.stream);
     heddle_sampler_free(state.sampler);

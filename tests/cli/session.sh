@@ -51,6 +51,20 @@ refused "a text as a session" 'not a heddle session' "${run[@]}" -p hello --sess
 refused "a folder as a session" 'not a regular file' "${run[@]}" -p hello --session "$work"
 grep -q "The warp" "$work/text"
 result "a text given as a session is not written over" $?
+# unsaved NAME PATTERN: the last run says once why the file is not written, answers, ends with 1; the old file stays.
+unsaved() {
+    [ "$code" = 1 ] && cmp -s "$work/out" "$work/third" && [ "$(grep -cE "^heddle: .*$2" "$work/err")" = 1 ] && unchanged
+    result "$1" $?
+}
+heddle "${run[@]}" -p "Where is the warp wound, and when?" && cp "$work/out" "$work/third"
+run+=(-p "Where is the warp wound, and when?" --session "$session")
+(trap '' XFSZ && ulimit -f 1024 && heddle "${run[@]}" && exit "$code") # a disk that is full
+code=$?
+unsaved "a disk that is full" 'session.part: cannot be written: File too large'
+flock "$session.part" "$HEDDLE" "${run[@]}" >"$work/out" 2>"$work/err" </dev/null
+code=$?
+rm "$session.part"
+unsaved "a session that another run is writing" 'session: is being written by another process'
 for plan in snapkv:keep=64 h2o:keep=64,window=32; do
     evicting=(run -m "$model" -f "$work/text" -n 2 --plan "$plan" --session "$work/evicting")
     rm -f "$work/evicting"
