@@ -165,6 +165,24 @@ static heddle_status read_rule(const json_t *obj, const char *path, rule *out)
     return read_stop(json_object_get(obj, "stop"), path, out);
 }
 
+static const char *layers_word(const json_t *rules, size_t i)
+{
+    const char *word = json_string_value(json_object_get(json_array_get(rules, i), "layers"));
+    return word ? word : "";
+}
+
+/* "rest" may be nothing in some models, but behind a rule that takes all that are left it is so in every one. */
+static heddle_status check_rest(const json_t *rules, size_t i, const char *path)
+{
+    if (strcmp(layers_word(rules, i), "rest")) return HEDDLE_OK;
+    for (size_t j = 0; j < i; j++)
+        if (!strcmp(layers_word(rules, j), "all") || !strcmp(layers_word(rules, j), "rest"))
+            return HDL_FAIL(HEDDLE_E_INVALID,
+                            "%s.layers \"rest\": names no layer: rule %zu before it names \"%s\"", path, j,
+                            layers_word(rules, j));
+    return HEDDLE_OK;
+}
+
 static const char *const route_keys[] = {"prefill", "decode"};
 
 static heddle_status check_variant(const json_t *variant, const char *path)
@@ -193,6 +211,7 @@ static heddle_status check_variant(const json_t *variant, const char *path)
             rule one;
             snprintf(at, sizeof at, "%s.%s[%zu]", path, route_keys[r], i);
             HDL_TRY(read_rule(json_array_get(rules, i), at, &one));
+            HDL_TRY(check_rest(rules, i, at));
         }
     }
     hdl_retain_spec retain;

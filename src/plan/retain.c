@@ -30,6 +30,9 @@ static heddle_status check(const json_t *obj, const char *path, const hdl_retain
     for (int i = 0; i < HDL_COUNT(of_window); i++)
         if (at->score != HDL_RETAIN_MASS_WINDOW && json_object_get(obj, of_window[i]))
             return HDL_FAIL(HEDDLE_E_INVALID, "%s.%s: belongs to score \"mass_window\"", path, of_window[i]);
+    if (at->score != HDL_RETAIN_RANDOM && json_object_get(obj, "seed"))
+        return HDL_FAIL(HEDDLE_E_INVALID, "%s.seed %lld: belongs to score \"random\"", path,
+                        (long long)at->seed);
     if (!at->keep) return HDL_FAIL(HEDDLE_E_INVALID, "%s.keep: is missing; must be at least 1 row", path);
     if (at->score == HDL_RETAIN_NONE && at->keep != forced)
         return HDL_FAIL(HEDDLE_E_INVALID, "%s.keep %lld: with score \"none\" it is sinks + window, %lld",

@@ -345,6 +345,11 @@ static void test_members_that_would_do_nothing_are_refused(void **state)
         "router.head_top_k 0 of every KV head: score \"key_i4\" would score everything and choose nothing; "
         "must be at least 1 of some");
     named_refused("keys4:seed=3", "router.seed 3: is read by score \"random\" only");
+    named_refused("snapkv:seed=3", "retain.seed 3: belongs to score \"random\"");
+    refused(RULES("{\"layers\": \"all\"}, {\"layers\": \"rest\"}"),
+            "decode[1].layers \"rest\": names no layer: rule 0 before it names \"all\"");
+    refused(RULES("{\"layers\": [0]}, {\"layers\": \"rest\"}, {\"layers\": \"rest\"}"),
+            "decode[2].layers \"rest\": names no layer: rule 1 before it names \"rest\"");
 }
 
 /* Rows that read nothing, or not their own token, had given garbage without a word. */
