@@ -284,6 +284,7 @@ static heddle_status check_doc(const json_t *doc)
     HDL_TRY(hdl_json_str(doc, "", "about", &about));
     if (!name) return HDL_FAIL(HEDDLE_E_INVALID, "name: is missing");
     HDL_TRY(check_text(name, "name"));
+    if (about && *about) HDL_TRY(check_text(about, "about"));
     HDL_TRY(check_cites(json_object_get(doc, "cites")));
     return check_variants(json_object_get(doc, "variants"));
 }

@@ -476,6 +476,8 @@ static void test_texts_and_variants(void **state)
 #define NAMED                  "\"name\": \"x\""
     refused(DOC("\"name\": \"\"", "{}"), "name \"\": must have at least one character");
     refused(DOC("\"name\": \"a\\nb\"", "{}"), "name: has control character 10 at byte 1");
+    refused(DOC(NAMED ", \"about\": \"ab\\u001b[31mRED\"", "{}"),
+            "about: has control character 27 at byte 2");
     refused(DOC(NAMED ", \"cites\": {\"a\": 1}", "{}"), "cites: must be a list of texts");
     refused(DOC(NAMED ", \"cites\": \"a\"", "{}"), "cites: must be a list of texts");
     refused(DOC(NAMED ", \"cites\": [1]", "{}"), "cites[0]: must be a text");
