@@ -437,9 +437,11 @@ heddle_status heddle_session_load(heddle_session *session, const char *path)
     return status;
 }
 
+/* What does not fit is cut off, between two characters. */
 static void copy_text(char *to, int64_t n_to, const uint8_t *from, int64_t n)
 {
-    n = HDL_MIN(n, n_to - 1);
+    if (n >= n_to)
+        for (n = n_to - 1; n && (from[n] & 0xc0) == 0x80;) n--;
     memcpy(to, from, (size_t)n);
     to[n] = 0;
 }

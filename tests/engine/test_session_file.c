@@ -467,6 +467,26 @@ static void test_what_a_file_says_of_itself(void **state)
     heddle_engine_close(engine);
 }
 
+/* It had cut a name after 127 bytes, inside its 64th "é". */
+static void test_a_long_name_is_cut_between_characters(void **state)
+{
+    (void)state;
+    char json[512], name[201] = "";
+    for (int i = 0; i < 100; i++) strcat(name, "é");
+    snprintf(json, sizeof json, "{\"heddle_plan\": 1, \"name\": \"%s\", \"variants\": [{}]}", name);
+    heddle_engine *engine = tiny_engine("qwen3", 2);
+    heddle_session_options options = base_options();
+    heddle_session *session = new_session(engine, json, &options);
+    heddle_session_file_info info = {.struct_size = sizeof info};
+    extend(session, ids, 33);
+    save(session);
+    assert_int_equal(heddle_session_file_inspect(path, &info), HEDDLE_OK);
+    assert_int_equal(strlen(info.plan), 126);
+    assert_memory_equal(info.plan, name, 126);
+    heddle_session_free(session);
+    heddle_engine_close(engine);
+}
+
 /* A caller that was built when a struct was shorter: what lies behind its struct is not written. */
 static void test_structs_of_an_older_caller_are_not_overrun(void **state)
 {
@@ -547,6 +567,7 @@ int main(void)
         cmocka_unit_test(test_a_file_cut_or_flipped_anywhere_is_refused),
         cmocka_unit_test(test_numbers_that_contradict_are_refused),
         cmocka_unit_test(test_what_a_file_says_of_itself),
+        cmocka_unit_test(test_a_long_name_is_cut_between_characters),
         cmocka_unit_test(test_structs_of_an_older_caller_are_not_overrun),
         cmocka_unit_test(test_every_allocation_may_fail),
     };
