@@ -129,6 +129,21 @@ static bool is_by_head(const search_options *options)
     return !strcmp(options->method, "budgets") || !strcmp(options->method, "duo");
 }
 
+/* What a plan was fitted on says nothing of other texts: the tokens count, whatever the files are called. */
+static int check_held_out(const search *at, const search_options *options)
+{
+    for (int i = options->fit.n; i < at->n_texts; i++)
+        for (int j = 0; j < options->fit.n; j++) {
+            const search_text *held_out = &at->texts[i], *fit = &at->texts[j];
+            if (held_out->n_ids == fit->n_ids &&
+                !memcmp(held_out->ids, fit->ids, (size_t)fit->n_ids * sizeof *fit->ids))
+                return cli_refuse(
+                    "plan search: --check %s: its %" PRId64 " tokens are those of -f %s, which are fitted on",
+                    options->check.items[i - options->fit.n], fit->n_ids, options->fit.items[j]);
+        }
+    return 0;
+}
+
 static int load_texts(search *at, const search_options *options)
 {
     int64_t n_tokens = options->common.context ? options->common.context : 4096;
@@ -146,6 +161,8 @@ static int load_texts(search *at, const search_options *options)
         return cli_refuse("plan search: --lists %" PRId64
                           ": the model has %d layers that can make one; must be fewer",
                           options->n_lists, at->n_open);
+    if (!code) code = check_held_out(at, options);
+    for (int i = 0; i < at->n_texts && !code; i++) code = search_read_text(at, &at->texts[i]);
     return code;
 }
 

@@ -228,7 +228,12 @@ int search_add_text(search *at, const char *path, int64_t n_tokens)
         return cli_refuse("plan search: %s has %" PRId64
                           " tokens; it must have at least twice --rows %" PRId64,
                           path, text->n_ids, at->n_rows);
-    code = read_text(at, text);
+    return 0;
+}
+
+int search_read_text(search *at, search_text *text)
+{
+    int code = read_text(at, text);
     double sum = 0, apart = 0;
     text->row_nll = malloc((size_t)at->n_rows * sizeof *text->row_nll);
     if (!code) code = score_text(at, text, NULL, &sum, &apart);

@@ -61,8 +61,9 @@ typedef struct search_set { /* layers that make a list, or one for each KV head 
 /* The scores that a search can be for: they choose single tokens and need no further member. NULL-terminated. */
 extern const char *const search_scores[];
 
-/* Reads a text for the search: at most n_tokens of the file. 0, or an exit code. */
+/* Adds a text of at most n_tokens of the file; then, once all are there, reads it densely. 0, or an exit code. */
 int search_add_text(search *at, const char *path, int64_t n_tokens);
+int search_read_text(search *at, search_text *text);
 void search_free(search *at);
 /* The plan file of a set, malloc'd; for this very model. */
 char *search_plan_text(const search *at, const search_set *set, const search_router *router, const char *name,

@@ -32,6 +32,9 @@ done
 heddle plan search -m "$gemma" -f "$text" -c 400 --rows 16 --lists 1 --fit-top-k 32 --score key_pq4 -o "$work/codes.json"
 [ "$code" = 0 ]
 says "a search for coded keys, and its plan is taken" 'makes a list by product-quantised keys, 1 bit' explain -m "$gemma" --plan "$work/codes.json"
+cp "$text" "$work/again"
+refused "a text that is judged on and fitted on" 'check .*again: its 400 tokens are those of -f .*jargon.txt, which are fitted on' \
+    plan search -m "$gemma" -f "$text" --check "$work/again" -c 400 --rows 16 --lists 1
 refused "a text that is too short" 'at least twice --rows' plan search -m "$model" -f "$text" -c 400 --rows 256
 
 heddle bench calibrate -m "$gemma" --depth 512 --tokens 4 -o "$work/cost.json"
