@@ -32,7 +32,8 @@ static const cli_option search_rows[] = {
      "and what it matters; duo: by deviation from dense, which KV heads read everything, the others sinks "
      "and window",
      AT(method), 0, 0, 0},
-    {"lists", 0, CLI_INT, "N", "6", "layers that make a list", AT(n_lists), 1, SEARCH_MAX_LAYERS, 0},
+    {"lists", 0, CLI_INT, "N", NULL, "layers that make a list (default: 6)", AT(n_lists), 1,
+     SEARCH_MAX_LAYERS, 0},
     {"list-layers", 0, CLI_TEXT, "L,L,...", NULL,
      "with --by budgets: only these layers make lists, the others read the nearest one's below",
      AT(list_layers), 0, 0, 0},
@@ -144,6 +145,11 @@ static int check_held_out(const search *at, const search_options *options)
     return 0;
 }
 
+static int32_t n_lists_of(const search_options *options)
+{
+    return options->n_lists ? (int32_t)options->n_lists : 6;
+}
+
 static int load_texts(search *at, const search_options *options)
 {
     int64_t n_tokens = options->common.context ? options->common.context : 4096;
@@ -157,10 +163,9 @@ static int load_texts(search *at, const search_options *options)
                           ": %d layers of %d KV heads are open; must be fewer "
                           "than all",
                           options->n_full_heads, at->n_open, at->info.n_kv_heads);
-    if (!code && options->n_lists >= at->n_open && !is_by_head(options))
-        return cli_refuse("plan search: --lists %" PRId64
-                          ": the model has %d layers that can make one; must be fewer",
-                          options->n_lists, at->n_open);
+    if (!code && n_lists_of(options) >= at->n_open && !is_by_head(options))
+        return cli_refuse("plan search: --lists %d: the model has %d layers that can make one; must be fewer",
+                          n_lists_of(options), at->n_open);
     if (!code) code = check_held_out(at, options);
     for (int i = 0; i < at->n_texts && !code; i++) code = search_read_text(at, &at->texts[i]);
     return code;
@@ -233,7 +238,7 @@ static int search_layers(search *at, const search_options *options, const search
     bool is_by_overlap = !strcmp(options->method, "hylra"), is_by_loss = !strcmp(options->method, "loss"),
          has_maps = is_by_overlap || !strcmp(options->method, "heads");
     double curve[SEARCH_MAX_LAYERS + 1];
-    int32_t dropped[SEARCH_MAX_LAYERS + 1], n_lists = (int32_t)options->n_lists;
+    int32_t dropped[SEARCH_MAX_LAYERS + 1], n_lists = n_lists_of(options);
     time_t start = time(NULL);
     int code = is_by_loss ? search_greedy(at, options->fit.n, n_lists, &greedy, curve, dropped) : 0;
     if (!code) code = search_dp(at, options->fit.n, n_lists, false, &by_mass);
@@ -368,6 +373,9 @@ static int check_method(const search_options *options)
             "mass is the score, heads read everything");
     if (options->list_layers && !is_budgets)
         return cli_refuse("plan search: --list-layers goes with --by budgets: the others find such layers");
+    if (options->n_lists && is_by_head(options))
+        return cli_refuse("plan search: --lists goes not with --by %s, where every KV head has a list",
+                          options->method);
     if (is_duo && !options->n_full_heads && !has_budget)
         return cli_refuse("plan search: --by duo needs --full-heads N, --budget-ms MS or --budget-bytes N");
     if (!is_duo && options->n_full_heads) return cli_refuse("plan search: --full-heads goes with --by duo");

@@ -100,6 +100,10 @@ spent=$(sed 's/[][,:{}]/ /g' "$work/shared.json" | awk '
 [ "$spent" -le $((90 * 96)) ] && [ "$spent" -gt $((90 * 96 - 27 * 32)) ]
 result "96 tokens in the mean over all layers that read ($spent)" $?
 says "and taken" 'token_list of layer 8' explain -m "$model" --plan "$work/shared.json"
+for method in budgets duo; do
+    refused "a number of lists by $method" "\-\-lists goes not with --by $method" \
+        "${by_head[@]}" --by "$method" --score key_i4 --full-heads 1 --lists 5
+done
 refused "list layers of another method" 'list-layers goes with --by budgets' "${by_head[@]}" --list-layers 0,3
 refused "list layers without the first" 'layer 0 must be the first of them' "${by_head[@]}" --by budgets --score key_i4 --list-layers 3,7
 refused "list layers out of order" 'layer 3 does not come after' "${by_head[@]}" --by budgets --score key_i4 --list-layers 0,7,3
