@@ -29,8 +29,9 @@ typedef struct bench_options {
 static const cli_option bench_rows[] = {
     {"depths", 0, CLI_TEXT, "LIST", "0,4096,16384,32768", "tokens already there, ascending", AT(depths), 0, 0,
      0},
-    {"plans", 0, CLI_TEXT, "LIST", "dense,anchor", "plans to compare; ';' separates where one has a ','",
-     AT(plans), 0, 0, 0},
+    {"plans", 0, CLI_TEXT, "LIST", "dense,anchor",
+     "plans to compare; ';' separates where one has a ','; no file's name can have a ';'", AT(plans), 0, 0,
+     0},
     {"reps", 0, CLI_INT, "N", "5", "repeats; the median counts", AT(reps), 1, MAX_REPS, 0},
     {"tokens", 0, CLI_INT, "N", "64", "tokens decoded in each repeat", AT(tokens), 1, 65536, 0},
     {"file", 'f', CLI_TEXT, "FILE", NULL, "fill with this text, repeated as needed (default: a built-in one)",

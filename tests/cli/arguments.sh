@@ -10,6 +10,7 @@ says "help" '^  run ' help
 says "--help" '^  run ' --help
 says "--version" '^heddle [0-9]+\.[0-9]+\.[0-9]+$' --version
 says "help run shows defaults" '--kv TYPE .*default: f16' help run
+says "help says which plan files cannot be named" "no file's name can have a ';'" help bench depth
 says "run --help" '--temp T ' run --help
 for command in run inspect plans explain tokenize perplexity "bench depth" eval report; do
     # shellcheck disable=SC2086
