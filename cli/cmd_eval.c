@@ -18,7 +18,8 @@ static const char *const controls[EVAL_CONTROLS] = {"dense", "window:window=512"
 #define AT(field) offsetof(eval_options, field)
 static const cli_option eval_rows[] = {
     {"plans", 0, CLI_TEXT, "LIST", "anchor",
-     "plans to judge beside dense and a window of 512; ';' separates where one has a ','; no file's name can have a ';'",
+     "plans to judge beside dense and a window of 512; ';' separates where one has a ','; no file's name "
+     "can have a ';'",
      AT(plans), 0, 0, 0},
     {"tasks", 0, CLI_TEXT, "LIST", "tasks",
      "names below, or tasks (all twelve), loss, agreement, lists, all, none", AT(tasks), 0, 0, 0},
