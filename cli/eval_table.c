@@ -23,6 +23,13 @@ static void print_difference(const char *plan, double value, const eval_interval
            range, more);
 }
 
+/* RULER's samples have a frame and a number of answers of their own, whatever the run's. */
+static void fit_ruler(summary_filter *filter)
+{
+    filter->frame = "raw";
+    filter->answers = 1;
+}
+
 static summary_filter filter_of(const eval_run *run, const char *what, const char *task)
 {
     bool is_task = !strcmp(what, "task");
@@ -35,7 +42,8 @@ static summary_filter filter_of(const eval_run *run, const char *what, const cha
                                        : run->options->is_last && strcmp(what, "agreement") ? "last"
                                                                                             : "all",
                             .context = run->context,
-                            .seed = is_task ? run->options->seed : 0};
+                            .answers = is_task ? run->options->answers : 0,
+                            .seed = is_task ? run->options->seed : -1};
 }
 
 /* ---- tasks ---- */
@@ -61,7 +69,7 @@ static double control_difference(const eval_run *run, const summary_filter *filt
 static void print_task(const eval_run *run, const char *task, bool is_ruler, plan_total *totals)
 {
     summary_filter filter = filter_of(run, "task", task);
-    if (is_ruler) filter.frame = "raw";
+    if (is_ruler) fit_ruler(&filter);
     summary s;
     const char *controls[] = {run->plans[0].hash, run->plans[1].hash};
     if (summary_align(&s, &run->results, &filter, controls, 2, "right", "tokens") || !s.n) {
@@ -126,7 +134,7 @@ static void print_tasks(const eval_run *run)
         if (!total->n) continue;
         char share[64];
         summary_filter filter = filter_of(run, "task", NULL);
-        if (!n_wanted) filter.frame = "raw"; /* that of RULER's samples, which are all there is */
+        if (!n_wanted) fit_ruler(&filter); /* they are all there is */
         printf("%-34s mean of %d deciding tasks %s%.2f, worst %s%.2f (%s); %s\n", run->plans[p].spec,
                total->n, sign_of(total->sum), fabs(100 * total->sum / total->n), sign_of(total->worst),
                fabs(100 * total->worst), total->worst_task, share_text(run, &filter, p, share, sizeof share));

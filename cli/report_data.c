@@ -481,8 +481,12 @@ double report_speed_over_dense(const report *r, const report_card *card, const r
 
 summary_filter report_filter(const report_card *card, const char *what, const char *task, int64_t context)
 {
-    return (summary_filter){
-        .what = what, .model_hash = card->model_hash, .kv = card->kv, .task = task, .context = context};
+    return (summary_filter){.what = what,
+                            .model_hash = card->model_hash,
+                            .kv = card->kv,
+                            .task = task,
+                            .context = context,
+                            .seed = -1};
 }
 
 /* ---- figures of one plan ---- */

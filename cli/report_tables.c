@@ -389,12 +389,12 @@ enum { N_DEPTHS = 10 };
 static void needle_values(const report *r, const report_card *card, const report_plan *plan, double *values)
 {
     double right[N_DEPTHS * REPORT_MAX_CONTEXTS] = {0}, n[N_DEPTHS * REPORT_MAX_CONTEXTS] = {0};
-    const char *key;
-    json_t *row;
-    json_object_foreach(r->results.by_key, key, row)
+    const char *key, *one[] = {plan->hash};
+    summary_filter filter = report_filter(card, "task", NULL, 0);
+    json_t *documents = summary_documents(&r->results, &filter, one, 1), *rows;
+    json_object_foreach(documents, key, rows)
     {
-        summary_filter filter = report_filter(card, "task", NULL, 0);
-        if (!summary_fits(&filter, row) || strcmp(row_text(row, "plan_hash"), plan->hash) != 0) continue;
+        const json_t *row = json_array_get(rows, 0);
         if (strncmp(row_text(row, "task"), "needle", 6) != 0 &&
             strcmp(row_text(row, "task"), "multi_key") != 0)
             continue;
@@ -410,6 +410,7 @@ static void needle_values(const report *r, const report_card *card, const report
             n[bin * card->n_contexts + column] += row_number_at(row, "question_tokens", i);
         }
     }
+    json_decref(documents);
     for (int i = 0; i < N_DEPTHS * card->n_contexts; i++) values[i] = n[i] > 0 ? right[i] / n[i] : NAN;
 }
 

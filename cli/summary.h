@@ -7,13 +7,18 @@
 
 enum { SUMMARY_MAX_PLANS = 3 };
 
-typedef struct summary_filter { /* NULL and 0 fit everything */
+typedef struct summary_filter { /* NULL and 0 fit everything, but for the seed */
     const char *what, *model_hash, *kv, *frame, *task, *governs;
-    const char *text; /* the source's name without a number: "prose" of prose-0 and prose-1 */
-    int64_t context, seed;
+    const char *text;               /* the source's name without a number: "prose" of prose-0 and prose-1 */
+    int64_t context, answers, seed; /* seed: < 0 fits everything */
 } summary_filter;
 void summary_text_of(const char *source, char *text, size_t n);
 bool summary_fits(const summary_filter *filter, const json_t *row);
+
+/* The documents that all of these plans have, each once: [row of every plan], of several numbers of --answers those
+ * with the most. NULL: no memory; the caller drops the reference. */
+json_t *summary_documents(const results *r, const summary_filter *filter, const char *const *plan_hashes,
+                          int n_plans);
 
 /* Two members of the rows of several plans over the documents that all of these plans have. */
 typedef struct summary {

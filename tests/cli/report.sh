@@ -187,6 +187,29 @@ heddle report "$results" -o "$work/alone.html"
 [ "$code" = 0 ] && ! grep -q "Decode speed by depth" "$work/alone.html"
 result "no speeds, no section of speeds" $?
 
+# A file of rows that differ in what is named: rows PATH MEMBERS... (each a JSON object of members; right of 10 tokens).
+rows() {
+    python3 - "$@" <<'PY'
+import json, sys
+with open(sys.argv[1], "w") as file:
+    for changed in sys.argv[2:]:
+        row = {"what": "task", "model": "small", "model_hash": "a", "kv": "f16", "context": 4096, "frame": "chat", "seed": 1,
+            "haystack": "noise", "source": "", "source_hash": "", "document": 0, "task": "needle_noise", "answers": 8,
+            "questions": 1, "exact": 0, "tokens": 10, "nll": 1.0, "share_read": 0.25} | json.loads(changed)
+        row = row | {"plan_hash": row.get("plan_hash", row["plan"])}
+        print(json.dumps(row | {"depths": [0.5], "question_right": [row["right"]], "question_tokens": [row["tokens"]]}), file=file)
+PY
+}
+window=window:window=512
+rows "$work/answers.jsonl" '{"plan": "dense", "right": 9}' "{\"plan\": \"$window\", \"right\": 1}" '{"plan": "keys4", "right": 8}' \
+    '{"plan": "dense", "answers": 2, "right": 3}' "{\"plan\": \"$window\", \"answers\": 2, \"right\": 2}" \
+    '{"plan": "keys4", "answers": 2, "right": 1}' '{"plan": "few", "answers": 2, "right": 2}'
+heddle report "$work/answers.jsonl" -o "$work/answers.html"
+grep -q '</i>dense</th><td>90.0</td></tr>' "$work/answers.html" && grep -q '</i>keys4</th><td>-10.0</td></tr>' "$work/answers.html" &&
+    grep -q '</i>few</th><td>-10.0</td></tr>' "$work/answers.html" &&
+    grep -q 'class="cell[^"]*">80<' "$work/answers.html"
+result "a document that was asked twice counts once, by the most answers that two plans have" $?
+
 # Samples of RULER: tasks that are named after their files. Nothing else was measured, so nothing else has a section.
 python3 - >"$work/ruler.jsonl" <<'PY'
 import json

@@ -516,6 +516,31 @@ static void test_tasks_without_a_question(void **state)
     free(rows);
 }
 
+/* Another --answers asks the same document again: the table counts it once, with this run's questions. */
+static void test_a_document_counts_once(void **state)
+{
+    (void)state;
+    for (int answers = 4; answers >= 2; answers -= 2) {
+        assert_int_equal(run("eval -m %s -t 1 -c 1024 --documents 1 --answers %d --tasks needle_noise "
+                             "--plans dense --out %s/answers.jsonl",
+                             model, answers, folder),
+                         0);
+        assert_says("out", answers == 4 ? "(1 documents, 16 " : "(1 documents, 8 ");
+    }
+}
+
+/* Seed 0 is a seed like others: its table has no documents of another. */
+static void test_seed_0_is_one_seed(void **state)
+{
+    (void)state;
+    for (int seed = 1; seed >= 0; seed--)
+        assert_int_equal(run("eval -m %s -t 1 -c 1024 --documents 1 --answers 2 --seed %d --tasks "
+                             "needle_noise --plans dense --out %s/seeds.jsonl",
+                             model, seed, folder),
+                         0);
+    assert_says("out", "(1 documents, ");
+}
+
 /* A KV type is looked at when the first session opens, after the results. */
 static void test_a_refused_run_leaves_no_file(void **state)
 {
@@ -578,6 +603,8 @@ int main(void)
         cmocka_unit_test(test_rulers_name_of_a_task),
         cmocka_unit_test(test_rulers_bad_lines),
         cmocka_unit_test(test_tasks_without_a_question),
+        cmocka_unit_test(test_a_document_counts_once),
+        cmocka_unit_test(test_seed_0_is_one_seed),
         cmocka_unit_test(test_a_refused_run_leaves_no_file),
         cmocka_unit_test(test_bad_input),
     };
