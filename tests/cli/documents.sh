@@ -80,7 +80,7 @@ refused "record: under dense" 'plan dense makes no list' "${ask[@]}" --plan dens
 refused "a document's file as lists" 'does not hold lists' "${ask[@]}" --replay "$work/a.kv"
 refused "two questions and one record" 'go with one -p' "${ask[@]}" -p x --record "$work/lists"
 
-refused "--record: a text in its place" 'no file of the kind that would replace it' "${ask[@]}" --record "$work/b.txt"
+refused "--record: a text in its place" 'is there and is no record of lists' "${ask[@]}" --record "$work/b.txt"
 refused "encode: over its own text" 'no file of the kind that would replace it' encode -m "$model" "$work/b.txt" -o "$work/b.txt"
 cmp -s "$work/b.txt" <(head -n 80 "$model/samples.md")
 result "the text is what it was" $?

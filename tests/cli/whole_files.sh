@@ -78,9 +78,6 @@ kept "which stays" "$work/words"
 refused "a plan over something else" 'words: is there and is no plan file' \
     plan search -m "$model" -f "$text" -c 256 --rows 32 --by mass -o "$work/words"
 kept "which stays" "$work/words"
-refused "a record over something else" 'words: is there and is no record of lists' \
-    run -m "$model" -p hello -n 1 --record "$work/words"
-kept "which stays" "$work/words"
 old_file "$work/steps.csv" '# heddle 0.1.0, model x, KV f16, 1 threads, avx2\n'
 heddle "${steps[@]}" --csv "$work/steps.csv"
 replaced "figures take the old ones' place" "$work/steps.csv"
