@@ -69,6 +69,7 @@ json_t *eval_row(const eval_run *run, const char *what, const eval_plan *plan)
     json_object_set_new(row, "plan", json_string(plan->spec));
     json_object_set_new(row, "plan_hash", json_string(plan->hash));
     json_object_set_new(row, "context", json_integer(run->context));
+    if (run->options->common.is_invariant) json_object_set_new(row, "invariant", json_true());
     if (is_task) json_object_set_new(row, "frame", json_string(run->frame));
     if (is_task) json_object_set_new(row, "seed", json_integer(run->options->seed));
     return row;

@@ -79,7 +79,9 @@ static void write_card(eval_buf *out, const report *r, const report_card *card)
 {
     eval_buf_text(out, "<h1 class=\"model\">");
     svg_escape(out, card->model);
-    eval_buf_printf(out, " <small>%s keys and values</small></h1>\n", card->kv);
+    eval_buf_printf(out, " <small>%s keys and values%s%s</small></h1>\n", card->kv,
+                    !strcmp(card->frame, "raw") ? "; questions without a chat template" : "",
+                    card->is_invariant ? "; the invariant mode" : "");
     report_frontier(out, r, card);
     report_table(out, r, card);
     report_prompts(out, r, card);

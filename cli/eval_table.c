@@ -43,7 +43,8 @@ static summary_filter filter_of(const eval_run *run, const char *what, const cha
                                                                                             : "all",
                             .context = run->context,
                             .answers = is_task ? run->options->answers : 0,
-                            .seed = is_task ? run->options->seed : -1};
+                            .seed = is_task ? run->options->seed : -1,
+                            .is_invariant = run->options->common.is_invariant};
 }
 
 /* ---- tasks ---- */

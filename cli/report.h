@@ -8,7 +8,7 @@
 
 enum {
     REPORT_MAX_PLANS = 64,
-    REPORT_MAX_CARDS = 8,
+    REPORT_MAX_CARDS = 32,
     REPORT_MAX_CONTEXTS = 8,
     REPORT_MAX_TASKS = EVAL_N_TASKS + 32,
     REPORT_MAX_TEXTS = 16,
@@ -40,8 +40,9 @@ typedef struct report_task {
     const char *about;
 } report_task;
 
-typedef struct report_card { /* one model with one kind of KV */
-    char model[128], model_hash[20], kv[8];
+typedef struct report_card {                          /* one model with one kind of KV, asked in one way */
+    char model[128], model_hash[20], kv[8], frame[8]; /* frame: of eval's tasks; empty where none was asked */
+    bool is_invariant;
     report_plan plans[REPORT_MAX_PLANS]; /* dense first, then the window, then others by name */
     int n_plans;
     int64_t contexts[REPORT_MAX_CONTEXTS]; /* of the tasks, ascending */

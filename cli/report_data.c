@@ -248,22 +248,60 @@ int report_read(report *r, const char *path)
 
 /* ---- cards ---- */
 
-static report_card *card_of(report *r, const char *model, const char *model_hash, const char *kv)
+static report_card *add_card(report *r, const char *model, const char *kv)
 {
-    for (int c = 0; c < r->n_cards; c++) {
-        report_card *card = &r->cards[c];
-        bool is_same = model_hash && *card->model_hash ? !strcmp(card->model_hash, model_hash)
-                                                       : !strcmp(card->model, model);
-        if (!is_same || strcmp(card->kv, kv) != 0) continue;
-        if (model_hash) snprintf(card->model_hash, sizeof card->model_hash, "%s", model_hash);
-        return card;
-    }
     if (r->n_cards == REPORT_MAX_CARDS) return NULL;
     report_card *card = &r->cards[r->n_cards++];
     snprintf(card->model, sizeof card->model, "%s", model);
-    snprintf(card->model_hash, sizeof card->model_hash, "%s", model_hash ? model_hash : "");
     snprintf(card->kv, sizeof card->kv, "%s", kv);
     return card;
+}
+
+static report_card *card_of_speed(report *r, const report_speed *speed)
+{
+    for (int c = 0; c < r->n_cards; c++)
+        if (!strcmp(r->cards[c].model, speed->model) && !strcmp(r->cards[c].kv, speed->kv))
+            return &r->cards[c];
+    return add_card(r, speed->model, speed->kv);
+}
+
+static report_card *card_of_row(report *r, const json_t *row)
+{
+    bool is_invariant = json_is_true(json_object_get(row, "invariant"));
+    for (int c = 0; c < r->n_cards; c++) {
+        report_card *card = &r->cards[c];
+        if (!strcmp(card->model_hash, row_text(row, "model_hash")) &&
+            !strcmp(card->kv, row_text(row, "kv")) && !strcmp(card->frame, row_text(row, "frame")) &&
+            card->is_invariant == is_invariant)
+            return card;
+    }
+    report_card *card = add_card(r, row_text(row, "model"), row_text(row, "kv"));
+    if (!card) return NULL;
+    snprintf(card->model_hash, sizeof card->model_hash, "%s", row_text(row, "model_hash"));
+    snprintf(card->frame, sizeof card->frame, "%s", row_text(row, "frame"));
+    card->is_invariant = is_invariant;
+    return card;
+}
+
+/* Only eval's own tasks are asked in a frame of the run's: losses, lists and samples of RULER, which bring theirs,
+ * stand on the card of the frame that the model's first such task has, chat before raw. */
+static void share_frames(report *r)
+{
+    const char *key;
+    json_t *row, *frames = json_object();
+    for (int pass = 0; pass < 2; pass++) json_object_foreach(r->results.by_key, key, row)
+        {
+            bool is_framed = !strcmp(row_text(row, "what"), "task") &&
+                             strcmp(row_text(row, "haystack"), "ruler");
+            char of_model[256];
+            snprintf(of_model, sizeof of_model, "%s|%s|%d", row_text(row, "model_hash"), row_text(row, "kv"),
+                     json_is_true(json_object_get(row, "invariant")));
+            if (pass && !is_framed)
+                json_object_set_new(row, "frame", json_string(row_text(frames, of_model)));
+            else if (!pass && is_framed && strcmp(row_text(frames, of_model), "chat") != 0)
+                json_object_set(frames, of_model, json_object_get(row, "frame"));
+        }
+    json_decref(frames);
 }
 
 static bool is_control(const char *spec)
@@ -415,11 +453,11 @@ void report_sort(report *r)
     if (r->results.by_key) {
         keep_one_run(r);
         pair_parts(r);
+        share_frames(r);
     }
     if (r->results.by_key) json_object_foreach(r->results.by_key, key, row)
         {
-            report_card *card = card_of(r, row_text(row, "model"), row_text(row, "model_hash"),
-                                        row_text(row, "kv"));
+            report_card *card = card_of_row(r, row);
             int64_t context = row_count(row, "context", -1, INT32_MAX);
             if (!card) continue;
             add_plan(card, row_text(row, "plan"), row_text(row, "plan_hash"));
@@ -428,7 +466,7 @@ void report_sort(report *r)
                 card->loss_context = context;
         }
     for (int i = 0; i < r->n_speeds; i++) {
-        report_card *card = card_of(r, r->speeds[i].model, NULL, r->speeds[i].kv);
+        report_card *card = card_of_speed(r, &r->speeds[i]);
         if (card) add_plan(card, r->speeds[i].plan, "");
     }
     for (int c = 0; c < r->n_cards; c++) {
@@ -484,9 +522,11 @@ summary_filter report_filter(const report_card *card, const char *what, const ch
     return (summary_filter){.what = what,
                             .model_hash = card->model_hash,
                             .kv = card->kv,
+                            .frame = card->frame,
                             .task = task,
                             .context = context,
-                            .seed = -1};
+                            .seed = -1,
+                            .is_invariant = card->is_invariant};
 }
 
 /* ---- figures of one plan ---- */

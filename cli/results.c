@@ -8,9 +8,9 @@
 #include <sys/file.h>
 #include <unistd.h>
 
-static const char *const key_members[] = {"what",     "model_hash", "kv",       "frame",  "plan_hash",
-                                          "context",  "seed",       "haystack", "source", "source_hash",
-                                          "document", "task",       "answers",  "governs"};
+static const char *const key_members[] = {"what",     "model_hash", "kv",       "frame",   "plan_hash",
+                                          "context",  "seed",       "haystack", "source",  "source_hash",
+                                          "document", "task",       "answers",  "governs", "invariant"};
 
 static char *key_of(const json_t *row)
 {

@@ -28,6 +28,7 @@ bool summary_fits(const summary_filter *filter, const json_t *row)
            fits_text(filter->frame, row, "frame") && fits_text(filter->task, row, "task") &&
            fits_text(filter->governs, row, "governs") &&
            (!filter->context || row_number(row, "context") == (double)filter->context) &&
+           json_is_true(json_object_get(row, "invariant")) == filter->is_invariant &&
            (!filter->answers || row_number(row, "answers") == (double)filter->answers) &&
            (filter->seed < 0 || row_number(row, "seed") == (double)filter->seed);
 }

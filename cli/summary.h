@@ -7,10 +7,11 @@
 
 enum { SUMMARY_MAX_PLANS = 3 };
 
-typedef struct summary_filter { /* NULL and 0 fit everything, but for the seed */
+typedef struct summary_filter { /* NULL and 0 fit everything, but for seed and mode */
     const char *what, *model_hash, *kv, *frame, *task, *governs;
     const char *text;               /* the source's name without a number: "prose" of prose-0 and prose-1 */
     int64_t context, answers, seed; /* seed: < 0 fits everything */
+    bool is_invariant;              /* fits rows of this mode alone */
 } summary_filter;
 void summary_text_of(const char *source, char *text, size_t n);
 bool summary_fits(const summary_filter *filter, const json_t *row);

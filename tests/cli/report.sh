@@ -210,6 +210,28 @@ grep -q '</i>dense</th><td>90.0</td></tr>' "$work/answers.html" && grep -q '</i>
     grep -q 'class="cell[^"]*">80<' "$work/answers.html"
 result "a document that was asked twice counts once, by the most answers that two plans have" $?
 
+rows "$work/frames.jsonl" '{"plan": "dense", "right": 9}' "{\"plan\": \"$window\", \"right\": 1}" '{"plan": "anchor", "right": 8}' \
+    '{"plan": "dense", "frame": "raw", "right": 7}' "{\"plan\": \"$window\", \"frame\": \"raw\", \"right\": 2}" \
+    '{"plan": "keys4", "frame": "raw", "right": 6}' '{"plan": "dense", "invariant": true, "right": 10}' \
+    "{\"plan\": \"$window\", \"invariant\": true, \"right\": 0}" '{"plan": "dense", "frame": "raw", "haystack": "ruler", "task": "vt", "right": 4}' \
+    "{\"plan\": \"$window\", \"frame\": \"raw\", \"haystack\": \"ruler\", \"task\": \"vt\", \"right\": 3}"
+heddle report "$work/frames.jsonl" -o "$work/frames.html"
+grep -o '<h1 class="model">.*\|</i>[^<]*</th><td>[-0-9.]*</td>\(<td>[-0-9.]*</td>\)\?</tr>' "$work/frames.html" >"$work/out"
+diff - "$work/out" >"$work/err" <<'HTML'
+<h1 class="model">small <small>f16 keys and values</small></h1>
+</i>dense</th><td>90.0</td><td>40.0</td></tr>
+</i>window:window=512</th><td>10.0</td><td>30.0</td></tr>
+</i>anchor</th><td>-10.0</td><td></td></tr>
+<h1 class="model">small <small>f16 keys and values; questions without a chat template</small></h1>
+</i>dense</th><td>70.0</td></tr>
+</i>window:window=512</th><td>20.0</td></tr>
+</i>keys4</th><td>-10.0</td></tr>
+<h1 class="model">small <small>f16 keys and values; the invariant mode</small></h1>
+</i>dense</th><td>100.0</td></tr>
+</i>window:window=512</th><td>0.0</td></tr>
+HTML
+result "questions with and without a chat template, and the invariant mode, have cards of their own" $?
+
 # Samples of RULER: tasks that are named after their files. Nothing else was measured, so nothing else has a section.
 python3 - >"$work/ruler.jsonl" <<'PY'
 import json

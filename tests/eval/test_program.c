@@ -541,6 +541,25 @@ static void test_seed_0_is_one_seed(void **state)
     assert_says("out", "(1 documents, ");
 }
 
+/* The mode is a part of what a row is of: the other one's rows are not taken for it. */
+static void test_modes_have_rows_of_their_own(void **state)
+{
+    (void)state;
+    static const char *const modes[] = {"", "--invariant", ""};
+    long n_bytes[3];
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(run("eval -m %s -t 1 -c 1024 --documents 1 --answers 2 --tasks needle_noise,loss "
+                             "--text %s --plans dense --out %s/modes.jsonl %s",
+                             model, text, folder, modes[i]),
+                         0);
+        char *rows = read_all("modes.jsonl", &n_bytes[i]);
+        assert_true(!strstr(rows, "\"invariant\":true") == !i);
+        free(rows);
+        assert_says("out", "(1 documents, ");
+    }
+    assert_true(n_bytes[1] > 2 * n_bytes[0] && n_bytes[2] == n_bytes[1]);
+}
+
 /* A KV type is looked at when the first session opens, after the results. */
 static void test_a_refused_run_leaves_no_file(void **state)
 {
@@ -605,6 +624,7 @@ int main(void)
         cmocka_unit_test(test_tasks_without_a_question),
         cmocka_unit_test(test_a_document_counts_once),
         cmocka_unit_test(test_seed_0_is_one_seed),
+        cmocka_unit_test(test_modes_have_rows_of_their_own),
         cmocka_unit_test(test_a_refused_run_leaves_no_file),
         cmocka_unit_test(test_bad_input),
     };
