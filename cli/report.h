@@ -76,14 +76,15 @@ double report_dense_decode(const report *r, const report_card *card, int run, do
 /* Times dense's speed at the same depth in the same run; NaN where one of them was not measured. */
 double report_speed_over_dense(const report *r, const report_card *card, const report_speed *speed);
 
-typedef struct report_quality {        /* of one plan, against dense; NaN where it was not measured */
-    eval_interval recovery, loss;      /* loss: nats a token over the last quarter */
-    const char *governs;               /* which rows of the losses: "all", "last", a part; NULL = none */
-    int64_t n_documents;               /* of the losses */
-    double worst_recovery, worst_loss; /* of the worst text each */
-    double share;                      /* of dense's K, V (and summary) bytes read there */
-    double mean, worst;                /* points over the deciding tasks of the longest context, 0..1 */
-    const char *worst_task;            /* of card.tasks */
+typedef struct report_quality {   /* of one plan, against dense; NaN where it was not measured */
+    eval_interval recovery, loss; /* loss: nats a token over the last quarter */
+    const char *governs;          /* which rows of the losses: "all", "last", a part; NULL = none */
+    int64_t n_documents;          /* of the losses */
+    eval_interval worst_recovery; /* of the worst text */
+    double worst_loss;            /* of the worst text, which may be another */
+    double share;                 /* of dense's K, V (and summary) bytes read there */
+    double mean, worst;           /* points over the deciding tasks of the longest context, 0..1 */
+    const char *worst_task;       /* of card.tasks */
     int n_deciding;
     double agreement;
 } report_quality;

@@ -27,7 +27,7 @@ typedef struct frontier_axis {
 } frontier_axis;
 
 static const frontier_axis frontier_axes[] = {
-    [BY_RECOVERY] = {"what is kept of dense's gain", "R: what is kept of dense's gain over a window of 512",
+    [BY_RECOVERY] = {"what is kept of dense's gain", "R of the worst text: dense's gain over a window of 512",
                      "a plan passes at 0.95", 0.8, 0.4, 1.02, 0.95, false},
     [BY_PERPLEXITY] = {"perplexity", "dense's perplexity over the plan's, of the worst text", "one percent",
                        0.94, 0.85, 1.004, 0.99, true},
@@ -44,11 +44,13 @@ static svg_point frontier_point(const report *r, const report_card *card, const 
                : !strcmp(plan->spec, "dense") && speed ? 1
                                                        : report_speed_over_dense(r, card, speed);
     if (by_x == BY_SHARE && isnan(x) && speed) x = speed->share;
-    double y = by_y == BY_RECOVERY ? q.recovery.value : by_y == BY_PERPLEXITY ? exp(-q.worst_loss) : q.worst;
+    double y = by_y == BY_RECOVERY     ? q.worst_recovery.value
+               : by_y == BY_PERPLEXITY ? exp(-q.worst_loss)
+                                       : q.worst;
     svg_point point = {x, y, NAN, NAN, plan->spec, plan->colour};
     if (by_y == BY_RECOVERY) {
-        point.y_low = q.recovery.low;
-        point.y_high = q.recovery.high;
+        point.y_low = q.worst_recovery.low;
+        point.y_high = q.worst_recovery.high;
     }
     return point;
 }

@@ -609,9 +609,9 @@ static void add_worst_text(const report *r, const report_card *card, const repor
         filter.text = texts[i];
         filter.governs = q->governs;
         if (!summary_align(&s, &r->results, &filter, three, 3, "last_nll", "last_tokens") && s.n) {
-            double recovery = eval_recovery(s.num[0], s.num[1], s.num[2], s.den[0], s.n, 1).value;
+            eval_interval recovery = eval_recovery(s.num[0], s.num[1], s.num[2], s.den[0], s.n, 1);
             double loss = eval_ratio(s.num[1], s.den[1], s.n) - eval_ratio(s.num[2], s.den[2], s.n);
-            if (!(recovery >= q->worst_recovery)) q->worst_recovery = recovery;
+            if (!(recovery.value >= q->worst_recovery.value)) q->worst_recovery = recovery;
             if (!(loss <= q->worst_loss)) q->worst_loss = loss;
         }
         summary_free(&s);
@@ -647,7 +647,7 @@ static void add_tasks(const report *r, const report_card *card, const report_pla
 
 static const report_quality not_measured = {.recovery = {NAN, NAN, NAN},
                                             .loss = {NAN, NAN, NAN},
-                                            .worst_recovery = NAN,
+                                            .worst_recovery = {NAN, NAN, NAN},
                                             .worst_loss = NAN,
                                             .share = NAN,
                                             .mean = NAN,

@@ -32,7 +32,7 @@ static void loss_cells(eval_buf *out, const report_quality *q)
 {
     eval_interval perplexity = {expm1(q->loss.value), expm1(q->loss.low), expm1(q->loss.high)};
     range_cell(out, &q->recovery, 1, "%.3f");
-    cell(out, q->worst_recovery, "%.3f");
+    cell(out, q->worst_recovery.value, "%.3f");
     range_cell(out, &perplexity, 100, "%+.2f");
     cell(out, 100 * expm1(q->worst_loss), "%+.2f");
 }
