@@ -116,6 +116,18 @@ assert n > 60 and not over
 PY
 code=$?
 result "every point is named, and no label lies over another" $code
+python3 - "$work/methods.html" >"$work/out" 2>"$work/err" <<'PY'
+import re, sys
+page = open(sys.argv[1]).read().split('<h1 class="model">')[1]
+charts = [svg for svg in re.findall(r"<svg.*?</svg>", page, re.S) if "R of the worst text" in svg]
+worst = dict(re.findall(r"</i>([^<]*)</th><td>[-\d.]+(?:<br><small>[^<]*</small>)?</td><td>([-\d.]+)</td>", page))
+points = [dict(re.findall(r'class="dot [^"]*"><title>([^<]*): [-\d.]+(?: %)?; ([-\d.]+)', svg)) for svg in charts]
+print(worst, points)
+assert len(points) == 2 and all(len(of) > 25 for of in points)
+assert all(abs(float(y) - float(worst[name])) < 6e-4 for of in points for name, y in of.items())
+PY
+code=$?
+result "R in the picture is that of the worst text" $code
 grep -q 'Every figure is from plan-quality.csv, prefill-quality.csv, eviction-quality.csv and plan-speed.csv' "$work/methods.html"
 result "the page names its files" $?
 grep -q '<th>over dense</th>' "$work/methods.html" && ! grep -qE '<th>(tasks, mean|agreement, %)</th>' "$work/methods.html"
