@@ -31,7 +31,8 @@ typedef struct report_speed { /* a line of `heddle bench depth --csv`, or of bui
 
 typedef struct report_plan {
     char spec[128], hash[20]; /* hash: empty where only its speed is known */
-    bool is_control;          /* dense, and what its own text calls a control */
+    char label[144]; /* the spec; where several of a card have it, with the first characters of the hash */
+    bool is_control; /* dense, and what its own text calls a control */
     int colour;
 } report_plan;
 

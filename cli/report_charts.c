@@ -47,7 +47,7 @@ static svg_point frontier_point(const report *r, const report_card *card, const 
     double y = by_y == BY_RECOVERY     ? q.worst_recovery.value
                : by_y == BY_PERPLEXITY ? exp(-q.worst_loss)
                                        : q.worst;
-    svg_point point = {x, y, NAN, NAN, plan->spec, plan->colour};
+    svg_point point = {x, y, NAN, NAN, plan->label, plan->colour};
     if (by_y == BY_RECOVERY) {
         point.y_low = q.worst_recovery.low;
         point.y_high = q.worst_recovery.high;
@@ -143,7 +143,7 @@ void report_position(eval_buf *out, const report *r, const report_card *card)
         const report_plan *plan = &card->plans[p];
         svg_series *s = &series[n];
         if (!*plan->hash || !strcmp(plan->spec, "dense")) continue;
-        *s = (svg_series){.label = plan->spec, .colour = plan->colour};
+        *s = (svg_series){.label = plan->label, .colour = plan->colour};
         for (int bin = 0; bin < 8; bin++) {
             double difference = bin_difference(r, card, plan, governs, bin);
             if (isnan(difference)) continue;
@@ -182,10 +182,11 @@ static int depth_series(svg_series *series, const report *r, const report_card *
     int n = 0, n_most = 0;
     for (int p = 0; p < card->n_plans && n < SVG_MAX_SERIES; p++) {
         svg_series *s = &series[n];
-        *s = (svg_series){.label = card->plans[p].spec, .colour = card->plans[p].colour};
+        *s = (svg_series){.label = card->plans[p].label, .colour = card->plans[p].colour};
         for (int i = 0; i < r->n_speeds && s->n < SVG_MAX_POINTS; i++) {
             const report_speed *speed = &r->speeds[i];
-            bool is_wanted = speed->run == run && is_of_plan(speed, card, s->label) && speed->depth > 0;
+            bool is_wanted = speed->run == run && is_of_plan(speed, card, card->plans[p].spec) &&
+                             speed->depth > 0;
             if (!is_wanted || isnan(value_of(speed, which))) continue;
             int at = 0;
             while (at < s->n && s->x[at] != speed->depth) at++;

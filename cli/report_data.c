@@ -446,6 +446,16 @@ static void pair_parts(report *r)
     json_decref(copies);
 }
 
+static void label_plans(report_card *card)
+{
+    for (int p = 0; p < card->n_plans; p++) {
+        report_plan *plan = &card->plans[p];
+        bool is_alone = true;
+        for (int q = 0; q < card->n_plans; q++) is_alone &= q == p || strcmp(card->plans[q].spec, plan->spec);
+        snprintf(plan->label, sizeof plan->label, is_alone ? "%s" : "%s (%.6s)", plan->spec, plan->hash);
+    }
+}
+
 void report_sort(report *r)
 {
     const char *key;
@@ -474,6 +484,7 @@ void report_sort(report *r)
         int n_coloured = 0;
         add_tasks_of(card, &r->results);
         qsort(card->plans, (size_t)card->n_plans, sizeof *card->plans, compare_plans);
+        label_plans(card);
         for (int p = 0; p < card->n_plans; p++)
             card->plans[p].colour = card->plans[p].is_control ? SVG_CONTROL : n_coloured++;
     }

@@ -165,7 +165,7 @@ static void draw_recall(eval_buf *out, const report *r, const report_card *card)
     for (int p = 0; p < card->n_plans && n < SVG_MAX_SERIES; p++) {
         recall_sums sums = {.n_heads = 0};
         svg_series *s = &series[n];
-        *s = (svg_series){.label = card->plans[p].spec, .colour = card->plans[p].colour};
+        *s = (svg_series){.label = card->plans[p].label, .colour = card->plans[p].colour};
         each_row(r, card, "lists", &card->plans[p], add_recall, &sums);
         for (int layer = 0; layer < MAX_LAYERS; layer++) {
             if (sums.best[layer] <= 0) continue;
@@ -182,8 +182,8 @@ static void draw_recall(eval_buf *out, const report *r, const report_card *card)
     svg_lines chart = {.title = "mass held by the lists",
                        .x = {.title = "layer", .is_tight = true},
                        .y = {.title = "attention mass of the list, share of the best list as long",
-                             .is_percent = true,
-                             .has_zero = true},
+                             .high = 1, /* it holds at most all */
+                             .is_percent = true},
                        .series = series,
                        .n_series = n};
     eval_buf_text(
@@ -243,7 +243,7 @@ static void draw_texts(eval_buf *out, const report *r, const report_card *card)
         each_row(r, card, "text", &card->plans[p], keep_first, &row);
         if (!row) continue;
         eval_buf_text(out, "<section><h2>What was read under ");
-        svg_escape(out, card->plans[p].spec);
+        svg_escape(out, card->plans[p].label);
         eval_buf_text(
             out,
             "</h2>\n<p>The end of a document, and how often each token stood in a list while its last 32 tokens "

@@ -42,7 +42,7 @@ static void name_cell(eval_buf *out, const report_plan *plan)
     eval_buf_printf(out, "<tr%s><th scope=\"row\"><i class=\"key %s%d\"></i>",
                     plan->is_control ? " class=\"quiet\"" : "", plan->is_control ? "control" : "s",
                     plan->is_control ? 0 : plan->colour % SVG_N_COLOURS);
-    svg_escape(out, plan->spec);
+    svg_escape(out, plan->label);
     eval_buf_text(out, "</th>");
 }
 
@@ -433,7 +433,7 @@ void report_needles(eval_buf *out, const report *r, const report_card *card)
         if (!*card->plans[p].hash) continue;
         needle_values(r, card, &card->plans[p], values);
         for (int i = 0; i < N_DEPTHS * card->n_contexts; i++) has_any |= !isnan(values[i]);
-        svg_map map = {.title = card->plans[p].spec,
+        svg_map map = {.title = card->plans[p].label,
                        .x_title = "document, tokens",
                        .y_title = "depth",
                        .n_columns = card->n_contexts,

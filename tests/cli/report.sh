@@ -192,6 +192,8 @@ for heading in "Quality beside" "Every plan" "Every task" "Loss by position" "De
     grep -q "<h2>$heading" "$work/page.html"
     result "section: $heading" $?
 done
+grep -q '>100 %</text>' "$work/page.html" && ! grep -qE '>(120|150) %</text>' "$work/page.html"
+result "no axis of a share goes beyond all of it" $?
 heddle report "$results" "$speeds" -o "$work/again.html"
 cmp -s "$work/page.html" "$work/again.html"
 result "the same files give the same page" $?
@@ -243,6 +245,15 @@ diff - "$work/out" >"$work/err" <<'HTML'
 </i>window:window=512</th><td>0.0</td></tr>
 HTML
 result "questions with and without a chat template, and the invariant mode, have cards of their own" $?
+
+rows "$work/edited.jsonl" '{"plan": "my.json", "plan_hash": "0123456789abcdef", "right": 9}' '{"plan": "my.json", "plan_hash": "fedcba9876543210", "right": 8}' \
+    '{"plan": "dense", "right": 9}' "{\"plan\": \"$window\", \"right\": 1}"
+heddle report "$work/edited.jsonl" -o "$work/edited.html"
+for label in dense 'my.json (012345)' 'my.json (fedcba)'; do
+    grep -qF "</i>$label</th><td>" "$work/edited.html" && grep -qF "<title>$label</title>" "$work/edited.html" || echo "$label"
+done >"$work/out"
+[ ! -s "$work/out" ]
+result "plans of one name are told apart by their hashes" $?
 
 # Samples of RULER: tasks that are named after their files. Nothing else was measured, so nothing else has a section.
 python3 - >"$work/ruler.jsonl" <<'PY'
