@@ -103,9 +103,13 @@ static int check_sample(const char *path, int64_t line, const json_t *sample)
 {
     const json_t *outputs = json_object_get(sample, "outputs"), *item;
     size_t i;
-    if (!*row_text(sample, "input") || !json_is_array(outputs) || !json_array_size(outputs))
+    if (!json_object_get(sample, "input") || !outputs)
         return cli_refuse("%s: line %" PRId64 " is no sample of RULER: it needs \"input\" and \"outputs\"",
                           path, line);
+    if (!*row_text(sample, "input"))
+        return cli_refuse("%s: line %" PRId64 ": input: must be a text that is not empty", path, line);
+    if (!json_array_size(outputs))
+        return cli_refuse("%s: line %" PRId64 ": outputs: must be a list of one text or more", path, line);
     json_array_foreach(outputs, i, item)
     {
         if (!json_string_length(item))
@@ -133,6 +137,10 @@ static int run_sample(ruler_sample *s)
         if (is_there) continue;
         if (!session) {
             code = sample_ids(s, &document, &question, &n_answer);
+            if (!code && document.n + question.n > s->run->context)
+                code = cli_refuse("eval: %s: sample %" PRId64 " has %" PRId64
+                                  " tokens with its answer, more than the context of %" PRId64 " (-c)",
+                                  s->task, s->index + 1, document.n + question.n, s->run->context);
             heddle_session_options options = eval_document_options(s->run, document.n + question.n);
             heddle_status status = HEDDLE_OK;
             if (!code) status = heddle_session_new(&session, s->run->setup.engine, NULL, &options);

@@ -383,7 +383,7 @@ static void test_rulers_own_samples(void **state)
     FILE *file = fopen(path, "w");
     for (int i = 0; i < 2; i++) {
         fprintf(file, "{\"index\": %d, \"input\": \"A special magic number is hidden.\\n", i);
-        for (int j = 0; j < 60; j++) fputs("The grass is green. The sky is blue.\\n", file);
+        for (int j = 0; j < 25; j++) fputs("The grass is green. The sky is blue.\\n", file);
         fprintf(
             file,
             "One of the special magic numbers for a-b is: 12%d.\\nWhat is the special magic number for a-b "
@@ -453,6 +453,23 @@ static void test_rulers_short_question(void **state)
     free(again);
 }
 
+/* -c is the most tokens that are held, of a sample too. */
+static void test_rulers_sample_beyond_the_context(void **state)
+{
+    (void)state;
+    char path[700], more[800];
+    snprintf(path, sizeof path, "%s/beyond.jsonl", folder);
+    FILE *file = fopen(path, "w");
+    fputs("{\"input\": \"", file);
+    for (int j = 0; j < 200; j++) fputs("The grass is green. ", file);
+    fputs("\\nWho?\", \"outputs\": [\"ab\"]}\n", file);
+    fclose(file);
+    snprintf(more, sizeof more, "--tasks none -c 1024 --ruler %s", path);
+    assert_int_equal(run_eval("beyond_rows.jsonl", more), 2);
+    assert_says("err", "eval: beyond: sample 1 has ");
+    assert_says("err", " tokens with its answer, more than the context of 1024 (-c)");
+}
+
 /* A file named after a task of eval's own has a column of its own. */
 static void test_rulers_name_of_a_task(void **state)
 {
@@ -481,8 +498,11 @@ static void test_rulers_bad_lines(void **state)
         {"{\"input\": \"a\\nb\", \"outputs\": [4711]}", "line 2: outputs[0]: must be a text"},
         {"{\"input\": \"a\\nb\", \"outputs\": [\"a\", null]}", "line 2: outputs[1]: must be a text"},
         {"{\"input\": \"a\\nb\", \"outputs\": [\"\"]}", "line 2: outputs[0]: must be a text"},
-        {"{\"input\": \"a\\nb\", \"outputs\": []}", "line 2 is no sample of RULER"},
-        {"{\"input\": 3, \"outputs\": [\"a\"]}", "line 2 is no sample of RULER"},
+        {"{\"input\": \"a\\nb\", \"outputs\": []}", "line 2: outputs: must be a list of one text or more"},
+        {"{\"input\": \"a\\nb\", \"outputs\": \"1000\"}", "line 2: outputs: must be a list of one text"},
+        {"{\"input\": 3, \"outputs\": [\"a\"]}", "line 2: input: must be a text that is not empty"},
+        {"{\"input\": \"\", \"outputs\": [\"a\"]}", "line 2: input: must be a text that is not empty"},
+        {"{\"input\": \"a\\nb\"}", "line 2 is no sample of RULER"},
         {"[1]", "line 2 is no sample of RULER"},
     };
     for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) {
@@ -619,6 +639,7 @@ int main(void)
         cmocka_unit_test(test_loss_is_perplexity),
         cmocka_unit_test(test_rulers_own_samples),
         cmocka_unit_test(test_rulers_short_question),
+        cmocka_unit_test(test_rulers_sample_beyond_the_context),
         cmocka_unit_test(test_rulers_name_of_a_task),
         cmocka_unit_test(test_rulers_bad_lines),
         cmocka_unit_test(test_tasks_without_a_question),
