@@ -144,6 +144,9 @@ static int make_report(const void *command_options)
         code = report_read(r, options->common.words.items[i]);
     if (!code) {
         report_sort(r);
+        if (!r->n_cards && !options->record) code = cli_refuse("report: the files hold no whole result");
+    }
+    if (!code) {
         eval_buf_text(&page, page_head);
         write_sources(&page, &options->common.words);
         for (int c = 0; c < r->n_cards; c++) write_card(&page, r, &r->cards[c]);

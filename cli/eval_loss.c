@@ -331,7 +331,7 @@ static int run_document(loss_document *d, const int32_t *ids, int32_t bos)
 }
 
 /* As many documents of a text as do not overlap, at most its part of --documents. */
-static int run_source(eval_run *run, int s, int32_t bos)
+static int run_source(eval_run *run, int s, int32_t bos, int64_t *n_run)
 {
     const eval_source *source = &run->sources[s];
     cli_ids ids = {0};
@@ -341,6 +341,7 @@ static int run_source(eval_run *run, int s, int32_t bos)
         loss_document d = {.run = run, .source = source, .index = i};
         if (!eval_wants_document(run, s, i)) continue;
         code = run_document(&d, ids.ids, bos);
+        ++*n_run;
     }
     cli_ids_free(&ids);
     return code;
@@ -349,7 +350,11 @@ static int run_source(eval_run *run, int s, int32_t bos)
 int eval_run_loss(eval_run *run)
 {
     int32_t bos = -1;
+    int64_t n_run = 0;
     int code = cli_bos(run->setup.engine, &bos);
-    for (int s = 0; s < run->n_sources && !code; s++) code = run_source(run, s, bos);
+    for (int s = 0; s < run->n_sources && !code; s++) code = run_source(run, s, bos, &n_run);
+    if (!code && !n_run)
+        cli_note("heddle: eval: the texts have no document of %" PRId64 " tokens from --first %" PRId64 " on",
+                 run->context, run->options->first);
     return code;
 }

@@ -14,6 +14,8 @@ refused "a text" "neither a result" report "$work/text"
 echo '{"what":"task"' >"$work/broken"
 echo 'more' >>"$work/broken"
 refused "a broken result" "line 1 is no result" report "$work/broken"
+printf '{"what":"task"' >"$work/cut"
+refused "one line that was cut" "report: the files hold no whole result" report "$work/cut"
 printf 'plan,depth\n"dense",1\n' >"$work/short.csv"
 refused "a CSV of something else" "line 2 is no row" report "$work/short.csv"
 

@@ -618,6 +618,11 @@ static void test_bad_input(void **state)
         run("eval -m %s --tasks loss -c 1M --text %s --out %s/x.jsonl --plans dense", model, text, folder),
         2);
     assert_says("err", "one document needs 1048576");
+    assert_int_equal(run("eval -m %s -t 1 --tasks loss -c 1024 --first 900 --text %s --out %s/x.jsonl "
+                         "--plans dense",
+                         model, text, folder),
+                     0);
+    assert_says("err", "eval: the texts have no document of 1024 tokens from --first 900 on");
     assert_int_equal(run("eval -m %s -c 100 --plans dense", model), 2);
     assert_says("err", "must be at least 1024");
     assert_int_equal(run("eval --plans dense"), 2);
