@@ -36,6 +36,21 @@ static bool keep(results *r, json_t *row)
     return is_kept;
 }
 
+/* A count that the row has, but not as a number from 0 on or beyond that of which it is a part; NULL: none. */
+static const char *wrong_count(const json_t *row)
+{
+    static const char *const counts[][2] = {
+        {"right", "tokens"},   {"exact", "questions"}, {"same", "tokens"},  {"first", "tokens"},
+        {"nll", NULL},         {"tokens", NULL},       {"questions", NULL}, {"last_nll", NULL},
+        {"last_tokens", NULL}, {"gain_tokens", NULL}};
+    for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
+        double n = row_number(row, counts[i][0]),
+               most = counts[i][1] ? row_number(row, counts[i][1]) : INFINITY;
+        if (json_object_get(row, counts[i][0]) && (!(n >= 0) || n > most)) return counts[i][0];
+    }
+    return NULL;
+}
+
 /* All whole lines of the text; *n_whole: the bytes they take. */
 static int read_lines(results *r, const char *path, const cli_text *text, int64_t *n_whole)
 {
@@ -47,8 +62,13 @@ static int read_lines(results *r, const char *path, const cli_text *text, int64_
         json_error_t error;
         json_t *row = n ? json_loadb(text->data + at, (size_t)n, JSON_REJECT_DUPLICATES, &error) : NULL;
         bool is_kept = row && json_is_object(row) && json_object_get(row, "what") && keep(r, row);
+        const char *wrong = is_kept ? wrong_count(row) : NULL;
         json_decref(row);
         if (!is_kept) return cli_refuse("%s: line %lld is no result of 'heddle eval'", path, (long long)line);
+        if (wrong)
+            return cli_refuse(
+                "%s: line %lld: %s: must be a number, at least 0 and at most of what it is a part", path,
+                (long long)line, wrong);
         at += n + 1;
     }
     *n_whole = at;

@@ -217,6 +217,10 @@ with open(sys.argv[1], "w") as file:
 PY
 }
 window=window:window=512
+rows "$work/beyond.jsonl" '{"plan": "dense", "right": 9}' '{"plan": "dense", "document": 1, "right": 999999}'
+refused "more right than tokens" "line 2: right: must be a number" report "$work/beyond.jsonl"
+rows "$work/beyond.jsonl" '{"plan": "dense", "right": 9, "nll": "x"}'
+refused "a loss that is a text" "line 1: nll: must be a number" report "$work/beyond.jsonl"
 rows "$work/answers.jsonl" '{"plan": "dense", "right": 9}' "{\"plan\": \"$window\", \"right\": 1}" '{"plan": "keys4", "right": 8}' \
     '{"plan": "dense", "answers": 2, "right": 3}' "{\"plan\": \"$window\", \"answers\": 2, \"right\": 2}" \
     '{"plan": "keys4", "answers": 2, "right": 1}' '{"plan": "few", "answers": 2, "right": 2}'
