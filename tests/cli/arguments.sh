@@ -46,18 +46,21 @@ refused "eval of tasks in a text, without one" "needle_text: these need a real t
 refused "eval of a RULER file that is not there" "ruler /nosuch/x.jsonl: cannot be read: No such file" \
     eval -m x --plans dense --tasks needle_noise --ruler /nosuch/x.jsonl
 refused "eval of an empty RULER file" "ruler /dev/null: is empty" eval -m x --plans dense --tasks needle_noise --ruler /dev/null
-limit=$(ulimit -v)
-ulimit -S -v 3000000 # kB: a file without an end took all there is
-for words in "run -f" "eval --plans dense --out"; do
-    # shellcheck disable=SC2086
-    refused "$words of a file without an end" "/dev/zero: is larger than the limit of 1073741823 bytes" \
-        ${words% *} -m "$top/models/warp-21m" "${words##* }" /dev/zero
-done
-"$HEDDLE" tokenize -m "$top/models/warp-21m" -f - </dev/zero >"$work/out" 2>"$work/err"
-code=$?
-[ "$code" = 2 ] && grep -q "standard input: is larger than the limit of" "$work/err"
-result "standard input without an end" $?
-ulimit -S -v "$limit"
+# A file without an end took all memory there is. A program under a sanitizer reserves more than this limit (kB) to begin with.
+if (ulimit -v 3000000 && "$HEDDLE" help) >"$work/out" 2>&1; then
+    limit=$(ulimit -v)
+    ulimit -S -v 3000000
+    for words in "run -f" "eval --plans dense --out"; do
+        # shellcheck disable=SC2086
+        refused "$words of a file without an end" "/dev/zero: is larger than the limit of 1073741823 bytes" \
+            ${words% *} -m "$top/models/warp-21m" "${words##* }" /dev/zero
+    done
+    "$HEDDLE" tokenize -m "$top/models/warp-21m" -f - </dev/zero >"$work/out" 2>"$work/err"
+    code=$?
+    [ "$code" = 2 ] && grep -q "standard input: is larger than the limit of" "$work/err"
+    result "standard input without an end" $?
+    ulimit -S -v "$limit"
+fi
 says "a pipe is read to its end" '^ +849  the' tokenize -m "$top/models/warp-21m" -f <(echo "the warp")
 if [ -w /dev/full ]; then
     "$HEDDLE" help >/dev/full 2>"$work/err"
