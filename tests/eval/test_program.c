@@ -429,26 +429,43 @@ static double number_in(const char *rows, const char *plan, const char *member)
     return strtod(at + strlen(member), NULL);
 }
 
+/* eval --ruler on a file `name` of one sample, its rows in rows_`name`; `input` and `outputs` as JSON has them. */
+static int run_sample(const char *name, const char *input, const char *outputs, const char *options)
+{
+    char bytes[8192], file[64], rows[80], more[1024];
+    int n = snprintf(bytes, sizeof bytes, "{\"input\": \"%s\", \"outputs\": %s}\n", input, outputs);
+    snprintf(file, sizeof file, "%s.jsonl", name);
+    snprintf(rows, sizeof rows, "rows_%s.jsonl", name);
+    write_all(file, bytes, n);
+    snprintf(more, sizeof more, "%s --ruler %s/%s", options, folder, file);
+    return run_eval(rows, more);
+}
+
+/* `first`, a sentence n times, `last`; the caller frees it. */
+static char *long_input(const char *first, int n, const char *last)
+{
+    static const char sentence[] = "The grass is green. ";
+    char *input = malloc(strlen(first) + (size_t)n * (sizeof sentence - 1) + strlen(last) + 1);
+    assert_non_null(input);
+    strcpy(input, first);
+    for (int i = 0; i < n; i++) strcat(input, sentence);
+    return strcat(input, last);
+}
+
 /* A short question is read under the plan, not the line before it; the share is that of the sample's length. */
 static void test_rulers_short_question(void **state)
 {
     (void)state;
-    char path[700], more[800];
-    snprintf(path, sizeof path, "%s/short.jsonl", folder);
-    FILE *file = fopen(path, "w");
-    fputs("{\"input\": \"First line.\\n", file);
-    for (int j = 0; j < 40; j++) fputs("The grass is green. ", file);
-    fputs("\\nWho?\\n\", \"outputs\": [\"ab\", \"c\"]}\n", file);
-    fclose(file);
-    snprintf(more, sizeof more, "--tasks none --ruler %s", path);
-    assert_int_equal(run_eval("short_rows.jsonl", more), 0);
-    char *rows = read_all("short_rows.jsonl", NULL);
+    static const char outputs[] = "[\"ab\", \"c\"]";
+    char *input = long_input("First line.\\n", 40, "\\nWho?\\n");
+    assert_int_equal(run_sample("short", input, outputs, "--tasks none"), 0);
+    char *rows = read_all("rows_short.jsonl", NULL);
     assert_true(number_in(rows, "\"plan\":\"dense\"", "\"document_tokens\":") > 400); /* the long line too */
-    snprintf(more, sizeof more, "--tasks none -c 4096 --ruler %s", path);
     double share = number_in(rows, "\"plan\":\"window:", "\"share_read\":");
-    assert_int_equal(run_eval("long_rows.jsonl", more), 0);
-    char *again = read_all("long_rows.jsonl", NULL);
+    assert_int_equal(run_sample("long", input, outputs, "--tasks none -c 4096"), 0);
+    char *again = read_all("rows_long.jsonl", NULL);
     assert_true(fabs(number_in(again, "\"plan\":\"window:", "\"share_read\":") - share) < 1e-9);
+    free(input);
     free(rows);
     free(again);
 }
@@ -457,33 +474,21 @@ static void test_rulers_short_question(void **state)
 static void test_rulers_sample_beyond_the_context(void **state)
 {
     (void)state;
-    char path[700], more[800];
-    snprintf(path, sizeof path, "%s/beyond.jsonl", folder);
-    FILE *file = fopen(path, "w");
-    fputs("{\"input\": \"", file);
-    for (int j = 0; j < 200; j++) fputs("The grass is green. ", file);
-    fputs("\\nWho?\", \"outputs\": [\"ab\"]}\n", file);
-    fclose(file);
-    snprintf(more, sizeof more, "--tasks none -c 1024 --ruler %s", path);
-    assert_int_equal(run_eval("beyond_rows.jsonl", more), 2);
+    char *input = long_input("", 200, "\\nWho?");
+    assert_int_equal(run_sample("beyond", input, "[\"ab\"]", "--tasks none -c 1024"), 2);
     assert_says("err", "eval: beyond: sample 1 has ");
     assert_says("err", " tokens with its answer, more than the context of 1024 (-c)");
+    free(input);
 }
 
 /* A file named after a task of eval's own has a column of its own. */
 static void test_rulers_name_of_a_task(void **state)
 {
     (void)state;
-    char path[700], more[800];
-    snprintf(path, sizeof path, "%s/passage.jsonl", folder);
-    FILE *file = fopen(path, "w");
-    fputs("{\"input\": \"The grass is green.\\nWho?\", \"outputs\": [\"ab\"]}\n", file);
-    fclose(file);
-    snprintf(more, sizeof more, "--tasks passage --ruler %s", path);
-    assert_int_equal(run_eval("named.jsonl", more), 0);
+    assert_int_equal(run_sample("passage", "The grass is green.\\nWho?", "[\"ab\"]", "--tasks passage"), 0);
     assert_says("out", "passage          dense");
     assert_says("out", "passage.ruler    dense");
-    char *rows = read_all("named.jsonl", NULL);
+    char *rows = read_all("rows_passage.jsonl", NULL);
     assert_non_null(strstr(rows, "\"task\":\"passage.ruler\""));
     free(rows);
 }

@@ -10,21 +10,24 @@ task as many as give 2,000 answers at 8K and 500 at 32K; --documents: no more th
 that was asked for: a question of multi_value and of multi_query has four. Rows go to
 bench/results/tasks-CONTEXT-MODEL-N.jsonl (run 1 has no number). A run asks the first five plans what they have not answered
 in any run, and goes on where it was stopped; on another host it is another run, for its plans are set against its own
-dense. The summary is made from the rows, with 95 % intervals by bootstrap over documents (intervals.py): each plan over all
+dense. tasks-runs.csv says when, by which program and on which host a run was made. The summary is made from the rows, with 95 % intervals by bootstrap over documents (intervals.py): each plan over all
 documents that it answered.
 Gemma's `anchor` and `layered4` are one list for its three global layers.
 """
 import argparse
 import collections
+import csv
 import glob
 import json
 import os
 import subprocess
 import sys
 import tempfile
+import time
 
 from behaviour import MODELS, TOP, eval_hash, heddle, model_path
 from intervals import bootstrap, sums, unexpected, verdict
+from plan_quality import processor
 from shards import share
 
 CARDS = (("smollm2", 8), ("gemma3", 8), ("gemma3", 32), ("warp-21m", 8), ("warp-21m", 32))
@@ -40,6 +43,7 @@ LEAST_TASKS = {"warp-21m": 4}  # that decide; others 6: a model of 21M parameter
 MISSED = {("smollm2", 8): ("needle_lines",)}  # {card: bounds that do not hold, as docs/quality.md says}
 CONTROLS = ("oracle", "random", "window")
 DENSE, WINDOW = "dense", "window:window=512"
+RUNS = TOP + "/bench/results/tasks-runs.csv"
 
 
 def file_of(card, ending):
@@ -76,12 +80,31 @@ def missing(card, documents):
 def run(card, documents, jobs, folder, number):
     texts = [f"--text={folder}/{text}-{i}.txt" for i in range(3) for text in ("prose", "code", "lexicon")]
     into, work = file_of(card, f"-{number}.jsonl" if number > 1 else ".jsonl"), missing(card, documents)
+    note_run(os.path.basename(into))
     if jobs <= 1:
         for item in work:
             answer(card, *item, texts, into, [])
         return
     shards = [f"{TOP}/build/tasks-{card[1]}k-{card[0]}-{number}-{job}.jsonl" for job in range(jobs)]
     share(into, shards, work, lambda item, shard: answer(card, *item, texts, shard, ["-t", "1"]))
+
+
+def runs():
+    """{file of rows: when, by which program and on which host}"""
+    with open(RUNS) as file:
+        return {row["file"]: row for row in csv.DictReader(file)}
+
+
+def note_run(file):
+    if file not in runs():
+        commit = subprocess.run(["git", "-C", TOP, "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip() or "not noted"
+        with open(RUNS, "a", newline="") as out:
+            csv.writer(out, lineterminator="\n").writerow([file, time.strftime("%Y-%m-%d", time.gmtime()), commit, processor()])
+
+
+def files_of(card):
+    """The card's files of rows, one a run, in the order of their numbers."""
+    return [file_of(card, ".jsonl")] + sorted(glob.glob(file_of(card, "-*.jsonl")), key=lambda path: (len(path), path))
 
 
 Asked = collections.namedtuple("Asked", "plan dense window")  # rows of one document and task, of one run
@@ -91,7 +114,7 @@ def load(card):
     """{plan: {task: {document: Asked}}}: rows of all files of the card. A file is a run, which asked dense and the window beside
     its plans: a plan's row is set against those of its own run, the newest of several."""
     found = collections.defaultdict(lambda: collections.defaultdict(dict))
-    for path in [file_of(card, ".jsonl")] + sorted(glob.glob(file_of(card, "-*.jsonl")), key=lambda path: (len(path), path)):
+    for path in files_of(card):
         run = {(row["plan"], row["task"], row["document"]): row for row in map(json.loads, open(path))}
         for (plan, task, document), row in run.items():
             base = [run.get((p, task, document)) for p in (DENSE, WINDOW)]
@@ -101,7 +124,10 @@ def load(card):
 
 
 def stale(card, found):
-    """Sentences on plans whose rows are of another plan file than today's."""
+    """Sentences on rows of another plan file than today's, and on those that nothing says the host of."""
+    for path in files_of(card):
+        if os.path.basename(path) not in runs():
+            yield f"{os.path.basename(path)}: tasks-runs.csv does not say where it was made"
     for plan in plans_of(card):
         hashes = {asked.plan["plan_hash"] for documents in found[plan].values() for asked in documents.values()}
         if hashes - {eval_hash(plan)}:
@@ -182,6 +208,8 @@ def summarise(card, found):
     lines += [f"Asked for are {ASKED[card[1]]:,} answers on each task that decides. These plans have them: {', '.join(whole) or 'none'}.", "", "Bounds:", ""]
     said = claims(card, made, deciding)
     lines += [f"- {sentence}: {outcome}" for sentence, outcome in said.values()]
+    lines += ["", "Runs:", ""] + [f"- {name}: {run['date']}, {run['commit']}, {run['host']}" for name, run in runs().items()
+                                  if f"{TOP}/bench/results/{name}" in files_of(card)]
     return "\n".join(lines) + "\n", {name: outcome for name, (_, outcome) in said.items()}
 
 
